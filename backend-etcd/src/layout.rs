@@ -1,0 +1,59 @@
+//! Where things are in etcd.
+//!
+//! A lock is `<prefix>/<lease>`, as in Go's `concurrency` package: the lease in lower-case hex,
+//! unpadded; the lowest create revision under `<prefix>/` holds the lock. A second ask of the
+//! same session appends `-<nonce>`, which Go takes for any other waiter.
+
+use tenure_core::Name;
+use tenure_core::Namespace;
+use tenure_core::backend::{Kind, LAYOUT_VERSION, namespace_root, path};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    namespace: Namespace,
+    root: String,
+    interop: bool,
+}
+
+impl Layout {
+    pub(crate) fn new(namespace: Namespace, interop: bool) -> Self {
+        Self {
+            root: namespace_root(&namespace),
+            namespace,
+            interop,
+        }
+    }
+
+    /// What the waiting line of `name` stands under, with its slash.
+    pub(crate) fn line(&self, kind: Kind, name: &Name) -> String {
+        if self.interop {
+            format!("{name}/")
+        } else {
+            path(&self.namespace, kind, name) + "/"
+        }
+    }
+
+    /// The key that says by which version of the layout this namespace is written.
+    pub(crate) fn version_key(&self) -> String {
+        format!("{}/layout", self.root)
+    }
+
+    pub(crate) fn version() -> String {
+        LAYOUT_VERSION.to_string()
+    }
+
+    /// Exists once the ask `nonce` of `lease` was withdrawn: its late request must find it.
+    pub(crate) fn withdrawn(&self, lease: i64, nonce: u64) -> String {
+        format!("{}{lease:x}-{nonce:x}", self.markers())
+    }
+
+    /// What all of those begin with.
+    pub(crate) fn markers(&self) -> String {
+        format!("{}/withdrawn/", self.root)
+    }
+
+    /// Exists while `lease` is detached and not resumed.
+    pub(crate) fn detached(&self, lease: i64) -> String {
+        format!("{}/detached/{lease:x}", self.root)
+    }
+}

@@ -1,0 +1,390 @@
+//! One key in a waiting line: how it is put there, and how it is certain to be gone.
+//!
+//! The key is the session's own, `<prefix>/<lease>`, used again for each turn: new names would
+//! leave tombstones in etcd's index and slow every read of the line until compaction. Only while
+//! the session already stands in that line does a second ask get `<prefix>/<lease>-<nonce>`.
+//!
+//! The value is the ask's nonce, by which a lost answer is recognised: the same transaction sent
+//! again finds its own key. A request may also arrive *after* its ask was withdrawn or released.
+//! So whoever ends an ask of which a request went unanswered writes a marker in the same
+//! transaction, and every placing transaction compares that its marker is absent: whichever lands
+//! first decides. The markers hang on the lease and go with it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse,
+};
+use tenure_core::backend::Ask;
+use tenure_core::{Effect, Error, ErrorKind, LossReason, Result};
+
+use crate::client::Wire;
+use crate::layout::Layout;
+use crate::line::Placed;
+
+/// How much of a line a waiter is told.
+const LIST: i64 = 128;
+
+/// The tickets of one session.
+pub(crate) struct Tickets {
+    wire: Arc<Wire>,
+    layout: Layout,
+    lease: i64,
+    slots: Mutex<Slots>,
+}
+
+#[derive(Default)]
+struct Slots {
+    by_nonce: HashMap<u64, Slot>,
+    /// The plain keys in use.
+    plain: HashSet<String>,
+}
+
+#[derive(Clone)]
+struct Slot {
+    key: String,
+    /// Whether a placing request was sent that may have put the key there.
+    sent: bool,
+    /// Whether one of them was never answered, so that it may still arrive.
+    unanswered: bool,
+    /// Whether a release was sent and not answered: then an absent key means that it landed.
+    releasing: bool,
+}
+
+impl Tickets {
+    pub(crate) fn new(wire: Arc<Wire>, layout: Layout, lease: i64) -> Self {
+        Self {
+            wire,
+            layout,
+            lease,
+            slots: Mutex::default(),
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn plain_key(&self, prefix: &str) -> String {
+        format!("{prefix}{:x}", self.lease)
+    }
+
+    fn own_key(&self, prefix: &str, nonce: u64) -> String {
+        format!("{prefix}{:x}-{nonce:x}", self.lease)
+    }
+
+    /// The key of `ask`: the same one at every call until the ask is settled.
+    pub(crate) fn key(&self, ask: &Ask, prefix: &str) -> String {
+        let mut slots = self.slots();
+        if let Some(slot) = slots.by_nonce.get(&ask.nonce()) {
+            return slot.key.clone();
+        }
+        let plain = self.plain_key(prefix);
+        let key = if slots.plain.contains(&plain) {
+            self.own_key(prefix, ask.nonce())
+        } else {
+            slots.plain.insert(plain.clone());
+            plain
+        };
+        let slot = Slot {
+            key: key.clone(),
+            sent: false,
+            unanswered: false,
+            releasing: false,
+        };
+        slots.by_nonce.insert(ask.nonce(), slot);
+        key
+    }
+
+    /// Gives `ask`, which found its plain key taken (by what this session held before it was
+    /// resumed), a key that nobody else can have.
+    fn move_aside(&self, ask: &Ask, prefix: &str) {
+        let own = self.own_key(prefix, ask.nonce());
+        let mut slots = self.slots();
+        if let Some(slot) = slots.by_nonce.get_mut(&ask.nonce()) {
+            // The plain key stays marked as used: it is.
+            slot.key = own;
+        }
+    }
+
+    fn settled(&self, ask: &Ask) {
+        let mut slots = self.slots();
+        if let Some(slot) = slots.by_nonce.remove(&ask.nonce()) {
+            slots.plain.remove(&slot.key);
+        }
+    }
+
+    fn slot(&self, ask: &Ask) -> Option<Slot> {
+        self.slots().by_nonce.get(&ask.nonce()).cloned()
+    }
+
+    fn update(&self, ask: &Ask, change: impl FnOnce(&mut Slot)) {
+        if let Some(slot) = self.slots().by_nonce.get_mut(&ask.nonce()) {
+            change(slot);
+        }
+    }
+
+    /// Whether the key of `ask` may stand in the line, now or later.
+    pub(crate) fn may_stand(&self, ask: &Ask) -> bool {
+        self.slot(ask).is_some_and(|slot| slot.sent)
+    }
+
+    /// Forgets `ask`, of which nothing stands and nothing is on its way.
+    pub(crate) fn forget(&self, ask: &Ask) {
+        self.settled(ask);
+    }
+
+    /// Sends one placing transaction, noting whether it may still land later.
+    async fn send(&self, ask: &Ask, txn: Txn) -> Result<TxnResponse> {
+        let before = self
+            .slot(ask)
+            .map_or((false, false), |slot| (slot.sent, slot.unanswered));
+        // Unanswered until it is answered: this future may be dropped with its runtime.
+        self.update(ask, |slot| (slot.sent, slot.unanswered) = (true, true));
+        let answer = self.wire.call(|client| {
+            let (mut kv, txn) = (client.kv_client(), txn.clone());
+            async move { kv.txn(txn).await }
+        });
+        let answer = answer.await;
+        match &answer {
+            Err(error) if error.effect() == Effect::None => {
+                self.update(ask, |slot| (slot.sent, slot.unanswered) = before);
+            }
+            Err(error) if error.is_retryable() => {}
+            // Answered, if only by an error (no space): nothing of it is on its way any more. A
+            // marker would be refused then, too.
+            Ok(_) | Err(_) => self.update(ask, |slot| slot.unanswered = before.1),
+        }
+        answer
+    }
+
+    fn put(&self, key: &str, ask: &Ask) -> TxnOp {
+        TxnOp::put(
+            key,
+            nonce(ask),
+            Some(PutOptions::new().with_lease(self.lease)),
+        )
+    }
+
+    fn absent(key: &str) -> Compare {
+        Compare::create_revision(key, CompareOp::Equal, 0)
+    }
+
+    fn marker(&self, ask: &Ask) -> String {
+        self.layout.withdrawn(self.lease, ask.nonce())
+    }
+
+    /// Puts `ask` at the end of the line, or finds where it stands already.
+    pub(crate) async fn place(&self, ask: &Ask, prefix: &str) -> Result<Placed> {
+        let list = || {
+            let options = GetOptions::new()
+                .with_prefix()
+                .with_keys_only()
+                .with_sort(SortTarget::Create, SortOrder::Descend)
+                .with_limit(LIST);
+            TxnOp::get(prefix, Some(options))
+        };
+        loop {
+            let (key, marker) = (self.key(ask, prefix), self.marker(ask));
+            let txn = Txn::new()
+                .when([Self::absent(&key), Self::absent(&marker)])
+                .and_then([self.put(&key, ask), list()])
+                .or_else([
+                    list(),
+                    TxnOp::get(key.as_str(), None),
+                    TxnOp::get(marker.as_str(), None),
+                ]);
+            let answer = self.send(ask, txn).await?;
+            let placed = answer.succeeded();
+            let read_at = answer.header().map_or(0, |header| header.revision());
+            let mut ranges = ranges(answer).into_iter();
+            let (list, more) = ranges.next().ok_or_else(|| odd("no list"))?;
+            let list = list
+                .into_iter()
+                .map(|kv| (kv.key, kv.create_revision))
+                .collect();
+            if placed {
+                return Ok(Placed {
+                    token: read_at,
+                    read_at,
+                    list,
+                    more,
+                });
+            }
+            let existing = ranges.next().and_then(|(kvs, _)| kvs.into_iter().next());
+            match existing {
+                // An earlier request of this very ask has landed.
+                Some(kv) if kv.value == nonce(ask).into_bytes() => {
+                    return Ok(Placed {
+                        token: kv.create_revision,
+                        read_at,
+                        list,
+                        more,
+                    });
+                }
+                Some(_) if key == self.plain_key(prefix) => self.move_aside(ask, prefix),
+                Some(_) => return Err(odd("a key with another's nonce")),
+                None => return Err(Error::withdrawn()),
+            }
+        }
+    }
+
+    /// Puts `ask` into the line if that is empty; leaves nothing if not.
+    pub(crate) async fn place_if_free(&self, ask: &Ask, prefix: &str) -> Result<Option<i64>> {
+        let (key, marker) = (self.key(ask, prefix), self.marker(ask));
+        let txn = Txn::new()
+            .when([Self::absent(prefix).with_prefix(), Self::absent(&marker)])
+            .and_then([self.put(&key, ask)]);
+        let answer = self.send(ask, txn).await?;
+        if answer.succeeded() {
+            return Ok(Some(answer.header().map_or(0, |header| header.revision())));
+        }
+        self.settled(ask);
+        Ok(None)
+    }
+
+    /// Deletes the key of `ask` if it is still the one created at `token`.
+    pub(crate) async fn release(&self, ask: &Ask, token: i64) -> Result<()> {
+        let Some(slot) = self.slot(ask) else {
+            return Ok(());
+        };
+        // By the nonce too: whoever took the holding up in a resumed session has its own there.
+        let mut txn = Txn::new().when([
+            Compare::create_revision(slot.key.as_str(), CompareOp::Equal, token),
+            Compare::value(slot.key.as_str(), CompareOp::Equal, nonce(ask)),
+        ]);
+        let delete = TxnOp::delete(slot.key.as_str(), None);
+        txn = if slot.unanswered {
+            let mark = self.put(&self.marker(ask), ask);
+            txn.and_then([delete, mark.clone()]).or_else([mark])
+        } else {
+            txn.and_then([delete])
+        };
+        self.update(ask, |slot| slot.releasing = true);
+        let deleted = match self.end(txn).await {
+            Ok(deleted) => deleted,
+            Err(error) => {
+                if error.effect() == Effect::None {
+                    self.update(ask, |now| now.releasing = slot.releasing);
+                }
+                return Err(error);
+            }
+        };
+        self.settled(ask);
+        // Absent after a release whose answer was lost: that release did it.
+        if deleted || slot.releasing {
+            Ok(())
+        } else {
+            Err(Error::lost(LossReason::Revoked))
+        }
+    }
+
+    /// Removes what `ask` left, and makes sure that nothing of it can land later.
+    pub(crate) async fn withdraw(&self, ask: &Ask) -> Result<()> {
+        let Some(slot) = self.slot(ask).filter(|slot| slot.sent) else {
+            self.settled(ask);
+            return Ok(());
+        };
+        let mine = Compare::value(slot.key.as_str(), CompareOp::Equal, nonce(ask));
+        let delete = TxnOp::delete(slot.key.as_str(), None);
+        let txn = Txn::new().when([mine]);
+        let txn = if slot.unanswered {
+            let mark = self.put(&self.marker(ask), ask);
+            txn.and_then([delete, mark.clone()]).or_else([mark])
+        } else {
+            txn.and_then([delete])
+        };
+        match self.end(txn).await {
+            // With the lease, everything is gone.
+            Err(error) if error.kind() == ErrorKind::Lost => {}
+            Err(error) => return Err(error),
+            Ok(_) => {}
+        }
+        self.settled(ask);
+        Ok(())
+    }
+
+    async fn end(&self, txn: Txn) -> Result<bool> {
+        let answer = self.wire.call(|client| {
+            let (mut kv, txn) = (client.kv_client(), txn.clone());
+            async move { kv.txn(txn).await }
+        });
+        Ok(answer.await?.succeeded())
+    }
+
+    /// Takes over what this session holds at the head of the line as `token`, under the nonce of
+    /// `ask`: whatever is still on its way for the one who held it before finds another's nonce.
+    pub(crate) async fn take_up(
+        &self,
+        ask: &Ask,
+        prefix: &str,
+        token: i64,
+    ) -> Result<Option<String>> {
+        let options = GetOptions::new()
+            .with_prefix()
+            .with_sort(SortTarget::Create, SortOrder::Ascend)
+            .with_limit(1);
+        let answer = self.wire.call_repeatable(|client| {
+            let (mut kv, prefix, options) =
+                (client.kv_client(), prefix.to_owned(), options.clone());
+            async move { kv.get(prefix, Some(options)).await }
+        });
+        let answer = answer.await?;
+        let Some(head) = answer
+            .kvs()
+            .first()
+            .filter(|kv| kv.create_revision() == token && kv.lease() == self.lease)
+        else {
+            return Ok(None);
+        };
+        let key = String::from_utf8_lossy(head.key()).into_owned();
+        // Repeated after a lost answer, it finds its own nonce and writes it once more.
+        let txn = Txn::new()
+            .when([
+                Compare::create_revision(key.as_str(), CompareOp::Equal, token),
+                Compare::value(key.as_str(), CompareOp::Equal, head.value()),
+            ])
+            .and_then([self.put(&key, ask)]);
+        if !self.end(txn).await? {
+            return Ok(None);
+        }
+        let mut slots = self.slots();
+        if key == self.plain_key(prefix) {
+            slots.plain.insert(key.clone());
+        }
+        let slot = Slot {
+            key: key.clone(),
+            sent: true,
+            unanswered: false,
+            releasing: false,
+        };
+        slots.by_nonce.insert(ask.nonce(), slot);
+        Ok(Some(key))
+    }
+}
+
+/// What the key of `ask` holds as its value.
+fn nonce(ask: &Ask) -> String {
+    format!("{:x}", ask.nonce())
+}
+
+fn odd(what: &str) -> Error {
+    Error::new(ErrorKind::Internal, format!("etcd's answer has {what}"))
+}
+
+/// The answers to the reads of a transaction, in order. By move: etcd-client's own accessor
+/// clones every key.
+pub(crate) fn ranges(answer: TxnResponse) -> Vec<(Vec<PbKeyValue>, bool)> {
+    let responses =
+        answer
+            .0
+            .responses
+            .into_iter()
+            .filter_map(|operation| match operation.response {
+                Some(PbTxnOpResponse::ResponseRange(range)) => Some((range.kvs, range.more)),
+                _ => None,
+            });
+    responses.collect()
+}

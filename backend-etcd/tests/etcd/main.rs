@@ -1,0 +1,14 @@
+//! tenure over real etcd servers: the ordinary, the crowded, the broken, the hostile.
+
+// `allow-unwrap-in-tests` does not reach the helpers of tests.
+#![allow(clippy::unwrap_used)]
+
+mod basics;
+mod common;
+mod faults;
+mod ghosts;
+mod interop;
+mod limits;
+mod line;
+mod security;
+mod sessions;

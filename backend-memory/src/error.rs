@@ -1,0 +1,40 @@
+//! The errors that the embedded store makes.
+
+use std::time::Duration;
+
+use tenure_core::{Effect, Error, ErrorKind};
+
+/// A link fault swallowed the request or its answer.
+pub(crate) fn no_answer() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "no answer came back over the link (an injected fault): try again",
+    )
+    .with_effect(Effect::Unknown)
+}
+
+/// The TTL asked for is above the maximum.
+pub(crate) fn too_long(ttl: Duration, most: Duration) -> Error {
+    Error::new(
+        ErrorKind::Config,
+        format!("a TTL of {ttl:?} is above the embedded store's maximum of {most:?}"),
+    )
+}
+
+/// An operator took a wait out of its line: the next attempt goes to the end.
+pub(crate) fn removed_from_line() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "an operator removed this wait from its line: try again",
+    )
+}
+
+/// The session carries as much as it may.
+pub(crate) fn full(capacity: usize) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!(
+            "the session holds or waits for {capacity} things, the most that this store carries for one session: open another session"
+        ),
+    )
+}

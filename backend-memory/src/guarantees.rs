@@ -1,0 +1,63 @@
+//! What the embedded store promises.
+
+use std::time::Duration;
+
+use tenure_core::{
+    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
+    LossSignal, MinorityLoss, NameIsolation, Release, Resume, TokenOrder,
+};
+
+/// How late a waiter's timer may be: tokio's timers are 1 ms coarse, the rest is for a busy
+/// scheduler.
+const LATE: Duration = Duration::from_millis(250);
+
+pub(crate) fn guarantees() -> Guarantees {
+    Guarantees {
+        deployment: "embedded, in this process's memory".into(),
+        mutual_exclusion: Claim::new(
+            Exclusion::Always,
+            "every step happens under one mutex, and a lease ends by the same clock for the store and the holder",
+        ),
+        token_order: Claim::new(
+            TokenOrder::ClientCrash,
+            "one counter of the store, which ends with the process: use a networked store to outlive it",
+        ),
+        hand_off: Claim::new(
+            HandOff::Fifo,
+            "a line for each name, in the order of arrival; a release grants to its head",
+        ),
+        expiry: Claim::new(
+            Expiry::Within(LATE),
+            "the next in line sleeps until the lease before it ends; a dead waiter ahead keeps its place until its own TTL has passed",
+        ),
+        early_release: Claim::new(
+            EarlyRelease::Never,
+            "a lease ends exactly its TTL after the last renewal, or by an operator's order",
+        ),
+        loss_signal: Claim::new(
+            LossSignal::ByDeadline,
+            "judged by the local clock, less a margin, whatever the store does",
+        ),
+        cancellation: Claim::new(
+            Cancellation::Prompt,
+            "a cancelled wait is withdrawn by its nonce in the background at once",
+        ),
+        fenced_release: Claim::new(
+            Release::Fenced,
+            "a release names its session, nonce and token",
+        ),
+        name_isolation: Claim::new(
+            NameIsolation::Isolated,
+            "lines are kept by (namespace, kind, name), compared whole",
+        ),
+        resume: Claim::new(
+            Resume::OneUse,
+            "detaching leaves a record that resuming uses up, within the same process",
+        ),
+        durability: Claim::new(
+            Durability::Volatile,
+            "nothing is written down: use a networked store to outlive the process",
+        ),
+        minority_loss: Claim::new(MinorityLoss::SingleMember, "the process is the store"),
+    }
+}

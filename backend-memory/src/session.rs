@@ -1,0 +1,238 @@
+//! The connection to an embedded store, and its sessions.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tenure_core::backend::{Backend, HasLocker, Held, Lease, Locker, Opened};
+use tenure_core::{
+    Clock, Error, ErrorKind, Guarantees, LossReason, Namespace, Result, SessionId, SessionOptions,
+    Store,
+};
+
+use crate::config::{self, MemoryConfig};
+use crate::faults::Link;
+use crate::locker::MemoryLocker;
+use crate::store::{CAPACITY, Footprint, Member, Shared};
+
+/// Connects to an embedded store, and makes it if it is not there yet.
+///
+/// # Errors
+///
+/// `Config` for a TTL of zero or above [`MAX_TTL`](crate::MAX_TTL), and outside a tokio runtime,
+/// on whose time the store lives.
+pub fn connect(config: MemoryConfig) -> Result<Store<MemoryBackend>> {
+    MemoryBackend::connect(config).map(Store::new)
+}
+
+/// The stores that have a name, kept until the process ends: a lease that its owner left behind
+/// holds for its TTL, and tokens rise, even when the last connection is gone for a while.
+static STORES: LazyLock<Mutex<HashMap<String, Arc<Shared>>>> = LazyLock::new(Mutex::default);
+
+/// One connection to an embedded store.
+pub struct MemoryBackend {
+    store: Arc<Shared>,
+    link: Link,
+    namespace: Namespace,
+    ttl: Duration,
+}
+
+impl MemoryBackend {
+    fn connect(config: MemoryConfig) -> Result<Self> {
+        config.check()?;
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "the embedded store lives on the time of a tokio runtime: connect inside one",
+            ));
+        }
+        let new = || Arc::new(Shared::new(Clock::tokio()));
+        let store = match config.shared {
+            None => new(),
+            Some(name) => {
+                let mut stores = STORES.lock().unwrap_or_else(PoisonError::into_inner);
+                Arc::clone(stores.entry(name).or_insert_with(new))
+            }
+        };
+        Ok(Self {
+            link: Link::new(&store),
+            store,
+            namespace: config.namespace,
+            ttl: config.ttl,
+        })
+    }
+
+    /// Another connection to the same store, with a [`Link`] of its own: in tests, another
+    /// process.
+    #[must_use]
+    pub fn reconnect(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            link: Link::new(&self.store),
+            namespace: self.namespace.clone(),
+            ttl: self.ttl,
+        }
+    }
+
+    /// The same connection, seeing another namespace.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// The way to the store, with its switch for faults.
+    pub fn link(&self) -> Link {
+        self.link.clone()
+    }
+
+    /// What is left in this namespace of the store, by key and sorted: every holding and every
+    /// wait, of every session. As an operator sees it: not over the [`Link`].
+    pub fn keys(&self) -> Vec<String> {
+        self.store.step(|state| state.keys(&self.namespace))
+    }
+
+    /// An operator removes the holding or wait at `key`; says whether there was one. The holder
+    /// learns of it at once, or over a link that was silent by its next renewal but one.
+    pub fn delete(&self, key: &str) -> bool {
+        self.store.step(|state| state.delete(&self.namespace, key))
+    }
+
+    /// An operator ends a session and with it all that it holds; says whether it lived. Its owner
+    /// learns of it by its next renewal.
+    pub fn revoke(&self, id: &SessionId) -> bool {
+        number(id).is_some_and(|id| self.store.step(|state| state.end(&self.namespace, id)))
+    }
+
+    /// How much the whole store keeps, in every namespace.
+    pub fn footprint(&self) -> Footprint {
+        self.store.step(|state| state.footprint())
+    }
+
+    fn opened(&self, member: Member, ttl: Duration) -> Opened<MemorySession> {
+        Opened {
+            id: SessionId::new(member.session.to_string()),
+            ttl,
+            capacity: CAPACITY,
+            lease: Arc::new(MemorySession {
+                store: Arc::clone(&self.store),
+                link: self.link.clone(),
+                namespace: self.namespace.clone(),
+                member,
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBackend")
+            .field("namespace", &self.namespace)
+            .field("link", &self.link)
+            .finish_non_exhaustive()
+    }
+}
+
+fn number(id: &SessionId) -> Option<u64> {
+    id.as_str().parse().ok()
+}
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    type Session = MemorySession;
+
+    async fn open(&self, ttl: Duration, _: &SessionOptions) -> Result<Opened<MemorySession>> {
+        let ttl = config::granted(ttl)?;
+        let (namespace, link) = (self.namespace.clone(), self.link.clone());
+        let opening = self.link.round_trip(&self.store, None, move |state| {
+            Ok(state.open(namespace, ttl, link))
+        });
+        Ok(self.opened(opening.await?, ttl))
+    }
+
+    async fn resume(&self, id: &SessionId) -> Result<Opened<MemorySession>> {
+        let session = number(id).ok_or_else(|| Error::lost(LossReason::Expired))?;
+        let (namespace, link) = (self.namespace.clone(), self.link.clone());
+        let resuming = self.link.round_trip(&self.store, None, move |state| {
+            state.resume(session, &namespace, link)
+        });
+        let (member, ttl) = resuming.await?;
+        Ok(self.opened(member, ttl))
+    }
+
+    async fn guarantees(&self) -> Result<Guarantees> {
+        Ok(crate::guarantees::guarantees())
+    }
+
+    fn clock(&self) -> Clock {
+        self.store.clock().clone()
+    }
+
+    fn default_ttl(&self) -> Duration {
+        self.ttl
+    }
+}
+
+/// A session of the embedded store.
+#[derive(Debug)]
+pub struct MemorySession {
+    pub(crate) store: Arc<Shared>,
+    pub(crate) link: Link,
+    pub(crate) namespace: Namespace,
+    pub(crate) member: Member,
+}
+
+#[async_trait]
+impl Lease for MemorySession {
+    async fn renew(&self) -> Result<()> {
+        let member = self.member.clone();
+        let renewing = self
+            .link
+            .round_trip(&self.store, None, move |state| state.renew(&member));
+        renewing.await
+    }
+
+    async fn revoke(&self) -> Result<()> {
+        let member = self.member.clone();
+        let revoking = self.link.round_trip(&self.store, None, move |state| {
+            state.revoke(&member);
+            Ok(())
+        });
+        revoking.await
+    }
+
+    async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
+        let (member, held) = (self.member.clone(), held.to_vec());
+        let auditing = self.link.round_trip(&self.store, None, move |state| {
+            state.missing(&member, &held)
+        });
+        auditing.await
+    }
+
+    fn detachable(&self) -> bool {
+        true
+    }
+
+    async fn detach(&self, held: &[Held]) -> Result<()> {
+        let member = self.member.clone();
+        let held = held.iter().map(|held| held.nonce).collect();
+        let detaching = self
+            .link
+            .round_trip(&self.store, None, move |state| state.detach(&member, &held));
+        detaching.await
+    }
+
+    fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
+        Some(self.typed_locker())
+    }
+}
+
+impl HasLocker for MemorySession {
+    type Locker = MemoryLocker;
+
+    fn typed_locker(self: Arc<Self>) -> Arc<MemoryLocker> {
+        Arc::new(MemoryLocker::new(self))
+    }
+}

@@ -1,0 +1,634 @@
+//! The state of the embedded store, and every step on it.
+//!
+//! For each lock there is a *line* of places in the order of arrival; the first place holds the
+//! lock, as in etcd's lock recipe. A place knows its session, and goes with it. A step is one
+//! critical section: it reads the clock, buries sessions whose lease has ended, and acts.
+//!
+//! There is no background task. Whoever waits sleeps until the lease of the place *before* it
+//! ends, or until it is woken because that place went away. So a release wakes one waiter, and a
+//! dead place is found by the one behind it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tenure_core::backend::{Alarm, Held, Kind, path};
+use tenure_core::{
+    Clock, Error, ErrorKind, FencingToken, LossReason, Moment, Name, Namespace, Result,
+};
+use tokio::sync::Notify;
+
+use crate::error;
+use crate::faults::Link;
+
+/// How many holdings and waits one session carries.
+pub const CAPACITY: usize = 10_000;
+
+/// What a store keeps, counted: a store in steady use does not grow (rule H1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Footprint {
+    /// Leases, live or detached.
+    pub sessions: usize,
+    /// Names that are held.
+    pub holdings: usize,
+    /// Places in line.
+    pub waits: usize,
+    /// Requests that are still on their way over a faulty link.
+    pub on_their_way: usize,
+}
+
+/// One store, whoever is connected to it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+impl Shared {
+    pub(crate) fn new(clock: Clock) -> Self {
+        let state = State {
+            now: clock.now(),
+            sessions: HashMap::new(),
+            leases: BTreeSet::new(),
+            lines: HashMap::new(),
+            last_session: 0,
+            last_place: 0,
+            last_token: 0,
+            signals: Vec::new(),
+        };
+        Self {
+            clock,
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A step that needs no clock and wakes nobody: for drops, which may come when the runtime
+    /// whose clock this is has gone.
+    pub(crate) fn without_time(&self, step: impl FnOnce(&mut State)) {
+        step(&mut self.lock());
+    }
+
+    /// One step on the state, at one instant.
+    pub(crate) fn step<T>(&self, step: impl FnOnce(&mut State) -> T) -> T {
+        let (done, signals) = {
+            let mut state = self.lock();
+            // Read under the lock, so that time never goes back from one step to the next.
+            state.now = self.clock.now();
+            state.bury_the_dead();
+            let done = step(&mut state);
+            (done, std::mem::take(&mut state.signals))
+        };
+        // Outside the lock: a waker is somebody else's code.
+        for signal in signals {
+            match signal {
+                Signal::Wake(waiter) => waiter.notify_one(),
+                Signal::Alarm(alarm, reason) => alarm.raise(reason),
+                Signal::Forget(link) => drop(link),
+            }
+        }
+        done
+    }
+}
+
+/// A lock, or another thing that has a line.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Object {
+    pub(crate) namespace: Namespace,
+    pub(crate) kind: Kind,
+    pub(crate) name: Name,
+}
+
+/// What a session presents with every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) session: u64,
+    /// Raised by each resume, so that the process that detached has no say any more.
+    pub(crate) incarnation: u64,
+    /// Why the store ended the lease, once it has. Here, so that the store can forget the dead.
+    pub(crate) ended: Arc<OnceLock<LossReason>>,
+}
+
+impl Member {
+    fn lost(&self) -> Error {
+        Error::lost(self.ended.get().copied().unwrap_or(LossReason::Expired))
+    }
+}
+
+/// An attempt, in the store's words.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) object: Object,
+    pub(crate) nonce: u64,
+    pub(crate) alarm: Alarm,
+}
+
+/// A grant, in the store's words.
+#[derive(Clone, Debug)]
+pub(crate) struct Granted {
+    pub(crate) token: FencingToken,
+    pub(crate) key: String,
+}
+
+/// What an attempt that joined a line finds.
+#[derive(Debug)]
+pub(crate) enum Look {
+    Granted(Granted),
+    /// Look again when woken, or when this moment has come.
+    Wait(Arc<Notify>, Moment),
+}
+
+#[derive(Debug)]
+struct Lease {
+    namespace: Namespace,
+    ttl: Duration,
+    ends: Moment,
+    incarnation: u64,
+    detached: bool,
+    ended: Arc<OnceLock<LossReason>>,
+    link: Link,
+    /// By nonce: which line, and where in it.
+    places: HashMap<u64, (Object, u64)>,
+    /// By nonce: requests that a faulty link has not delivered yet. A withdrawal is remembered
+    /// exactly as long as there is one that could come after it.
+    on_their_way: HashMap<u64, Way>,
+}
+
+#[derive(Debug, Default)]
+struct Way {
+    requests: usize,
+    withdrawn: bool,
+}
+
+#[derive(Debug)]
+struct Place {
+    session: u64,
+    nonce: u64,
+    /// Set when the place comes to the front.
+    token: Option<FencingToken>,
+    /// A holding of a resumed session that nobody has taken up yet.
+    unclaimed: bool,
+    waiter: Arc<Notify>,
+    alarm: Alarm,
+}
+
+#[derive(Debug)]
+enum Signal {
+    Wake(Arc<Notify>),
+    Alarm(Alarm, LossReason),
+    /// The last of a link takes its late requests with it, and those lock the store.
+    Forget(Link),
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    /// When the current step happens.
+    now: Moment,
+    sessions: HashMap<u64, Lease>,
+    /// The sessions by the end of their leases.
+    leases: BTreeSet<(Moment, u64)>,
+    /// Never empty ones. The key of a place is its number of arrival.
+    lines: HashMap<Object, BTreeMap<u64, Place>>,
+    last_session: u64,
+    last_place: u64,
+    last_token: u64,
+    /// Whom to tell once the step is done.
+    signals: Vec<Signal>,
+}
+
+/// Sessions.
+impl State {
+    pub(crate) fn open(&mut self, namespace: Namespace, ttl: Duration, link: Link) -> Member {
+        self.last_session += 1;
+        let session = self.last_session;
+        let ended = Arc::default();
+        let ends = self.now + ttl;
+        self.leases.insert((ends, session));
+        let lease = Lease {
+            namespace,
+            ttl,
+            ends,
+            incarnation: 0,
+            detached: false,
+            ended: Arc::clone(&ended),
+            link,
+            places: HashMap::new(),
+            on_their_way: HashMap::new(),
+        };
+        self.sessions.insert(session, lease);
+        Member {
+            session,
+            incarnation: 0,
+            ended,
+        }
+    }
+
+    pub(crate) fn renew(&mut self, member: &Member) -> Result<()> {
+        let now = self.now;
+        let lease = self.lease(member)?;
+        let (before, after) = (lease.ends, now + lease.ttl);
+        lease.ends = after;
+        self.leases.remove(&(before, member.session));
+        self.leases.insert((after, member.session));
+        Ok(())
+    }
+
+    /// Ends the lease on its owner's behalf. Ending it twice is once.
+    pub(crate) fn revoke(&mut self, member: &Member) {
+        if self.lease(member).is_ok() {
+            self.bury(member.session, LossReason::Closed);
+        }
+    }
+
+    /// Leaves the record that [`resume`](Self::resume) uses up: the holdings with the nonces `held`
+    /// stay; waits, and what was let go of, go.
+    pub(crate) fn detach(&mut self, member: &Member, held: &HashSet<u64>) -> Result<()> {
+        match self.sessions.get_mut(&member.session) {
+            // Again, after the answer was lost.
+            Some(lease) if lease.detached && lease.incarnation == member.incarnation => {
+                return Ok(());
+            }
+            _ => {}
+        }
+        let lease = self.lease(member)?;
+        lease.detached = true;
+        let places: Vec<_> = lease
+            .places
+            .iter()
+            .map(|(nonce, place)| (*nonce, place.clone()))
+            .collect();
+        for (nonce, (object, arrival)) in places {
+            let holds = self.place(&object, arrival).is_some_and(|place| {
+                place.unclaimed = place.token.is_some() && held.contains(&nonce);
+                place.unclaimed
+            });
+            if !holds {
+                self.leave(&object, arrival);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn resume(
+        &mut self,
+        session: u64,
+        namespace: &Namespace,
+        link: Link,
+    ) -> Result<(Member, Duration)> {
+        let lease = match self.sessions.get_mut(&session) {
+            Some(lease) if lease.namespace == *namespace => lease,
+            _ => return Err(Error::lost(LossReason::Expired)),
+        };
+        if !lease.detached {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the session was never detached, or has been resumed already: open a new one",
+            ));
+        }
+        lease.detached = false;
+        lease.incarnation += 1;
+        let before = std::mem::replace(&mut lease.link, link);
+        self.signals.push(Signal::Forget(before));
+        let member = Member {
+            session,
+            incarnation: lease.incarnation,
+            ended: Arc::clone(&lease.ended),
+        };
+        Ok((member, lease.ttl))
+    }
+
+    /// The nonces of `held` that hold nothing any more.
+    pub(crate) fn missing(&mut self, member: &Member, held: &[Held]) -> Result<Vec<u64>> {
+        let lease = self.lease(member)?;
+        Ok(held
+            .iter()
+            .map(|held| held.nonce)
+            .filter(|nonce| !lease.places.contains_key(nonce))
+            .collect())
+    }
+
+    fn lease(&mut self, member: &Member) -> Result<&mut Lease> {
+        match self.sessions.get_mut(&member.session) {
+            Some(lease) if lease.detached || lease.incarnation != member.incarnation => {
+                Err(Error::lost(LossReason::Detached))
+            }
+            Some(lease) => Ok(lease),
+            None => Err(member.lost()),
+        }
+    }
+
+    fn bury_the_dead(&mut self) {
+        while let Some(&(ends, session)) = self.leases.first() {
+            if ends > self.now {
+                break;
+            }
+            self.bury(session, LossReason::Expired);
+        }
+    }
+
+    fn bury(&mut self, session: u64, reason: LossReason) {
+        let Some(lease) = self.sessions.remove(&session) else {
+            return;
+        };
+        self.leases.remove(&(lease.ends, session));
+        // Whoever still waits in its name learns why from here.
+        let _ = lease.ended.set(reason);
+        let (mut waits, mut holdings) = (Vec::new(), Vec::new());
+        for (object, arrival) in lease.places.into_values() {
+            match self.place(&object, arrival) {
+                Some(place) if place.token.is_some() => holdings.push((object, arrival)),
+                _ => waits.push((object, arrival)),
+            }
+        }
+        // Waits first, so that none of them is granted what the holdings free.
+        for (object, arrival) in waits.into_iter().chain(holdings) {
+            if let Some(place) = self.leave(&object, arrival) {
+                self.signals.push(Signal::Wake(place.waiter));
+                if reason == LossReason::Revoked && lease.link.is_up() {
+                    self.signals.push(Signal::Alarm(place.alarm, reason));
+                }
+            }
+        }
+        self.signals.push(Signal::Forget(lease.link));
+    }
+}
+
+/// Lines.
+impl State {
+    /// Takes a place in line: only the first one, or any if `wait`.
+    pub(crate) fn join(
+        &mut self,
+        member: &Member,
+        attempt: &Attempt,
+        wait: bool,
+    ) -> Result<Option<Look>> {
+        let next = self.last_place + 1;
+        let free = !self.lines.contains_key(&attempt.object);
+        let lease = self.lease(member)?;
+        lease.not_withdrawn(attempt.nonce)?;
+        if !lease.places.contains_key(&attempt.nonce) {
+            if !free && !wait {
+                return Ok(None);
+            }
+            if lease.places.len() >= CAPACITY {
+                return Err(error::full(CAPACITY));
+            }
+            lease
+                .places
+                .insert(attempt.nonce, (attempt.object.clone(), next));
+            self.last_place = next;
+            let place = Place {
+                session: member.session,
+                nonce: attempt.nonce,
+                token: None,
+                unclaimed: false,
+                waiter: Arc::default(),
+                alarm: attempt.alarm.clone(),
+            };
+            self.lines
+                .entry(attempt.object.clone())
+                .or_default()
+                .insert(next, place);
+            self.grant_first(&attempt.object);
+        }
+        self.look(member, attempt.nonce).map(Some)
+    }
+
+    /// What the place of `nonce` has come to.
+    pub(crate) fn look(&mut self, member: &Member, nonce: u64) -> Result<Look> {
+        let lease = self.lease(member)?;
+        let Some((object, arrival)) = lease.places.get(&nonce).cloned() else {
+            return Err(error::removed_from_line());
+        };
+        let line = self.lines.get(&object);
+        let Some(place) = line.and_then(|line| line.get(&arrival)) else {
+            return Err(error::removed_from_line());
+        };
+        if let Some(token) = place.token {
+            let key = key(&object, member.session, arrival);
+            return Ok(Look::Granted(Granted { token, key }));
+        }
+        let before = line.and_then(|line| line.range(..arrival).next_back());
+        let until = before
+            .and_then(|(_, place)| self.sessions.get(&place.session))
+            .map_or(self.now, |lease| lease.ends);
+        Ok(Look::Wait(Arc::clone(&place.waiter), until))
+    }
+
+    /// Gives up what `nonce` holds under `token`.
+    pub(crate) fn release(
+        &mut self,
+        member: &Member,
+        nonce: u64,
+        token: FencingToken,
+    ) -> Result<()> {
+        let place = self
+            .sessions
+            .get(&member.session)
+            .ok_or_else(|| member.lost())?
+            .places
+            .get(&nonce)
+            .cloned();
+        let (object, arrival) = place.ok_or_else(|| Error::lost(LossReason::Revoked))?;
+        match self.place(&object, arrival) {
+            Some(place) if place.token == Some(token) => {
+                self.leave(&object, arrival);
+                Ok(())
+            }
+            _ => Err(Error::lost(LossReason::Revoked)),
+        }
+    }
+
+    /// Removes whatever `nonce` has, and whatever its requests on their way would get.
+    pub(crate) fn withdraw(&mut self, member: &Member, nonce: u64) {
+        let Some(lease) = self.sessions.get_mut(&member.session) else {
+            return;
+        };
+        if let Some(way) = lease.on_their_way.get_mut(&nonce) {
+            way.withdrawn = true;
+        }
+        if let Some((object, arrival)) = lease.places.get(&nonce).cloned()
+            && let Some(place) = self.leave(&object, arrival)
+        {
+            self.signals.push(Signal::Wake(place.waiter));
+        }
+    }
+
+    /// Takes up, for `attempt`, what the session held under `token` before it was detached.
+    pub(crate) fn reclaim(
+        &mut self,
+        member: &Member,
+        attempt: &Attempt,
+        token: FencingToken,
+    ) -> Result<Option<Granted>> {
+        let lease = self.lease(member)?;
+        lease.not_withdrawn(attempt.nonce)?;
+        let Some((&arrival, place)) = self
+            .lines
+            .get_mut(&attempt.object)
+            .and_then(|line| line.iter_mut().next())
+        else {
+            return Ok(None);
+        };
+        let ours = place.session == member.session && place.token == Some(token);
+        if !ours || !(place.unclaimed || place.nonce == attempt.nonce) {
+            return Ok(None);
+        }
+        let before = std::mem::replace(&mut place.nonce, attempt.nonce);
+        place.unclaimed = false;
+        place.alarm = attempt.alarm.clone();
+        let lease = self.lease(member)?;
+        if let Some(place) = lease.places.remove(&before) {
+            lease.places.insert(attempt.nonce, place);
+        }
+        let key = key(&attempt.object, member.session, arrival);
+        Ok(Some(Granted { token, key }))
+    }
+
+    fn place(&mut self, object: &Object, arrival: u64) -> Option<&mut Place> {
+        self.lines.get_mut(object)?.get_mut(&arrival)
+    }
+
+    /// Takes a place out of its line, and lets the one behind it know.
+    fn leave(&mut self, object: &Object, arrival: u64) -> Option<Place> {
+        let line = self.lines.get_mut(object)?;
+        let place = line.remove(&arrival)?;
+        if let Some(lease) = self.sessions.get_mut(&place.session) {
+            lease.places.remove(&place.nonce);
+        }
+        if line.is_empty() {
+            self.lines.remove(object);
+        } else if place.token.is_some() {
+            self.grant_first(object);
+        } else if let Some((_, behind)) = line.range(arrival..).next() {
+            // It slept until the end of this place's lease: now another stands before it.
+            self.signals.push(Signal::Wake(Arc::clone(&behind.waiter)));
+        }
+        Some(place)
+    }
+
+    fn grant_first(&mut self, object: &Object) {
+        let first = self
+            .lines
+            .get_mut(object)
+            .and_then(|line| line.iter_mut().next());
+        if let Some((_, place)) = first
+            && place.token.is_none()
+        {
+            self.last_token += 1;
+            place.token = Some(FencingToken::new(self.last_token));
+            self.signals.push(Signal::Wake(Arc::clone(&place.waiter)));
+        }
+    }
+}
+
+/// Requests on their way.
+impl State {
+    pub(crate) fn set_out(&mut self, member: &Member, nonce: u64) {
+        if let Some(lease) = self.sessions.get_mut(&member.session) {
+            lease.on_their_way.entry(nonce).or_default().requests += 1;
+        }
+    }
+
+    pub(crate) fn arrived(&mut self, member: &Member, nonce: u64) {
+        let Some(lease) = self.sessions.get_mut(&member.session) else {
+            return;
+        };
+        if let Some(way) = lease.on_their_way.get_mut(&nonce) {
+            way.requests -= 1;
+            if way.requests == 0 {
+                lease.on_their_way.remove(&nonce);
+            }
+        }
+    }
+}
+
+impl Lease {
+    fn not_withdrawn(&self, nonce: u64) -> Result<()> {
+        match self.on_their_way.get(&nonce) {
+            Some(way) if way.withdrawn => Err(Error::withdrawn()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The operator's view.
+impl State {
+    /// The keys of one namespace, sorted.
+    pub(crate) fn keys(&self, namespace: &Namespace) -> Vec<String> {
+        let mut keys: Vec<_> = self.places(namespace).map(|(key, ..)| key).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Removes one place, and alarms whoever holds it.
+    pub(crate) fn delete(&mut self, namespace: &Namespace, wanted: &str) -> bool {
+        let found = self
+            .places(namespace)
+            .find(|(key, ..)| key == wanted)
+            .map(|(_, object, arrival)| (object.clone(), arrival));
+        let Some((object, arrival)) = found else {
+            return false;
+        };
+        let Some(place) = self.leave(&object, arrival) else {
+            return false;
+        };
+        let up = |lease: &Lease| lease.link.is_up();
+        self.signals.push(Signal::Wake(place.waiter));
+        // Over a silent link the news does not travel: the next audit brings it.
+        if place.token.is_some() && self.sessions.get(&place.session).is_some_and(up) {
+            self.signals
+                .push(Signal::Alarm(place.alarm, LossReason::Revoked));
+        }
+        true
+    }
+
+    /// Ends a session by an operator's order.
+    pub(crate) fn end(&mut self, namespace: &Namespace, session: u64) -> bool {
+        let ours = |lease: &Lease| lease.namespace == *namespace;
+        let found = self.sessions.get(&session).is_some_and(ours);
+        if found {
+            self.bury(session, LossReason::Revoked);
+        }
+        found
+    }
+
+    pub(crate) fn footprint(&self) -> Footprint {
+        let places: usize = self.lines.values().map(BTreeMap::len).sum();
+        Footprint {
+            sessions: self.sessions.len(),
+            holdings: self.lines.len(),
+            waits: places - self.lines.len(),
+            on_their_way: self
+                .sessions
+                .values()
+                .map(|lease| lease.on_their_way.len())
+                .sum(),
+        }
+    }
+
+    fn places(&self, namespace: &Namespace) -> impl Iterator<Item = (String, &Object, u64)> {
+        self.lines
+            .iter()
+            .filter(move |(object, _)| object.namespace == *namespace)
+            .flat_map(|(object, line)| {
+                line.iter().map(move |(&arrival, place)| {
+                    (key(object, place.session, arrival), object, arrival)
+                })
+            })
+    }
+}
+
+/// `<path of the object>/<session>-<number of arrival>`: what operators see.
+fn key(object: &Object, session: u64, arrival: u64) -> String {
+    let path = path(&object.namespace, object.kind, &object.name);
+    format!("{path}/{session}-{arrival}")
+}

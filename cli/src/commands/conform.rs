@@ -1,0 +1,327 @@
+//! `tenure conform`.
+
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use tenure::{ErrorKind, SessionOptions};
+use tenure_conformance::{CASES, Case, Outcome, Progress, Report, Subject};
+
+use crate::args::{Conform, Format, Global};
+use crate::exit::{self, Failure, say};
+use crate::output;
+
+type Subjects = Vec<Arc<dyn Subject>>;
+
+pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> {
+    // The suite has namespaces and TTLs of its own; to ignore these silently would be worse.
+    if global.namespace.is_some() || global.ttl.is_some() {
+        return Err(Failure::usage(
+            "`conform` works in fresh namespaces below the URL's and with short TTLs: --namespace \
+             and --ttl do not apply",
+        ));
+    }
+    let chosen = |case: &Case| {
+        let pattern = args.only.as_deref();
+        pattern.is_none_or(|pattern| matches(pattern, case.id))
+    };
+    if !CASES.iter().any(chosen) {
+        let pattern = args.only.as_deref().unwrap_or_default();
+        return Err(Failure::usage(format!(
+            "no case matches `{pattern}`; their names begin with the rule: `--only 'l3_*'`"
+        )));
+    }
+
+    let urls = global.urls()?;
+    let subjects = if urls.is_empty() {
+        whatever_is_here().await?
+    } else {
+        let mut subjects = Subjects::new();
+        for url in urls {
+            subjects.push(at(url).await?);
+        }
+        subjects
+    };
+    // Opened first: the suite takes its time, and should not end with "permission denied".
+    let mut out = args.out.as_deref().map(Out::create).transpose()?;
+    let bar = Bar::new();
+    let report = tenure_conformance::run(subjects, chosen, |progress| bar.show(&progress)).await;
+    bar.finish();
+
+    let format = if global.json {
+        Format::Json
+    } else {
+        args.format
+    };
+    let text = match format {
+        Format::Table => format!("{report}\n"),
+        Format::Json => json_lines(&report),
+    };
+    match &mut out {
+        Some(out) => out.write(&text)?,
+        None => output::line(text.trim_end())?,
+    }
+    if report.exit_ok() {
+        return Ok(exit::DONE);
+    }
+    Err(Failure::new(exit::NEGATIVE, why_not(&report)))
+}
+
+/// The stores that need nothing from outside: the embedded one, and those whose server program is
+/// installed, started for the purpose.
+async fn whatever_is_here() -> Result<Subjects, Failure> {
+    let etcd = start_etcd().await?;
+    Ok(embedded().into_iter().chain(etcd).collect())
+}
+
+#[cfg(feature = "memory")]
+fn embedded() -> Option<Arc<dyn Subject>> {
+    Some(Arc::new(tenure_conformance::stores::MemorySubject))
+}
+
+#[cfg(not(feature = "memory"))]
+fn embedded() -> Option<Arc<dyn Subject>> {
+    None
+}
+
+#[cfg(feature = "etcd")]
+async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
+    match tenure_conformance::stores::EtcdSubject::start().await {
+        Ok(etcd) => Ok(Some(Arc::new(etcd))),
+        Err(error) => match not_installed(&error) {
+            Some(missing) => {
+                say(format_args!("etcd is left out: {missing}"));
+                Ok(None)
+            }
+            None => Err(error.into()),
+        },
+    }
+}
+
+#[cfg(not(feature = "etcd"))]
+async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
+    say("etcd is left out: this build is without the cargo feature `etcd`");
+    Ok(None)
+}
+
+#[cfg(feature = "etcd")]
+fn not_installed(error: &tenure::Error) -> Option<&tenure_testbed::Error> {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref())
+        .filter(|error| matches!(error, tenure_testbed::Error::MissingBinary { .. }))
+}
+
+/// The store at `url`, which has to answer: whether it can be reached is no question of the suite.
+async fn at(url: &str) -> Result<Arc<dyn Subject>, Failure> {
+    tenure::connect(url).await?.guarantees().await?;
+    let scheme = url
+        .split_once(':')
+        .map(|(scheme, _)| scheme.to_ascii_lowercase());
+    let subject: Arc<dyn Subject> = match scheme.as_deref() {
+        #[cfg(feature = "memory")]
+        Some("memory") => Arc::new(tenure_conformance::stores::MemorySubject),
+        #[cfg(feature = "etcd")]
+        Some("etcd" | "etcds") => Arc::new(tenure_conformance::stores::EtcdSubject::at(url)?),
+        _ => {
+            return Err(Failure::new(
+                exit::BAD_CONFIG,
+                "the suite cannot be run against this kind of store",
+            ));
+        }
+    };
+    match try_one_lock(&*subject).await {
+        Err(error) if error.kind() == ErrorKind::Unauthorized => Err(error.into()),
+        // Whatever else goes wrong is for the suite to judge.
+        _ => Ok(subject),
+    }
+}
+
+/// Takes a lock as every case does. With a right that is missing all of them would fail, and call
+/// broken what was only forbidden.
+async fn try_one_lock(subject: &dyn Subject) -> tenure::Result<()> {
+    let Some(case) = CASES.first() else {
+        return Ok(());
+    };
+    let harness = subject.stage(case).await?;
+    let session = harness.connect().await?.open(SessionOptions::new()).await?;
+    let taken = match session.locker("permitted") {
+        Ok(locker) => locker.try_lock().await,
+        Err(error) => Err(error),
+    };
+    let done = match taken {
+        Ok(guard) => guard.release().await,
+        Err(error) => Err(error),
+    };
+    done.and(session.close().await)
+}
+
+/// Whether `name` matches the glob: `*` is any text, `?` any character.
+fn matches(glob: &str, name: &str) -> bool {
+    let mut rest = glob.chars();
+    match rest.next() {
+        None => name.is_empty(),
+        Some('*') => {
+            let ends = name.char_indices().map(|(at, _)| at).chain([name.len()]);
+            ends.into_iter()
+                .any(|at| matches(rest.as_str(), &name[at..]))
+        }
+        Some(expected) => {
+            let mut name = name.chars();
+            name.next()
+                .is_some_and(|character| expected == '?' || expected == character)
+                && matches(rest.as_str(), name.as_str())
+        }
+    }
+}
+
+fn why_not(report: &Report) -> String {
+    let broken: Vec<String> = report
+        .violations()
+        .map(|(store, case, _)| format!("{} on {store}", case.id))
+        .collect();
+    if broken.is_empty() {
+        "nothing was proved: not one promise of a store could be put to the test".to_owned()
+    } else {
+        format!("claimed, and broken: {}", broken.join(", "))
+    }
+}
+
+/// A line for every case on every store, then one for every store.
+fn json_lines(report: &Report) -> String {
+    let mut text = String::new();
+    let mut add = |object: serde_json::Value| {
+        text.push_str(&object.to_string());
+        text.push('\n');
+    };
+    for column in &report.columns {
+        for entry in &column.entries {
+            add(json!({
+                "store": column.store,
+                "case": entry.case.id,
+                "rule": entry.case.rule,
+                "title": entry.case.title,
+                "outcome": entry.outcome.word(),
+                "details": entry.outcome.details(),
+                "seconds": entry.took.as_secs_f64(),
+            }));
+        }
+    }
+    for column in &report.columns {
+        let tally = column.tally();
+        add(json!({
+            "store": column.store,
+            "deployment": column.guarantees.as_ref().ok().map(|claimed| &claimed.deployment),
+            "held": tally.held,
+            "violated": tally.violated,
+            "not_promised": tally.not_promised,
+            "not_run": tally.not_run,
+        }));
+    }
+    text
+}
+
+struct Out<'a> {
+    path: &'a Path,
+    file: File,
+}
+
+impl<'a> Out<'a> {
+    fn create(path: &'a Path) -> Result<Self, Failure> {
+        let file = File::create(path).map_err(|error| refused(path, error))?;
+        Ok(Self { path, file })
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Failure> {
+        let written = self.file.write_all(text.as_bytes());
+        written.map_err(|error| refused(self.path, error))
+    }
+}
+
+fn refused(path: &Path, error: std::io::Error) -> Failure {
+    Failure::os(format_args!("write {}", path.display()), error)
+}
+
+/// The progress on stderr: a bar on a terminal, elsewhere a line for each case that went wrong.
+struct Bar {
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}")
+        {
+            bar.set_style(style);
+        }
+        Self {
+            bar,
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn show(&self, progress: &Progress<'_>) {
+        match progress {
+            Progress::Started { total } => {
+                self.bar
+                    .set_length(u64::try_from(*total).unwrap_or(u64::MAX));
+                // The clock goes on while the cases wait for leases to end.
+                self.bar.enable_steady_tick(Duration::from_millis(200));
+            }
+            Progress::Begun { store, case } => {
+                self.bar.set_message(format!("{store}: {}", case.id));
+            }
+            Progress::Ended {
+                store,
+                case,
+                outcome,
+                ..
+            } => {
+                if matches!(outcome, Outcome::Violated { .. }) {
+                    self.note(&format!("{store}: {}: {outcome}", case.id));
+                }
+                self.bar.inc(1);
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&self, line: &str) {
+        if self.terminal {
+            self.bar.println(line);
+        } else {
+            let _ = writeln!(std::io::stderr(), "{line}");
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn globs() {
+        for (glob, name, expected) in [
+            ("l3_*", "l3_fifo", true),
+            ("l3_*", "l30", false),
+            ("*", "", true),
+            ("", "", true),
+            ("", "x", false),
+            ("*fifo", "l3_fifo", true),
+            ("*f*o", "l3_fifo", true),
+            ("l?_fifo", "l3_fifo", true),
+            ("l?fifo", "l3_fifo", false),
+            ("l3", "l3_fifo", false),
+        ] {
+            assert_eq!(matches(glob, name), expected, "{glob} {name}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Exit codes, and the failures that lead to them. The one place where an [`ErrorKind`] becomes a
+//! number.
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use tenure::{Error, ErrorKind, LossReason};
+
+/// Done.
+pub(crate) const DONE: u8 = 0;
+/// A negative answer.
+pub(crate) const NEGATIVE: u8 = 1;
+/// The command line makes no sense.
+pub(crate) const USAGE: u8 = 64;
+/// The store cannot be reached.
+pub(crate) const UNREACHABLE: u8 = 69;
+/// tenure itself failed: a bug, or an operating system that refuses.
+pub(crate) const INTERNAL: u8 = 70;
+/// Not acquired (in time).
+pub(crate) const NOT_ACQUIRED: u8 = 75;
+/// Lost while held.
+pub(crate) const LOST: u8 = 76;
+/// Not permitted.
+pub(crate) const NOT_PERMITTED: u8 = 77;
+/// A bad URL or name.
+pub(crate) const BAD_CONFIG: u8 = 78;
+/// The command exists and cannot be started, as in shells.
+pub(crate) const CANNOT_START: u8 = 126;
+/// The command was not found, as in shells.
+pub(crate) const NOT_FOUND: u8 = 127;
+
+/// The exit code of an error, wherever it came from.
+const fn code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Unavailable => UNREACHABLE,
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => NOT_ACQUIRED,
+        ErrorKind::Lost => LOST,
+        ErrorKind::Unauthorized => NOT_PERMITTED,
+        ErrorKind::Config | ErrorKind::InvalidName => BAD_CONFIG,
+        ErrorKind::NotLeader | ErrorKind::Conflict | ErrorKind::Unsupported => NEGATIVE,
+        // `ErrorKind` may grow. `CommitUnknown` and `TooLarge` belong to no other row.
+        _ => INTERNAL,
+    }
+}
+
+/// 128+n if a signal ended it.
+pub(crate) fn of_child(status: ExitStatus) -> u8 {
+    let code = status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(INTERNAL)
+}
+
+/// The exit code of a process that ends because of a signal, as shells count.
+pub(crate) fn of_signal(signal: i32) -> u8 {
+    u8::try_from(128 + signal).unwrap_or(INTERNAL)
+}
+
+/// Why tenure ends without having done what it was asked, and its exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(USAGE, message)
+    }
+
+    /// The operating system refused: `what` says what it was to do.
+    pub(crate) fn os(what: impl Display, error: std::io::Error) -> Self {
+        Self::new(INTERNAL, format!("cannot {what}: {error}"))
+    }
+
+    /// An error of a wait, before anything was held: nothing can have been lost then.
+    pub(crate) fn waiting(error: Error) -> Self {
+        match error.loss() {
+            Some(LossReason::Unreachable) => Self::new(UNREACHABLE, error.to_string()),
+            Some(_) => Self::new(NOT_ACQUIRED, error.to_string()),
+            None => error.into(),
+        }
+    }
+
+    /// The same failure with the codes that the user wants for 75 and 76.
+    pub(crate) fn recoded(mut self, not_acquired: u8, lost: u8) -> Self {
+        self.code = match self.code {
+            NOT_ACQUIRED => not_acquired,
+            LOST => lost,
+            code => code,
+        };
+        self
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
+    /// Says it on stderr.
+    pub(crate) fn tell(&self) {
+        say(&self.message);
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::new(code(error.kind()), error.to_string())
+    }
+}
+
+/// Says something on stderr. Unlike `eprintln!` this does not panic when nobody listens.
+pub(crate) fn say(message: impl Display) {
+    let _ = writeln!(std::io::stderr(), "tenure: {message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_while_waiting_is_no_loss() {
+        let lost = |reason| Failure::waiting(Error::lost(reason)).code();
+        assert_eq!(lost(LossReason::Unreachable), UNREACHABLE);
+        assert_eq!(lost(LossReason::Expired), NOT_ACQUIRED);
+        assert_eq!(Failure::from(Error::lost(LossReason::Expired)).code(), LOST);
+    }
+
+    #[test]
+    fn the_users_codes_replace_two() {
+        let code = |kind| Failure::from(Error::new(kind, "")).recoded(10, 20).code();
+        assert_eq!(code(ErrorKind::TimedOut), 10);
+        assert_eq!(code(ErrorKind::WouldBlock), 10);
+        assert_eq!(code(ErrorKind::Lost), 20);
+        assert_eq!(code(ErrorKind::Unavailable), UNREACHABLE);
+    }
+
+    #[test]
+    fn children() {
+        assert_eq!(of_child(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(of_child(ExitStatus::from_raw(9)), 137);
+    }
+}

@@ -1,0 +1,33 @@
+#![forbid(unsafe_code)]
+//! The command `tenure`: locks for shells, operators and scripts, and the conformance report.
+//!
+//! Its names, output and exit codes are an interface, written down in `docs/cli.md`.
+
+#[cfg(not(unix))]
+compile_error!("the command tenure needs Unix: it forwards signals to the commands that it runs");
+
+mod args;
+mod child;
+mod commands;
+mod exit;
+mod logs;
+mod output;
+mod signals;
+mod store;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match args::parse() {
+        Ok(cli) => cli,
+        Err(answer) => return answer,
+    };
+    logs::start(cli.global.verbose);
+    match commands::run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            failure.tell();
+            ExitCode::from(failure.code())
+        }
+    }
+}

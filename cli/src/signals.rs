@@ -1,0 +1,113 @@
+//! Signals, with their origin: what the terminal has sent, it has sent to the child too.
+
+use std::io;
+use std::time::Duration;
+
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::iterator::SignalsInfo;
+use signal_hook::iterator::exfiltrator::WithOrigin;
+use signal_hook::low_level::siginfo::{Cause, Origin};
+use tokio::sync::mpsc;
+
+use crate::exit::Failure;
+
+/// Those that tenure listens to. Not SIGTSTP: caught here, Ctrl-Z would stop the child and leave
+/// the shell waiting for tenure; uncaught, it stops both, and `fg` continues both.
+const LISTENED: [i32; 7] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH];
+
+/// Those that end a process which is not told otherwise.
+const ENDING: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+
+/// Within this a signal that came together with the end of the command has arrived here too: Ctrl-C
+/// reaches both, and the command may be the first to act on it.
+const SETTLING: Duration = Duration::from_millis(100);
+
+/// A signal that has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received {
+    pub(crate) number: i32,
+    /// The terminal sent it, to every process in the foreground: Ctrl-C, Ctrl-\, a new size.
+    pub(crate) from_terminal: bool,
+}
+
+/// The signals that have come since [`listen`](Self::listen), in order.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    received: mpsc::UnboundedReceiver<Received>,
+}
+
+impl Signals {
+    /// From now on no signal ends this process before it has let go of what it holds.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        let refused = |error| Failure::os("listen to signals", error);
+        let hangup_ignored = ignores_hangup();
+        let listened = LISTENED
+            .into_iter()
+            .filter(|signal| !(*signal == SIGHUP && hangup_ignored));
+        let mut signals = SignalsInfo::<WithOrigin>::new(listened).map_err(refused)?;
+        let (sender, received) = mpsc::unbounded_channel();
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                for origin in signals.forever() {
+                    if sender.send(Received::from(origin)).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(refused)?;
+        Ok(Self { received })
+    }
+
+    /// The next signal. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Received {
+        match self.received.recv().await {
+            Some(received) => received,
+            // The thread has ended, which it never does before this is dropped.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The next signal that is meant to end this process; others are dropped. Cancel safe.
+    pub(crate) async fn ending(&mut self) -> i32 {
+        loop {
+            let number = self.next().await.number;
+            if ENDING.contains(&number) {
+                return number;
+            }
+        }
+    }
+
+    /// A signal that shows that somebody is in a hurry *now*: what came before, or with what has
+    /// just ended, is dropped.
+    pub(crate) async fn hurry(&mut self) {
+        tokio::time::sleep(SETTLING).await;
+        while self.received.try_recv().is_ok() {}
+        self.ending().await;
+    }
+}
+
+impl From<Origin> for Received {
+    fn from(origin: Origin) -> Self {
+        // SIGHUP is left out: a hang-up reaches the session's leader alone, which may be tenure.
+        let by_keys = matches!(origin.signal, SIGINT | SIGQUIT | SIGWINCH);
+        Self {
+            number: origin.signal,
+            from_terminal: by_keys && origin.cause == Cause::Kernel,
+        }
+    }
+}
+
+/// Whether this process was started to survive a hang-up (`nohup`). It must then not be caught: the
+/// child would no longer inherit that it is ignored. Known on Linux only.
+fn ignores_hangup() -> bool {
+    let ignored = || -> io::Result<Option<u64>> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let mask = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigIgn:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+        Ok(mask)
+    };
+    matches!(ignored(), Ok(Some(mask)) if mask & (1 << (SIGHUP - 1)) != 0)
+}

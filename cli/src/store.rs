@@ -1,0 +1,80 @@
+//! From the global options to a store and a session.
+
+use std::ffi::OsStr;
+
+use tenure::{ConnectOptions, Error, ErrorKind, Name, Namespace, Session, SessionOptions, Store};
+
+use crate::args::Global;
+use crate::exit::{BAD_CONFIG, Failure, say};
+
+const DEFAULT_URL: &str = "memory:";
+
+impl Global {
+    /// The one store that a command works on.
+    fn url(&self) -> Result<&str, Failure> {
+        match self.url.as_slice() {
+            [] => Ok(DEFAULT_URL),
+            [url] => utf8_url(url),
+            _ => Err(Failure::usage("this command takes one --url")),
+        }
+    }
+
+    /// Every store that was named, in order; none if none was.
+    pub(crate) fn urls(&self) -> Result<Vec<&str>, Failure> {
+        self.url.iter().map(|url| utf8_url(url)).collect()
+    }
+
+    /// What overrides the URLs.
+    pub(crate) fn connect_options(&self) -> Result<ConnectOptions, Failure> {
+        let options = ConnectOptions::new();
+        match &self.namespace {
+            None => Ok(options),
+            Some(text) => {
+                let namespace = Namespace::new(utf8("namespace", text)?)?;
+                Ok(options.namespace(namespace))
+            }
+        }
+    }
+
+    /// Connects to the one store that a command works on.
+    pub(crate) async fn connect(&self) -> Result<Store, Failure> {
+        let store = tenure::connect_with(self.url()?, self.connect_options()?).await?;
+        Ok(store)
+    }
+
+    /// Opens a session there.
+    pub(crate) async fn open(&self) -> Result<Session, Failure> {
+        let mut options = SessionOptions::new();
+        if let Some(ttl) = self.ttl {
+            options = options.ttl(ttl);
+        }
+        Ok(self.connect().await?.open(options).await?)
+    }
+
+    /// Says so when what a command is about to hold can be seen by nobody else. A hint, no error:
+    /// it is how one tries a command.
+    pub(crate) fn hint_if_private(&self) {
+        let scheme = self.url().ok().and_then(|url| url.split_once(':'));
+        if scheme.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("memory")) {
+            say(
+                "hint: `memory:` is private to this process, so this keeps nobody else out; name a \
+                 store with --url or TENURE_URL",
+            );
+        }
+    }
+}
+
+/// Checks a name before anything is sent.
+pub(crate) fn name(text: &OsStr) -> Result<Name, Failure> {
+    Ok(Name::new(utf8("name", text)?)?)
+}
+
+fn utf8<'a>(what: &str, text: &'a OsStr) -> Result<&'a str, Failure> {
+    let refused = || Error::new(ErrorKind::InvalidName, format!("the {what} is not UTF-8"));
+    text.to_str().ok_or_else(|| refused().into())
+}
+
+fn utf8_url(url: &OsStr) -> Result<&str, Failure> {
+    url.to_str()
+        .ok_or_else(|| Failure::new(BAD_CONFIG, "the URL is not UTF-8"))
+}

@@ -1,0 +1,99 @@
+//! `tenure conform`: what it chooses, what it prints, where to.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use serde_json::Value;
+use support::{run, tenure, tenure_done};
+
+/// Without looking for servers that happen to be installed here.
+const EMBEDDED: [&str; 3] = ["conform", "--url", "memory:"];
+
+fn conform(args: &[&str]) -> support::Done {
+    tenure_done(EMBEDDED.iter().chain(args))
+}
+
+#[test]
+fn the_embedded_store_keeps_what_it_claims() {
+    let done = conform(&[]);
+    done.exits(0);
+    for word in ["mutual exclusion", "memory", "held", "0 violated"] {
+        assert!(done.stdout.contains(word), "no {word:?} in {done:?}");
+    }
+    assert_eq!(done.stderr, "", "no bar where there is no terminal");
+}
+
+#[test]
+fn cases_are_chosen_by_name_and_stores_stand_side_by_side() {
+    let done = conform(&[
+        "--url",
+        "memory:other",
+        "--only",
+        "l8_*",
+        "--format",
+        "json",
+    ]);
+    done.exits(0);
+    let lines: Vec<Value> = done
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let (cases, stores): (Vec<&Value>, Vec<&Value>) =
+        lines.iter().partition(|line| line["case"].is_string());
+    assert_eq!(stores.len(), 2);
+    assert!(!cases.is_empty() && cases.len() % 2 == 0);
+    for case in cases {
+        assert!(case["case"].as_str().unwrap().starts_with("l8_"), "{case}");
+        assert_eq!(case["rule"], "L8");
+        assert_eq!(case["outcome"], "held", "{case}");
+    }
+    for store in stores {
+        assert!(store["held"].as_u64().unwrap() > 0, "{store}");
+        assert!(store["deployment"].is_string(), "{store}");
+    }
+
+    let again = conform(&["--json", "--only", "l8_*"]);
+    again.exits(0);
+    assert!(again.stdout.starts_with('{'), "{again:?}");
+}
+
+#[test]
+fn the_report_goes_to_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.txt");
+    let done = conform(&["--only", "l8_*", "--out", path.to_str().unwrap()]);
+    done.exits(0);
+    assert_eq!(done.stdout, "");
+    let report = std::fs::read_to_string(&path).unwrap();
+    assert!(report.contains("mutual exclusion"), "{report}");
+
+    let nowhere = folder.path().join("no/such/folder");
+    conform(&["--out", nowhere.to_str().unwrap()]).fails(70, &["no/such/folder"]);
+}
+
+#[test]
+fn what_makes_no_sense_is_64() {
+    conform(&["--only", "nothing_like_this"]).fails(64, &["nothing_like_this"]);
+    conform(&["--namespace", "x"]).fails(64, &["--namespace"]);
+    conform(&["--ttl", "5s"]).fails(64, &["--ttl"]);
+}
+
+#[test]
+fn without_a_url_it_tries_what_is_here() {
+    let done = run(tenure(["conform", "--only", "l8_*"]));
+    done.exits(0);
+    assert!(done.stdout.contains("memory"), "{done:?}");
+    if cfg!(feature = "etcd") {
+        assert!(done.stdout.contains("etcd"), "{done:?}");
+    } else {
+        assert!(done.stderr.contains("feature `etcd`"), "{done:?}");
+    }
+    // Its program is nowhere to be found.
+    let mut command = tenure(["conform", "--only", "l8_*"]);
+    command.env("TENURE_ETCD", "/no/such/etcd");
+    let done = run(command);
+    done.exits(0);
+    assert!(done.stderr.contains("tenure: etcd is left out"), "{done:?}");
+}

@@ -1,0 +1,104 @@
+//! Running the real binary.
+#![allow(dead_code, reason = "every test binary uses its part")]
+
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tenure_testbed::Process;
+
+/// Longer than anything takes on a busy machine, so that only a hang reaches it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// `tenure` with these arguments, and no store in its environment.
+pub(crate) fn tenure<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tenure"));
+    command.args(args).env_remove("TENURE_URL");
+    command
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Done {
+    /// The exit code is `code`, and a failure of tenure's own says so on stderr.
+    #[track_caller]
+    pub(crate) fn fails(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        assert!(self.stderr.contains("tenure: "), "{self:#?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "no {word:?} in {self:#?}");
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn exits(&self, code: i32) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+    }
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// Runs it to its end, with nothing on its standard input.
+pub(crate) fn run(mut command: Command) -> Done {
+    command.stdin(Stdio::null()).output().unwrap().into()
+}
+
+/// Runs `tenure` with these arguments to its end.
+pub(crate) fn tenure_done<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Done {
+    run(tenure(args))
+}
+
+/// Runs it to its end with this on its standard input.
+pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> Done {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let done = child.wait_with_output().unwrap().into();
+    writer.join().unwrap().unwrap();
+    done
+}
+
+/// An address that refuses connections.
+pub(crate) fn dead_address() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// Waits until the condition holds.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until the process has said this on stderr. Its last words may be on their way still when
+/// it has ended.
+#[track_caller]
+pub(crate) fn says(process: &Process, words: &str) {
+    until(words, || process.stderr().contains(words));
+}

@@ -1,0 +1,288 @@
+//! The one list of cases: it feeds [`CASES`], the tests, and so the report.
+
+use tenure_core::Line;
+
+use super::{cancel, lock, names, promise, random, session, store};
+use crate::case::Case;
+use crate::harness::Need;
+
+/// Calls `$callback! { $args case case ... }`, where a case is
+/// `module::function { rule, title, line, [needs], promise }`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! for_each_case {
+    ([$($callback:tt)*] $args:tt) => { $($callback)* ! { $args
+
+        session::s1_the_ttl_is_at_least_what_was_asked {
+            "S1", "a lease has at least the TTL asked for, and a TTL of zero is refused",
+            None, [], always
+        }
+        session::s1_a_renewed_session_outlives_its_ttl {
+            "S1", "a session whose process lives is kept alive, far beyond its TTL",
+            None, [], always
+        }
+        session::s1_closing_frees_everything_at_once {
+            "S1", "closing a session frees all that it held, without waiting for the TTL",
+            None, [], always
+        }
+        session::s1_dropping_frees_in_the_background {
+            "S1", "dropping a session frees all that it held, without waiting for the TTL",
+            None, [], always
+        }
+        session::s2_loss_is_signalled_against_a_silent_store {
+            "S2", "the loss is signalled by the deadline though the store is silent, and before another holds the lock",
+            Some(Line::LossSignal), [Silence], loss_by_deadline
+        }
+        session::s2_loss_is_signalled_when_answers_are_lost {
+            "S2", "renewals that arrive but are not answered do not prolong validity",
+            Some(Line::LossSignal), [Mute], loss_by_deadline
+        }
+        session::s2_a_short_silence_is_survived {
+            "S2", "a silence shorter than the TTL costs nothing",
+            None, [Silence], always
+        }
+        session::s2_validity_is_right_after_a_pause {
+            "S2", "a process that was stopped beyond its deadline knows in its first instruction",
+            Some(Line::LossSignal), [], loss_by_deadline
+        }
+        session::s3_freed_no_earlier_than_the_ttl {
+            "S3", "a dead session's holdings stay for the TTL after its last renewal",
+            Some(Line::EarlyRelease), [Silence], never_early
+        }
+        session::s3_freed_within_the_stated_bound {
+            "S3", "a crashed holder's lock is free by TTL plus the stated bound",
+            Some(Line::Expiry), [], expiry_is_bounded
+        }
+        session::s4_a_closed_session_says_closed {
+            "S4", "a closed session says so to its guards, and to those who ask it for more",
+            None, [], always
+        }
+        session::s4_a_revoked_session_is_noticed {
+            "S4", "a session that an operator revoked is lost with its next renewal, and says `revoked`",
+            None, [Revoke], always
+        }
+        session::s4_a_detached_session_is_resumed_once {
+            "S4", "of several processes one resumes a detached session, with what it holds",
+            Some(Line::Resume), [], resumable
+        }
+        session::s4_a_wait_in_flight_at_a_detach_leaves_no_place {
+            "S4", "a wait that a detach meets ends with Detached, and leaves no place in line",
+            Some(Line::Resume), [], resumable
+        }
+        session::s4_a_detached_session_expires {
+            "S4", "a detached session that nobody resumes ends with its TTL",
+            Some(Line::Resume), [], resumable
+        }
+        session::s4_only_detached_sessions_are_resumed {
+            "S4", "live, closed and unknown sessions cannot be resumed",
+            Some(Line::Resume), [], resumable
+        }
+        session::s4_nothing_is_valid_before_the_first_renewal {
+            "S4", "a resumed session that could not renew is not handed out",
+            Some(Line::Resume), [Silence], resumable
+        }
+        session::s5_too_many_holdings_are_refused {
+            "S5", "more holdings than a session carries are refused with TooLarge, and harm nobody",
+            None, [Capacity], always
+        }
+        lock::l1_two_tasks_of_a_session_exclude_each_other {
+            "L1", "a second acquire of the same session waits: no silent re-entrancy",
+            Some(Line::MutualExclusion), [], always
+        }
+        lock::l1_contenders_exclude_each_other {
+            "L1", "many clients, no faults, never two inside",
+            Some(Line::MutualExclusion), [], always
+        }
+        lock::l1_a_paused_holder_is_succeeded_after_its_end {
+            "L1", "a stopped holder is succeeded only once it is no longer valid",
+            Some(Line::MutualExclusion), [], always
+        }
+        random::l1_random_histories_stay_exclusive {
+            "L1", "random clients under random faults: no update is lost, no valid holder refused",
+            Some(Line::MutualExclusion), [], always
+        }
+        lock::l2_tokens_rise_with_every_grant {
+            "L2", "tokens rise over sessions, connections, crashes and pauses",
+            Some(Line::TokenOrder), [], tokens_rise
+        }
+        lock::l2_a_stale_token_is_refused_at_the_resource {
+            "L2", "a resource that checks tokens refuses a late writer; one that does not, does not",
+            Some(Line::TokenOrder), [], tokens_rise
+        }
+        store::l2_tokens_survive_a_restart {
+            "L2", "a restart of the store does not turn tokens back",
+            Some(Line::TokenOrder), [Restart], tokens_survive_a_restart
+        }
+        lock::l3_first_come_first_served_across_connections {
+            "L3", "waiters of many processes are granted in the order of their arrival",
+            Some(Line::HandOff), [], fifo
+        }
+        lock::l3_first_come_first_served_inside_a_session {
+            "L3", "waiters of one session are granted in the order of their arrival",
+            Some(Line::HandOff), [], fifo
+        }
+        lock::l3_try_lock_does_not_overtake {
+            "L3", "try_lock does not overtake those who stand in line",
+            Some(Line::HandOff), [], fifo
+        }
+        lock::l3_a_release_hands_over_at_once {
+            "L3", "a release wakes the next in line; nobody polls for it",
+            None, [], always
+        }
+        lock::l3_no_wake_up_is_lost_in_a_reconnect {
+            "L3", "a waiter whose connection is reset around the release still hears of it",
+            None, [Cut], always
+        }
+        lock::l3_no_wake_up_is_lost_in_a_silence {
+            "L3", "a waiter hears after a silence of the release that fell into it",
+            None, [Silence], always
+        }
+        lock::l3_no_wake_up_is_lost_in_a_disturbance {
+            "L3", "what operators do to the store in passing leaves no waiter asleep",
+            None, [Disturb], always
+        }
+        lock::l3_waiters_keep_their_places_in_a_restart {
+            "L3", "waiters keep their places when the store restarts",
+            Some(Line::HandOff), [Restart], fifo_and_durable
+        }
+        lock::l3_a_dead_waiter_delays_no_longer_than_stated {
+            "L3", "a dead waiter at the head is in the way no longer than stated",
+            Some(Line::Expiry), [], expiry_is_bounded
+        }
+        lock::l4_try_lock_leaves_nothing {
+            "L4", "try_lock answers at once and leaves nothing behind",
+            None, [], always
+        }
+        lock::l4_lock_timeout_bounds_the_wait {
+            "L4", "lock_timeout waits as long as asked, and leaves nothing behind",
+            None, [], always
+        }
+        cancel::l5_cancelled_lock_leaves_nothing {
+            "L5", "lock, dropped at any await point while the lock is free, leaves nothing",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        cancel::l5_cancelled_wait_leaves_nothing {
+            "L5", "lock, dropped at any await point while it waits, leaves nothing",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        cancel::l5_cancelled_try_lock_leaves_nothing {
+            "L5", "try_lock, dropped at any await point, leaves nothing",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        cancel::l5_cancelled_lock_timeout_leaves_nothing {
+            "L5", "lock_timeout, dropped or timed out, leaves nothing",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        cancel::l5_cancelled_release_still_releases {
+            "L5", "release, dropped at any await point, releases all the same",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        cancel::l5_cancelled_close_still_closes {
+            "L5", "close, dropped at any await point, closes all the same",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        cancel::l5_cancelled_open_leaves_no_session {
+            "L5", "open, dropped at any await point, leaves no session",
+            Some(Line::Cancellation), [Sessions], prompt_cancellation
+        }
+        cancel::l5_cancelled_detach_leaves_no_orphan {
+            "L5", "detach, dropped at any await point, leaves a session that can be resumed",
+            Some(Line::Cancellation), [], resumable_and_prompt
+        }
+        cancel::l5_cancelled_reclaim_leaves_no_orphan {
+            "L5", "reclaim, dropped at any await point, leaves a lock that can be reclaimed or is free",
+            Some(Line::Cancellation), [], resumable_and_prompt
+        }
+        cancel::l5_a_storm_of_cancelled_callers_leaves_nothing {
+            "L5", "hundreds of callers gone at random moments leave nothing within a second",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        cancel::l5_an_unheard_grant_is_given_back {
+            "L5", "a grant whose answer was lost is given back",
+            Some(Line::Cancellation), [Mute], prompt_cancellation
+        }
+        cancel::l5_a_late_request_leaves_nothing {
+            "L5", "a request that arrives after its caller has gone leaves nothing",
+            Some(Line::Cancellation), [Silence], prompt_cancellation
+        }
+        lock::l6_a_waiter_ends_when_its_session_is_closed {
+            "L6", "a waiter whose session is closed gets an error, and is in nobody's way",
+            None, [], always
+        }
+        lock::l6_a_waiter_ends_when_its_session_is_lost {
+            "L6", "a waiter whose session runs out gets an error, and is never granted",
+            None, [Silence], always
+        }
+        lock::l6_a_waiter_ends_when_its_session_is_revoked {
+            "L6", "a waiter whose session an operator revoked gets an error, and is in nobody's way",
+            None, [Revoke], always
+        }
+        lock::l6_a_waiter_deleted_with_its_predecessor_is_not_granted {
+            "L6", "a waiter that an operator removed with the holder before it is not granted its place",
+            None, [Revoke, Delete, Keys], always
+        }
+        lock::l7_dropping_a_guard_releases {
+            "L7", "dropping a guard releases",
+            None, [], always
+        }
+        lock::l7_a_late_release_spares_the_successor {
+            "L7", "a release after the loss says Lost, and frees nothing of the new holder's",
+            Some(Line::FencedRelease), [], fenced_release
+        }
+        lock::l7_a_late_release_spares_a_reclaimed_holding {
+            "L7", "what was reclaimed elsewhere is not freed by whatever the first holder still does",
+            Some(Line::FencedRelease), [], resumable_and_fenced
+        }
+        lock::l7_releasing_a_deleted_holding_spares_the_successor {
+            "L7", "a release of a holding that an operator deleted says Lost, and frees nothing",
+            Some(Line::FencedRelease), [Delete], fenced_release
+        }
+        lock::l7_a_deleted_holding_is_noticed {
+            "L7", "a holder whose holding an operator deleted is told, though its session lives",
+            None, [Delete], always
+        }
+        lock::l7_an_unconfirmed_release_is_repeated {
+            "L7", "a release that the store did not confirm is repeated until it does",
+            None, [Silence], always
+        }
+        names::l8_names_are_isolated {
+            "L8", "names that look alike, nest or are hostile never block each other",
+            Some(Line::NameIsolation), [], isolated_names
+        }
+        names::l8_namespaces_are_isolated {
+            "L8", "the same name in another namespace is another lock",
+            Some(Line::NameIsolation), [Elsewhere], isolated_names
+        }
+        names::l8_bad_names_are_refused {
+            "L8", "empty, oversized and NUL-bearing names are refused",
+            None, [], always
+        }
+        store::store_a_grant_outlives_a_crash {
+            "store", "an acknowledged grant is in force after the store crashed",
+            Some(Line::Durability), [Restart], durable
+        }
+        store::store_survives_losing_a_minority {
+            "store", "the store goes on when a minority of its members is lost",
+            Some(Line::MinorityLoss), [LoseMinority], survives_minority_loss
+        }
+    }};
+}
+
+macro_rules! list {
+    ({} $($module:ident::$id:ident {
+        $rule:literal, $title:literal, $line:expr, [$($need:ident),*], $promise:ident
+    })*) => {
+        /// Every case, in the order of the contract.
+        pub static CASES: &[Case] = &[$(Case {
+            id: stringify!($id),
+            rule: $rule,
+            title: $title,
+            line: $line,
+            needs: &[$(Need::$need),*],
+            promise: promise::$promise,
+            attack: |harness| Box::pin($module::$id(harness)),
+        },)*];
+    };
+}
+
+for_each_case! { [list] {} }

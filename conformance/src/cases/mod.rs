@@ -1,0 +1,20 @@
+//! The cases, one public function each, named for the rule that it attacks.
+//!
+//! A function attacks whatever the store promises; [`Case::run`] asks first, and judges.
+
+pub mod cancel;
+pub mod lock;
+pub mod names;
+pub mod random;
+pub mod session;
+pub mod store;
+
+mod list;
+mod promise;
+mod tools;
+
+pub use list::CASES;
+pub(crate) use tools::guarantees;
+
+#[cfg(doc)]
+use crate::Case;

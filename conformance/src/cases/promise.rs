@@ -1,0 +1,90 @@
+//! Which deployment promises what: the line of [`Guarantees`] that each case asks.
+
+use tenure_core::{
+    Cancellation, Claim, Durability, EarlyRelease, Expiry, Guarantees, HandOff, LossSignal,
+    MinorityLoss, NameIsolation, Release, Resume, TokenOrder,
+};
+
+use crate::case::Promise;
+
+fn claims<T>(claim: &Claim<T>, made: impl FnOnce(&T) -> bool) -> Promise {
+    if made(&claim.value) {
+        Promise::Made
+    } else {
+        Promise::Denied(claim.reason.to_string())
+    }
+}
+
+/// What no store may deny.
+pub(super) fn always(_: &Guarantees) -> Promise {
+    Promise::Made
+}
+
+pub(super) fn tokens_rise(g: &Guarantees) -> Promise {
+    claims(&g.token_order, |order| *order >= TokenOrder::ClientCrash)
+}
+
+pub(super) fn tokens_survive_a_restart(g: &Guarantees) -> Promise {
+    claims(&g.token_order, |order| *order >= TokenOrder::StoreRestart)
+}
+
+pub(super) fn fifo(g: &Guarantees) -> Promise {
+    claims(&g.hand_off, |order| *order == HandOff::Fifo)
+}
+
+pub(super) fn expiry_is_bounded(g: &Guarantees) -> Promise {
+    claims(&g.expiry, |expiry| *expiry != Expiry::Unbounded)
+}
+
+pub(super) fn never_early(g: &Guarantees) -> Promise {
+    claims(&g.early_release, |early| *early == EarlyRelease::Never)
+}
+
+pub(super) fn loss_by_deadline(g: &Guarantees) -> Promise {
+    claims(&g.loss_signal, |signal| *signal == LossSignal::ByDeadline)
+}
+
+pub(super) fn prompt_cancellation(g: &Guarantees) -> Promise {
+    claims(&g.cancellation, |it| *it == Cancellation::Prompt)
+}
+
+pub(super) fn fenced_release(g: &Guarantees) -> Promise {
+    claims(&g.fenced_release, |it| *it == Release::Fenced)
+}
+
+pub(super) fn isolated_names(g: &Guarantees) -> Promise {
+    claims(&g.name_isolation, |it| *it == NameIsolation::Isolated)
+}
+
+pub(super) fn resumable(g: &Guarantees) -> Promise {
+    claims(&g.resume, |it| *it == Resume::OneUse)
+}
+
+pub(super) fn resumable_and_prompt(g: &Guarantees) -> Promise {
+    match resumable(g) {
+        Promise::Made => prompt_cancellation(g),
+        denied => denied,
+    }
+}
+
+pub(super) fn resumable_and_fenced(g: &Guarantees) -> Promise {
+    match resumable(g) {
+        Promise::Made => fenced_release(g),
+        denied => denied,
+    }
+}
+
+pub(super) fn durable(g: &Guarantees) -> Promise {
+    claims(&g.durability, |it| *it == Durability::Durable)
+}
+
+pub(super) fn fifo_and_durable(g: &Guarantees) -> Promise {
+    match fifo(g) {
+        Promise::Made => durable(g),
+        denied => denied,
+    }
+}
+
+pub(super) fn survives_minority_loss(g: &Guarantees) -> Promise {
+    claims(&g.minority_loss, |it| *it == MinorityLoss::Survives)
+}

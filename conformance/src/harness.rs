@@ -1,0 +1,253 @@
+//! What the suite needs of a store under test.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tenure_core::{Error, Result, SessionId, Store};
+
+use crate::case::Case;
+
+/// A control that a case needs, and that not every harness has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Need {
+    /// [`Harness::linked`], with [`Link::silence`] and [`Link::heal`].
+    Silence,
+    /// [`Link::cut`].
+    Cut,
+    /// [`Link::mute`].
+    Mute,
+    /// [`Harness::elsewhere`].
+    Elsewhere,
+    /// [`Operator::revoke`].
+    Revoke,
+    /// [`Operator::delete`].
+    Delete,
+    /// [`Operator::keys`].
+    Keys,
+    /// [`Operator::restart`].
+    Restart,
+    /// [`Operator::disturb`].
+    Disturb,
+    /// [`Operator::lose_minority`].
+    LoseMinority,
+    /// [`Operator::sessions`].
+    Sessions,
+    /// [`Harness::capacity`].
+    Capacity,
+}
+
+impl Need {
+    /// The control, in words that follow "there is no way to".
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Silence => "silence a connection",
+            Self::Cut => "cut a connection",
+            Self::Mute => "lose the store's answers",
+            Self::Elsewhere => "connect to another namespace",
+            Self::Revoke => "revoke a session as an operator",
+            Self::Delete => "delete a holding as an operator",
+            Self::Keys => "list what the namespace holds",
+            Self::Restart => "restart the store",
+            Self::Disturb => "disturb the store",
+            Self::LoseMinority => "take a minority of the store's members away",
+            Self::Sessions => "count the store's sessions",
+            Self::Capacity => "reach the session's capacity cheaply",
+        }
+    }
+
+    /// Whether the control touches or sees every client of the store, so that the case that uses
+    /// it needs a store of its own.
+    pub const fn wants_own_store(self) -> bool {
+        matches!(
+            self,
+            Self::Restart | Self::Disturb | Self::LoseMinority | Self::Sessions
+        )
+    }
+}
+
+/// One case's stage: a clean namespace on a store, and the controls over it.
+///
+/// Only [`connect`](Self::connect) must be written. What a harness does not offer keeps the cases
+/// that need it from running, and the report says so: they never count as passed. A method that
+/// works has to be named by [`offers`](Self::offers).
+///
+/// An implementation without `#[async_trait]` fails with E0195.
+#[async_trait]
+pub trait Harness: Send + Sync {
+    /// A connection of its own to the harness's namespace, as another process would have.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the store from being reached.
+    async fn connect(&self) -> Result<Store>;
+
+    /// What works beyond [`connect`](Self::connect).
+    fn offers(&self) -> &[Need] {
+        &[]
+    }
+
+    /// A connection of its own whose link can be disturbed.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn linked(&self) -> Result<Linked> {
+        Err(Error::unsupported("a link that can be disturbed"))
+    }
+
+    /// A connection to another namespace of the same store; best one whose name has the name of
+    /// the first for a prefix.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where there are none.
+    async fn elsewhere(&self) -> Result<Store> {
+        Err(Error::unsupported("another namespace"))
+    }
+
+    /// What an operator of the store can do.
+    fn operator(&self) -> Option<&dyn Operator> {
+        None
+    }
+
+    /// The shortest TTL that makes sense in tests: the cases wait for it to pass.
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(2)
+    }
+
+    /// How many holdings and waits the store carries for one session, where that is so few that
+    /// a case can reach it.
+    fn capacity(&self) -> Option<usize> {
+        None
+    }
+
+    /// Removes what the case left. Called after the case, however it ended.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the store from being reached.
+    async fn clean_up(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A connection and the control over its link.
+pub struct Linked {
+    /// The connection.
+    pub store: Store,
+    /// Its link.
+    pub link: Box<dyn Link>,
+}
+
+impl std::fmt::Debug for Linked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Linked")
+    }
+}
+
+/// The network between one connection and the store.
+pub trait Link: Send + Sync {
+    /// From now on nothing passes either way, and nothing is reset: packets are swallowed.
+    fn silence(&self);
+
+    /// From now on requests pass and answers do not ([`Need::Mute`]).
+    fn mute(&self) {}
+
+    /// From now on everything passes.
+    fn heal(&self);
+
+    /// Resets the connection; a new one is accepted ([`Need::Cut`]).
+    fn cut(&self) {}
+}
+
+/// What an operator of the store can do behind the clients' backs.
+#[async_trait]
+pub trait Operator: Send + Sync {
+    /// Ends the lease of `session` in the store.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn revoke(&self, session: &SessionId) -> Result<()> {
+        let _ = session;
+        Err(Error::unsupported("revoking a session"))
+    }
+
+    /// Removes one holding ([`Holding::key`](tenure_core::Holding::key)) from the store, and
+    /// leaves its session.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn delete(&self, key: &str) -> Result<()> {
+        let _ = key;
+        Err(Error::unsupported("deleting a holding"))
+    }
+
+    /// What the namespace has in the store: a key for every holding and every place in line.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn keys(&self) -> Result<Vec<String>> {
+        Err(Error::unsupported("listing keys"))
+    }
+
+    /// How many sessions live on the whole store.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn sessions(&self) -> Result<usize> {
+        Err(Error::unsupported("counting sessions"))
+    }
+
+    /// Crashes the store and starts it again on the same data. Returns once it serves.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn restart(&self) -> Result<()> {
+        Err(Error::unsupported("restarting the store"))
+    }
+
+    /// Does what the store's operators do to it in passing and what its clients have to bear:
+    /// compaction, for instance.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn disturb(&self) -> Result<()> {
+        Err(Error::unsupported("disturbing the store"))
+    }
+
+    /// Takes as many members away as a minority may have, at least one.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn lose_minority(&self) -> Result<()> {
+        Err(Error::unsupported("losing members"))
+    }
+}
+
+/// A store under test: makes the stage for each case.
+#[async_trait]
+pub trait Subject: Send + Sync {
+    /// The title of the store's column in the report.
+    fn name(&self) -> &str;
+
+    /// The stage for `case`: with a store of its own if one of its needs is
+    /// [calls for it](Need::wants_own_store).
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the store from being started or reached.
+    async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>>;
+
+    /// How many cases may run at the same time.
+    fn parallel(&self) -> usize {
+        16
+    }
+}

@@ -1,0 +1,29 @@
+#![forbid(unsafe_code)]
+//! The conformance suite of tenure: one list of cases for every store, ours or a stranger's.
+//!
+//! A case attacks one promise of the contract. It asks the store first what it guarantees: what
+//! is claimed is attacked and must hold; what is denied may be shown by a counterexample.
+//!
+//! * A store comes to the test as a [`Harness`]; the embedded one and etcd have theirs in
+//!   [`stores`].
+//! * [`conformance!`] makes a named test of every case; [`run`] makes a [`Report`] of many stores
+//!   side by side.
+//! * [`CASES`] is the list; [`cases`] has the cases as plain functions, [`checkers`] the judges of
+//!   recorded histories.
+
+pub mod case;
+pub mod cases;
+pub mod checkers;
+pub mod harness;
+mod macros;
+pub mod report;
+pub mod stores;
+
+pub use async_trait::async_trait;
+pub use case::{Case, Outcome, Promise, Verdict};
+pub use cases::CASES;
+pub use harness::{Harness, Link, Linked, Need, Operator, Subject};
+pub use report::{Column, Entry, Progress, Report, Tally, run};
+
+#[doc(hidden)]
+pub use macros::{expect, find};

@@ -1,0 +1,435 @@
+//! Many stores, many cases, one table.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use tenure_core::{Guarantees, Line};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::case::{Case, Outcome};
+use crate::cases::CASES;
+use crate::harness::Subject;
+
+/// What a [`run`] tells while it runs.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Progress<'a> {
+    /// So many cases will run, over all stores.
+    Started {
+        /// The number of cases times stores.
+        total: usize,
+    },
+    /// A case has begun.
+    Begun {
+        /// The store's column.
+        store: &'a str,
+        /// The case.
+        case: &'a Case,
+    },
+    /// A case has ended.
+    Ended {
+        /// The store's column.
+        store: &'a str,
+        /// The case.
+        case: &'a Case,
+        /// What came of it.
+        outcome: &'a Outcome,
+        /// How long it took.
+        took: Duration,
+    },
+}
+
+/// What came of one case on one store.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Entry {
+    /// The case.
+    pub case: &'static Case,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// One store's part of a report.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Column {
+    /// The store's name.
+    pub store: String,
+    /// What it says that it guarantees, or why it did not say.
+    pub guarantees: Result<Guarantees, String>,
+    /// The cases, in the order of [`CASES`].
+    pub entries: Vec<Entry>,
+}
+
+/// How many cases ended in each way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Promised and kept.
+    pub held: usize,
+    /// Promised and broken.
+    pub violated: usize,
+    /// Not promised.
+    pub not_promised: usize,
+    /// Not run.
+    pub not_run: usize,
+}
+
+impl Tally {
+    fn add(&mut self, outcome: &Outcome) {
+        *match outcome {
+            Outcome::Held { .. } => &mut self.held,
+            Outcome::Violated { .. } => &mut self.violated,
+            Outcome::NotPromised { .. } => &mut self.not_promised,
+            Outcome::NotRun { .. } => &mut self.not_run,
+        } += 1;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            held,
+            violated,
+            not_promised,
+            not_run,
+        } = self;
+        write!(
+            f,
+            "{held} held, {violated} violated, {not_promised} not promised, {not_run} not run"
+        )
+    }
+}
+
+impl Column {
+    /// How the cases ended.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for entry in &self.entries {
+            tally.add(&entry.outcome);
+        }
+        tally
+    }
+
+    /// What came of the case `id`, if it was chosen.
+    pub fn outcome(&self, id: &str) -> Option<&Outcome> {
+        let entry = self.entries.iter().find(|entry| entry.case.id == id)?;
+        Some(&entry.outcome)
+    }
+
+    /// How the cases that are evidence for `line` ended.
+    pub fn evidence(&self, line: Line) -> Tally {
+        let mut tally = Tally::default();
+        for entry in self.entries.iter().filter(|e| e.case.line == Some(line)) {
+            tally.add(&entry.outcome);
+        }
+        tally
+    }
+}
+
+/// What came of the suite, a column for every store.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The stores.
+    pub columns: Vec<Column>,
+    /// How long it all took.
+    pub took: Duration,
+}
+
+impl Report {
+    /// How the cases ended, over all stores.
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for entry in self.columns.iter().flat_map(|column| &column.entries) {
+            tally.add(&entry.outcome);
+        }
+        tally
+    }
+
+    /// Whether every claimed guarantee that was attacked held, and at least one was, on every
+    /// store.
+    pub fn exit_ok(&self) -> bool {
+        !self.columns.is_empty()
+            && self.tally().violated == 0
+            && self
+                .columns
+                .iter()
+                .all(|column| column.guarantees.is_ok() && column.tally().held > 0)
+    }
+
+    /// What was broken: store, case, counterexample.
+    pub fn violations(&self) -> impl Iterator<Item = (&str, &'static Case, &str)> {
+        self.columns.iter().flat_map(|column| {
+            column
+                .entries
+                .iter()
+                .filter_map(|entry| match &entry.outcome {
+                    Outcome::Violated { counterexample } => {
+                        Some((column.store.as_str(), entry.case, counterexample.as_str()))
+                    }
+                    _ => None,
+                })
+        })
+    }
+
+    /// Why cases were not run: store, reason, and for how many cases it is the reason.
+    fn not_run(&self) -> Vec<(&str, &str, usize)> {
+        let mut reasons: Vec<(&str, &str, usize)> = Vec::new();
+        for column in &self.columns {
+            for entry in &column.entries {
+                let Outcome::NotRun { why } = &entry.outcome else {
+                    continue;
+                };
+                let store = column.store.as_str();
+                match reasons.iter_mut().find(|r| (r.0, r.1) == (store, why)) {
+                    Some((_, _, count)) => *count += 1,
+                    None => reasons.push((store, why, 1)),
+                }
+            }
+        }
+        reasons
+    }
+
+    /// The summary: a line for each store, and one for all.
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        for column in &self.columns {
+            text += &format!(
+                "{}: {} cases, {}\n",
+                column.store,
+                column.entries.len(),
+                column.tally()
+            );
+        }
+        text += &format!("in all: {}", self.tally());
+        text
+    }
+}
+
+/// Puts `subjects` to the cases that `filter` lets through, those of one store side by side, and
+/// tells `progress` as it goes.
+///
+/// A case that panics or does not end within a minute counts as violated.
+///
+/// # Cancel safety
+///
+/// Dropped, it stops the cases that run; what they left ends with their TTL.
+///
+/// # Panics
+///
+/// Outside a tokio runtime.
+pub async fn run(
+    subjects: Vec<Arc<dyn Subject>>,
+    filter: impl Fn(&Case) -> bool,
+    mut progress: impl FnMut(Progress<'_>),
+) -> Report {
+    let started = Instant::now();
+    let chosen: Vec<(usize, &'static Case)> = CASES
+        .iter()
+        .enumerate()
+        .filter(|(_, case)| filter(case))
+        .collect();
+    let total = chosen.len() * subjects.len();
+    progress(Progress::Started { total });
+
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut columns = Vec::with_capacity(subjects.len());
+    for (column, subject) in subjects.iter().enumerate() {
+        columns.push(Column {
+            store: subject.name().to_owned(),
+            guarantees: Err("no case ran".to_owned()),
+            entries: Vec::with_capacity(chosen.len()),
+        });
+        // Cases that wait for time to pass cost nothing while they wait; but too many at once
+        // would make the machine itself the fault.
+        let places = Arc::new(Semaphore::new(subject.parallel().max(1)));
+        for &(order, case) in &chosen {
+            let (subject, places, tell) = (Arc::clone(subject), Arc::clone(&places), tell.clone());
+            tasks.spawn(async move {
+                // Never closed, so there is always a permit.
+                let _place = places.acquire_owned().await;
+                let _ = tell.send(Told::Begun { column, case });
+                let began = Instant::now();
+                let (guarantees, outcome) = one(subject, case).await;
+                let entry = Entry {
+                    case,
+                    outcome,
+                    took: began.elapsed(),
+                };
+                let _ = tell.send(Told::Ended {
+                    column,
+                    order,
+                    entry: Box::new(entry),
+                    guarantees: guarantees.map(Box::new),
+                });
+            });
+        }
+    }
+    drop(tell);
+
+    let mut order = HashMap::new();
+    while let Some(told) = told.recv().await {
+        match told {
+            Told::Begun { column, case } => progress(Progress::Begun {
+                store: subjects[column].name(),
+                case,
+            }),
+            Told::Ended {
+                column,
+                order: place,
+                entry,
+                guarantees,
+            } => {
+                progress(Progress::Ended {
+                    store: subjects[column].name(),
+                    case: entry.case,
+                    outcome: &entry.outcome,
+                    took: entry.took,
+                });
+                order.insert(entry.case.id, place);
+                let column = &mut columns[column];
+                match guarantees {
+                    Some(guarantees) => column.guarantees = Ok(*guarantees),
+                    None if column.guarantees.is_err() => {
+                        column.guarantees = Err(entry.outcome.details());
+                    }
+                    None => {}
+                }
+                column.entries.push(*entry);
+            }
+        }
+    }
+    for column in &mut columns {
+        column.entries.sort_by_key(|entry| order.get(entry.case.id));
+    }
+    Report {
+        columns,
+        took: started.elapsed(),
+    }
+}
+
+enum Told {
+    Begun {
+        column: usize,
+        case: &'static Case,
+    },
+    Ended {
+        column: usize,
+        order: usize,
+        entry: Box<Entry>,
+        guarantees: Option<Box<Guarantees>>,
+    },
+}
+
+/// How long one case may take, whatever goes wrong.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn one(subject: Arc<dyn Subject>, case: &'static Case) -> (Option<Guarantees>, Outcome) {
+    let running = async move {
+        let harness = match subject.stage(case).await {
+            Ok(harness) => harness,
+            Err(error) => {
+                let why = format!("the store could not be set up: {error}");
+                return (None, Outcome::not_run(why));
+            }
+        };
+        let guarantees = crate::cases::guarantees(&*harness).await.ok();
+        (guarantees, case.run(&*harness).await)
+    };
+    // In a task of its own, so that a panic ends no more than this case. Dropped with the set, it
+    // is stopped with it.
+    let mut task = tokio::task::JoinSet::new();
+    task.spawn(running);
+    match tokio::time::timeout(PATIENCE, task.join_next()).await {
+        Ok(Some(Ok(done))) => done,
+        Ok(Some(Err(broken))) => (None, Outcome::violated(format!("the case broke: {broken}"))),
+        Ok(None) => (None, Outcome::not_run("the case vanished")),
+        Err(_) => (
+            None,
+            Outcome::violated(format!("the case did not end within {PATIENCE:?}")),
+        ),
+    }
+}
+
+impl fmt::Display for Report {
+    /// The matrix, the cases, what was broken, the summary; as plain text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let titles = |first: &str| {
+            let stores = self.columns.iter().map(|column| column.store.clone());
+            std::iter::once(first.to_owned())
+                .chain(stores)
+                .collect::<Vec<_>>()
+        };
+        let table = || {
+            let mut table = Table::new();
+            table
+                .load_style(presets::UTF8_FULL_CONDENSED)
+                .set_content_arrangement(ContentArrangement::Dynamic);
+            table
+        };
+
+        let mut matrix = table();
+        matrix.set_header(titles("guarantee"));
+        for &line in Line::ALL {
+            let mut row = vec![line.title().to_owned()];
+            for column in &self.columns {
+                row.push(match &column.guarantees {
+                    Ok(guarantees) => {
+                        let rows = guarantees.rows();
+                        let value = rows.into_iter().find(|row| row.line == line);
+                        let value = value.map(|row| row.value).unwrap_or_default();
+                        format!("{value} {}", mark(column.evidence(line)))
+                    }
+                    Err(_) => "?".to_owned(),
+                });
+            }
+            matrix.add_row(row);
+        }
+        writeln!(f, "{matrix}\n")?;
+
+        let mut cases = table();
+        cases.set_header(titles("case"));
+        let ids = self
+            .columns
+            .first()
+            .map(|c| &c.entries[..])
+            .unwrap_or_default();
+        for entry in ids {
+            let mut row = vec![entry.case.id.to_owned()];
+            for column in &self.columns {
+                let outcome = column.outcome(entry.case.id);
+                row.push(outcome.map(Outcome::word).unwrap_or_default().to_owned());
+            }
+            cases.add_row(row);
+        }
+        writeln!(f, "{cases}\n")?;
+
+        for (store, why, count) in self.not_run() {
+            let cases = if count == 1 { "case" } else { "cases" };
+            writeln!(f, "not run on {store}: {count} {cases}: {why}")?;
+        }
+        for (store, case, counterexample) in self.violations() {
+            writeln!(f, "VIOLATED on {store}: {} ({})", case.id, case.title)?;
+            writeln!(f, "    {counterexample}")?;
+        }
+        f.write_str(&self.summary())
+    }
+}
+
+/// What the evidence for a line amounts to.
+fn mark(tally: Tally) -> &'static str {
+    match tally {
+        Tally { violated: 1.., .. } => "(BROKEN)",
+        Tally { held: 1.., .. } => "(held)",
+        Tally {
+            not_promised: 1.., ..
+        } => "(not promised)",
+        _ => "(not tested)",
+    }
+}

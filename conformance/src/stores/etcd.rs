@@ -1,0 +1,394 @@
+//! etcd under test: a server of our own, one that cases share, or one that runs somewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use etcd_client::{Client, CompactionOptions, ConnectOptions, DeleteOptions, GetOptions};
+use tenure_core::backend::{StoreUrl, namespace_root};
+use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
+use tenure_etcd::EtcdConfig;
+use tenure_testbed::{Direction, EtcdServer, Flow, Proxy};
+use tokio::sync::Mutex;
+
+use crate::case::Case;
+use crate::harness::{Harness, Link, Linked, Need, Operator, Subject};
+
+/// A namespace on an etcd, and what can be done to that etcd.
+pub struct EtcdHarness {
+    server: Server,
+    namespace: Namespace,
+}
+
+enum Server {
+    /// Ours alone: it may be restarted.
+    Own(Box<Mutex<EtcdServer>>, String),
+    /// Other cases use it too: its connections can be disturbed, not the server.
+    Shared(Arc<EtcdServer>),
+    /// Somebody's, at this URL: nothing of it is ours to disturb.
+    Foreign(String),
+}
+
+impl EtcdHarness {
+    /// Starts a server for this harness alone, as a child process.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when etcd is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        let server = EtcdServer::start_async().await.map_err(testbed)?;
+        let address = server.address().to_string();
+        Ok(Self {
+            server: Server::Own(Box::new(Mutex::new(server)), address),
+            namespace: fresh_namespace("conformance")?,
+        })
+    }
+
+    /// A clean namespace on a server that others use too.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub fn sharing(server: Arc<EtcdServer>) -> Result<Self> {
+        Ok(Self {
+            server: Server::Shared(server),
+            namespace: fresh_namespace("conformance")?,
+        })
+    }
+
+    /// A clean namespace on the server at `url` (`etcd://` or `etcds://`), without any control
+    /// over that server's faults. Its name starts with the URL's own namespace.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for a URL that makes no sense.
+    pub fn at(url: impl Into<String>) -> Result<Self> {
+        let url = url.into();
+        let parsed = StoreUrl::parse(&url)?;
+        let parent = match parsed.path() {
+            "" => "conformance".to_owned(),
+            path => format!("{path}/conformance"),
+        };
+        EtcdConfig::from_url(parsed)?;
+        Ok(Self {
+            server: Server::Foreign(url),
+            namespace: fresh_namespace(&parent)?,
+        })
+    }
+
+    /// Where the server listens; none for a foreign one, which may have many places.
+    fn address(&self) -> Option<String> {
+        match &self.server {
+            Server::Own(_, address) => Some(address.clone()),
+            Server::Shared(server) => Some(server.address().to_string()),
+            Server::Foreign(_) => None,
+        }
+    }
+
+    async fn connect_to(&self, address: Option<String>, namespace: Namespace) -> Result<Store> {
+        let config = match (&self.server, address) {
+            (Server::Foreign(url), _) => EtcdConfig::from_url(StoreUrl::parse(url)?)?,
+            (_, Some(address)) => EtcdConfig::new([address]),
+            (_, None) => return Err(Error::unsupported("a connection without an address")),
+        };
+        Ok(tenure_etcd::connect(config.namespace(namespace))
+            .await?
+            .into_dyn())
+    }
+
+    /// The server as an operator sees it, past every proxy.
+    async fn client(&self) -> Result<Client> {
+        let (hosts, options) = match &self.server {
+            Server::Foreign(url) => {
+                let url = StoreUrl::parse(url)?;
+                if url.scheme() != "etcd" {
+                    return Err(Error::unsupported("operating a server over TLS"));
+                }
+                let options = match url.credentials() {
+                    (Some(user), Some(password)) => {
+                        Some(ConnectOptions::new().with_user(user, password.expose()))
+                    }
+                    _ => None,
+                };
+                (url.hosts().to_vec(), options)
+            }
+            _ => (self.address().into_iter().collect(), None),
+        };
+        Client::connect(hosts, options).await.map_err(etcd)
+    }
+
+    fn root(&self) -> String {
+        namespace_root(&self.namespace)
+    }
+}
+
+/// A namespace that no other case has.
+fn fresh_namespace(parent: &str) -> Result<Namespace> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Namespace::new(format!(
+        "{parent}-{}-{:x}-{}",
+        std::process::id(),
+        since.as_millis(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ))
+}
+
+fn testbed(error: tenure_testbed::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, "the test bed failed").with_source(error)
+}
+
+fn etcd(error: etcd_client::Error) -> Error {
+    Error::new(ErrorKind::Unavailable, "the operator's client failed").with_source(error)
+}
+
+impl std::fmt::Debug for EtcdHarness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdHarness")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Harness for EtcdHarness {
+    async fn connect(&self) -> Result<Store> {
+        self.connect_to(self.address(), self.namespace.clone())
+            .await
+    }
+
+    fn offers(&self) -> &[Need] {
+        const OWN: &[Need] = &[
+            Need::Silence,
+            Need::Cut,
+            Need::Mute,
+            Need::Elsewhere,
+            Need::Revoke,
+            Need::Delete,
+            Need::Keys,
+            Need::Restart,
+            Need::Disturb,
+            Need::LoseMinority,
+            Need::Sessions,
+        ];
+        match &self.server {
+            Server::Own(..) => OWN,
+            Server::Shared(_) => &OWN[..7],
+            Server::Foreign(url) if url.starts_with("etcd:") => &OWN[3..7],
+            Server::Foreign(_) => &OWN[3..4],
+        }
+    }
+
+    async fn linked(&self) -> Result<Linked> {
+        let address = self
+            .address()
+            .ok_or_else(|| Error::unsupported("a link to a foreign server"))?;
+        let proxy = Proxy::start(address).map_err(testbed)?;
+        let through = proxy.address().to_string();
+        let store = self
+            .connect_to(Some(through), self.namespace.clone())
+            .await?;
+        Ok(Linked {
+            store,
+            link: Box::new(proxy),
+        })
+    }
+
+    async fn elsewhere(&self) -> Result<Store> {
+        let nested = Namespace::new(format!("{}/lock", self.namespace))?;
+        self.connect_to(self.address(), nested).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
+    }
+
+    fn ttl(&self) -> Duration {
+        // The shortest that etcd grants.
+        Duration::from_secs(2)
+    }
+
+    async fn clean_up(&self) -> Result<()> {
+        match &self.server {
+            // It ends with us.
+            Server::Own(..) => Ok(()),
+            Server::Foreign(url) if !url.starts_with("etcd:") => Ok(()),
+            _ => {
+                let mut client = self.client().await?;
+                for root in [
+                    self.root(),
+                    namespace_root(&Namespace::new(format!("{}/lock", self.namespace))?),
+                ] {
+                    let all = DeleteOptions::new().with_prefix();
+                    client.delete(root + "/", Some(all)).await.map_err(etcd)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Operator for EtcdHarness {
+    async fn revoke(&self, session: &SessionId) -> Result<()> {
+        let lease = i64::from_str_radix(session.as_str(), 16).map_err(|source| {
+            Error::new(ErrorKind::Internal, "the session's id is no lease").with_source(source)
+        })?;
+        self.client()
+            .await?
+            .lease_revoke(lease)
+            .await
+            .map_err(etcd)?;
+        Ok(())
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let answer = self.client().await?.delete(key, None).await.map_err(etcd)?;
+        match answer.deleted() {
+            0 => Err(Error::new(ErrorKind::Conflict, "there is no such key")),
+            _ => Ok(()),
+        }
+    }
+
+    async fn keys(&self) -> Result<Vec<String>> {
+        let all = GetOptions::new().with_prefix().with_keys_only();
+        // Holdings and places in line; what else the namespace has (its layout's version) stays.
+        let prefix = format!("{}/lock/", self.root());
+        let answer = self
+            .client()
+            .await?
+            .get(prefix, Some(all))
+            .await
+            .map_err(etcd)?;
+        Ok(answer
+            .kvs()
+            .iter()
+            .map(|kv| String::from_utf8_lossy(kv.key()).into_owned())
+            .collect())
+    }
+
+    async fn sessions(&self) -> Result<usize> {
+        let leases = self.client().await?.leases().await.map_err(etcd)?;
+        Ok(leases.leases().len())
+    }
+
+    async fn restart(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.restart_async().await.map_err(testbed),
+            _ => Err(Error::unsupported("restarting a server that others use")),
+        }
+    }
+
+    async fn disturb(&self) -> Result<()> {
+        if !matches!(self.server, Server::Own(..)) {
+            return Err(Error::unsupported("compacting a server that others use"));
+        }
+        // Watches that resume from before the compaction are cancelled.
+        let mut client = self.client().await?;
+        let key = format!("{}/disturbance", self.root());
+        let mut revision = 0;
+        for _ in 0..3 {
+            let answer = client.put(key.as_str(), "", None).await.map_err(etcd)?;
+            revision = answer.header().map_or(revision, |header| header.revision());
+        }
+        client.delete(key.as_str(), None).await.map_err(etcd)?;
+        let physical = CompactionOptions::new().with_physical();
+        client
+            .compact(revision, Some(physical))
+            .await
+            .map_err(etcd)?;
+        Ok(())
+    }
+
+    async fn lose_minority(&self) -> Result<()> {
+        match &self.server {
+            // Of one member, the smallest part that can be lost is all of it.
+            Server::Own(server, _) => server.lock().await.kill().map_err(testbed),
+            _ => Err(Error::unsupported("stopping a server that others use")),
+        }
+    }
+}
+
+impl Link for Proxy {
+    fn silence(&self) {
+        Proxy::silence(self);
+    }
+
+    fn mute(&self) {
+        self.set(Direction::Down, Flow::Drop);
+    }
+
+    fn heal(&self) {
+        Proxy::heal(self);
+    }
+
+    fn cut(&self) {
+        Proxy::cut(self);
+    }
+}
+
+/// etcd as a column of the report.
+pub struct EtcdSubject {
+    name: String,
+    server: Option<Arc<EtcdServer>>,
+    url: Option<String>,
+}
+
+impl EtcdSubject {
+    /// An etcd that is started here for the purpose: one that most cases share, and one more for
+    /// every case that its neighbours would feel.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when etcd is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        let server = EtcdServer::start_async().await.map_err(testbed)?;
+        Ok(Self {
+            name: "etcd".to_owned(),
+            server: Some(Arc::new(server)),
+            url: None,
+        })
+    }
+
+    /// The etcd at `url`, whose faults are not ours to provoke.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for a URL that makes no sense.
+    pub fn at(url: impl Into<String>) -> Result<Self> {
+        let url = url.into();
+        EtcdHarness::at(url.clone())?;
+        let parsed = StoreUrl::parse(&url)?;
+        Ok(Self {
+            // Without the credentials.
+            name: format!("etcd at {}", parsed.hosts().join(",")),
+            server: None,
+            url: Some(url),
+        })
+    }
+}
+
+impl std::fmt::Debug for EtcdSubject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EtcdSubject")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Subject for EtcdSubject {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>> {
+        let own_store = case.needs.iter().any(|need| need.wants_own_store());
+        Ok(Box::new(match (&self.url, &self.server) {
+            (Some(url), _) => EtcdHarness::at(url.clone())?,
+            (None, Some(server)) if !own_store => EtcdHarness::sharing(Arc::clone(server))?,
+            _ => EtcdHarness::start().await?,
+        }))
+    }
+}

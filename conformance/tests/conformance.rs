@@ -1,0 +1,145 @@
+//! Every case on every store of this house, from the one list.
+//!
+//! `--features etcd` adds etcd, which must be installed: one server for the cases that can share
+//! it, and one more for each case that its neighbours would feel.
+#![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
+
+use rstest::rstest;
+use tenure_conformance::stores::MemoryHarness;
+use tenure_conformance::{Harness, expect, find};
+
+/// What cannot be attacked on a store for want of a control, and why that is right.
+const NOT_RUN: &[(&str, &str)] = &[
+    // A call within the process: there is no connection that could be reset,
+    ("memory", "l3_no_wake_up_is_lost_in_a_reconnect"),
+    // and there are no operators' habits such as compaction.
+    ("memory", "l3_no_wake_up_is_lost_in_a_disturbance"),
+    // Its capacity is far beyond what a test can fill.
+    ("etcd", "s5_too_many_holdings_are_refused"),
+];
+
+async fn stage(store: &str, id: &str) -> Box<dyn Harness> {
+    let _ = id;
+    match store {
+        "memory" => Box::new(MemoryHarness::new()),
+        #[cfg(feature = "etcd")]
+        "etcd" => etcd::stage(id).await,
+        other => panic!("no harness for {other}"),
+    }
+}
+
+#[cfg(feature = "etcd")]
+mod etcd {
+    use std::sync::{Arc, LazyLock};
+
+    use tenure_conformance::stores::EtcdHarness;
+    use tenure_testbed::EtcdServer;
+
+    use super::*;
+
+    /// Ends with the process: its watchdog sees to it.
+    static SHARED: LazyLock<Arc<EtcdServer>> =
+        LazyLock::new(|| Arc::new(EtcdServer::start().expect("etcd must be installed")));
+
+    pub(super) async fn stage(id: &str) -> Box<dyn Harness> {
+        let case = find(id).expect("a case of the list");
+        if case.needs.iter().any(|need| need.wants_own_store()) {
+            return Box::new(EtcdHarness::start().await.expect("etcd must start"));
+        }
+        let server = tokio::task::spawn_blocking(|| Arc::clone(&SHARED));
+        let server = server.await.expect("the thread that starts etcd");
+        Box::new(EtcdHarness::sharing(server).expect("a namespace"))
+    }
+}
+
+async fn check(store: &str, id: &str) {
+    let not_run: Vec<&str> = NOT_RUN
+        .iter()
+        .filter(|(name, _)| *name == store)
+        .map(|(_, id)| *id)
+        .collect();
+    expect(&*stage(store, id).await, id, &not_run).await;
+}
+
+#[cfg(not(feature = "etcd"))]
+macro_rules! tests {
+    ({} $($module:ident::$id:ident $rest:tt)*) => {$(
+        #[rstest]
+        #[case::memory("memory")]
+        #[tokio::test]
+        async fn $id(#[case] store: &str) {
+            check(store, stringify!($id)).await;
+        }
+    )*};
+}
+
+#[cfg(feature = "etcd")]
+macro_rules! tests {
+    ({} $($module:ident::$id:ident $rest:tt)*) => {$(
+        #[rstest]
+        #[case::memory("memory")]
+        #[case::etcd("etcd")]
+        #[tokio::test]
+        async fn $id(#[case] store: &str) {
+            check(store, stringify!($id)).await;
+        }
+    )*};
+}
+
+tenure_conformance::for_each_case! { [tests] {} }
+
+#[test]
+fn every_exception_names_a_case() {
+    for (_, id) in NOT_RUN {
+        assert!(find(id).is_some(), "there is no case `{id}`");
+    }
+}
+
+#[test]
+fn every_line_of_the_matrix_has_a_case() {
+    for &line in tenure_core::Line::ALL {
+        let mut cases = tenure_conformance::CASES.iter();
+        assert!(
+            cases.any(|case| case.line == Some(line)),
+            "nothing tests {line:?}"
+        );
+    }
+}
+
+#[test]
+fn names_begin_with_their_rule_and_are_unique() {
+    let mut seen = std::collections::HashSet::new();
+    for case in tenure_conformance::CASES {
+        let prefix = case.rule.to_lowercase() + "_";
+        assert!(
+            case.id.starts_with(&prefix),
+            "{} is of {}",
+            case.id,
+            case.rule
+        );
+        assert!(seen.insert(case.id), "{} twice", case.id);
+    }
+}
+
+/// The long form: a hundred seeds. `cargo test -- --ignored`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_hundred_random_histories() {
+    use tenure_conformance::cases::random::a_random_history;
+    let mut runs = tokio::task::JoinSet::new();
+    for seed in 0..100 {
+        while runs.len() >= 20 {
+            runs.join_next().await.unwrap().unwrap();
+        }
+        runs.spawn(async move {
+            let outcome = a_random_history(&MemoryHarness::new(), seed).await;
+            assert!(
+                matches!(outcome, Ok(tenure_conformance::Outcome::Held { .. })),
+                "{outcome:?}"
+            );
+        });
+    }
+    while let Some(done) = runs.join_next().await {
+        done.unwrap();
+    }
+}

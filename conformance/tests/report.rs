@@ -1,0 +1,58 @@
+//! A run of the suite, as the command `tenure conform` makes one.
+#![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
+
+use std::sync::Arc;
+
+use tenure_conformance::stores::MemorySubject;
+use tenure_conformance::{Outcome, Progress, Subject, run};
+use tenure_core::Line;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_tells_what_was_held_and_what_is_not_promised() {
+    let mut told = (0, 0, 0);
+    let subjects: Vec<Arc<dyn Subject>> = vec![Arc::new(MemorySubject)];
+    let chosen = [
+        "l2_tokens_survive_a_restart",
+        "l8_bad_names_are_refused",
+        "l3_no_wake_up_is_lost_in_a_reconnect",
+    ];
+    let report = run(
+        subjects,
+        |case| chosen.contains(&case.id),
+        |progress| match progress {
+            Progress::Started { total } => told.0 = total,
+            Progress::Begun { .. } => told.1 += 1,
+            Progress::Ended { .. } => told.2 += 1,
+            _ => {}
+        },
+    )
+    .await;
+    assert_eq!(told, (3, 3, 3));
+    let column = &report.columns[0];
+    assert!(matches!(
+        column.outcome(chosen[0]),
+        Some(Outcome::NotPromised { .. })
+    ));
+    assert!(matches!(
+        column.outcome(chosen[1]),
+        Some(Outcome::Held { .. })
+    ));
+    assert!(matches!(
+        column.outcome(chosen[2]),
+        Some(Outcome::NotRun { .. })
+    ));
+    assert_eq!(column.evidence(Line::TokenOrder).not_promised, 1);
+    assert!(report.exit_ok());
+    let text = report.to_string();
+    assert!(
+        text.contains("memory: 3 cases, 1 held, 0 violated, 1 not promised, 1 not run"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn nothing_chosen_is_not_a_pass() {
+    let subjects: Vec<Arc<dyn Subject>> = vec![Arc::new(MemorySubject)];
+    assert!(!run(subjects, |_| false, |_| {}).await.exit_ok());
+    assert!(!run(Vec::new(), |_| true, |_| {}).await.exit_ok());
+}

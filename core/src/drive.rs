@@ -1,0 +1,363 @@
+//! What stands behind every session: its state, shared by handles, guards and the session's task
+//! (here); the way of a request that its caller may let go of (`flight.rs`); and the task itself,
+//! which renews, watches the deadline, and drives to its end what was let go of (`task.rs`).
+//!
+//! A backend's future is never dropped in mid-request. A caller polls its own acquire in place
+//! (fast: no hop through a task); when the caller's future is dropped, times out or loses its
+//! session, the *whole* backend future moves to the session's task, which brings it to its end
+//! and gives back whatever it still got. So a cancelled wait leaves no ghost (rule L5).
+
+mod flight;
+mod task;
+
+pub(crate) use flight::{Settle, acquire, answered, release};
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::ask::{Alarm, Ask, Book};
+use crate::clock::{Clock, Moment};
+use crate::name::{Kind, Name};
+use crate::session::{Held, Lease, LossReason, Opened, SessionId};
+use crate::signal::Signal;
+use crate::{Effect, Error, ErrorKind, Result};
+
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// Validity ends this much before the store could free anything: TTL/20, at least 50 ms (rule
+/// S2); never more than half of a very short TTL.
+fn margin(ttl: Duration) -> Duration {
+    (ttl / 20).max(Duration::from_millis(50)).min(ttl / 2)
+}
+
+/// How long the task waits for what is left to do once nobody needs the session any more.
+const GRACE: Duration = Duration::from_secs(10);
+
+enum Message {
+    /// Something that a caller let go of, to be driven to its end.
+    Adopt(BoxFuture<()>),
+    Close(oneshot::Sender<Result<()>>),
+    Detach(oneshot::Sender<Result<()>>),
+    /// The last session, handle and guard is gone.
+    Abandon,
+}
+
+/// What a session's task, handles and guards share.
+pub(crate) struct Core {
+    id: SessionId,
+    ttl: Duration,
+    capacity: usize,
+    clock: Clock,
+    lease: Arc<dyn Lease>,
+    /// Nanoseconds of the [`Moment`] at which validity ends.
+    deadline: AtomicU64,
+    /// Whether the last renewal went unanswered: tells `Unreachable` from `Expired`.
+    unanswered: AtomicBool,
+    loss: Signal<LossReason>,
+    book: Arc<Book>,
+    held: Mutex<HashMap<u64, (Held, Alarm)>>,
+    mailbox: mpsc::UnboundedSender<Message>,
+}
+
+/// Every session, handle and guard has one in an `Arc`: the last to go abandons the session.
+pub(crate) struct Keeper(Arc<Core>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // Without the task (its runtime has ended) there is nobody to tell: the TTL bounds the rest.
+        let _ = self.0.mailbox.send(Message::Abandon);
+    }
+}
+
+impl Keeper {
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0
+    }
+
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.ask_task(Message::Close).await
+    }
+
+    pub(crate) async fn detach(&self) -> Result<()> {
+        if !self.0.lease.detachable() {
+            return Err(Error::unsupported("detaching a session"));
+        }
+        self.ask_task(Message::Detach).await
+    }
+
+    async fn ask_task(&self, message: fn(oneshot::Sender<Result<()>>) -> Message) -> Result<()> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Error::lost(self.0.validity().err().unwrap_or(LossReason::Closed));
+        self.0.mailbox.send(message(reply)).map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+}
+
+/// Runs `opening` where a caller that goes away cannot interrupt it, and starts the session's task.
+pub(crate) async fn open<S, F>(
+    clock: Clock,
+    opening: F,
+    resumed: bool,
+) -> Result<(Arc<Keeper>, Arc<S>)>
+where
+    S: ?Sized + Send + Sync + 'static,
+    F: Future<Output = Result<Opened<S>>> + Send + 'static,
+    Arc<S>: IntoLease,
+{
+    // In a task of its own: if the caller is dropped, so is the task's result, and with it the
+    // keeper, which revokes the lease.
+    let opened = tokio::spawn(async move {
+        let asked = clock.now();
+        let Opened {
+            lease,
+            id,
+            ttl,
+            capacity,
+        } = opening.await?;
+        let (mailbox, mail) = mpsc::unbounded_channel();
+        let core = Arc::new(Core {
+            id,
+            ttl,
+            capacity,
+            deadline: AtomicU64::new(0),
+            unanswered: AtomicBool::new(false),
+            loss: Signal::new(),
+            book: Arc::default(),
+            held: Mutex::default(),
+            mailbox,
+            lease: lease.clone().into_lease(),
+            clock,
+        });
+        core.renewed(asked);
+        let keeper = Arc::new(Keeper(Arc::clone(&core)));
+        // Nothing is valid before the first renewal of a resumed session; and a slow connection
+        // may have eaten up the time of a new one.
+        let mut renewed_at = asked;
+        if resumed || core.clock.now().since(asked) > ttl / 3 {
+            renewed_at = core.clock.now();
+            let renewal = tokio::time::timeout(ttl, core.lease.renew()).await;
+            let renewal = renewal.unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Unavailable,
+                    "the store did not answer the first renewal",
+                ))
+            });
+            if let Err(error) = renewal {
+                // Nobody will get this session: what it holds is not to wait for its TTL.
+                tokio::spawn(async move { core.revoke().await });
+                return Err(error);
+            }
+            core.renewed(renewed_at);
+        }
+        tracing::debug!(session = %core.id, ?ttl, resumed, "session open");
+        tokio::spawn(task::run(core, mail, renewed_at));
+        Ok((keeper, lease))
+    });
+    opened.await.unwrap_or_else(|broken| {
+        Err(Error::new(
+            ErrorKind::Internal,
+            "the task that opens the session ended early",
+        )
+        .with_source(broken))
+    })
+}
+
+/// `Arc<S>` or `Arc<dyn Lease>`, as an `Arc<dyn Lease>`.
+pub(crate) trait IntoLease {
+    fn into_lease(self) -> Arc<dyn Lease>;
+}
+
+impl<S: Lease> IntoLease for Arc<S> {
+    fn into_lease(self) -> Arc<dyn Lease> {
+        self
+    }
+}
+
+impl IntoLease for Arc<dyn Lease> {
+    fn into_lease(self) -> Arc<dyn Lease> {
+        self
+    }
+}
+
+impl Core {
+    pub(crate) fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    fn deadline(&self) -> Moment {
+        Moment::from_nanos(self.deadline.load(Ordering::Acquire))
+    }
+
+    /// A renewal whose first message left no earlier than `sent` was completely acknowledged.
+    fn renewed(&self, sent: Moment) {
+        let deadline = sent + self.ttl - margin(self.ttl);
+        self.deadline.store(deadline.as_nanos(), Ordering::Release);
+        self.unanswered.store(false, Ordering::Relaxed);
+    }
+
+    /// The time left, or why the session ended. Judged by the clock, now.
+    pub(crate) fn validity(&self) -> Result<Duration, LossReason> {
+        if let Some(reason) = self.loss.get() {
+            return Err(reason);
+        }
+        let left = self.deadline().since(self.clock.now());
+        if !left.is_zero() {
+            return Ok(left);
+        }
+        // Past the deadline for one is past it for all: a renewal that comes back now is too late.
+        self.lose(if self.unanswered.load(Ordering::Relaxed) {
+            LossReason::Unreachable
+        } else {
+            LossReason::Expired
+        });
+        Err(self.loss.get().unwrap_or(LossReason::Expired))
+    }
+
+    /// Whether what is held may be held on although its holder is gone: until the deadline, in a
+    /// detached session too.
+    fn lives_in_the_store(&self) -> bool {
+        match self.validity() {
+            Ok(_) => true,
+            Err(LossReason::Detached) => self.clock.now() < self.deadline(),
+            Err(_) => false,
+        }
+    }
+
+    /// Whether the end of the session does, or leaves on purpose, what a release would do.
+    /// Without a look at the clock: drops ask this, and they may come when a thread's own
+    /// storage, and with it tokio's, is gone already.
+    pub(crate) fn ended_here(&self) -> bool {
+        matches!(
+            self.loss.get(),
+            Some(LossReason::Closed | LossReason::Detached)
+        )
+    }
+
+    fn lose(&self, reason: LossReason) {
+        if self.loss.set(reason) {
+            match reason {
+                LossReason::Closed | LossReason::Detached => {
+                    tracing::debug!(session = %self.id, %reason, "session ended")
+                }
+                _ => tracing::warn!(session = %self.id, %reason, "session lost"),
+            }
+        }
+    }
+
+    /// Ends when the session does. Does not keep it open.
+    pub(crate) fn lost(self: &Arc<Self>) -> impl Future<Output = LossReason> + Send + use<> {
+        let core = Arc::clone(self);
+        async move {
+            let mut signalled = std::pin::pin!(core.loss.wait());
+            std::future::poll_fn(|context| match core.validity() {
+                Err(reason) => Poll::Ready(reason),
+                Ok(_) => signalled.as_mut().poll(context),
+            })
+            .await
+        }
+    }
+
+    pub(crate) fn ask(&self, kind: Kind, name: &Name) -> Result<Ask> {
+        self.validity().map_err(Error::lost)?;
+        Ask::new(kind, name, &self.book, self.capacity)
+    }
+
+    /// Ends the lease, within bounds: tried again while the store may only be away for a moment.
+    async fn revoke(&self) -> Result<()> {
+        let mut backoff = Backoff::new(self.ttl);
+        let revoking = async {
+            loop {
+                match self.lease.revoke().await {
+                    Err(error) if error.is_retryable() => {
+                        tracing::debug!(session = %self.id, %error, "revoking failed, trying again");
+                    }
+                    answer => return answer,
+                }
+                self.clock.sleep(backoff.next()).await;
+            }
+        };
+        let answer = tokio::time::timeout(GRACE.min(self.ttl), revoking).await;
+        answer.unwrap_or_else(|_| Err(unconfirmed()))
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, (Held, Alarm)>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(&self, held: Held, alarm: Alarm) {
+        self.held().insert(held.nonce, (held, alarm));
+    }
+
+    pub(crate) fn leave(&self, nonce: u64) {
+        self.held().remove(&nonce);
+    }
+
+    /// Gives `future` to the session's task, to be driven to its end.
+    pub(crate) fn adopt(&self, future: impl Future<Output = ()> + Send + 'static) {
+        // Without the task the runtime has ended: the TTL bounds the rest.
+        let _ = self.mailbox.send(Message::Adopt(Box::pin(future)));
+    }
+
+    /// Calls `step` until it succeeds, is told `Lost`, or the session has ended. Any other failure,
+    /// however final it looks, would leave something held by nobody for as long as the session
+    /// lives.
+    pub(crate) async fn persist(
+        self: Arc<Self>,
+        what: &'static str,
+        step: impl Fn() -> BoxFuture<Result<()>>,
+    ) {
+        let mut backoff = Backoff::new(self.ttl);
+        loop {
+            match step().await {
+                Ok(()) => return,
+                Err(error) if error.kind() != ErrorKind::Lost && self.lives_in_the_store() => {
+                    tracing::debug!(session = %self.id, %error, "{what} failed, trying again");
+                }
+                Err(error) => {
+                    tracing::debug!(session = %self.id, %error, "{what} given up; the end of the session does it");
+                    return;
+                }
+            }
+            self.clock.sleep(backoff.next()).await;
+        }
+    }
+}
+
+/// Growing pauses between attempts: from 20 ms, doubled, to 500 ms or a tenth of the TTL.
+struct Backoff {
+    next: Duration,
+    most: Duration,
+}
+
+impl Backoff {
+    fn new(ttl: Duration) -> Self {
+        Self {
+            next: Duration::from_millis(20),
+            most: (ttl / 10).clamp(Duration::from_millis(20), Duration::from_millis(500)),
+        }
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.most);
+        pause
+    }
+}
+
+fn unconfirmed() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the store did not confirm the end of the session; its TTL ends it",
+    )
+    .with_effect(Effect::Unknown)
+}

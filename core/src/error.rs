@@ -1,0 +1,254 @@
+//! The one error of the library.
+
+use std::fmt;
+
+use crate::session::LossReason;
+
+/// A result with tenure's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The session or the holding ended before or during the operation.
+    Lost,
+    /// Somebody else holds it, and the call was not to wait.
+    WouldBlock,
+    /// The time allowed for the wait ran out.
+    TimedOut,
+    /// The operation needs the leadership, which the caller does not have.
+    NotLeader,
+    /// The state in the store is not the one that the operation needs.
+    Conflict,
+    /// A commit was sent and its outcome could not be found out.
+    CommitUnknown,
+    /// A name or namespace that no store could take.
+    InvalidName,
+    /// A value, a number of holdings or a transaction above a limit.
+    TooLarge,
+    /// The store or the backend cannot do this.
+    Unsupported,
+    /// Wrong credentials, or a right that is missing.
+    Unauthorized,
+    /// The store did not answer, or answered that it cannot serve now.
+    Unavailable,
+    /// A URL or an option that makes no sense.
+    Config,
+    /// A broken invariant: please report it.
+    Internal,
+}
+
+/// What is known of the effect of a failed operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// The operation certainly did not happen.
+    None,
+    /// It may have happened, or may still.
+    Unknown,
+    /// It happened, although it did not end well.
+    Applied,
+}
+
+/// What went wrong, in which operation, on which name, and what can be done about it.
+///
+/// Secrets (passwords in URLs, tokens of the store) never appear in it.
+pub struct Error(Box<Inner>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{}", Describe { operation, name, message, source })]
+struct Inner {
+    kind: ErrorKind,
+    effect: Effect,
+    retryable: bool,
+    loss: Option<LossReason>,
+    operation: Option<&'static str>,
+    name: Option<String>,
+    message: String,
+    source: Option<Source>,
+}
+
+struct Describe<'a> {
+    operation: &'a Option<&'static str>,
+    name: &'a Option<String>,
+    message: &'a str,
+    source: &'a Option<Source>,
+}
+
+impl fmt::Display for Describe<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.operation, self.name) {
+            (Some(operation), Some(name)) => write!(f, "{operation} {name:?}: ")?,
+            (Some(operation), None) => write!(f, "{operation}: ")?,
+            (None, Some(name)) => write!(f, "{name:?}: ")?,
+            (None, None) => {}
+        }
+        f.write_str(self.message)?;
+        match self.source {
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Error {
+    /// An error of `kind`; `message` says what happened and what to do about it.
+    ///
+    /// The effect is [`Effect::None`] until [`effect`](Self::effect) says otherwise. `Unavailable`
+    /// counts as retryable, everything else as final, until [`retryable`](Self::retryable).
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            effect: Effect::None,
+            retryable: kind == ErrorKind::Unavailable,
+            loss: None,
+            operation: None,
+            name: None,
+            message: message.into(),
+            source: None,
+        }))
+    }
+
+    /// The session or holding is gone, for `reason`.
+    pub fn lost(reason: LossReason) -> Self {
+        let mut error = Self::new(ErrorKind::Lost, reason.explain());
+        error.0.loss = Some(reason);
+        error
+    }
+
+    /// A store or backend without this ability.
+    pub fn unsupported(what: impl fmt::Display) -> Self {
+        Self::new(
+            ErrorKind::Unsupported,
+            format!("{what} is not offered here"),
+        )
+    }
+
+    /// The answer of an acquire that ended because its [`Ask`](crate::backend::Ask) was withdrawn.
+    pub fn withdrawn() -> Self {
+        Self::new(ErrorKind::TimedOut, "withdrawn by the caller").with_effect(Effect::Unknown)
+    }
+
+    pub(crate) fn invalid_name(name: &str, message: String) -> Self {
+        let shown: String = name.chars().take(40).collect();
+        let shown = if shown.len() < name.len() {
+            shown + "…"
+        } else {
+            shown
+        };
+        Self::new(ErrorKind::InvalidName, message).on(shown)
+    }
+
+    /// Adds the operation, unless an inner layer has named it already.
+    #[must_use]
+    pub fn during(mut self, operation: &'static str) -> Self {
+        self.0.operation.get_or_insert(operation);
+        self
+    }
+
+    /// Adds the name that the operation was about, unless there is one already.
+    #[must_use]
+    pub fn on(mut self, name: impl Into<String>) -> Self {
+        self.0.name.get_or_insert_with(|| name.into());
+        self
+    }
+
+    /// Sets what is known of the effect.
+    #[must_use]
+    pub fn with_effect(mut self, effect: Effect) -> Self {
+        self.0.effect = effect;
+        self
+    }
+
+    /// Sets whether the same call may succeed later without anybody changing anything.
+    #[must_use]
+    pub fn retryable(mut self, retryable: bool) -> Self {
+        self.0.retryable = retryable;
+        self
+    }
+
+    /// Adds the error underneath.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What kind of failure it was.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// What is known of the effect of the failed operation.
+    pub fn effect(&self) -> Effect {
+        self.0.effect
+    }
+
+    /// Whether the same call may succeed later without anybody changing anything.
+    pub fn is_retryable(&self) -> bool {
+        self.0.retryable
+    }
+
+    /// For `Lost`: why, as far as it is known.
+    pub fn loss(&self) -> Option<LossReason> {
+        self.0.loss
+    }
+
+    /// The operation that failed, in the words of the API (`lock`, `release`, `open`).
+    pub fn operation(&self) -> Option<&'static str> {
+        self.0.operation
+    }
+
+    /// The name that the operation was about.
+    pub fn name(&self) -> Option<&str> {
+        self.0.name.as_deref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("effect", &self.0.effect)
+            .field("retryable", &self.0.retryable)
+            .field("message", &self.to_string())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_name_operation_and_name() {
+        let error = Error::new(ErrorKind::Unavailable, "no endpoint answers")
+            .during("lock")
+            .on("orders")
+            .during("other");
+        assert_eq!(error.to_string(), "lock \"orders\": no endpoint answers");
+        assert!(error.is_retryable());
+        assert_eq!(error.effect(), Effect::None);
+    }
+
+    #[test]
+    fn loss_carries_its_reason() {
+        let error = Error::lost(LossReason::Revoked);
+        assert_eq!(error.kind(), ErrorKind::Lost);
+        assert_eq!(error.loss(), Some(LossReason::Revoked));
+    }
+}

@@ -1,0 +1,197 @@
+//! What a successful acquire returns: a holding that knows whether it is still valid.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::ask::{Ask, Grant};
+use crate::drive::{self, Keeper, Settle};
+use crate::name::Name;
+use crate::session::{Held, LossReason, SessionId};
+use crate::{Effect, Error, FencingToken, Result};
+
+/// What every guard derefs to.
+///
+/// Dropped, it is released in the background; dropped outside its runtime, its session's TTL
+/// releases it. Nothing blocks, nothing panics.
+pub struct Holding {
+    ask: Ask,
+    grant: Grant,
+    settle: Arc<dyn Settle>,
+    released: bool,
+    // Declared last: the drop above must reach the session's task before the last keeper goes.
+    keeper: Arc<Keeper>,
+}
+
+impl Holding {
+    pub(crate) fn new(
+        keeper: Arc<Keeper>,
+        settle: Arc<dyn Settle>,
+        ask: Ask,
+        grant: Grant,
+    ) -> Self {
+        let held = Held::new(&ask, &grant);
+        keeper.core().enter(held, ask.alarm());
+        Self {
+            ask,
+            grant,
+            settle,
+            released: false,
+            keeper,
+        }
+    }
+
+    /// The name of what is held.
+    pub fn name(&self) -> &Name {
+        self.ask.name()
+    }
+
+    /// The fencing token: pass it to the resource that this holding protects.
+    pub fn token(&self) -> FencingToken {
+        self.grant.token()
+    }
+
+    /// How the store names this holding, for operators: an etcd key, for instance.
+    pub fn key(&self) -> &str {
+        self.grant.key()
+    }
+
+    /// The session that holds it.
+    pub fn session_id(&self) -> &SessionId {
+        self.keeper.core().id()
+    }
+
+    /// Whether it is certainly still held, by the local clock: right even in the first
+    /// instruction after the process was paused (rule S2).
+    ///
+    /// True now says nothing about a moment later. What must not happen after a loss belongs
+    /// behind a [`FenceGate`](crate::FenceGate).
+    pub fn is_valid(&self) -> bool {
+        self.loss().is_none()
+    }
+
+    /// Why it was lost, if it was.
+    pub fn loss(&self) -> Option<LossReason> {
+        self.ask
+            .alarm()
+            .reason()
+            .or_else(|| self.keeper.core().validity().err())
+    }
+
+    /// For how long it is certain to be held without a further renewal; zero once it is lost.
+    pub fn remaining(&self) -> Duration {
+        match self.ask.alarm().reason() {
+            Some(_) => Duration::ZERO,
+            None => self.keeper.core().validity().unwrap_or_default(),
+        }
+    }
+
+    /// Ends when the holding is lost, no later than the session's deadline, whatever the network
+    /// does. The future borrows nothing: it can be moved to another task.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub fn lost(&self) -> impl Future<Output = LossReason> + Send + use<> {
+        let (alarm, session) = (self.ask.alarm(), self.keeper.core().lost());
+        async move {
+            tokio::select! {
+                biased;
+                reason = alarm.raised() => reason,
+                reason = session => reason,
+            }
+        }
+    }
+
+    /// Runs `work` for as long as this is held: drops it at its next await point once the holding
+    /// is lost.
+    ///
+    /// # Errors
+    ///
+    /// `Lost`: the work was stopped, or ended too late to be sure. How much of it happened is
+    /// unknown.
+    ///
+    /// # Cancel safety
+    ///
+    /// As cancel safe as `work`.
+    pub async fn while_held<F: Future>(&self, work: F) -> Result<F::Output> {
+        let lost = |reason| {
+            Err(Error::lost(reason)
+                .during("while_held")
+                .on(self.name().as_str())
+                .with_effect(Effect::Unknown))
+        };
+        let done = tokio::select! {
+            biased;
+            reason = self.lost() => return lost(reason),
+            done = work => done,
+        };
+        match self.loss() {
+            None => Ok(done),
+            Some(reason) => lost(reason),
+        }
+    }
+
+    pub(crate) async fn release(mut self) -> Result<()> {
+        let core = Arc::clone(self.keeper.core());
+        self.released = true;
+        core.leave(self.ask.nonce());
+        let (ask, grant) = (self.ask.clone(), self.grant.clone());
+        let result = match self.loss() {
+            None => drive::release(&core, &self.settle, ask, grant).await,
+            Some(reason) => {
+                self.let_go();
+                Err(Error::lost(reason))
+            }
+        };
+        result.map_err(|e| e.during("release").on(self.name().as_str()))
+    }
+
+    /// Releases in the background, unless the end of the session does it anyway.
+    fn let_go(&self) {
+        let core = self.keeper.core();
+        if core.ended_here() {
+            return;
+        }
+        let (settle, ask, grant) = (
+            Arc::clone(&self.settle),
+            self.ask.clone(),
+            self.grant.clone(),
+        );
+        core.adopt(Arc::clone(core).persist("releasing", move || {
+            settle.release(ask.clone(), grant.clone())
+        }));
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        if !self.released {
+            self.keeper.core().leave(self.ask.nonce());
+            self.let_go();
+        }
+    }
+}
+
+impl Held {
+    fn new(ask: &Ask, grant: &Grant) -> Self {
+        Self {
+            kind: ask.kind(),
+            name: ask.name().clone(),
+            nonce: ask.nonce(),
+            token: grant.token(),
+            key: Arc::from(grant.key()),
+        }
+    }
+}
+
+impl fmt::Debug for Holding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Holding")
+            .field("kind", &self.ask.kind())
+            .field("name", self.name())
+            .field("token", &self.token())
+            .field("loss", &self.loss())
+            .finish_non_exhaustive()
+    }
+}

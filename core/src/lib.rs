@@ -1,0 +1,144 @@
+//! The heart of tenure: sessions, leases, guards and fencing tokens, and the traits that a store
+//! implements to offer them.
+//!
+//! Applications use the facade crate `tenure`, which re-exports all this. What a backend's author
+//! needs is in [`backend`].
+//!
+//! # The contract
+//!
+//! Rules are named as in the documentation and in the conformance suite, which has at least one
+//! case for each.
+//!
+//! | rule | promise |
+//! |---|---|
+//! | S1 | A session's lease has at least the TTL asked for; closing or dropping it frees what it holds |
+//! | S2 | Validity is judged by a local deadline, counted from the instant before the last acknowledged renewal was *sent*, less a margin (the larger of TTL/20 and 50 ms), by a clock that counts on through a suspension; the loss is signalled by then |
+//! | S3 | The store frees a dead session's holdings no earlier than the TTL after its last renewal, and no later than a bound that it states |
+//! | S4 | A lost session says why; a detached one can be resumed once |
+//! | S5 | Renewing costs few round trips, and a session that would hold too much is refused |
+//! | L1 | At most one valid guard for a name, inside a session too |
+//! | L2 | Tokens rise with every grant, for ever |
+//! | L3 | Waiters are granted in the order of their arrival; a release wakes one |
+//! | L4 | `try_lock` answers at once and leaves nothing; `lock_timeout` bounds the wait |
+//! | L5 | A dropped acquire leaves no ghost |
+//! | L6 | A waiter whose session ends gets an error, and is never granted |
+//! | L7 | A release after a loss says so and spares the new holder; dropping a guard releases |
+//! | L8 | Different names, namespaces and kinds never meet |
+//!
+//! What one deployment promises of this, and why, is in its [`Guarantees`].
+
+mod ask;
+mod clock;
+mod drive;
+mod error;
+mod fence_gate;
+mod guarantees;
+mod holding;
+mod locker;
+mod name;
+pub mod prelude;
+mod session;
+mod signal;
+mod token;
+mod url;
+
+pub use clock::{Clock, Moment};
+pub use error::{Effect, Error, ErrorKind, Result};
+pub use fence_gate::{FenceGate, StaleToken};
+pub use guarantees::{
+    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff, Line,
+    LossSignal, MinorityLoss, NameIsolation, Release, Resume, Row, TokenOrder,
+};
+pub use holding::Holding;
+pub use locker::{LockGuard, LockHandle};
+pub use name::{MAX_NAME_BYTES, Name, Namespace};
+pub use session::{DEFAULT_TTL, LossReason, Session, SessionId, SessionOptions, Store};
+pub use token::FencingToken;
+
+/// What a backend's author needs: the traits, and what core passes to them.
+///
+/// A backend is three small types. [`Backend`](backend::Backend) opens sessions and says what the
+/// deployment guarantees; [`Lease`](backend::Lease) renews and revokes one;
+/// [`Locker`](backend::Locker) makes single atomic steps on locks. Deadlines, renewal timing, the
+/// loss signal, timeouts, retries, cancellation and drops are core's, the same for every store.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use tenure_core::backend::{Ask, Backend, Grant, Lease, Locker, Opened, async_trait};
+/// use tenure_core::*;
+///
+/// struct Mine; // a connection
+/// struct MySession; // what one lease is on this store
+///
+/// #[async_trait]
+/// impl Backend for Mine {
+///     type Session = MySession;
+///
+///     async fn open(&self, ttl: Duration, _: &SessionOptions) -> Result<Opened<MySession>> {
+///         // grant a lease of at least `ttl`
+///         let id = SessionId::new("42");
+///         Ok(Opened { lease: Arc::new(MySession), id, ttl, capacity: 1_000 })
+///     }
+///
+///     async fn guarantees(&self) -> Result<Guarantees> {
+///         // Each with its reason, read off the live server. This one promises little.
+///         Ok(Guarantees {
+///             deployment: "mine 1.0".to_owned(),
+///             mutual_exclusion: Claim::new(Exclusion::Cooperative, "..."),
+///             token_order: Claim::new(TokenOrder::None, "..."),
+///             hand_off: Claim::new(HandOff::Unordered, "..."),
+///             expiry: Claim::new(Expiry::Unbounded, "..."),
+///             early_release: Claim::new(EarlyRelease::OnEvents, "..."),
+///             loss_signal: Claim::new(LossSignal::ByDeadline, "..."),
+///             cancellation: Claim::new(Cancellation::UntilSessionEnds, "..."),
+///             fenced_release: Claim::new(Release::Unfenced, "..."),
+///             name_isolation: Claim::new(NameIsolation::Verbatim, "..."),
+///             resume: Claim::new(Resume::Unsupported, "..."),
+///             durability: Claim::new(Durability::Volatile, "..."),
+///             minority_loss: Claim::new(MinorityLoss::SingleMember, "..."),
+///         })
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl Lease for MySession {
+///     async fn renew(&self) -> Result<()> { Ok(()) }
+///     async fn revoke(&self) -> Result<()> { Ok(()) }
+///     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> { Some(self) }
+/// }
+///
+/// #[async_trait]
+/// impl Locker for MySession {
+///     async fn try_acquire(&self, _ask: &Ask) -> Result<Option<Grant>> { Ok(None) }
+///     async fn acquire(&self, ask: &Ask) -> Result<Grant> {
+///         // stand in line under ask.nonce(), and leave it when nobody waits any more
+///         ask.withdrawn().await;
+///         Err(tenure_core::Error::withdrawn())
+///     }
+///     async fn release(&self, _ask: &Ask, _grant: &Grant) -> Result<()> { Ok(()) }
+///     async fn withdraw(&self, _ask: &Ask) -> Result<()> { Ok(()) }
+/// }
+///
+/// let store: Store = Store::new(Mine).into_dyn();
+/// # let _ = store;
+/// ```
+///
+/// - A forgotten `#[async_trait]` on an `impl` shows as E0195, "lifetime parameters do not match
+///   the trait definition".
+/// - Every step is idempotent under [`Ask::nonce`](backend::Ask::nonce): core repeats what went
+///   unanswered.
+/// - Say with [`Error::with_effect`] whether a failed step may have happened: `Unknown` makes core
+///   call `withdraw` until it succeeds.
+/// - Bound every request by a timeout of your own, and no client's default: none of the usual
+///   clients notices a server that merely stopped.
+/// - Prove it with the cases of `tenure-conformance`: one macro call in your tests.
+pub mod backend {
+    pub use crate::ask::{Alarm, Ask, Grant};
+    pub use crate::locker::Locker;
+    pub use crate::name::{Kind, LAYOUT_VERSION, escape, namespace_root, path};
+    pub use crate::session::{AnyBackend, Backend, HasLocker, Held, Lease, Opened};
+    pub use crate::url::{Secret, StoreUrl};
+    /// The attribute that the traits here need on their implementations.
+    pub use async_trait::async_trait;
+}

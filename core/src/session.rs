@@ -1,0 +1,621 @@
+//! Stores, sessions, and the two traits by which a backend provides them.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::clock::Clock;
+use crate::drive::{self, Keeper};
+use crate::guarantees::Guarantees;
+use crate::locker::{LockHandle, Locker};
+use crate::name::{Kind, Name};
+use crate::{Error, ErrorKind, FencingToken, Result};
+
+/// The TTL of a session for which nobody asked for another.
+pub const DEFAULT_TTL: Duration = Duration::from_secs(10);
+
+/// How a session is to be opened.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SessionOptions {
+    ttl: Option<Duration>,
+}
+
+impl SessionOptions {
+    /// The store's defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// For how long the store keeps what the session holds once it is silent. The store may round
+    /// up; [`Session::ttl`] has what was granted. Without it: the URL's `ttl`, else
+    /// [`DEFAULT_TTL`].
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// The TTL asked for, if any.
+    pub fn requested_ttl(&self) -> Option<Duration> {
+        self.ttl
+    }
+}
+
+/// How the store names a session, in the store's own form. Printed and parsed as plain text.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct SessionId(Arc<str>);
+
+impl SessionId {
+    /// An id from its text.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionId({})", self.0)
+    }
+}
+
+/// Why a session or a holding ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// Its time ran out without a renewal: the process was paused or starved.
+    Expired,
+    /// The store ended it before its time: an operator, or an administrator's tool.
+    Revoked,
+    /// It was closed here.
+    Closed,
+    /// It was detached here, to be resumed by another process.
+    Detached,
+    /// Its time ran out while the store did not answer.
+    Unreachable,
+}
+
+impl LossReason {
+    pub(crate) const fn explain(self) -> &'static str {
+        match self {
+            Self::Expired => {
+                "the lease ran out before it was renewed, so somebody else may hold this now: stop the work"
+            }
+            Self::Revoked => {
+                "the store ended it before its time (an operator?), so somebody else may hold this now: stop the work"
+            }
+            Self::Closed => "the session was closed",
+            Self::Detached => "the session was detached",
+            Self::Unreachable => {
+                "the store did not answer until the lease ran out, so somebody else may hold this now: stop the work"
+            }
+        }
+    }
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::Closed => "closed",
+            Self::Detached => "detached",
+            Self::Unreachable => "unreachable",
+        })
+    }
+}
+
+/// A store that a backend speaks to: what a backend's author implements first.
+///
+/// The traits here are small, dyn-compatible, and made of single atomic steps. Deadlines, renewal
+/// timing, loss, cancellation and drops are core's business.
+///
+/// An implementation without `#[async_trait]` fails with E0195 ("lifetime parameters do not match
+/// the trait definition").
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// What a session is on this store.
+    type Session: Lease;
+
+    /// Grants a lease of at least `ttl` (rule S1).
+    ///
+    /// # Errors
+    ///
+    /// `Config` for a TTL above the store's maximum, `Unavailable`, `Unauthorized`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Core never drops this future before its end, unless the runtime ends.
+    async fn open(&self, ttl: Duration, options: &SessionOptions) -> Result<Opened<Self::Session>>;
+
+    /// Takes over a detached session, using up its record (rule S4). Core renews before anything
+    /// counts as valid.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when the record was used up, `Lost` when the lease is gone, `Unsupported`.
+    async fn resume(&self, id: &SessionId) -> Result<Opened<Self::Session>> {
+        let _ = id;
+        Err(Error::unsupported("resuming a session"))
+    }
+
+    /// What this deployment guarantees, read off the live server. There is no default: nobody
+    /// claims by omission.
+    async fn guarantees(&self) -> Result<Guarantees>;
+
+    /// The clock by which deadlines are judged.
+    fn clock(&self) -> Clock {
+        Clock::boottime()
+    }
+
+    /// The TTL when nobody asks for one.
+    fn default_ttl(&self) -> Duration {
+        DEFAULT_TTL
+    }
+}
+
+/// A lease as the backend granted it.
+#[derive(Debug)]
+pub struct Opened<S: ?Sized> {
+    /// The backend's session.
+    pub lease: Arc<S>,
+    /// The store's name for it.
+    pub id: SessionId,
+    /// The TTL granted.
+    pub ttl: Duration,
+    /// How many holdings and waits the store carries for one session (rule S5).
+    pub capacity: usize,
+}
+
+/// A session as a backend implements it: renew, revoke, and the primitives it offers.
+#[async_trait]
+pub trait Lease: Send + Sync + 'static {
+    /// Tells the store, in one complete round, that the session lives. `Ok` promises that the
+    /// store heard a message sent *after* this call began.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` when the store says that the lease is gone. Everything else is tried again until
+    /// the deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// Core drops this future when it takes too long. The next call must not take a late answer
+    /// to the dropped one for its own.
+    async fn renew(&self) -> Result<()>;
+
+    /// Ends the lease, which frees everything it holds at once. Idempotent.
+    async fn revoke(&self) -> Result<()>;
+
+    /// Looks for holdings that are gone although the lease lives, and returns their nonces.
+    /// Called after a renewal, so at most every third of a TTL.
+    async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
+        let _ = held;
+        Ok(Vec::new())
+    }
+
+    /// Whether [`detach`](Self::detach) can work.
+    fn detachable(&self) -> bool {
+        false
+    }
+
+    /// Leaves the one-use record that [`Backend::resume`] consumes. Nothing is renewed afterwards.
+    ///
+    /// `held` is what stays held. Whatever else the session has in the store (places in line, and
+    /// what was let go of without the store's answer) has to be gone when it is resumed: a process
+    /// that ends now can withdraw nothing any more.
+    async fn detach(&self, held: &[Held]) -> Result<()> {
+        let _ = held;
+        Err(Error::unsupported("detaching a session"))
+    }
+
+    /// The session's locks, if the store has any.
+    fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
+        None
+    }
+}
+
+/// A holding in the words of the store, for [`Lease::audit`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Held {
+    /// What kind of thing is held.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Name,
+    /// The nonce of the ask that was granted.
+    pub nonce: u64,
+    /// The grant's token.
+    pub token: FencingToken,
+    /// The grant's key.
+    pub key: Arc<str>,
+}
+
+/// A backend's session whose locks have a type of their own, for applications that name the
+/// concrete backend: [`Session::locker`] is then checked when it is compiled.
+pub trait HasLocker: Lease + Sized {
+    /// The type of its locks.
+    type Locker: Locker;
+
+    /// The session's locks.
+    fn typed_locker(self: Arc<Self>) -> Arc<Self::Locker>;
+}
+
+/// The dyn-compatible twin of [`Backend`]; implemented for every backend.
+#[async_trait]
+pub trait AnyBackend: Send + Sync + 'static {
+    #[doc(hidden)]
+    async fn open_any(&self, ttl: Duration, options: &SessionOptions) -> Result<Opened<dyn Lease>>;
+    #[doc(hidden)]
+    async fn resume_any(&self, id: &SessionId) -> Result<Opened<dyn Lease>>;
+    #[doc(hidden)]
+    async fn guarantees_any(&self) -> Result<Guarantees>;
+    #[doc(hidden)]
+    fn clock_any(&self) -> Clock;
+    #[doc(hidden)]
+    fn default_ttl_any(&self) -> Duration;
+}
+
+impl<S: Lease> Opened<S> {
+    fn into_dyn(self) -> Opened<dyn Lease> {
+        Opened {
+            lease: self.lease,
+            id: self.id,
+            ttl: self.ttl,
+            capacity: self.capacity,
+        }
+    }
+}
+
+#[async_trait]
+impl<B: Backend> AnyBackend for B {
+    async fn open_any(&self, ttl: Duration, options: &SessionOptions) -> Result<Opened<dyn Lease>> {
+        self.open(ttl, options).await.map(Opened::into_dyn)
+    }
+
+    async fn resume_any(&self, id: &SessionId) -> Result<Opened<dyn Lease>> {
+        self.resume(id).await.map(Opened::into_dyn)
+    }
+
+    async fn guarantees_any(&self) -> Result<Guarantees> {
+        self.guarantees().await
+    }
+
+    fn clock_any(&self) -> Clock {
+        self.clock()
+    }
+
+    fn default_ttl_any(&self) -> Duration {
+        self.default_ttl()
+    }
+}
+
+/// A connection to a store, from which sessions are opened. Cheap to clone.
+///
+/// `Store` alone is any store, picked at run time; `Store<EtcdBackend>` is a concrete one, whose
+/// sessions and locks have concrete types too.
+pub struct Store<B: ?Sized = dyn AnyBackend>(Arc<B>);
+
+impl<B: ?Sized> Clone for Store<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<B: ?Sized> fmt::Debug for Store<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Store")
+    }
+}
+
+impl<B: Backend> Store<B> {
+    /// A store over `backend`.
+    pub fn new(backend: B) -> Self {
+        Self(Arc::new(backend))
+    }
+
+    /// The same store with its type erased.
+    pub fn into_dyn(self) -> Store {
+        Store(self.0)
+    }
+
+    /// The backend: its escape hatch to what only this store can do.
+    pub fn backend(&self) -> &B {
+        &self.0
+    }
+
+    /// Opens a session: a lease, kept alive in the background by a task on the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for a TTL of zero or above the store's maximum; `Unavailable`; `Unauthorized`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a lease granted to a caller that has gone is revoked in the background.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn open(&self, options: SessionOptions) -> Result<Session<B::Session>> {
+        let backend = Arc::clone(&self.0);
+        let ttl = ttl(&options, backend.default_ttl())?;
+        let clock = backend.clock();
+        let opening = async move { backend.open(ttl, &options).await };
+        drive::open(clock, opening, false)
+            .await
+            .map(Session::from_parts)
+            .map_err(|e| e.during("open"))
+    }
+
+    /// Takes over the session that [`Session::detach`] left, with everything it holds. Works
+    /// once: the record is used up.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if it was resumed already or never detached; `Lost` if its lease ran out;
+    /// `Unsupported` on a store that cannot.
+    ///
+    /// # Cancel safety
+    ///
+    /// A caller that goes away while this runs may use up the record: the session is then closed.
+    pub async fn resume(&self, id: &SessionId) -> Result<Session<B::Session>> {
+        let (backend, id) = (Arc::clone(&self.0), id.clone());
+        let clock = backend.clock();
+        let resuming = async move { backend.resume(&id).await };
+        drive::open(clock, resuming, true)
+            .await
+            .map(Session::from_parts)
+            .map_err(|e| e.during("resume"))
+    }
+
+    /// What this deployment guarantees, read off the live server.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Unauthorized`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn guarantees(&self) -> Result<Guarantees> {
+        self.0
+            .guarantees()
+            .await
+            .map_err(|e| e.during("guarantees"))
+    }
+}
+
+impl Store {
+    /// Opens a session: a lease, kept alive in the background by a task on the current runtime.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for a TTL of zero or above the store's maximum; `Unavailable`; `Unauthorized`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a lease granted to a caller that has gone is revoked in the background.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub async fn open(&self, options: SessionOptions) -> Result<Session> {
+        let backend = Arc::clone(&self.0);
+        let ttl = ttl(&options, backend.default_ttl_any())?;
+        let clock = backend.clock_any();
+        let opening = async move { backend.open_any(ttl, &options).await };
+        drive::open(clock, opening, false)
+            .await
+            .map(Session::from_parts)
+            .map_err(|e| e.during("open"))
+    }
+
+    /// Takes over the session that [`Session::detach`] left, with everything it holds. Works
+    /// once: the record is used up.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if it was resumed already or never detached; `Lost` if its lease ran out;
+    /// `Unsupported` on a store that cannot.
+    ///
+    /// # Cancel safety
+    ///
+    /// A caller that goes away while this runs may use up the record: the session is then closed.
+    pub async fn resume(&self, id: &SessionId) -> Result<Session> {
+        let (backend, id) = (Arc::clone(&self.0), id.clone());
+        let clock = backend.clock_any();
+        let resuming = async move { backend.resume_any(&id).await };
+        drive::open(clock, resuming, true)
+            .await
+            .map(Session::from_parts)
+            .map_err(|e| e.during("resume"))
+    }
+
+    /// What this deployment guarantees, read off the live server.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Unauthorized`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn guarantees(&self) -> Result<Guarantees> {
+        self.0
+            .guarantees_any()
+            .await
+            .map_err(|e| e.during("guarantees"))
+    }
+}
+
+fn ttl(options: &SessionOptions, default: Duration) -> Result<Duration> {
+    let ttl = options.ttl.unwrap_or(default);
+    if ttl.is_zero() {
+        return Err(
+            Error::new(ErrorKind::Config, "a TTL must be greater than zero").during("open"),
+        );
+    }
+    Ok(ttl)
+}
+
+/// One participant's lease on a store, renewed in the background. All that it holds or waits for
+/// ends with it.
+///
+/// Cheap to clone; the last of the session, its handles and its guards revokes the lease in the
+/// background. [`close`](Self::close) revokes it at once and says whether that worked.
+pub struct Session<S: ?Sized = dyn Lease> {
+    keeper: Arc<Keeper>,
+    lease: Arc<S>,
+}
+
+impl<S: ?Sized> Clone for Session<S> {
+    fn clone(&self) -> Self {
+        Self {
+            keeper: Arc::clone(&self.keeper),
+            lease: Arc::clone(&self.lease),
+        }
+    }
+}
+
+impl<S: ?Sized> fmt::Debug for Session<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("id", self.id())
+            .field("ttl", &self.ttl())
+            .field("loss", &self.loss())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: ?Sized> Session<S> {
+    fn from_parts((keeper, lease): (Arc<Keeper>, Arc<S>)) -> Self {
+        Self { keeper, lease }
+    }
+
+    /// How the store names this session.
+    pub fn id(&self) -> &SessionId {
+        self.keeper.core().id()
+    }
+
+    /// The TTL that the store granted, at least what was asked for.
+    pub fn ttl(&self) -> Duration {
+        self.keeper.core().ttl()
+    }
+
+    /// Whether the lease certainly still holds, by the local clock: right even in the first
+    /// instruction after the process was paused (rule S2).
+    pub fn is_valid(&self) -> bool {
+        self.keeper.core().validity().is_ok()
+    }
+
+    /// For how long the lease is certain to hold without a further renewal; zero once it is lost.
+    pub fn remaining(&self) -> Duration {
+        self.keeper.core().validity().unwrap_or_default()
+    }
+
+    /// Why the session ended, if it has.
+    pub fn loss(&self) -> Option<LossReason> {
+        self.keeper.core().validity().err()
+    }
+
+    /// Ends when the session does, no later than its deadline, whatever the network does.
+    ///
+    /// The future borrows nothing and does not keep the session open.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub fn lost(&self) -> impl Future<Output = LossReason> + Send + use<S> {
+        self.keeper.core().lost()
+    }
+
+    /// Revokes the lease, which frees everything it holds at once. Guards and waits of every
+    /// clone end with `Closed`.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` if it had ended before; `Unavailable` if the store did not confirm: the TTL bounds
+    /// the rest.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, it goes on in the background.
+    pub async fn close(self) -> Result<()> {
+        self.keeper.close().await.map_err(|e| e.during("close"))
+    }
+
+    /// Ends the session here without ending it in the store, to be taken over by another process
+    /// with [`Store::resume`] before its TTL runs out. Guards here lose their validity, and what
+    /// they hold stays held.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` on a store that cannot, which changes nothing; `Lost`; `Unavailable`: then
+    /// whether it can be resumed is unknown.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, it goes on in the background.
+    pub async fn detach(self) -> Result<SessionId> {
+        let id = self.id().clone();
+        self.keeper.detach().await.map_err(|e| e.during("detach"))?;
+        Ok(id)
+    }
+}
+
+impl<S: Lease> Session<S> {
+    /// The same session with its type erased.
+    pub fn into_dyn(self) -> Session {
+        Session {
+            keeper: self.keeper,
+            lease: self.lease,
+        }
+    }
+}
+
+impl<S: HasLocker> Session<S> {
+    /// The lock called `name`. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidName`.
+    pub fn locker(&self, name: impl AsRef<str>) -> Result<LockHandle<S::Locker>> {
+        let name = Name::new(name).map_err(|e| e.during("locker"))?;
+        Ok(LockHandle::new(
+            Arc::clone(&self.keeper),
+            Arc::clone(&self.lease).typed_locker(),
+            name,
+        ))
+    }
+}
+
+impl Session {
+    /// The lock called `name`. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidName`; `Unsupported` if the store has no locks.
+    pub fn locker(&self, name: impl AsRef<str>) -> Result<LockHandle> {
+        let name = Name::new(name).map_err(|e| e.during("locker"))?;
+        let locker = Arc::clone(&self.lease).locker().ok_or_else(|| {
+            Error::unsupported("a lock")
+                .during("locker")
+                .on(name.as_str())
+        })?;
+        Ok(LockHandle::new(Arc::clone(&self.keeper), locker, name))
+    }
+}

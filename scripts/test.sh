@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Installs what the tests need, builds everything, runs all tests, and counts the conformance cases
+# of every store. Arguments go to the test binaries: `scripts/test.sh --test-threads=1`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '==> %s\n' "$*" >&2; }
+die() { printf 'scripts/test.sh: %s\n' "$*" >&2; exit 1; }
+has() { command -v "$1" >/dev/null 2>&1; }
+
+# Whether protoc is here and finds the definitions that come in a package of their own.
+protoc_works() {
+    local folder works=1
+    folder=$(mktemp -d)
+    printf 'syntax = "proto3";\nimport "google/protobuf/descriptor.proto";\n' >"$folder/x.proto"
+    "${PROTOC:-protoc}" -I"$folder" --descriptor_set_out="$folder/out" "$folder/x.proto" 2>/dev/null || works=0
+    rm -rf "$folder"
+    [ "$works" = 1 ]
+}
+
+# Debian's packages for what is missing: a real etcd for the tests, and the compiler of protocol
+# buffers that building the etcd client needs.
+missing_packages() {
+    has "${TENURE_ETCD:-etcd}" || echo etcd-server
+    has "${TENURE_ETCDCTL:-etcdctl}" || echo etcd-client
+    protoc_works || printf '%s\n' protobuf-compiler libprotobuf-dev
+}
+
+install_missing() {
+    local packages as_root=()
+    mapfile -t packages < <(missing_packages)
+    [ "${#packages[@]}" -gt 0 ] || return 0
+    if ! has apt-get; then
+        die "please install etcd and etcdctl (3.4 or later) and protoc, then run this again; missing here, by their names in Debian: ${packages[*]}"
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        has sudo || die "please run as root: apt-get install ${packages[*]}"
+        as_root=(sudo)
+    fi
+    say "installing ${packages[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    # `env`, because sudo does not pass the variable on.
+    "${as_root[@]}" apt-get update
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install --yes --no-install-recommends "${packages[@]}"
+    # The package may start a server of its own. The tests start theirs on free ports: the one that
+    # came just now is not needed, and under systemd it is kept from coming back at the next boot.
+    if [[ " ${packages[*]} " == *" etcd-server "* ]]; then
+        say "stopping the etcd service of the package, should it run; the tests start servers of their own"
+        if [ -d /run/systemd/system ]; then
+            "${as_root[@]}" systemctl disable --now etcd || true
+        elif [ -e /run/etcd.pid ]; then
+            # Not by its init script, whose `stop` ends every etcd of the machine.
+            "${as_root[@]}" start-stop-daemon --stop --oknodo --quiet --retry 10 \
+                --pidfile /run/etcd.pid --exec /usr/bin/etcd || true
+        fi
+    fi
+}
+
+# The cases are tests named `CASE::case_NUMBER_STORE` in the suite's own test binary.
+count_cases() {
+    cargo test --package tenure-conformance --all-features --locked --quiet --test conformance -- --list 2>/dev/null |
+        sed -n 's/^.*::case_[0-9]*_\([a-z0-9]*\): test$/\1/p' | sort | uniq -c |
+        while read -r count store; do
+            printf 'conformance cases on %s: %s\n' "$store" "$count"
+        done
+}
+
+has cargo || die "please install Rust first: https://rustup.rs"
+# `scripts/test.sh -- --test-threads=1` and `scripts/test.sh --test-threads=1` are the same.
+[ "${1-}" != -- ] || shift
+install_missing
+
+say "building everything"
+cargo build --workspace --all-targets --all-features --locked
+say "running all tests"
+cargo test --workspace --all-features --locked -- "$@"
+count_cases
