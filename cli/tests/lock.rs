@@ -203,9 +203,10 @@ fn ctrl_c_comes_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("child.sh");
     std::fs::write(&path, script).unwrap();
-    // `script` gives it a terminal of its own.
+    // `script` gives it a terminal of its own. `exec`, because a shell that stays between the two is
+    // ended by Ctrl-C itself, which is then what `script` tells.
     let line = format!(
-        "'{}' lock x -- sh '{}'",
+        "exec '{}' lock x -- sh '{}'",
         env!("CARGO_BIN_EXE_tenure"),
         path.display()
     );
