@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use tenure_core::backend::{Ask, Grant, Locker, async_trait};
+use tenure_core::backend::{Ask, Grant, Locker, Settle, async_trait};
 use tenure_core::{Effect, Error, FencingToken, Result};
 
 use crate::line::Line;
@@ -93,7 +93,10 @@ impl Locker for EtcdLocker {
         let granted = self.wait_in_line(ask, &line).await;
         granted.map_err(|error| self.failed(ask, &line, error))
     }
+}
 
+#[async_trait]
+impl Settle for EtcdLocker {
     async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
         self.line(ask).leave(grant.key());
         self.session

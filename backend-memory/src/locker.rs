@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Ask, Grant, Locker};
+use tenure_core::backend::{Ask, Grant, Locker, Settle};
 use tenure_core::{Error, FencingToken, Result};
 
 use crate::session::MemorySession;
@@ -82,7 +82,10 @@ impl Locker for MemoryLocker {
             Look::Wait(..) => Err(crate::error::removed_from_line()),
         }
     }
+}
 
+#[async_trait]
+impl Settle for MemoryLocker {
     async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
         let MemorySession {
             store,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tenure_conformance::{
     CASES, Case, Harness, Link, Linked, Need, Operator, Outcome, Subject, async_trait, run,
 };
-use tenure_core::backend::{Ask, Backend, Grant, HasLocker, Held, Lease, Locker, Opened};
+use tenure_core::backend::{Ask, Backend, Grant, HasLocker, Held, Lease, Locker, Opened, Settle};
 use tenure_core::{
     Claim, Clock, Durability, Error, ErrorKind, FencingToken, Guarantees, LossReason, MinorityLoss,
     Namespace, Result, SessionId, SessionOptions, Store, TokenOrder,
@@ -830,7 +830,10 @@ impl Locker for MutantLocker {
         }?;
         Ok(self.shown(ask, grant))
     }
+}
 
+#[async_trait]
+impl Settle for MutantLocker {
     async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
         if grant.attachment::<Invented>().is_some() {
             return Ok(());

@@ -76,7 +76,11 @@ impl Ask {
                 ),
             ));
         }
-        Ok(Self(Arc::new(AskInner {
+        Ok(Self::made(kind, name, book))
+    }
+
+    fn made(kind: Kind, name: &Name, book: &Arc<Book>) -> Self {
+        Self(Arc::new(AskInner {
             kind,
             name: name.clone(),
             nonce: nonce(),
@@ -84,7 +88,14 @@ impl Ask {
             alarm: Alarm(Signal::new()),
             book: Arc::clone(book),
             claim: OnceLock::new(),
-        })))
+        }))
+    }
+
+    /// Another ask about the same object: a step on what is held, or one of several things that one
+    /// ask got. Takes a place even beyond the session's capacity, which was asked for before.
+    pub(crate) fn again(&self) -> Self {
+        self.0.book.places.fetch_add(1, Ordering::Relaxed);
+        Self::made(self.0.kind, &self.0.name, &self.0.book)
     }
 
     /// What kind of thing is asked for.

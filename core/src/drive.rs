@@ -10,7 +10,9 @@
 mod flight;
 mod task;
 
-pub(crate) use flight::{Settle, acquire, answered, release};
+pub(crate) use flight::{
+    Ending, Landed, acquire, answered, carry, finish, question, releasing, watching, withdrawing,
+};
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -267,6 +269,14 @@ impl Core {
         }
     }
 
+    /// Ends when the session is closed or detached here; not when its lease is lost.
+    pub(crate) async fn left(&self) -> LossReason {
+        match self.loss.wait().await {
+            reason @ (LossReason::Closed | LossReason::Detached) => reason,
+            _ => std::future::pending().await,
+        }
+    }
+
     pub(crate) fn ask(&self, kind: Kind, name: &Name) -> Result<Ask> {
         self.validity().map_err(Error::lost)?;
         Ask::new(kind, name, &self.book, self.capacity)
@@ -300,6 +310,23 @@ impl Core {
 
     pub(crate) fn leave(&self, nonce: u64) {
         self.held().remove(&nonce);
+    }
+
+    pub(crate) fn share(&self, nonce: u64) {
+        if let Some((held, _)) = self.held().get_mut(&nonce) {
+            held.shared = true;
+        }
+    }
+
+    /// Whether a guard of this session shares `name` with others.
+    pub(crate) fn shares(&self, kind: Kind, name: &Name) -> bool {
+        let held = self.held();
+        let mut held = held.values().map(|(held, _)| held);
+        held.any(|held| held.shared && held.kind == kind && held.name == *name)
+    }
+
+    pub(crate) fn sleep(&self, period: Duration) -> impl Future<Output = ()> + Send + use<> {
+        self.clock.sleep(period)
     }
 
     /// Gives `future` to the session's task, to be driven to its end.

@@ -131,6 +131,19 @@ impl Error {
         Self::new(ErrorKind::TimedOut, "withdrawn by the caller").with_effect(Effect::Unknown)
     }
 
+    /// The answer of a `try_` that found somebody who `does` something.
+    pub(crate) fn would_block(does: &str) -> Self {
+        Self::new(ErrorKind::WouldBlock, format!("somebody else {does}"))
+    }
+
+    /// `Lost`, in the words of an election.
+    pub(crate) fn into_not_leader(mut self) -> Self {
+        if self.0.kind == ErrorKind::Lost {
+            self.0.kind = ErrorKind::NotLeader;
+        }
+        self
+    }
+
     pub(crate) fn invalid_name(name: &str, message: String) -> Self {
         let shown: String = name.chars().take(40).collect();
         let shown = if shown.len() < name.len() {

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ask::{Ask, Grant};
-use crate::drive::{self, Keeper, Settle};
+use crate::drive::{self, BoxFuture, Ending, Keeper};
 use crate::name::Name;
 use crate::session::{Held, LossReason, SessionId};
-use crate::{Effect, Error, FencingToken, Result};
+use crate::settle::Settle;
+use crate::{Effect, Error, ErrorKind, FencingToken, Result};
 
 /// What every guard derefs to.
 ///
@@ -132,19 +133,78 @@ impl Holding {
         }
     }
 
-    pub(crate) async fn release(mut self) -> Result<()> {
+    pub(crate) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub(crate) fn ask(&self) -> &Ask {
+        &self.ask
+    }
+
+    pub(crate) async fn release(self) -> Result<()> {
+        let (settle, ask, grant) = self.parts();
+        let ending = move || drive::releasing(&settle, &ask, &grant);
+        self.finish("release", Arc::new(ending)).await
+    }
+
+    /// Ends the holding by `ending`: a release, or what the primitive has beside it.
+    pub(crate) async fn finish(mut self, operation: &'static str, ending: Ending) -> Result<()> {
         let core = Arc::clone(self.keeper.core());
         self.released = true;
         core.leave(self.ask.nonce());
-        let (ask, grant) = (self.ask.clone(), self.grant.clone());
         let result = match self.loss() {
-            None => drive::release(&core, &self.settle, ask, grant).await,
+            None => drive::finish(&core, operation, ending).await,
             Some(reason) => {
                 self.let_go();
                 Err(Error::lost(reason))
             }
         };
-        result.map_err(|e| e.during("release").on(self.name().as_str()))
+        result.map_err(|e| e.during(operation).on(self.name().as_str()))
+    }
+
+    /// A step on what is held that does not end it, repeated until the store answers. Dropped, it
+    /// is brought to its end in the background.
+    pub(crate) async fn step<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        step: impl Fn() -> BoxFuture<Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let core = self.keeper.core();
+        let stepping = async {
+            if let Some(reason) = self.loss() {
+                return Err(Error::lost(reason));
+            }
+            // An ask of its own: that of the holding is not withdrawn by a caller who lets go here.
+            let ask = self.ask.again();
+            let answered = drive::answered(Arc::clone(core), ask.clone(), move || {
+                let landing = step();
+                async move { landing.await.map(Some) }
+            });
+            drive::carry(core, &ask, Box::pin(answered)).await
+        };
+        let landed = stepping.await.and_then(|landed| {
+            landed.ok_or_else(|| Error::new(ErrorKind::Internal, "no answer and no error"))
+        });
+        landed.map_err(|e| e.during(operation).on(self.name().as_str()))
+    }
+
+    /// Notes that what is held is shared with others.
+    pub(crate) fn share(&self) {
+        self.keeper.core().share(self.ask.nonce());
+    }
+
+    /// Notes that the store was told of the end already.
+    pub(crate) fn ended(mut self) {
+        self.released = true;
+        self.keeper.core().leave(self.ask.nonce());
+    }
+
+    fn parts(&self) -> (Arc<dyn Settle>, Ask, Grant) {
+        (
+            Arc::clone(&self.settle),
+            self.ask.clone(),
+            self.grant.clone(),
+        )
     }
 
     /// Releases in the background, unless the end of the session does it anyway.
@@ -153,14 +213,10 @@ impl Holding {
         if core.ended_here() {
             return;
         }
-        let (settle, ask, grant) = (
-            Arc::clone(&self.settle),
-            self.ask.clone(),
-            self.grant.clone(),
+        let (settle, ask, grant) = self.parts();
+        core.adopt(
+            Arc::clone(core).persist("releasing", move || drive::releasing(&settle, &ask, &grant)),
         );
-        core.adopt(Arc::clone(core).persist("releasing", move || {
-            settle.release(ask.clone(), grant.clone())
-        }));
     }
 }
 
@@ -181,6 +237,7 @@ impl Held {
             nonce: ask.nonce(),
             token: grant.token(),
             key: Arc::from(grant.key()),
+            shared: false,
         }
     }
 }

@@ -28,21 +28,30 @@
 //! What one deployment promises of this, and why, is in its [`Guarantees`].
 
 mod ask;
+mod barrier;
 mod clock;
 mod drive;
+mod election;
 mod error;
 mod fence_gate;
 mod guarantees;
+mod handle;
 mod holding;
 mod locker;
 mod name;
 pub mod prelude;
+mod queue;
+mod rw_lock;
 mod session;
+mod settle;
 mod signal;
 mod token;
 mod url;
+mod value;
 
+pub use barrier::{BarrierHandle, DoubleBarrierHandle, HoldFor, Inside};
 pub use clock::{Clock, Moment};
+pub use election::{ElectionHandle, Leader, Leadership, Observer};
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use fence_gate::{FenceGate, StaleToken};
 pub use guarantees::{
@@ -52,8 +61,11 @@ pub use guarantees::{
 pub use holding::Holding;
 pub use locker::{LockGuard, LockHandle};
 pub use name::{MAX_NAME_BYTES, Name, Namespace};
+pub use queue::{Delivery, Depth, ID_MEMORY, Item, MAX_BATCH, Peeked, QueueHandle};
+pub use rw_lock::{ReadGuard, RwLockHandle, WriteGuard};
 pub use session::{DEFAULT_TTL, LossReason, Session, SessionId, SessionOptions, Store};
 pub use token::FencingToken;
+pub use value::MAX_VALUE_BYTES;
 
 /// What a backend's author needs: the traits, and what core passes to them.
 ///
@@ -65,7 +77,7 @@ pub use token::FencingToken;
 /// ```
 /// use std::sync::Arc;
 /// use std::time::Duration;
-/// use tenure_core::backend::{Ask, Backend, Grant, Lease, Locker, Opened, async_trait};
+/// use tenure_core::backend::{Ask, Backend, Grant, Lease, Locker, Opened, Settle, async_trait};
 /// use tenure_core::*;
 ///
 /// struct Mine; // a connection
@@ -116,6 +128,10 @@ pub use token::FencingToken;
 ///         ask.withdrawn().await;
 ///         Err(tenure_core::Error::withdrawn())
 ///     }
+/// }
+///
+/// #[async_trait]
+/// impl Settle for MySession {
 ///     async fn release(&self, _ask: &Ask, _grant: &Grant) -> Result<()> { Ok(()) }
 ///     async fn withdraw(&self, _ask: &Ask) -> Result<()> { Ok(()) }
 /// }
@@ -135,9 +151,17 @@ pub use token::FencingToken;
 /// - Prove it with the cases of `tenure-conformance`: one macro call in your tests.
 pub mod backend {
     pub use crate::ask::{Alarm, Ask, Grant};
+    pub use crate::barrier::Barrier;
+    pub use crate::election::{Election, Sighting};
     pub use crate::locker::Locker;
     pub use crate::name::{Kind, LAYOUT_VERSION, escape, namespace_root, path};
-    pub use crate::session::{AnyBackend, Backend, HasLocker, Held, Lease, Opened};
+    pub use crate::queue::{DeadLetters, Queue, Taken, Want};
+    pub use crate::rw_lock::{RwLock, Side};
+    pub use crate::session::{
+        AnyBackend, Backend, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, Held, Lease,
+        Opened,
+    };
+    pub use crate::settle::Settle;
     pub use crate::url::{Secret, StoreUrl};
     /// The attribute that the traits here need on their implementations.
     pub use async_trait::async_trait;

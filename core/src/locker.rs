@@ -2,57 +2,39 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tracing::Instrument;
 
 use crate::ask::{Ask, Grant};
-use crate::drive::{self, BoxFuture, Keeper, Settle};
+use crate::handle::{Handle, Landing};
 use crate::holding::Holding;
-use crate::name::{Kind, Name};
+use crate::name::Name;
+use crate::settle::Settle;
 use crate::{Effect, Error, ErrorKind, FencingToken, Result};
 
 /// The locks of one session, as a backend implements them.
 ///
 /// # To ensure correctness
 ///
+/// Beside what [`Settle`] asks for:
+///
 /// - L1: at most one grant for a name at a time, also between two asks of this session.
 /// - L2: a grant's token is greater than every token granted before for that name.
 /// - L3: `acquire` grants in the order in which the *store* saw the asks arrive.
 /// - Everything is idempotent under [`Ask::nonce`]: core calls `acquire` again with the same ask
-///   after a retryable failure, and `release` and `withdraw` until one succeeds.
-/// - A request of an ask that reaches the store after its `withdraw` has succeeded must have no
-///   effect (rule L5).
+///   after a retryable failure.
 /// - Every call ends within a bound of the backend's own, whatever the network does, except an
 ///   `acquire` that waits its turn.
 ///
 /// Core drives every future to its end; none is dropped in mid-request while the runtime lives.
 #[async_trait]
-pub trait Locker: Send + Sync + 'static {
+pub trait Locker: Settle {
     /// Takes the lock if it is free and nobody waits for it; leaves nothing behind if not.
     async fn try_acquire(&self, ask: &Ask) -> Result<Option<Grant>>;
 
     /// Takes the lock, waiting in line for it. Watches [`Ask::withdrawn`] while it waits.
     async fn acquire(&self, ask: &Ask) -> Result<Grant>;
-
-    /// Gives the lock back, fenced by the grant.
-    ///
-    /// # Errors
-    ///
-    /// `Lost` if the grant was not in force any more; nothing has changed then.
-    async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()>;
-
-    /// Removes whatever `ask` left in the store: a place in line, a grant that nobody took, and
-    /// a request that is still on its way.
-    async fn withdraw(&self, ask: &Ask) -> Result<()>;
-
-    /// Finds again what this session, resumed after a restart, holds under `token`.
-    async fn reclaim(&self, ask: &Ask, token: FencingToken) -> Result<Option<Grant>> {
-        let _ = (ask, token);
-        Err(Error::unsupported("taking up a lock of a resumed session"))
-    }
 }
 
 /// One lock, of one session: what [`Session::locker`](crate::Session::locker) returns. Cheap to
@@ -64,60 +46,30 @@ pub trait Locker: Send + Sync + 'static {
 ///
 /// A guard is only as good as its lease: guard the *resource* with the guard's
 /// [`token`](Holding::token) where a paused holder could do harm.
-pub struct LockHandle<L: ?Sized = dyn Locker> {
-    keeper: Arc<Keeper>,
-    locker: Arc<L>,
-    settle: Arc<dyn Settle>,
-    name: Name,
-}
+pub struct LockHandle<L: ?Sized = dyn Locker>(Handle<L>);
 
 impl<L: ?Sized> Clone for LockHandle<L> {
     fn clone(&self) -> Self {
-        Self {
-            keeper: Arc::clone(&self.keeper),
-            locker: Arc::clone(&self.locker),
-            settle: Arc::clone(&self.settle),
-            name: self.name.clone(),
-        }
+        Self(self.0.clone())
     }
 }
 
-impl<L: ?Sized> fmt::Debug for LockHandle<L> {
+impl<L: Locker + ?Sized> fmt::Debug for LockHandle<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LockHandle")
-            .field("name", &self.name)
+            .field("name", self.name())
             .finish_non_exhaustive()
     }
 }
 
-struct Returns<L: ?Sized>(Arc<L>);
-
-impl<L: Locker + ?Sized> Settle for Returns<L> {
-    fn release(&self, ask: Ask, grant: Grant) -> BoxFuture<Result<()>> {
-        let locker = Arc::clone(&self.0);
-        Box::pin(async move { locker.release(&ask, &grant).await })
-    }
-
-    fn withdraw(&self, ask: Ask) -> BoxFuture<Result<()>> {
-        let locker = Arc::clone(&self.0);
-        Box::pin(async move { locker.withdraw(&ask).await })
-    }
-}
-
 impl<L: Locker + ?Sized> LockHandle<L> {
-    pub(crate) fn new(keeper: Arc<Keeper>, locker: Arc<L>, name: Name) -> Self {
-        let settle = Arc::new(Returns(Arc::clone(&locker)));
-        Self {
-            keeper,
-            locker,
-            settle,
-            name,
-        }
+    pub(crate) fn new(handle: Handle<L>) -> Self {
+        Self(handle)
     }
 
     /// The lock's name.
     pub fn name(&self) -> &Name {
-        &self.name
+        self.0.name()
     }
 
     /// Takes the lock, waiting in line for as long as it takes.
@@ -163,18 +115,15 @@ impl<L: Locker + ?Sized> LockHandle<L> {
     /// As for [`lock`](Self::lock).
     pub async fn try_lock(&self) -> Result<LockGuard> {
         let operation = "try_lock";
-        let granted = self.acquire(operation, None, None, |locker, ask| {
+        let landed = self.0.attempt(operation, |locker, ask| {
             Box::pin(async move { locker.try_acquire(&ask).await })
         });
-        granted.await?.ok_or_else(|| {
-            self.explain(
-                Error::new(
-                    ErrorKind::WouldBlock,
-                    "somebody else holds it or waits for it",
-                ),
-                operation,
-            )
-        })
+        match landed.await? {
+            Some(landing) => Ok(self.guard(landing)),
+            None => Err(self
+                .0
+                .explain(Error::would_block("holds it or waits for it"), operation)),
+        }
     }
 
     /// Runs `work` under the lock: takes it, passes the token, stops the work at its next await
@@ -221,83 +170,18 @@ impl<L: Locker + ?Sized> LockHandle<L> {
     ///
     /// Cancel safe; a dropped call may release the lock.
     pub async fn reclaim(&self, token: FencingToken) -> Result<LockGuard> {
-        let operation = "reclaim";
-        let core = Arc::clone(self.keeper.core());
-        let granted = self.acquire(operation, None, Some(token), move |locker, ask| {
-            // Not left to the caller: a failed attempt is withdrawn, and the lock with it.
-            Box::pin(drive::answered(core, ask.clone(), move || {
-                let (locker, ask) = (Arc::clone(&locker), ask.clone());
-                async move { locker.reclaim(&ask, token).await }
-            }))
-        });
-        granted.await?.ok_or_else(|| {
-            self.explain(
-                Error::new(
-                    ErrorKind::Lost,
-                    format!("not held under token {token} any more"),
-                ),
-                operation,
-            )
-        })
+        self.0.reclaim("reclaim", token).await.map(LockGuard)
     }
 
     async fn wait(&self, operation: &'static str, limit: Option<Duration>) -> Result<LockGuard> {
-        let core = Arc::clone(self.keeper.core());
-        let granted = self.acquire(operation, limit, None, move |locker, ask| {
-            Box::pin(drive::answered(core, ask.clone(), move || {
-                let (locker, ask) = (Arc::clone(&locker), ask.clone());
-                async move { locker.acquire(&ask).await.map(Some) }
-            }))
+        let landing = self.0.wait(operation, limit, |locker, ask| {
+            Box::pin(async move { locker.acquire(&ask).await })
         });
-        granted.await?.ok_or_else(|| {
-            self.explain(
-                Error::new(ErrorKind::Internal, "no grant and no error"),
-                operation,
-            )
-        })
+        landing.await.map(|landing| self.guard(landing))
     }
 
-    async fn acquire(
-        &self,
-        operation: &'static str,
-        limit: Option<Duration>,
-        taking_up: Option<FencingToken>,
-        start: impl FnOnce(Arc<L>, Ask) -> BoxFuture<Result<Option<Grant>>>,
-    ) -> Result<Option<LockGuard>> {
-        let core = self.keeper.core();
-        let span =
-            tracing::debug_span!("tenure", operation, name = %self.name, session = %core.id());
-        let attempt = async {
-            let ask = core.ask(Kind::Lock, &self.name)?;
-            if let Some(token) = taking_up
-                && !ask.claim(token)
-            {
-                // One holding, one guard (rule L1), also while a dropped one is being released.
-                return Err(Error::new(
-                    ErrorKind::Lost,
-                    format!("token {token} was taken up already in this session"),
-                ));
-            }
-            let future = start(Arc::clone(&self.locker), ask.clone());
-            let grant = drive::acquire(core, &self.settle, &ask, future, limit).await?;
-            Ok(grant.map(|grant| {
-                tracing::debug!(token = %grant.token(), key = grant.key(), "granted");
-                LockGuard(Holding::new(
-                    Arc::clone(&self.keeper),
-                    Arc::clone(&self.settle),
-                    ask,
-                    grant,
-                ))
-            }))
-        };
-        attempt
-            .instrument(span)
-            .await
-            .map_err(|error| self.explain(error, operation))
-    }
-
-    fn explain(&self, error: Error, operation: &'static str) -> Error {
-        error.during(operation).on(self.name.as_str())
+    fn guard(&self, landing: Landing<Grant>) -> LockGuard {
+        LockGuard(self.0.hold(landing))
     }
 }
 

@@ -95,6 +95,18 @@ fn validate(what: &str, text: &str) -> Result<Arc<str>> {
 pub enum Kind {
     /// A mutual-exclusion lock.
     Lock,
+    /// An election.
+    Election,
+    /// A read-write lock.
+    RwLock,
+    /// A queue.
+    Queue,
+    /// A barrier that is held and released.
+    Barrier,
+    /// A double barrier, which is entered and left.
+    DoubleBarrier,
+    /// A key of transactional memory.
+    Data,
 }
 
 impl Kind {
@@ -102,7 +114,21 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Lock => "lock",
+            Self::Election => "election",
+            Self::RwLock => "rw_lock",
+            Self::Queue => "queue",
+            Self::Barrier => "barrier",
+            Self::DoubleBarrier => "double_barrier",
+            Self::Data => "data",
         }
+    }
+}
+
+impl Kind {
+    /// Whether a resumed session can take up what it held of this kind. A delivery or a place inside
+    /// a barrier means nothing without the work that went on beside it.
+    pub(crate) const fn can_be_taken_up(self) -> bool {
+        matches!(self, Self::Lock | Self::Election | Self::RwLock)
     }
 }
 

@@ -2,6 +2,7 @@
 //! is not ambiguous.
 
 pub use crate::{
-    Error, ErrorKind, FenceGate, FencingToken, LockGuard, LockHandle, LossReason, Session,
-    SessionOptions, Store,
+    BarrierHandle, Delivery, DoubleBarrierHandle, ElectionHandle, Error, ErrorKind, FenceGate,
+    FencingToken, HoldFor, Inside, Item, Leader, Leadership, LockGuard, LockHandle, LossReason,
+    Observer, QueueHandle, ReadGuard, RwLockHandle, Session, SessionOptions, Store, WriteGuard,
 };

@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::barrier::{Barrier, BarrierHandle, DoubleBarrierHandle};
 use crate::clock::Clock;
 use crate::drive::{self, Keeper};
+use crate::election::{Election, ElectionHandle};
 use crate::guarantees::Guarantees;
+use crate::handle::Handle;
 use crate::locker::{LockHandle, Locker};
 use crate::name::{Kind, Name};
+use crate::queue::{Queue, QueueHandle};
+use crate::rw_lock::{RwLock, RwLockHandle};
 use crate::{Error, ErrorKind, FencingToken, Result};
 
 /// The TTL of a session for which nobody asked for another.
@@ -226,6 +231,26 @@ pub trait Lease: Send + Sync + 'static {
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         None
     }
+
+    /// The session's elections, if the store has any.
+    fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
+        None
+    }
+
+    /// The session's read-write locks, if the store has any.
+    fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {
+        None
+    }
+
+    /// The session's queues, if the store has any.
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        None
+    }
+
+    /// The session's barriers, if the store has any.
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        None
+    }
 }
 
 /// A holding in the words of the store, for [`Lease::audit`].
@@ -242,16 +267,36 @@ pub struct Held {
     pub token: FencingToken,
     /// The grant's key.
     pub key: Arc<str>,
+    /// Whether it is shared with others: held to read.
+    pub shared: bool,
 }
 
-/// A backend's session whose locks have a type of their own, for applications that name the
-/// concrete backend: [`Session::locker`] is then checked when it is compiled.
-pub trait HasLocker: Lease + Sized {
-    /// The type of its locks.
-    type Locker: Locker;
+/// For each primitive, a trait for sessions whose own have a type, for applications that name the
+/// concrete backend: what the store lacks is then an error of the compiler.
+macro_rules! typed {
+    ($(#[$doc:meta] $Has:ident { $Type:ident: $Trait:ident, $typed:ident })*) => {$(
+        #[$doc]
+        pub trait $Has: Lease + Sized {
+            /// The concrete type.
+            type $Type: $Trait;
 
-    /// The session's locks.
-    fn typed_locker(self: Arc<Self>) -> Arc<Self::Locker>;
+            /// The same, of this session.
+            fn $typed(self: Arc<Self>) -> Arc<Self::$Type>;
+        }
+    )*};
+}
+
+typed! {
+    /// A backend's session whose locks have a type of their own.
+    HasLocker { Locker: Locker, typed_locker }
+    /// A backend's session whose elections have a type of their own.
+    HasElection { Election: Election, typed_election }
+    /// A backend's session whose read-write locks have a type of their own.
+    HasRwLock { RwLock: RwLock, typed_rw_lock }
+    /// A backend's session whose queues have a type of their own.
+    HasQueue { Queue: Queue, typed_queue }
+    /// A backend's session whose barriers have a type of their own.
+    HasBarrier { Barrier: Barrier, typed_barrier }
 }
 
 /// The dyn-compatible twin of [`Backend`]; implemented for every backend.
@@ -587,35 +632,101 @@ impl<S: Lease> Session<S> {
     }
 }
 
-impl<S: HasLocker> Session<S> {
-    /// The lock called `name`. Nothing is sent.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`.
-    pub fn locker(&self, name: impl AsRef<str>) -> Result<LockHandle<S::Locker>> {
-        let name = Name::new(name).map_err(|e| e.during("locker"))?;
-        Ok(LockHandle::new(
-            Arc::clone(&self.keeper),
-            Arc::clone(&self.lease).typed_locker(),
-            name,
-        ))
+/// The same accessors for a session of a concrete type, where a missing primitive is an error of the
+/// compiler, and for an erased one, where it is `Unsupported`.
+macro_rules! accessors {
+    ($(
+        #[doc = $doc:literal]
+        $accessor:ident($($argument:ident: $ty:ty)?) -> $Handle:ident<$Has:ident::$Type:ident>
+            by $typed:ident or $erased:ident, $Kind:ident, $what:literal;
+    )*) => {
+        $(impl<S: $Has> Session<S> {
+            #[doc = $doc]
+            ///
+            /// Nothing is sent.
+            ///
+            /// # Errors
+            ///
+            /// `InvalidName`.
+            pub fn $accessor(
+                &self,
+                name: impl AsRef<str>,
+                $($argument: $ty,)?
+            ) -> Result<$Handle<S::$Type>> {
+                let operation = stringify!($accessor);
+                let name = Name::new(name).map_err(|e| e.during(operation))?;
+                let primitive = Arc::clone(&self.lease).$typed();
+                let handle = Handle::new(Arc::clone(&self.keeper), primitive, Kind::$Kind, name);
+                $Handle::new(handle, $($argument)?).into_result()
+            }
+        })*
+
+        impl Session {
+            $(#[doc = $doc]
+            ///
+            /// Nothing is sent.
+            ///
+            /// # Errors
+            ///
+            /// `InvalidName`; `Unsupported` if the store has none.
+            pub fn $accessor(
+                &self,
+                name: impl AsRef<str>,
+                $($argument: $ty,)?
+            ) -> Result<$Handle> {
+                let operation = stringify!($accessor);
+                let name = Name::new(name).map_err(|e| e.during(operation))?;
+                let Some(primitive) = Arc::clone(&self.lease).$erased() else {
+                    let missing = Error::unsupported($what);
+                    return Err(missing.during(operation).on(name.as_str()));
+                };
+                let handle = Handle::new(Arc::clone(&self.keeper), primitive, Kind::$Kind, name);
+                $Handle::new(handle, $($argument)?).into_result()
+            })*
+        }
+    };
+}
+
+/// Some handles check what they are made with, others cannot fail.
+trait IntoResult<T> {
+    fn into_result(self) -> Result<T>;
+}
+
+impl<T> IntoResult<T> for Result<T> {
+    fn into_result(self) -> Self {
+        self
     }
 }
 
-impl Session {
-    /// The lock called `name`. Nothing is sent.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`; `Unsupported` if the store has no locks.
-    pub fn locker(&self, name: impl AsRef<str>) -> Result<LockHandle> {
-        let name = Name::new(name).map_err(|e| e.during("locker"))?;
-        let locker = Arc::clone(&self.lease).locker().ok_or_else(|| {
-            Error::unsupported("a lock")
-                .during("locker")
-                .on(name.as_str())
-        })?;
-        Ok(LockHandle::new(Arc::clone(&self.keeper), locker, name))
-    }
+macro_rules! infallible {
+    ($($Handle:ident: $Trait:ident,)*) => {$(
+        impl<P: $Trait + ?Sized> IntoResult<Self> for $Handle<P> {
+            fn into_result(self) -> Result<Self> {
+                Ok(self)
+            }
+        }
+    )*};
+}
+
+infallible! {
+    LockHandle: Locker,
+    ElectionHandle: Election,
+    RwLockHandle: RwLock,
+    QueueHandle: Queue,
+    BarrierHandle: Barrier,
+}
+
+accessors! {
+    #[doc = "The lock called `name`."]
+    locker() -> LockHandle<HasLocker::Locker> by typed_locker or locker, Lock, "a lock";
+    #[doc = "The election called `name`."]
+    election() -> ElectionHandle<HasElection::Election> by typed_election or election, Election, "an election";
+    #[doc = "The read-write lock called `name`."]
+    rw_lock() -> RwLockHandle<HasRwLock::RwLock> by typed_rw_lock or rw_lock, RwLock, "a read-write lock";
+    #[doc = "The queue called `name`. What it does beyond the default is said on the handle."]
+    queue() -> QueueHandle<HasQueue::Queue> by typed_queue or queue, Queue, "a queue";
+    #[doc = "The barrier called `name`."]
+    barrier() -> BarrierHandle<HasBarrier::Barrier> by typed_barrier or barrier, Barrier, "a barrier";
+    #[doc = "The double barrier called `name`, for `count` participants (not zero: `Config`)."]
+    double_barrier(count: u32) -> DoubleBarrierHandle<HasBarrier::Barrier> by typed_barrier or barrier, DoubleBarrier, "a double barrier";
 }

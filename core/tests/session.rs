@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tenure_core::backend::{Ask, Backend, Grant, Held, Lease, Locker, Opened, async_trait};
+use tenure_core::backend::{Ask, Backend, Grant, Held, Lease, Locker, Opened, Settle, async_trait};
 use tenure_core::{
     Clock, Error, ErrorKind, FencingToken, Guarantees, LossReason, Result, Session, SessionId,
     SessionOptions, Store,
@@ -121,7 +121,10 @@ impl Locker for MockLease {
         let token = self.0.granted.fetch_add(1, Ordering::SeqCst) as u64;
         Ok(Grant::new(FencingToken::new(token), "key"))
     }
+}
 
+#[async_trait]
+impl Settle for MockLease {
     async fn release(&self, ask: &Ask, _: &Grant) -> Result<()> {
         self.0.released.lock().unwrap().push(ask.nonce());
         Ok(())

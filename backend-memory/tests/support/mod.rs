@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use tenure_core::backend::{Ask, Backend, Grant, Held, Lease, Locker, Opened, async_trait};
+use tenure_core::backend::{Ask, Backend, Grant, Held, Lease, Locker, Opened, Settle, async_trait};
 use tenure_core::{
     Clock, Error, FencingToken, Guarantees, Result, Session, SessionId, SessionOptions, Store,
 };
@@ -330,7 +330,10 @@ impl Locker for LayeredLocker {
         let step = self.inner.acquire(ask);
         self.script.around(Op::Acquire, step).await
     }
+}
 
+#[async_trait]
+impl Settle for LayeredLocker {
     async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
         let step = self.inner.release(ask, grant);
         self.script.around(Op::Release, step).await

@@ -1,6 +1,7 @@
 //! Requests on their way: polled in place by their caller, adopted by the session's task when the
 //! caller lets go of them.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -8,28 +9,52 @@ use std::time::Duration;
 use super::{Backoff, BoxFuture, Core};
 use crate::ask::{Ask, Grant};
 use crate::session::LossReason;
-use crate::{Effect, Error, ErrorKind, Result};
+use crate::settle::Settle;
+use crate::{Effect, Error, ErrorKind, FencingToken, Result};
 
-/// How a backend's primitive takes back what an ask got, or may still get.
-pub(crate) trait Settle: Send + Sync + 'static {
-    /// Gives a grant back. Idempotent, fenced.
-    fn release(&self, ask: Ask, grant: Grant) -> BoxFuture<Result<()>>;
+/// What an acquire brings, and how it is given back when nobody waits for it any more.
+pub(crate) trait Landed: Debug + Send + Sync + 'static {
+    /// The token that the ask has from now on, if it can be taken up again (see `Ask::claim`).
+    fn token(&self) -> Option<FencingToken>;
 
-    /// Removes whatever the ask left, now or when its request arrives late.
-    fn withdraw(&self, ask: Ask) -> BoxFuture<Result<()>>;
+    fn give_back(&self, settle: &Arc<dyn Settle>, ask: &Ask) -> BoxFuture<Result<()>>;
+}
+
+impl Landed for Grant {
+    fn token(&self) -> Option<FencingToken> {
+        Some(Self::token(self))
+    }
+
+    fn give_back(&self, settle: &Arc<dyn Settle>, ask: &Ask) -> BoxFuture<Result<()>> {
+        releasing(settle, ask, self)
+    }
+}
+
+pub(crate) fn releasing(
+    settle: &Arc<dyn Settle>,
+    ask: &Ask,
+    grant: &Grant,
+) -> BoxFuture<Result<()>> {
+    let (settle, ask, grant) = (Arc::clone(settle), ask.clone(), grant.clone());
+    Box::pin(async move { settle.release(&ask, &grant).await })
+}
+
+pub(crate) fn withdrawing(settle: &Arc<dyn Settle>, ask: &Ask) -> BoxFuture<Result<()>> {
+    let (settle, ask) = (Arc::clone(settle), ask.clone());
+    Box::pin(async move { settle.withdraw(&ask).await })
 }
 
 /// An acquire on its way. Dropped before it landed, it goes on in the session's task.
-struct Flight<'a> {
+struct Flight<'a, T: Landed> {
     core: &'a Arc<Core>,
     settle: &'a Arc<dyn Settle>,
     ask: &'a Ask,
-    future: Option<BoxFuture<Result<Option<Grant>>>>,
+    future: Option<BoxFuture<Result<Option<T>>>>,
     landed: bool,
 }
 
-impl Flight<'_> {
-    async fn landed(&mut self) -> Result<Option<Grant>> {
+impl<T: Landed> Flight<'_, T> {
+    async fn landed(&mut self) -> Result<Option<T>> {
         std::future::poll_fn(|context| {
             // Taken out while it is polled: one that panics must not be polled again.
             let Some(mut future) = self.future.take() else {
@@ -46,7 +71,7 @@ impl Flight<'_> {
     }
 }
 
-impl Drop for Flight<'_> {
+impl<T: Landed> Drop for Flight<'_, T> {
     fn drop(&mut self) {
         if self.landed {
             return;
@@ -71,13 +96,13 @@ impl Drop for Flight<'_> {
 
 /// Repeats `attempt` until the store answers. A store that restarts or fails over must not throw
 /// its waiters out: the session bounds this, and the ask keeps its place.
-pub(crate) async fn answered<F>(
+pub(crate) async fn answered<T, F>(
     core: Arc<Core>,
     ask: Ask,
     attempt: impl Fn() -> F,
-) -> Result<Option<Grant>>
+) -> Result<Option<T>>
 where
-    F: Future<Output = Result<Option<Grant>>>,
+    F: Future<Output = Result<Option<T>>>,
 {
     let mut backoff = Backoff::new(core.ttl);
     let mut effect = Effect::None;
@@ -104,8 +129,8 @@ where
     }
 }
 
-fn give_back(core: &Arc<Core>, settle: &Arc<dyn Settle>, ask: &Ask, grant: Grant) {
-    let landed = Ok(Some(grant));
+fn give_back<T: Landed>(core: &Arc<Core>, settle: &Arc<dyn Settle>, ask: &Ask, landed: T) {
+    let landed = Ok(Some(landed));
     core.adopt(undo(
         Arc::clone(core),
         Arc::clone(settle),
@@ -115,16 +140,19 @@ fn give_back(core: &Arc<Core>, settle: &Arc<dyn Settle>, ask: &Ask, grant: Grant
 }
 
 /// Takes back what an attempt that nobody waits for any more got, or may have left.
-async fn undo(core: Arc<Core>, settle: Arc<dyn Settle>, ask: Ask, landed: Result<Option<Grant>>) {
+async fn undo<T: Landed>(
+    core: Arc<Core>,
+    settle: Arc<dyn Settle>,
+    ask: Ask,
+    landed: Result<Option<T>>,
+) {
     match landed {
-        Ok(Some(grant)) => {
-            core.persist("giving back a grant", || {
-                settle.release(ask.clone(), grant.clone())
-            })
-            .await;
+        Ok(Some(landed)) => {
+            core.persist("giving back a grant", || landed.give_back(&settle, &ask))
+                .await;
         }
         Err(error) if error.effect() != Effect::None => {
-            core.persist("withdrawing", || settle.withdraw(ask.clone()))
+            core.persist("withdrawing", || withdrawing(&settle, &ask))
                 .await;
         }
         Ok(None) | Err(_) => {}
@@ -132,13 +160,13 @@ async fn undo(core: Arc<Core>, settle: Arc<dyn Settle>, ask: Ask, landed: Result
 }
 
 /// Polls `future` in place until it lands, the session is lost, or `limit` has passed.
-pub(crate) async fn acquire(
+pub(crate) async fn acquire<T: Landed>(
     core: &Arc<Core>,
     settle: &Arc<dyn Settle>,
     ask: &Ask,
-    future: BoxFuture<Result<Option<Grant>>>,
+    future: BoxFuture<Result<Option<T>>>,
     limit: Option<Duration>,
-) -> Result<Option<Grant>> {
+) -> Result<Option<T>> {
     let mut flight = Flight {
         core,
         settle,
@@ -167,14 +195,15 @@ pub(crate) async fn acquire(
             Err(Error::lost(reason))
         }
         // Taken up by `reclaim` in the meantime: one holding has one guard.
-        (Ok(Some(grant)), None) if !ask.claim(grant.token()) => {
+        (Ok(Some(grant)), None) if grant.token().is_some_and(|token| !ask.claim(token)) => {
             give_back(core, settle, ask, grant);
             Err(Error::lost(LossReason::Revoked))
         }
         (Err(error), end) => {
             if error.effect() != Effect::None {
                 let copy = Error::new(error.kind(), "").with_effect(error.effect());
-                let undoing = undo(Arc::clone(core), Arc::clone(settle), ask.clone(), Err(copy));
+                let nothing: Result<Option<T>> = Err(copy);
+                let undoing = undo(Arc::clone(core), Arc::clone(settle), ask.clone(), nothing);
                 core.adopt(undoing);
             }
             // Why it ended, the session knows better than the store that finds no lease.
@@ -188,56 +217,44 @@ pub(crate) async fn acquire(
     }
 }
 
-/// Goes on with a release: with the first attempt, if that is still on its way, then with others.
-type Again = Box<dyn FnOnce(Option<BoxFuture<Result<()>>>) -> BoxFuture<()> + Send>;
+/// A step that ends a holding (a release, an acknowledgement): idempotent, fenced by its grant.
+pub(crate) type Ending = Arc<dyn Fn() -> BoxFuture<Result<()>> + Send + Sync>;
 
-/// A release on its way. Dropped before it landed, it goes on in the session's task.
-struct Release<'a> {
+/// An ending on its way. Dropped before it landed, it goes on in the session's task.
+struct Finishing<'a> {
     core: &'a Arc<Core>,
-    again: Option<Again>,
+    what: &'static str,
+    ending: Option<Ending>,
     future: Option<BoxFuture<Result<()>>>,
 }
 
-impl Drop for Release<'_> {
+impl Drop for Finishing<'_> {
     fn drop(&mut self) {
-        if let Some(again) = self.again.take() {
-            self.core.adopt(again(self.future.take()));
-        }
+        let Some(ending) = self.ending.take() else {
+            return;
+        };
+        let (core, what, first) = (Arc::clone(self.core), self.what, self.future.take());
+        self.core.adopt(async move {
+            // With the first attempt, if that is still on its way, then with others.
+            if let Some(first) = first {
+                match first.await {
+                    Err(error) if error.kind() != ErrorKind::Lost => {}
+                    _ => return,
+                }
+            }
+            core.persist(what, || ending()).await;
+        });
     }
 }
 
-/// Releases `grant` and waits for the answer. What was not confirmed is tried again in the
+/// Ends a holding and waits for the answer. What was not confirmed is tried again in the
 /// background until it is, or the session ends.
-pub(crate) async fn release(
-    core: &Arc<Core>,
-    settle: &Arc<dyn Settle>,
-    ask: Ask,
-    grant: Grant,
-) -> Result<()> {
-    let again = {
-        let (core, settle, ask, grant) = (
-            Arc::clone(core),
-            Arc::clone(settle),
-            ask.clone(),
-            grant.clone(),
-        );
-        move |first: Option<BoxFuture<Result<()>>>| -> BoxFuture<()> {
-            Box::pin(async move {
-                if let Some(first) = first {
-                    match first.await {
-                        Err(error) if error.kind() != ErrorKind::Lost => {}
-                        _ => return,
-                    }
-                }
-                core.persist("releasing", || settle.release(ask.clone(), grant.clone()))
-                    .await;
-            })
-        }
-    };
-    let mut flight = Release {
+pub(crate) async fn finish(core: &Arc<Core>, what: &'static str, ending: Ending) -> Result<()> {
+    let mut flight = Finishing {
         core,
-        again: Some(Box::new(again)),
-        future: Some(settle.release(ask, grant)),
+        what,
+        future: Some(ending()),
+        ending: Some(ending),
     };
     let landed = tokio::select! {
         biased;
@@ -257,8 +274,92 @@ pub(crate) async fn release(
     match landed {
         Err(error) if error.kind() != ErrorKind::Lost => Err(error.with_effect(Effect::Unknown)),
         landed => {
-            flight.again = None;
+            flight.ending = None;
             landed
         }
+    }
+}
+
+/// A change on its way that nothing is held by. Dropped, it is driven to its end, once.
+struct Carried<'a, T: Send + 'static> {
+    core: &'a Arc<Core>,
+    ask: &'a Ask,
+    future: Option<BoxFuture<Result<T>>>,
+}
+
+impl<T: Send + 'static> Drop for Carried<'_, T> {
+    fn drop(&mut self) {
+        if let Some(future) = self.future.take() {
+            self.ask.withdraw();
+            self.core.adopt(async move { drop(future.await) });
+        }
+    }
+}
+
+/// Polls `future` in place until it lands or the session is lost: whether it has an effect is then
+/// unknown.
+pub(crate) async fn carry<T: Send + 'static>(
+    core: &Arc<Core>,
+    ask: &Ask,
+    future: BoxFuture<Result<T>>,
+) -> Result<T> {
+    let mut flight = Carried {
+        core,
+        ask,
+        future: Some(future),
+    };
+    tokio::select! {
+        biased;
+        landed = std::future::poll_fn(|context| {
+            let Some(mut future) = flight.future.take() else {
+                return Poll::Pending;
+            };
+            let landed = future.as_mut().poll(context);
+            if landed.is_pending() {
+                flight.future = Some(future);
+            }
+            landed
+        }) => landed,
+        reason = core.lost() => Err(Error::lost(reason).with_effect(Effect::Unknown)),
+    }
+}
+
+/// Repeats a question that changes nothing until the store answers it, or the session ends.
+pub(crate) async fn question<T, F: Future<Output = Result<T>>>(
+    core: &Arc<Core>,
+    ask: impl Fn() -> F,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        answer = repeated(core, ask) => answer,
+        reason = core.lost() => Err(Error::lost(reason)),
+    }
+}
+
+/// [`question`], for one that goes on when the lease is lost: until the session is ended here.
+pub(crate) async fn watching<T, F: Future<Output = Result<T>>>(
+    core: &Arc<Core>,
+    ask: impl Fn() -> F,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        answer = repeated(core, ask) => answer,
+        reason = core.left() => Err(Error::lost(reason)),
+    }
+}
+
+async fn repeated<T, F: Future<Output = Result<T>>>(
+    core: &Arc<Core>,
+    ask: impl Fn() -> F,
+) -> Result<T> {
+    let mut backoff = Backoff::new(core.ttl);
+    loop {
+        match ask().await {
+            Err(error) if error.is_retryable() => {
+                tracing::debug!(%error, "a question failed, trying again");
+            }
+            answer => return answer,
+        }
+        core.clock.sleep(backoff.next()).await;
     }
 }

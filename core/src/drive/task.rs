@@ -161,7 +161,13 @@ impl Task {
             Ending::Detach(reply) => {
                 core.lose(LossReason::Detached);
                 // Now: a guard dropped from here on leaves what it held to the one who resumes.
-                let held: Vec<Held> = core.held().values().map(|(held, _)| held.clone()).collect();
+                // What nobody could take up there is not left, but given back.
+                let held: Vec<Held> = core
+                    .held()
+                    .values()
+                    .map(|(held, _)| held.clone())
+                    .filter(|held| held.kind.can_be_taken_up())
+                    .collect();
                 self.settle_orphans(mail).await;
                 let detaching = async move {
                     let bound = GRACE.min(closing.ttl);
