@@ -14,6 +14,8 @@ mod promise;
 mod tools;
 
 pub use list::CASES;
+#[cfg(test)]
+pub(crate) use tools::Random;
 pub(crate) use tools::guarantees;
 
 #[cfg(doc)]

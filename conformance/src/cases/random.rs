@@ -110,27 +110,27 @@ async fn torment(
     let link = &links[number];
     match random.below(4) {
         0 if harness.offers().contains(&Need::Cut) => {
-            history.record(number, What::Fault("cut"));
+            history.record(number, What::Fault("cut".into()));
             link.cut();
         }
         1 if harness.offers().contains(&Need::Mute) => {
-            history.record(number, What::Fault("mute"));
+            history.record(number, What::Fault("mute".into()));
             link.mute();
             tokio::time::sleep(random.up_to(ttl)).await;
         }
         2 => {
-            history.record(number, What::Fault("short silence"));
+            history.record(number, What::Fault("short silence".into()));
             link.silence();
             tokio::time::sleep(random.up_to(ttl / 4)).await;
         }
         _ => {
-            history.record(number, What::Fault("silence"));
+            history.record(number, What::Fault("silence".into()));
             link.silence();
             tokio::time::sleep(ttl + ttl / 4).await;
         }
     }
     link.heal();
-    history.record(number, What::Fault("healed"));
+    history.record(number, What::Fault("healed".into()));
 }
 
 struct Client {
@@ -282,7 +282,7 @@ fn judge(history: &History, register: &FenceGate<u64>, seed: u64) -> Verdict {
     let overlaps = exclusion::overlaps(&events).len();
     let faults = events
         .iter()
-        .filter(|event| matches!(event.what, What::Fault(fault) if fault != "healed"))
+        .filter(|event| matches!(event.what, What::Fault(ref fault) if fault != "healed"))
         .count();
     held!(
         "seed {seed}: {grants} grants, {faults} faults, {writes} accesses to the register in order (value {}), {overlaps} overlaps of belief",

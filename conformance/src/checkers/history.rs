@@ -1,51 +1,60 @@
 //! What clients saw, in one line of time.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tenure_core::FencingToken;
 
+use super::jsonl::{Line, nanos, token};
+
 /// What happened to a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum What {
     /// It asked for the lock.
     Asked,
     /// Its ask was granted.
-    Granted(FencingToken),
+    Granted(#[serde(with = "token")] FencingToken),
     /// Its ask ended without a grant, and certainly left none.
     Refused,
     /// Its ask ended, or was given up, without it learning whether there was a grant.
     Unknown,
     /// The register took its write under this token.
-    Wrote(FencingToken),
+    Wrote(#[serde(with = "token")] FencingToken),
     /// The register refused its write under this token, by its count, while the client believed
     /// that it held the lock (`true`) or knew better (`false`).
-    WriteRefused(FencingToken, bool),
+    WriteRefused(#[serde(with = "token")] FencingToken, bool),
     /// It is about to look whether its guard is valid.
-    Looks(FencingToken),
+    Looks(#[serde(with = "token")] FencingToken),
     /// It was valid when it looked.
-    Valid(FencingToken),
+    Valid(#[serde(with = "token")] FencingToken),
     /// It ceased to believe that it holds the lock.
-    Ended(FencingToken),
+    Ended(#[serde(with = "token")] FencingToken),
     /// It began to release, while it still believed.
-    Releasing(FencingToken),
+    Releasing(#[serde(with = "token")] FencingToken),
     /// Its release was confirmed.
-    Released(FencingToken),
+    Released(#[serde(with = "token")] FencingToken),
     /// Something was done to its network or its store.
-    Fault(&'static str),
+    Fault(Cow<'static, str>),
 }
 
 /// One line of a history.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// When, since the history began.
+    #[serde(with = "nanos")]
     pub at: Duration,
     /// Who.
     pub client: usize,
     /// What.
     pub what: What,
+}
+
+impl Line for Event {
+    const KIND: &'static str = "lock";
 }
 
 impl fmt::Display for Event {

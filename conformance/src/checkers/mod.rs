@@ -1,4 +1,6 @@
-//! Judges of recorded histories.
+//! Judges of recorded histories. None knows of any store: they read what clients saw.
+//!
+//! Of locks:
 //!
 //! * [`History`] records what clients saw, by one monotonic clock.
 //! * [`exclusion`] finds intervals in which two clients believed that they held the lock. That is
@@ -7,10 +9,34 @@
 //!   accepted them.
 //! * [`linearizable`] searches for an order of all operations that a lock with fencing tokens
 //!   could have had.
+//!
+//! Of everything else, recorded by a [`Journal`] as [`Operation`]s:
+//!
+//! * [`search`] finds an order of the operations on a [`register`] or a [`queue`], or on any other
+//!   [`Model`](search::Model), or shows how far it came.
+//! * [`total_queue`] counts what went into a queue and what came out: for long runs, in which the
+//!   search would get lost.
+//! * [`list_append`] finds cycles among transactions, and names them.
+//! * [`bank`] and [`write_skew`] are two smaller looks at transactions, with little overhead.
+//!
+//! [`jsonl`] writes all of them to files and reads them back.
 
+pub mod bank;
 pub mod exclusion;
 pub mod fencing;
 pub mod history;
+pub mod jsonl;
 pub mod linearizable;
+pub mod list_append;
+pub mod operation;
+pub mod queue;
+pub mod register;
+pub mod search;
+#[cfg(test)]
+mod simulate;
+pub mod total_queue;
+pub mod write_skew;
 
+pub use fencing::Violation;
 pub use history::{Event, History, What};
+pub use operation::{Fate, Journal, Operation};
