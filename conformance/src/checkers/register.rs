@@ -206,6 +206,10 @@ impl Model for Register {
             }
         }
     }
+
+    fn only_looks(_: &RegisterCall, output: &RegisterAnswer) -> bool {
+        !matches!(output, RegisterAnswer::Written { .. })
+    }
 }
 
 #[cfg(test)]

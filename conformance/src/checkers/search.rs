@@ -5,8 +5,8 @@
 //! Herlihy and J. Wing, 1990).
 //!
 //! An operation of unknown fate may take effect at any time after its call, or never. One that
-//! leaves the state as it is takes effect as early as it may: that rules nothing out, and saves
-//! most of the search for reads. Time and memory are exponential in the number of operations
+//! only looks takes effect as early as it may: that rules nothing out, and saves most of the
+//! search for reads. Time and memory are exponential in the number of operations
 //! under way at once, and linear in the length of a history in the good case; a budget ends a
 //! search that would not.
 
@@ -42,6 +42,10 @@ pub trait Model {
         input: &Self::Input,
         output: Option<&Self::Output>,
     ) -> Option<Self::State>;
+
+    /// Whether an operation with this answer leaves *every* state as it is in which it can have
+    /// the answer. Saying `false` is always right, and slower.
+    fn only_looks(input: &Self::Input, output: &Self::Output) -> bool;
 }
 
 /// The operations of a model.
@@ -250,6 +254,10 @@ impl<'a, M: Model> Search<'a, M> {
         let (mut candidates, first_end) = self.candidates(&placed);
         // The last is tried first: the known ones before the open ones, the first to end first.
         candidates.sort_by_key(|index| std::cmp::Reverse(self.known[*index].ended));
+        let looks = |operation: &OperationOf<M>| {
+            let answer = operation.answer();
+            answer.is_some_and(|answer| M::only_looks(&operation.input, answer))
+        };
         let mut untried = Vec::new();
         for (index, operation) in self.open.iter().enumerate().rev() {
             let may = operation.called <= first_end && placed.open.binary_search(&index).is_err();
@@ -264,8 +272,8 @@ impl<'a, M: Model> Search<'a, M> {
         for index in candidates {
             let operation = self.known[index];
             match M::step(&state, &operation.input, operation.answer()) {
-                // It changes nothing, so nothing is lost by letting it go first.
-                Some(after) if after == state => {
+                // Nothing is lost by letting it go first.
+                Some(after) if after == state && looks(operation) => {
                     untried = vec![(Next::Known(index), after)];
                     break;
                 }
