@@ -1,1 +1,304 @@
-//! To come.
+//! What went into a queue, what came out, and what was acknowledged.
+//!
+//! The run must end with a drain: dequeue and acknowledge until the queue says that it is empty,
+//! after every session that may still have an item is gone. Then everything is accounted for,
+//! item by item, in O(n log n) for n operations.
+//!
+//! Where a dequeue is of unknown fate, it may have taken an item that nobody saw: so much is
+//! conceded to the count of a delivery, and to the order. A pop of unknown fate may have taken an
+//! item for good.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::fencing::Violation;
+use super::operation::Fate;
+use super::queue::{QueueAnswer, QueueCall, QueueOperation};
+
+mod order;
+
+pub use order::overtakings;
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Items that were certainly taken in.
+    pub enqueued: usize,
+    /// Items that came out at least once.
+    pub delivered: usize,
+    /// Deliveries beyond each item's first.
+    pub redelivered: usize,
+    /// Items that were certainly acknowledged.
+    pub acknowledged: usize,
+    /// What must not be. Items are lost, doubled or made up.
+    pub violations: Vec<Violation>,
+    /// Items that were overtaken: a violation only where the store promises order.
+    pub overtakings: Vec<Violation>,
+}
+
+/// One handing out of an item.
+#[derive(Clone, Copy)]
+struct Delivery<'a> {
+    token: u64,
+    count: u32,
+    operation: &'a QueueOperation,
+}
+
+/// All that happened to one item.
+#[derive(Default)]
+struct Life<'a> {
+    enqueues: Vec<&'a QueueOperation>,
+    /// By token.
+    deliveries: Vec<Delivery<'a>>,
+    /// Acknowledgements, pops among them, with their tokens.
+    ends: Vec<(u64, &'a QueueOperation)>,
+    returns: Vec<(u64, &'a QueueOperation)>,
+}
+
+impl<'a> Life<'a> {
+    /// Those that were certainly accepted.
+    fn done(ends: &[(u64, &'a QueueOperation)]) -> impl Iterator<Item = (u64, &'a QueueOperation)> {
+        ends.iter().copied().filter(|(_, end)| {
+            matches!(
+                end.answer(),
+                Some(QueueAnswer::Done | QueueAnswer::Delivered { .. })
+            )
+        })
+    }
+
+    /// An acknowledgement whose answer was lost may have ended it.
+    fn may_have_ended(&self) -> bool {
+        self.ends
+            .iter()
+            .any(|(_, end)| end.possible() && end.answer() != Some(&QueueAnswer::Lost))
+    }
+
+    /// The lines of this item, for a counterexample.
+    fn told(&self) -> String {
+        let mut lines: Vec<_> = self.enqueues.clone();
+        lines.extend(self.deliveries.iter().map(|delivery| delivery.operation));
+        lines.extend(self.ends.iter().chain(&self.returns).map(|(_, end)| *end));
+        lines.sort_by_key(|operation| operation.called);
+        // A pop is a delivery and an end.
+        lines.dedup_by(|a, b| std::ptr::eq(*a, *b));
+        let mut text = String::new();
+        for line in lines {
+            let _ = write!(text, "\n    {line}");
+        }
+        text
+    }
+}
+
+type Lives<'a> = BTreeMap<u64, Life<'a>>;
+
+/// Judges a run.
+pub fn check(history: &[QueueOperation]) -> Account {
+    let lives = lives(history);
+    let unseen = Unseen::of(history);
+    let mut account = Account {
+        overtakings: overtakings(history),
+        ..Account::default()
+    };
+    let mut missing = Vec::new();
+    for (item, life) in &lives {
+        let certain = life.enqueues.iter().any(|op| op.answer().is_some());
+        let acknowledged = Life::done(&life.ends).count();
+        account.enqueued += usize::from(certain);
+        account.delivered += usize::from(!life.deliveries.is_empty());
+        account.redelivered += life.deliveries.len().saturating_sub(1);
+        account.acknowledged += usize::from(acknowledged > 0);
+        let wrong = [
+            out_of_thin_air(life),
+            acknowledged_twice(life),
+            two_holders(life),
+            counts(life, &unseen),
+            came_back(life),
+        ];
+        for what in wrong.into_iter().flatten() {
+            let told = life.told();
+            account
+                .violations
+                .push(Violation(format!("item {item} {what}{told}")));
+        }
+        if (certain || !life.deliveries.is_empty()) && !life.may_have_ended() {
+            missing.push(item);
+        }
+    }
+    // Each of so many may have been taken by a pop whose answer was lost.
+    for item in missing.into_iter().skip(unseen.pops) {
+        let life = &lives[item];
+        let what = if life.deliveries.is_empty() {
+            "was taken in and never delivered"
+        } else {
+            "was delivered and never acknowledged, nor delivered again"
+        };
+        let told = life.told();
+        account
+            .violations
+            .push(Violation(format!("item {item} {what}{told}")));
+    }
+    account
+}
+
+fn lives(history: &[QueueOperation]) -> Lives<'_> {
+    let mut lives = Lives::new();
+    for operation in history {
+        match operation.input {
+            QueueCall::Enqueue { item, .. } => {
+                lives.entry(item).or_default().enqueues.push(operation);
+            }
+            QueueCall::Acknowledge { item, token } => {
+                let ends = &mut lives.entry(item).or_default().ends;
+                ends.push((token, operation));
+            }
+            QueueCall::Return { item, token } => {
+                let returns = &mut lives.entry(item).or_default().returns;
+                returns.push((token, operation));
+            }
+            QueueCall::Dequeue { .. } | QueueCall::Pop => {
+                if let Some(&QueueAnswer::Delivered { item, token, count }) = operation.answer() {
+                    let life = lives.entry(item).or_default();
+                    life.deliveries.push(Delivery {
+                        token,
+                        count,
+                        operation,
+                    });
+                    if operation.input == QueueCall::Pop {
+                        life.ends.push((token, operation));
+                    }
+                }
+            }
+            QueueCall::Depart { .. } => {}
+        }
+    }
+    for life in lives.values_mut() {
+        life.deliveries.sort_by_key(|delivery| delivery.token);
+    }
+    lives
+}
+
+/// What may have been taken without anybody seeing it.
+struct Unseen {
+    /// When each dequeue of unknown fate was called, sorted.
+    dequeues: Vec<Duration>,
+    pops: usize,
+}
+
+impl Unseen {
+    fn of(history: &[QueueOperation]) -> Self {
+        let unknown = |operation: &&QueueOperation| operation.fate == Fate::Unknown;
+        let mut dequeues: Vec<_> = history
+            .iter()
+            .filter(unknown)
+            .filter(|operation| matches!(operation.input, QueueCall::Dequeue { .. }))
+            .map(|operation| operation.called)
+            .collect();
+        dequeues.sort_unstable();
+        let pops = history.iter().filter(unknown);
+        Self {
+            dequeues,
+            pops: pops.filter(|op| op.input == QueueCall::Pop).count(),
+        }
+    }
+
+    /// How many may have taken something by then.
+    fn by(&self, time: Option<Duration>) -> usize {
+        let time = time.unwrap_or(Duration::MAX);
+        self.dequeues.partition_point(|called| *called <= time)
+    }
+}
+
+fn out_of_thin_air(life: &Life<'_>) -> Option<String> {
+    life.deliveries.first()?;
+    let possible = life.enqueues.iter().filter(|enqueue| enqueue.possible());
+    let Some(source) = possible.min_by_key(|enqueue| enqueue.called) else {
+        return Some("was delivered, though it was never taken in".to_owned());
+    };
+    let mut deliveries = life.deliveries.iter();
+    let early = deliveries.find(|delivery| delivery.operation.precedes(source))?;
+    Some(format!(
+        "was delivered under token {} before anybody asked to take it in",
+        early.token
+    ))
+}
+
+fn acknowledged_twice(life: &Life<'_>) -> Option<String> {
+    let tokens: Vec<u64> = Life::done(&life.ends).map(|(token, _)| token).collect();
+    (tokens.len() > 1).then(|| {
+        format!(
+            "was acknowledged {} times, under tokens {tokens:?}",
+            tokens.len()
+        )
+    })
+}
+
+/// Who ends a delivery must have held it: no newer one may have been handed out before.
+fn two_holders(life: &Life<'_>) -> Option<String> {
+    let mut ends = Life::done(&life.ends).chain(Life::done(&life.returns));
+    let stale = ends.find_map(|(token, end)| {
+        let newer = life
+            .deliveries
+            .iter()
+            .find(|newer| newer.token > token && newer.operation.precedes(end))?;
+        Some((token, newer.token))
+    });
+    if let Some((old, new)) = stale {
+        return Some(format!(
+            "had two holders: token {old} was still accepted after token {new} had been handed out"
+        ));
+    }
+    let mut neighbours = life.deliveries.windows(2);
+    neighbours.find_map(|pair| {
+        let (older, newer) = (pair[0], pair[1]);
+        if older.token == newer.token {
+            return Some(format!("was delivered twice under token {}", older.token));
+        }
+        newer.operation.precedes(older.operation).then(|| {
+            format!(
+                "was delivered under token {}, after token {} had been handed out",
+                older.token, newer.token
+            )
+        })
+    })
+}
+
+/// The count of a delivery is that of the one before plus one, but for those nobody saw.
+fn counts(life: &Life<'_>, unseen: &Unseen) -> Option<String> {
+    let mut before = 0;
+    for (seen, delivery) in life.deliveries.iter().enumerate() {
+        let count = delivery.count;
+        if count <= before {
+            return Some(format!(
+                "was delivered under token {} with count {count}, after a delivery with count {before}",
+                delivery.token
+            ));
+        }
+        before = count;
+        let earlier = (count as usize).saturating_sub(1);
+        let possible = seen + unseen.by(delivery.operation.ended);
+        if earlier > possible {
+            return Some(format!(
+                "was delivered under token {} with count {count}, though it can have been out {possible} times at most",
+                delivery.token
+            ));
+        }
+    }
+    None
+}
+
+fn came_back(life: &Life<'_>) -> Option<String> {
+    Life::done(&life.ends).find_map(|(token, end)| {
+        let again = life
+            .deliveries
+            .iter()
+            .find(|again| end.precedes(again.operation))?;
+        Some(format!(
+            "was delivered under token {}, after it had been acknowledged under token {token}",
+            again.token
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests;
