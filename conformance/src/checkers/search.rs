@@ -315,3 +315,6 @@ impl<'a, M: Model> Search<'a, M> {
             .collect();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,7 +94,7 @@ fn add_list(
     // An aborted writer is no part of the graph: that it was read is told as G1a.
     let writer = |place: usize| {
         let value = *list.order.get(place)?;
-        let (writer, _) = *versions.writers.get(&(key, value))?;
+        let writer = versions.writers.get(&(key, value))?.transaction;
         versions.committed[writer].then_some((writer, value))
     };
     for place in 1..list.order.len() {

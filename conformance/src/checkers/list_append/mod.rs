@@ -105,7 +105,8 @@ pub enum Class {
     Impossible,
     /// A transaction did not see its own appends, or saw a list change in between.
     Internal,
-    /// Two reads of a list, neither of which begins with the other.
+    /// Two reads of a list, neither of which begins with the other; or one that has a transaction's
+    /// appends in another order than it made them.
     IncompatibleOrder,
     /// Two transactions appended to what was the same list when both had read it.
     LostUpdate,

@@ -14,6 +14,16 @@ pub(super) struct Seen {
     pub(super) length: usize,
 }
 
+/// Who appended a value.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Writer {
+    pub(super) transaction: usize,
+    /// What it had appended to the same list right before.
+    before: Option<u64>,
+    /// Whether it appended nothing more to that list.
+    last: bool,
+}
+
 /// What is known of one list.
 #[derive(Debug, Default)]
 pub(super) struct List {
@@ -28,8 +38,8 @@ pub(super) struct List {
 #[derive(Debug, Default)]
 pub(super) struct Versions {
     pub(super) lists: BTreeMap<u64, List>,
-    /// Who appended a value to a key, and whether it was its last there.
-    pub(super) writers: HashMap<(u64, u64), (usize, bool)>,
+    /// By key and value.
+    pub(super) writers: HashMap<(u64, u64), Writer>,
     /// Whether a transaction is known to have committed: by its answer, or since it was read.
     pub(super) committed: Vec<bool>,
 }
@@ -69,17 +79,38 @@ impl Inference<'_> {
         for (index, transaction) in self.history.iter().enumerate() {
             let done = transaction.answer().is_some();
             self.versions.committed.push(done);
-            let mut later = HashSet::new();
-            for step in transaction.input.iter().rev() {
+            for step in &transaction.input {
                 if let Step::Append { key, value } = *step {
-                    let last = later.insert(key);
-                    let writer = (index, last);
-                    if let Some((first, _)) = self.versions.writers.insert((key, value), writer) {
-                        let what = format!("value {value} was appended to list {key} twice");
-                        self.report(Class::Impossible, &what, vec![first, index]);
-                    }
+                    self.index_writer(index, key, value);
                 }
             }
+        }
+    }
+
+    fn index_writer(&mut self, transaction: usize, key: u64, value: u64) {
+        let mut own = self.history[transaction]
+            .input
+            .iter()
+            .filter_map(|step| match *step {
+                Step::Append { key: of, value } if of == key => Some(value),
+                _ => None,
+            });
+        let mut before = None;
+        while let Some(earlier) = own.next().filter(|earlier| *earlier != value) {
+            before = Some(earlier);
+        }
+        let writer = Writer {
+            transaction,
+            before,
+            last: own.next().is_none(),
+        };
+        if let Some(first) = self.versions.writers.insert((key, value), writer) {
+            let what = format!("value {value} was appended to list {key} twice");
+            self.report(
+                Class::Impossible,
+                &what,
+                vec![first.transaction, transaction],
+            );
         }
     }
 
@@ -130,54 +161,74 @@ impl Inference<'_> {
         }
     }
 
-    /// Every element has one writer, who committed, and reads end with what writers wrote last.
     fn judge_elements(&mut self) {
         let lists = std::mem::take(&mut self.versions.lists);
         for (&key, list) in &lists {
-            let mut met = HashSet::new();
-            for (place, &value) in list.order.iter().enumerate() {
-                // Whoever saw this much can be blamed for it.
-                let Some(reader) = list.seen.iter().find(|seen| seen.length > place) else {
-                    continue;
-                };
-                let reader = reader.reader;
-                if !met.insert(value) {
-                    let what = format!("list {key} was read with {value} in it twice");
-                    self.report(Class::Impossible, &what, vec![reader]);
-                }
-                let Some(&(writer, _)) = self.versions.writers.get(&(key, value)) else {
-                    let what =
-                        format!("list {key} was read with {value}, which nobody appended to it");
-                    self.report(Class::Impossible, &what, vec![reader]);
-                    continue;
-                };
-                if self.history[writer].fate == Fate::Failed {
-                    let what = format!(
-                        "{} read {value} in list {key}, which {} had appended before it aborted",
-                        name(reader),
-                        name(writer),
-                    );
-                    self.report(Class::G1a, &what, vec![reader, writer]);
-                } else {
-                    self.versions.committed[writer] = true;
-                }
-            }
-            for seen in &list.seen {
-                let last = seen.length.checked_sub(1).map(|last| list.order[last]);
-                let writer = last.and_then(|last| self.versions.writers.get(&(key, last)).copied());
-                if let (Some(last), Some((writer, false))) = (last, writer)
-                    && writer != seen.reader
-                {
-                    let what = format!(
-                        "{} read list {key} up to {last}, after which {} appended more",
-                        name(seen.reader),
-                        name(writer),
-                    );
-                    self.report(Class::G1b, &what, vec![seen.reader, writer]);
-                }
-            }
+            self.judge_order(key, list);
+            self.judge_ends(key, list);
         }
         self.versions.lists = lists;
+    }
+
+    /// Every element is there once, was appended by one who may have committed, and comes after
+    /// what its writer had appended before.
+    fn judge_order(&mut self, key: u64, list: &List) {
+        let mut met = HashSet::new();
+        for (place, &value) in list.order.iter().enumerate() {
+            let again = !met.insert(value);
+            // Whoever saw this much can be blamed for it. What nobody else saw is its reader's own.
+            let Some(seen) = list.seen.iter().find(|seen| seen.length > place) else {
+                continue;
+            };
+            let reader = seen.reader;
+            if again {
+                let what = format!("list {key} was read with {value} in it twice");
+                self.report(Class::Impossible, &what, vec![reader]);
+            }
+            let Some(&writer) = self.versions.writers.get(&(key, value)) else {
+                let what = format!("list {key} was read with {value}, which nobody appended");
+                self.report(Class::Impossible, &what, vec![reader]);
+                continue;
+            };
+            let author = writer.transaction;
+            if let Some(before) = writer.before.filter(|before| !met.contains(before)) {
+                let what = format!(
+                    "list {key} was read with {value}, but not with {before} before it, which {} had appended first",
+                    name(author)
+                );
+                self.report(Class::IncompatibleOrder, &what, vec![reader, author]);
+            }
+            if self.history[author].fate == Fate::Failed {
+                let what = format!(
+                    "{} read {value} in list {key}, which {} had appended before it aborted",
+                    name(reader),
+                    name(author),
+                );
+                self.report(Class::G1a, &what, vec![reader, author]);
+            } else {
+                self.versions.committed[author] = true;
+            }
+        }
+    }
+
+    /// Every read ends with the last of what its writer appended.
+    fn judge_ends(&mut self, key: u64, list: &List) {
+        for seen in &list.seen {
+            let Some(end) = seen.length.checked_sub(1).map(|end| list.order[end]) else {
+                continue;
+            };
+            if let Some(&writer) = self.versions.writers.get(&(key, end))
+                && !writer.last
+                && writer.transaction != seen.reader
+            {
+                let what = format!(
+                    "{} read list {key} up to {end}, after which {} appended more",
+                    name(seen.reader),
+                    name(writer.transaction),
+                );
+                self.report(Class::G1b, &what, vec![seen.reader, writer.transaction]);
+            }
+        }
     }
 
     fn find_unread(&mut self) {
@@ -272,6 +323,12 @@ fn looks_of<'a>(transaction: &Transaction, lists: &'a [Vec<u64>]) -> Result<Vec<
                 "list {key} was read as {list:?}, without the reader's own appends {mine:?}"
             ));
         };
+        let early = |step: &&Step| matches!(step, Step::Append { key: of, value } if *of == key && others.contains(value));
+        if let Some(early) = transaction.input.iter().find(early) {
+            return Err(format!(
+                "list {key} was read as {list:?} before the reader's own {early:?}"
+            ));
+        }
         match looks.iter_mut().find(|look| look.key == key) {
             Some(look) if look.list[..look.others] != *others => {
                 let before = &look.list[..look.others];
