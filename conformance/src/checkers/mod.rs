@@ -7,8 +7,8 @@
 //!   informational: a paused holder may believe for a moment longer than it may act.
 //! * [`fencing`] judges what must hold: the order of tokens, as granted and as a fenced register
 //!   accepted them.
-//! * [`linearizable`] searches for an order of all operations that a lock with fencing tokens
-//!   could have had.
+//! * [`linearizable`] finds an order of all operations that a lock with fencing tokens could have
+//!   had; [`fenced_lock`] does so by search.
 //!
 //! Of everything else, recorded by a [`Journal`] as [`Operation`]s:
 //!
@@ -23,6 +23,7 @@
 
 pub mod bank;
 pub mod exclusion;
+pub mod fenced_lock;
 pub mod fencing;
 pub mod history;
 pub mod jsonl;
