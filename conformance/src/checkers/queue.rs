@@ -57,7 +57,7 @@ pub enum QueueAnswer {
     Delivered {
         /// The item.
         item: u64,
-        /// The token of this delivery.
+        /// The token of this delivery, greater than that of the item's delivery before.
         token: u64,
         /// How often the item was delivered, this time included.
         count: u32,
@@ -92,6 +92,8 @@ struct Item {
     priority: u16,
     holder: Holder,
     count: u32,
+    /// The last that was told.
+    token: Option<u64>,
 }
 
 /// What a queue holds, in the order in which it is handed out.
@@ -102,7 +104,7 @@ impl QueueState {
     fn enqueued(&self, item: u64, priority: u16) -> Self {
         let mut items = self.0.clone();
         let place = items.partition_point(|before| before.priority <= priority);
-        let (holder, count) = (Holder::Nobody, 0);
+        let (holder, count, token) = (Holder::Nobody, 0, None);
         items.insert(
             place,
             Item {
@@ -110,6 +112,7 @@ impl QueueState {
                 priority,
                 holder,
                 count,
+                token,
             },
         );
         Self(items)
@@ -127,7 +130,7 @@ impl QueueState {
         let told = match told {
             None => None,
             Some(&QueueAnswer::Delivered { item, token, count })
-                if (item, count) == (first.item, first.count + 1) =>
+                if (item, count) == (first.item, first.count + 1) && first.token < Some(token) =>
             {
                 Some(token)
             }
@@ -141,6 +144,7 @@ impl QueueState {
             Some(by) => {
                 items[head].holder = Holder::Session(by, told);
                 items[head].count += 1;
+                items[head].token = told.or(first.token);
             }
         }
         Some(Self(items))

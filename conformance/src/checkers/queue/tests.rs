@@ -67,6 +67,20 @@ fn an_item_comes_back_when_its_session_departs() {
 }
 
 #[test]
+fn a_token_that_does_not_rise_is_found() {
+    let back = |token| {
+        let call = QueueCall::Return { item: 1, token };
+        done(1, (4, 5), call, Done)
+    };
+    let history = |second| {
+        let again = take((6, 7), 1, second, 2);
+        [put((0, 1), 1, 0), take((2, 3), 1, 7, 1), back(7), again]
+    };
+    assert_eq!(judge(&history(8)), Finding::Linearizable(4));
+    assert!(wrong(&history(7)));
+}
+
+#[test]
 fn empty_while_something_waits_is_found() {
     let empty = |span| done(1, span, Pop, Empty);
     assert_eq!(

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::super::queue::QueueAnswer::{Delivered, Done, Empty, Lost};
 use super::super::queue::QueueCall::{Acknowledge, Dequeue, Enqueue, Pop, Return};
-use super::super::queue::simulated;
+use super::super::queue::{PriorityQueue, simulated};
+use super::super::search::{self, BUDGET, Finding};
 use super::super::simulate::{done, failed, lost};
 use super::*;
 use crate::cases::Random;
@@ -222,6 +223,50 @@ fn dropped(history: &[QueueOperation], gone: u64) -> Vec<QueueOperation> {
         _ => !matches!(operation.answer(), Some(Delivered { item, .. }) if *item == gone),
     });
     kept
+}
+
+/// Loses answers and whole operations, and exchanges the times of some.
+fn disturbed(random: &mut Random) -> Vec<QueueOperation> {
+    let mut history = simulated::queue(random, 12, 2, 0);
+    for _ in 0..=random.below(3) {
+        let mut any = || usize::try_from(random.below(history.len().max(1) as u64)).unwrap();
+        let (one, other) = (any(), any());
+        if history.is_empty() {
+            break;
+        }
+        match random.below(4) {
+            0 => history[one].fate = Fate::Unknown,
+            1 => drop(history.remove(one)),
+            _ => {
+                let (first, second) = (history[one].clone(), history[other].clone());
+                (history[one].called, history[one].ended) = (second.called, second.ended);
+                (history[other].called, history[other].ended) = (first.called, first.ended);
+            }
+        }
+    }
+    history
+}
+
+/// All that it says is wrong, but for what a drain would have shown.
+fn complaints(history: &[QueueOperation]) -> Vec<String> {
+    let account = check(history);
+    let all = account.violations.into_iter().chain(account.overtakings);
+    all.map(|violation| violation.0)
+        .filter(|words| !words.contains(" never "))
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    /// It says less than a search, and never more.
+    #[test]
+    fn what_a_search_can_order_is_not_complained_of(seed: u64) {
+        let history = disturbed(&mut Random::seeded(seed));
+        if let Finding::Linearizable(_) = search::check::<PriorityQueue>(&history, BUDGET) {
+            prop_assert_eq!(complaints(&history), Vec::<String>::new());
+        }
+    }
 }
 
 proptest! {
