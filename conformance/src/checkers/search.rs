@@ -246,7 +246,6 @@ impl<'a, M: Model> Search<'a, M> {
                 candidates.push(index);
             }
         }
-        candidates.retain(|index| self.known[*index].called <= first_end);
         (candidates, first_end)
     }
 

@@ -115,6 +115,7 @@ fn two_that_swap_the_same_version_are_found() {
 #[test]
 fn versions_that_fall_are_found() {
     words(judge(&[at((0, 1), write(1, 5)), at((2, 3), write(2, 4))]));
+    words(judge(&[at((0, 1), write(1, 5)), at((2, 3), write(2, 5))]));
 }
 
 #[test]
