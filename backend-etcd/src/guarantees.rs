@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tenure_core::{
     Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Release, Result, Resume, TokenOrder,
+    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result, Resume, TokenOrder,
 };
 
 use crate::session::Shared;
@@ -125,6 +125,10 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
         resume: Claim::new(
             Resume::OneUse,
             "a record on the lease, deleted by the transaction that resumes",
+        ),
+        observers: Claim::new(
+            Observers::Converge,
+            "a watch on the candidates, and a linearizable read after whatever it may have missed; the order is that of the revisions",
         ),
         durability: Claim::new(
             Durability::Durable,

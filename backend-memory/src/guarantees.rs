@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tenure_core::{
     Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Release, Resume, TokenOrder,
+    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
 };
 
 /// How late a waiter's timer may be: tokio's timers are 1 ms coarse, the rest is for a busy
@@ -53,6 +53,10 @@ pub(crate) fn guarantees() -> Guarantees {
         resume: Claim::new(
             Resume::OneUse,
             "detaching leaves a record that resuming uses up, within the same process",
+        ),
+        observers: Claim::new(
+            Observers::Converge,
+            "every change of an election is numbered under the mutex, and wakes those who observe it",
         ),
         durability: Claim::new(
             Durability::Volatile,

@@ -1,4 +1,4 @@
-//! The embedded tenure store: sessions and locks inside one process, with leases that expire.
+//! The embedded tenure store: sessions, locks and elections inside one process, with leases that expire.
 //!
 //! For applications of one process, and for tests: it keeps every promise that needs no disk and
 //! no network, lives on the time of its tokio runtime (so that a paused clock expires leases
@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod election;
 mod error;
 mod faults;
 mod guarantees;
@@ -32,6 +33,7 @@ mod session;
 mod store;
 
 pub use config::{MAX_TTL, MIN_TTL, MemoryConfig};
+pub use election::MemoryElection;
 pub use faults::{Fault, Link};
 pub use locker::MemoryLocker;
 pub use session::{MemoryBackend, MemorySession, connect};

@@ -21,7 +21,7 @@ impl MemoryLocker {
         Self(session)
     }
 
-    fn attempt(&self, ask: &Ask) -> Attempt {
+    fn attempt(&self, ask: &Ask, value: Option<Arc<[u8]>>) -> Attempt {
         Attempt {
             object: Object {
                 namespace: self.0.namespace.clone(),
@@ -30,24 +30,23 @@ impl MemoryLocker {
             },
             nonce: ask.nonce(),
             alarm: ask.alarm(),
+            value,
         }
     }
-}
 
-fn grant(granted: Granted) -> Grant {
-    Grant::new(granted.token, granted.key)
-}
-
-#[async_trait]
-impl Locker for MemoryLocker {
-    async fn try_acquire(&self, ask: &Ask) -> Result<Option<Grant>> {
+    /// Takes the first place in the line of `ask`, if it is empty.
+    pub(crate) async fn try_join(
+        &self,
+        ask: &Ask,
+        value: Option<Arc<[u8]>>,
+    ) -> Result<Option<Grant>> {
         let MemorySession {
             store,
             link,
             member,
             ..
         } = &*self.0;
-        let (me, attempt) = (member.clone(), self.attempt(ask));
+        let (me, attempt) = (member.clone(), self.attempt(ask, value));
         let about = Some((member, ask.nonce()));
         let trying = link.round_trip(store, about, move |state| state.join(&me, &attempt, false));
         Ok(match trying.await? {
@@ -56,14 +55,15 @@ impl Locker for MemoryLocker {
         })
     }
 
-    async fn acquire(&self, ask: &Ask) -> Result<Grant> {
+    /// Takes a place in the line of `ask` and waits until it is the first.
+    pub(crate) async fn join(&self, ask: &Ask, value: Option<Arc<[u8]>>) -> Result<Grant> {
         let MemorySession {
             store,
             link,
             member,
             ..
         } = &*self.0;
-        let (me, attempt) = (member.clone(), self.attempt(ask));
+        let (me, attempt) = (member.clone(), self.attempt(ask, value));
         let about = Some((member, ask.nonce()));
         let joining = link.request(store, about, move |state| state.join(&me, &attempt, true));
         let (passage, joined) = joining.await?;
@@ -81,6 +81,21 @@ impl Locker for MemoryLocker {
             Look::Granted(granted) => Ok(grant(granted)),
             Look::Wait(..) => Err(crate::error::removed_from_line()),
         }
+    }
+}
+
+fn grant(granted: Granted) -> Grant {
+    Grant::new(granted.token, granted.key)
+}
+
+#[async_trait]
+impl Locker for MemoryLocker {
+    async fn try_acquire(&self, ask: &Ask) -> Result<Option<Grant>> {
+        self.try_join(ask, None).await
+    }
+
+    async fn acquire(&self, ask: &Ask) -> Result<Grant> {
+        self.join(ask, None).await
     }
 }
 
@@ -120,7 +135,7 @@ impl Settle for MemoryLocker {
             member,
             ..
         } = &*self.0;
-        let (me, attempt) = (member.clone(), self.attempt(ask));
+        let (me, attempt) = (member.clone(), self.attempt(ask, None));
         let about = Some((member, ask.nonce()));
         let reclaiming = link.round_trip(store, about, move |state| {
             state.reclaim(&me, &attempt, token)

@@ -6,13 +6,16 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Backend, HasLocker, Held, Lease, Locker, Opened};
+use tenure_core::backend::{
+    Backend, Election, HasElection, HasLocker, Held, Lease, Locker, Opened,
+};
 use tenure_core::{
     Clock, Error, ErrorKind, Guarantees, LossReason, Namespace, Result, SessionId, SessionOptions,
     Store,
 };
 
 use crate::config::{self, MemoryConfig};
+use crate::election::MemoryElection;
 use crate::faults::Link;
 use crate::locker::MemoryLocker;
 use crate::store::{CAPACITY, Footprint, Member, Shared};
@@ -227,6 +230,10 @@ impl Lease for MemorySession {
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(self.typed_locker())
     }
+
+    fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
+        Some(self.typed_election())
+    }
 }
 
 impl HasLocker for MemorySession {
@@ -234,5 +241,13 @@ impl HasLocker for MemorySession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<MemoryLocker> {
         Arc::new(MemoryLocker::new(self))
+    }
+}
+
+impl HasElection for MemorySession {
+    type Election = MemoryElection;
+
+    fn typed_election(self: Arc<Self>) -> Arc<MemoryElection> {
+        Arc::new(MemoryElection::new(self))
     }
 }

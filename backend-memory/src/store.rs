@@ -8,6 +8,8 @@
 //! ends, or until it is woken because that place went away. So a release wakes one waiter, and a
 //! dead place is found by the one behind it.
 
+pub(crate) mod election;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,8 +18,9 @@ use tenure_core::backend::{Alarm, Held, Kind, path};
 use tenure_core::{
     Clock, Error, ErrorKind, FencingToken, LossReason, Moment, Name, Namespace, Result,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use self::election::Elections;
 use crate::error;
 use crate::faults::Link;
 
@@ -55,6 +58,7 @@ impl Shared {
             last_session: 0,
             last_place: 0,
             last_token: 0,
+            elections: Elections::default(),
             signals: Vec::new(),
         };
         Self {
@@ -91,6 +95,7 @@ impl Shared {
         for signal in signals {
             match signal {
                 Signal::Wake(waiter) => waiter.notify_one(),
+                Signal::Tell(observers) => drop(observers.send_replace(())),
                 Signal::Alarm(alarm, reason) => alarm.raise(reason),
                 Signal::Forget(link) => drop(link),
             }
@@ -129,6 +134,8 @@ pub(crate) struct Attempt {
     pub(crate) object: Object,
     pub(crate) nonce: u64,
     pub(crate) alarm: Alarm,
+    /// What a candidate stands for.
+    pub(crate) value: Option<Arc<[u8]>>,
 }
 
 /// A grant, in the store's words.
@@ -178,11 +185,17 @@ struct Place {
     unclaimed: bool,
     waiter: Arc<Notify>,
     alarm: Alarm,
+    /// What a candidate stands for, or a leader has proclaimed.
+    value: Option<Arc<[u8]>>,
+    /// The number of the last proclamation.
+    proclaimed: u64,
 }
 
 #[derive(Debug)]
 enum Signal {
     Wake(Arc<Notify>),
+    /// Whoever observes.
+    Tell(watch::Sender<()>),
     Alarm(Alarm, LossReason),
     /// The last of a link takes its late requests with it, and those lock the store.
     Forget(Link),
@@ -200,6 +213,7 @@ pub(crate) struct State {
     last_session: u64,
     last_place: u64,
     last_token: u64,
+    elections: Elections,
     /// Whom to tell once the step is done.
     signals: Vec<Signal>,
 }
@@ -392,6 +406,8 @@ impl State {
                 unclaimed: false,
                 waiter: Arc::default(),
                 alarm: attempt.alarm.clone(),
+                value: attempt.value.clone(),
+                proclaimed: 0,
             };
             self.lines
                 .entry(attempt.object.clone())
@@ -484,6 +500,7 @@ impl State {
         }
         let before = std::mem::replace(&mut place.nonce, attempt.nonce);
         place.unclaimed = false;
+        place.proclaimed = 0;
         place.alarm = attempt.alarm.clone();
         let lease = self.lease(member)?;
         if let Some(place) = lease.places.remove(&before) {
@@ -506,6 +523,7 @@ impl State {
         }
         if line.is_empty() {
             self.lines.remove(object);
+            self.election_changed(object);
         } else if place.token.is_some() {
             self.grant_first(object);
         } else if let Some((_, behind)) = line.range(arrival..).next() {
@@ -526,6 +544,7 @@ impl State {
             self.last_token += 1;
             place.token = Some(FencingToken::new(self.last_token));
             self.signals.push(Signal::Wake(Arc::clone(&place.waiter)));
+            self.election_changed(object);
         }
     }
 }

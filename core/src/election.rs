@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ use crate::{Error, FencingToken, Result};
 /// - E1, E2: the candidate that is granted is the leader, alone, and its token is greater than that
 ///   of every leader before.
 /// - E3: `proclaim` changes nothing unless the grant is in force *in the store* at that moment; a
-///   request that arrives after a later `proclaim` of the same grant succeeded has no effect.
+///   request that arrives after a `proclaim` of the same grant with a greater number succeeded has
+///   no effect, whichever of the two was sent first.
 /// - E4: `observe` never misses the latest state, also across reconnects and compaction.
 /// - A candidate whose session has ended is never elected.
 #[async_trait]
@@ -43,18 +45,21 @@ pub trait Election: Settle {
     /// waits.
     async fn campaign(&self, ask: &Ask, value: &[u8]) -> Result<Grant>;
 
-    /// Changes the leader's value.
+    /// Changes the leader's value. `number` rises from one proclamation of a leadership to the
+    /// next, and is the same when core repeats one that went unanswered. It begins anew when a
+    /// leadership was taken up by `reclaim`, whose ask is another.
     ///
     /// # Errors
     ///
     /// `Lost` if the grant is not in force any more; nothing has changed then.
-    async fn proclaim(&self, ask: &Ask, grant: &Grant, value: &[u8]) -> Result<()>;
+    async fn proclaim(&self, ask: &Ask, grant: &Grant, number: u64, value: &[u8]) -> Result<()>;
 
     /// Who leads now, by a linearizable read.
     async fn leader(&self, name: &Name) -> Result<Option<Leader>>;
 
     /// The present state if its order is above `after`, or there is no `after`; else waits for one
-    /// that is. States in between may be skipped. Core may drop this future at any time.
+    /// that is. States in between may be skipped, and the state may be the same as before under a
+    /// greater order: core shows its observers changes only. Core may drop this future at any time.
     async fn observe(&self, name: &Name, after: Option<u64>) -> Result<Sighting>;
 }
 
@@ -62,7 +67,7 @@ pub trait Election: Settle {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sighting {
     /// Rises with every change of the election: a revision, for instance. Never the same for two
-    /// states.
+    /// states, and never lower for a later one.
     pub order: u64,
     /// Who leads, if anybody does.
     pub leader: Option<Leader>,
@@ -205,10 +210,7 @@ impl<E: Election + ?Sized> ElectionHandle<E> {
     /// Cancel safe; a dropped call may resign.
     pub async fn resume(&self, token: FencingToken) -> Result<Leadership<E>> {
         let holding = self.0.reclaim("resume", token).await?;
-        Ok(Leadership {
-            holding,
-            election: Arc::clone(self.0.primitive()),
-        })
+        Ok(self.leading(holding))
     }
 
     /// Who leads now.
@@ -232,7 +234,8 @@ impl<E: Election + ?Sized> ElectionHandle<E> {
 
     /// Follows the election: the present leader (or vacancy) first, then every later state that is
     /// seen. Always ends up at the latest, never goes back, goes on through reconnects, and outlives
-    /// the lease of its session; ends when the session is closed or detached here.
+    /// the lease of its session; ends when the session is closed or detached here. It keeps the
+    /// session open, as every handle does.
     pub fn observe(&self) -> Observer<E> {
         Observer {
             handle: self.clone(),
@@ -263,9 +266,14 @@ impl<E: Election + ?Sized> ElectionHandle<E> {
     }
 
     fn leadership(&self, landing: Landing<Grant>) -> Leadership<E> {
+        self.leading(self.0.hold(landing))
+    }
+
+    fn leading(&self, holding: Holding) -> Leadership<E> {
         Leadership {
-            holding: self.0.hold(landing),
+            holding,
             election: Arc::clone(self.0.primitive()),
+            proclaimed: AtomicU64::new(0),
         }
     }
 }
@@ -278,6 +286,8 @@ impl<E: Election + ?Sized> ElectionHandle<E> {
 pub struct Leadership<E: ?Sized = dyn Election> {
     holding: Holding,
     election: Arc<E>,
+    /// How many proclamations were begun.
+    proclaimed: AtomicU64,
 }
 
 impl<E: ?Sized> fmt::Debug for Leadership<E> {
@@ -291,7 +301,8 @@ impl<E: Election + ?Sized> Leadership<E> {
     ///
     /// # Errors
     ///
-    /// `NotLeader` if this is not the leader any more: nothing has changed then. `TooLarge`.
+    /// `NotLeader` if this is not the leader any more: nothing has changed then, unless the session
+    /// ended before the store answered (its [effect](Error::effect) is unknown). `TooLarge`.
     ///
     /// # Cancel safety
     ///
@@ -301,6 +312,7 @@ impl<E: Election + ?Sized> Leadership<E> {
         let value = value.as_ref();
         value::check(value).map_err(|e| e.during("proclaim").on(self.name().as_str()))?;
         let value: Arc<[u8]> = Arc::from(value);
+        let number = self.proclaimed.fetch_add(1, Ordering::Relaxed) + 1;
         let (election, ask, grant) = (
             Arc::clone(&self.election),
             self.holding.ask().clone(),
@@ -313,7 +325,7 @@ impl<E: Election + ?Sized> Leadership<E> {
                 grant.clone(),
                 Arc::clone(&value),
             );
-            Box::pin(async move { election.proclaim(&ask, &grant, &value).await })
+            Box::pin(async move { election.proclaim(&ask, &grant, number, &value).await })
         };
         let proclaimed = self.holding.step("proclaim", step).await;
         proclaimed.map_err(Error::into_not_leader)
@@ -330,8 +342,8 @@ impl<E: Election + ?Sized> Leadership<E> {
     ///
     /// Once polled, it goes on in the background.
     pub async fn resign(self) -> Result<()> {
-        let resigned = self.holding.release().await;
-        resigned.map_err(|e| e.during("resign").into_not_leader())
+        let resigned = self.holding.release_by("resign").await;
+        resigned.map_err(Error::into_not_leader)
     }
 }
 
@@ -342,6 +354,9 @@ impl<E: ?Sized> Deref for Leadership<E> {
         &self.holding
     }
 }
+
+/// How long an observer waits that was told an old state.
+const STALE: Duration = Duration::from_millis(20);
 
 /// The states of an election, as they are seen: `Some` leader, or `None` for a vacancy. What
 /// [`ElectionHandle::observe`] returns; a [`Stream`], with a [`next`](Self::next) of its own.
@@ -375,14 +390,24 @@ impl<E: Election + ?Sized> Observer<E> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
+    /// The next sighting in the store's order. Never back, whatever a lagging member or a late
+    /// message says.
     fn look(&self) -> BoxFuture<Result<Sighting>> {
         let (handle, seen) = (self.handle.0.clone(), self.seen);
         Box::pin(async move {
             let name = handle.name();
-            let looking = handle.watching("observe", |election| async move {
-                election.observe(name, seen).await
-            });
-            looking.await
+            loop {
+                let looking = handle.watching("observe", |election| async move {
+                    election.observe(name, seen).await
+                });
+                let sighting = looking.await?;
+                if seen.is_none_or(|seen| sighting.order > seen) {
+                    return Ok(sighting);
+                }
+                tracing::debug!(%name, ?sighting, ?seen, "a sighting from before the last one");
+                // It may answer the same again at once.
+                handle.keeper().core().sleep(STALE).await;
+            }
         })
     }
 }
@@ -396,8 +421,7 @@ impl<E: Election + ?Sized> Stream for Observer<E> {
             if this.over {
                 return Poll::Ready(None);
             }
-            let look = this.look();
-            let mut next = this.next.take().unwrap_or(look);
+            let mut next = this.next.take().unwrap_or_else(|| this.look());
             match next.as_mut().poll(context) {
                 Poll::Pending => {
                     this.next = Some(next);
@@ -409,10 +433,6 @@ impl<E: Election + ?Sized> Stream for Observer<E> {
                     return Poll::Ready((!ended).then_some(Err(error)));
                 }
                 Poll::Ready(Ok(sighting)) => {
-                    // Never back, whatever a lagging member or a late message says.
-                    if this.seen.is_some_and(|seen| sighting.order <= seen) {
-                        continue;
-                    }
                     this.seen = Some(sighting.order);
                     if this.last.as_ref() != Some(&sighting.leader) {
                         this.last = Some(sighting.leader.clone());

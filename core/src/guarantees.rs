@@ -54,6 +54,8 @@ pub struct Guarantees {
     pub name_isolation: Claim<NameIsolation>,
     /// S4: whether a session can be detached and resumed.
     pub resume: Claim<Resume>,
+    /// E4: what an observer of an election is promised.
+    pub observers: Claim<Observers>,
     /// Whether an acknowledged grant outlives the store's own crash.
     pub durability: Claim<Durability>,
     /// Whether the store goes on when a minority of its members is lost.
@@ -167,6 +169,17 @@ pub enum Resume {
     Unsupported,
 }
 
+/// E4: what an observer of an election is promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Observers {
+    /// Starts with the present, ends up at the latest state whatever happens to its connection, and
+    /// never shows an older state after a newer one.
+    Converge,
+    /// May stay behind, or go back, after some events.
+    MayMiss,
+}
+
 /// Whether an acknowledged grant outlives the store's own crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -246,6 +259,7 @@ lines! {
     FencedRelease fenced_release "L7" "late release";
     NameIsolation name_isolation "L8" "names";
     Resume resume "S4" "detach and resume";
+    Observers observers "E4" "election observed";
     Durability durability "" "acknowledged grant";
     MinorityLoss minority_loss "" "minority lost";
 }
@@ -278,6 +292,10 @@ words!(Cancellation { Prompt => "at once", UntilSessionEnds => "with its session
 words!(Release { Fenced => "refused as Lost", Unfenced => "may free another's", });
 words!(NameIsolation { Isolated => "isolated", Verbatim => "verbatim, may nest", });
 words!(Resume { OneUse => "yes, once", Unsupported => "no", });
+words!(Observers {
+    Converge => "to the latest state, never back",
+    MayMiss => "may stay behind",
+});
 words!(Durability { Durable => "on disk", Volatile => "in memory only", });
 words!(MinorityLoss { Survives => "survived", SingleMember => "no: one member", });
 

@@ -142,9 +142,14 @@ impl Holding {
     }
 
     pub(crate) async fn release(self) -> Result<()> {
+        self.release_by("release").await
+    }
+
+    /// Releases under another name: a resignation, for instance.
+    pub(crate) async fn release_by(self, operation: &'static str) -> Result<()> {
         let (settle, ask, grant) = self.parts();
         let ending = move || drive::releasing(&settle, &ask, &grant);
-        self.finish("release", Arc::new(ending)).await
+        self.finish(operation, Arc::new(ending)).await
     }
 
     /// Ends the holding by `ending`: a release, or what the primitive has beside it.

@@ -24,6 +24,11 @@
 //! | L6 | A waiter whose session ends gets an error, and is never granted |
 //! | L7 | A release after a loss says so and spares the new holder; dropping a guard releases |
 //! | L8 | Different names, namespaces and kinds never meet |
+//! | E1 | An election has at most one leader at a time |
+//! | E2 | The token rises with each new leadership |
+//! | E3 | Proclaiming and resigning by one who does not lead any more fail and change nothing |
+//! | E4 | An observer ends up at the last proclaimed value, and never goes back |
+//! | E5 | L3 to L7 hold for candidates as for those who wait for a lock |
 //!
 //! What one deployment promises of this, and why, is in its [`Guarantees`].
 
@@ -56,7 +61,7 @@ pub use error::{Effect, Error, ErrorKind, Result};
 pub use fence_gate::{FenceGate, StaleToken};
 pub use guarantees::{
     Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff, Line,
-    LossSignal, MinorityLoss, NameIsolation, Release, Resume, Row, TokenOrder,
+    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, Row, TokenOrder,
 };
 pub use holding::Holding;
 pub use locker::{LockGuard, LockHandle};
@@ -107,6 +112,7 @@ pub use value::MAX_VALUE_BYTES;
 ///             fenced_release: Claim::new(Release::Unfenced, "..."),
 ///             name_isolation: Claim::new(NameIsolation::Verbatim, "..."),
 ///             resume: Claim::new(Resume::Unsupported, "..."),
+///             observers: Claim::new(Observers::MayMiss, "..."),
 ///             durability: Claim::new(Durability::Volatile, "..."),
 ///             minority_loss: Claim::new(MinorityLoss::SingleMember, "..."),
 ///         })
