@@ -47,6 +47,11 @@ impl Layout {
         format!("{}{lease:x}-{nonce:x}", self.markers())
     }
 
+    /// Says, by its nonce, which ask has taken up what the ask `nonce` of `lease` was granted.
+    pub(crate) fn taken_up(&self, lease: i64, nonce: u64) -> String {
+        self.withdrawn(lease, nonce) + "/taken"
+    }
+
     /// What all of those begin with.
     pub(crate) fn markers(&self) -> String {
         format!("{}/withdrawn/", self.root)

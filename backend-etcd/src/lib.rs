@@ -3,7 +3,7 @@
 //! A lock is a key under the lock's prefix, attached to the session's lease; the lowest create
 //! revision holds it and is the fencing token. That is the layout of Go's `concurrency` package
 //! and of `etcdctl lock`; with `interop` ([`EtcdConfig::interop`]) names are taken verbatim and
-//! locks are shared with both.
+//! locks are shared with both. Elections likewise, with `etcdctl elect`.
 //!
 //! ```no_run
 //! # async fn example() -> tenure_core::Result<()> {
@@ -22,7 +22,9 @@
 
 mod client;
 mod config;
+mod election;
 mod error;
+mod feed;
 mod guarantees;
 mod layout;
 mod line;
@@ -32,6 +34,7 @@ mod ticket;
 mod watcher;
 
 pub use config::EtcdConfig;
+pub use election::EtcdElection;
 pub use locker::EtcdLocker;
 pub use session::{EtcdBackend, EtcdSession};
 

@@ -63,7 +63,7 @@ impl EtcdLocker {
     }
 }
 
-fn revision(token: FencingToken) -> i64 {
+pub(crate) fn revision(token: FencingToken) -> i64 {
     i64::try_from(token.get()).unwrap_or(i64::MAX)
 }
 

@@ -8,12 +8,16 @@ use etcd_client::{
     Compare, CompareOp, GetOptions, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions,
     PutOptions, Txn, TxnOp,
 };
-use tenure_core::backend::{Backend, HasLocker, Held, Lease, Locker, Opened, async_trait};
+use tenure_core::backend::{
+    Backend, Election, HasElection, HasLocker, Held, Lease, Locker, Opened, async_trait,
+};
 use tenure_core::{Effect, Error, ErrorKind, Guarantees, Result, SessionId, SessionOptions};
 
 use crate::client::{Wire, silent};
 use crate::config::EtcdConfig;
+use crate::election::EtcdElection;
 use crate::error::{from_client, lease_gone};
+use crate::feed::Feeds;
 use crate::guarantees;
 use crate::layout::Layout;
 use crate::line::Lines;
@@ -40,6 +44,7 @@ pub struct EtcdBackend {
 pub(crate) struct Shared {
     pub(crate) wire: Arc<Wire>,
     pub(crate) lines: Lines,
+    pub(crate) feeds: Feeds,
     pub(crate) layout: Layout,
     pub(crate) interop: bool,
 }
@@ -55,9 +60,11 @@ impl EtcdBackend {
         };
         met.map_err(|error| explain_first_contact(error, config.tls.is_some()))?;
         let lines = Lines::new(Arc::clone(&wire));
+        let feeds = Feeds::new(Arc::clone(&wire), Arc::clone(lines.watcher()));
         let shared = Arc::new(Shared {
             wire,
             lines,
+            feeds,
             layout,
             interop: config.interop,
         });
@@ -443,6 +450,10 @@ impl Lease for EtcdSession {
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(self.typed_locker())
     }
+
+    fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
+        Some(self.typed_election())
+    }
 }
 
 impl HasLocker for EtcdSession {
@@ -450,5 +461,13 @@ impl HasLocker for EtcdSession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<EtcdLocker> {
         Arc::new(EtcdLocker { session: self })
+    }
+}
+
+impl HasElection for EtcdSession {
+    type Election = EtcdElection;
+
+    fn typed_election(self: Arc<Self>) -> Arc<EtcdElection> {
+        Arc::new(EtcdElection::new(self))
     }
 }

@@ -9,6 +9,11 @@
 //! So whoever ends an ask of which a request went unanswered writes a marker in the same
 //! transaction, and every placing transaction compares that its marker is absent: whichever lands
 //! first decides. The markers hang on the lease and go with it.
+//!
+//! The value of a candidate's key is the candidate's, for all who read it. Such a key is told by
+//! its name alone, `<prefix>/<lease>-<nonce>` at every turn. Whoever takes a leadership up in a
+//! resumed session cannot write a nonce of its own there, so it writes it beside the marker of the
+//! ask that was granted, and everything done to the key compares that.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +22,7 @@ use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
 use etcd_client::{
     Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse,
 };
-use tenure_core::backend::Ask;
+use tenure_core::backend::{Ask, Kind};
 use tenure_core::{Effect, Error, ErrorKind, LossReason, Result};
 
 use crate::client::Wire;
@@ -45,12 +50,22 @@ struct Slots {
 #[derive(Clone)]
 struct Slot {
     key: String,
+    /// For a key whose value is not the nonce.
+    named: Option<Named>,
     /// Whether a placing request was sent that may have put the key there.
     sent: bool,
     /// Whether one of them was never answered, so that it may still arrive.
     unanswered: bool,
     /// Whether a release was sent and not answered: then an absent key means that it landed.
     releasing: bool,
+}
+
+/// A key that is told by its name.
+#[derive(Clone)]
+struct Named {
+    /// The nonce in it: that of the ask which put it there.
+    nonce: u64,
+    value: Arc<[u8]>,
 }
 
 impl Tickets {
@@ -88,14 +103,39 @@ impl Tickets {
             slots.plain.insert(plain.clone());
             plain
         };
-        let slot = Slot {
-            key: key.clone(),
-            sent: false,
-            unanswered: false,
-            releasing: false,
-        };
-        slots.by_nonce.insert(ask.nonce(), slot);
+        slots.by_nonce.insert(ask.nonce(), Slot::new(key.clone()));
         key
+    }
+
+    /// Gives `ask` a key of its own with `value`, before it is placed.
+    pub(crate) fn stand_for(&self, ask: &Ask, prefix: &str, value: &[u8]) {
+        let mut slot = Slot::new(self.own_key(prefix, ask.nonce()));
+        slot.named = Some(Named {
+            nonce: ask.nonce(),
+            value: Arc::from(value),
+        });
+        self.slots().by_nonce.entry(ask.nonce()).or_insert(slot);
+    }
+
+    /// What is so as long as the key of `ask` is its own.
+    pub(crate) fn own(&self, ask: &Ask) -> Option<(String, Vec<Compare>)> {
+        let slot = self.slot(ask)?;
+        let own = self.owned(ask, &slot);
+        Some((slot.key, own))
+    }
+
+    fn owned(&self, ask: &Ask, slot: &Slot) -> Vec<Compare> {
+        let key = slot.key.as_str();
+        let Some(named) = &slot.named else {
+            return vec![Compare::value(key, CompareOp::Equal, nonce(ask))];
+        };
+        let taken = self.layout.taken_up(self.lease, named.nonce);
+        let by = if named.nonce == ask.nonce() {
+            Self::absent(&taken)
+        } else {
+            Compare::value(taken, CompareOp::Equal, nonce(ask))
+        };
+        vec![Compare::create_revision(key, CompareOp::Greater, 0), by]
     }
 
     /// Gives `ask`, which found its plain key taken (by what this session held before it was
@@ -118,6 +158,10 @@ impl Tickets {
 
     fn slot(&self, ask: &Ask) -> Option<Slot> {
         self.slots().by_nonce.get(&ask.nonce()).cloned()
+    }
+
+    fn is_named(&self, ask: &Ask) -> bool {
+        self.slot(ask).is_some_and(|slot| slot.named.is_some())
     }
 
     fn update(&self, ask: &Ask, change: impl FnOnce(&mut Slot)) {
@@ -168,6 +212,18 @@ impl Tickets {
         )
     }
 
+    /// Puts the key of `ask` into its line.
+    fn put_in_line(&self, key: &str, ask: &Ask) -> TxnOp {
+        match self.slot(ask).and_then(|slot| slot.named) {
+            None => self.put(key, ask),
+            Some(named) => TxnOp::put(
+                key,
+                &*named.value,
+                Some(PutOptions::new().with_lease(self.lease)),
+            ),
+        }
+    }
+
     fn absent(key: &str) -> Compare {
         Compare::create_revision(key, CompareOp::Equal, 0)
     }
@@ -190,7 +246,7 @@ impl Tickets {
             let (key, marker) = (self.key(ask, prefix), self.marker(ask));
             let txn = Txn::new()
                 .when([Self::absent(&key), Self::absent(&marker)])
-                .and_then([self.put(&key, ask), list()])
+                .and_then([self.put_in_line(&key, ask), list()])
                 .or_else([
                     list(),
                     TxnOp::get(key.as_str(), None),
@@ -216,7 +272,7 @@ impl Tickets {
             let existing = ranges.next().and_then(|(kvs, _)| kvs.into_iter().next());
             match existing {
                 // An earlier request of this very ask has landed.
-                Some(kv) if kv.value == nonce(ask).into_bytes() => {
+                Some(kv) if self.is_named(ask) || kv.value == nonce(ask).into_bytes() => {
                     return Ok(Placed {
                         token: kv.create_revision,
                         read_at,
@@ -236,7 +292,7 @@ impl Tickets {
         let (key, marker) = (self.key(ask, prefix), self.marker(ask));
         let txn = Txn::new()
             .when([Self::absent(prefix).with_prefix(), Self::absent(&marker)])
-            .and_then([self.put(&key, ask)]);
+            .and_then([self.put_in_line(&key, ask)]);
         let answer = self.send(ask, txn).await?;
         if answer.succeeded() {
             return Ok(Some(answer.header().map_or(0, |header| header.revision())));
@@ -251,10 +307,13 @@ impl Tickets {
             return Ok(());
         };
         // By the nonce too: whoever took the holding up in a resumed session has its own there.
-        let mut txn = Txn::new().when([
-            Compare::create_revision(slot.key.as_str(), CompareOp::Equal, token),
-            Compare::value(slot.key.as_str(), CompareOp::Equal, nonce(ask)),
-        ]);
+        let mut mine = self.owned(ask, &slot);
+        mine.push(Compare::create_revision(
+            slot.key.as_str(),
+            CompareOp::Equal,
+            token,
+        ));
+        let mut txn = Txn::new().when(mine);
         let delete = TxnOp::delete(slot.key.as_str(), None);
         txn = if slot.unanswered {
             let mark = self.put(&self.marker(ask), ask);
@@ -287,9 +346,8 @@ impl Tickets {
             self.settled(ask);
             return Ok(());
         };
-        let mine = Compare::value(slot.key.as_str(), CompareOp::Equal, nonce(ask));
         let delete = TxnOp::delete(slot.key.as_str(), None);
-        let txn = Txn::new().when([mine]);
+        let txn = Txn::new().when(self.owned(ask, &slot));
         let txn = if slot.unanswered {
             let mark = self.put(&self.marker(ask), ask);
             txn.and_then([delete, mark.clone()]).or_else([mark])
@@ -340,6 +398,10 @@ impl Tickets {
             return Ok(None);
         };
         let key = String::from_utf8_lossy(head.key()).into_owned();
+        if ask.kind() == Kind::Election {
+            let value = Arc::from(head.value());
+            return self.take_up_named(ask, prefix, key, value, token).await;
+        }
         // Repeated after a lost answer, it finds its own nonce and writes it once more.
         let txn = Txn::new()
             .when([
@@ -355,13 +417,61 @@ impl Tickets {
             slots.plain.insert(key.clone());
         }
         let slot = Slot {
-            key: key.clone(),
             sent: true,
-            unanswered: false,
-            releasing: false,
+            ..Slot::new(key.clone())
         };
         slots.by_nonce.insert(ask.nonce(), slot);
         Ok(Some(key))
+    }
+
+    /// The same with a key that is told by its name, and whose value stays.
+    async fn take_up_named(
+        &self,
+        ask: &Ask,
+        prefix: &str,
+        key: String,
+        value: Arc<[u8]>,
+        token: i64,
+    ) -> Result<Option<String>> {
+        let before = key
+            .strip_prefix(&self.plain_key(prefix))
+            .and_then(|rest| rest.strip_prefix('-'))
+            .and_then(|before| u64::from_str_radix(before, 16).ok());
+        let Some(before) = before else {
+            return Ok(None);
+        };
+        // The marker, too: a request that put this key may still be on its way a second time.
+        let marker = self.layout.withdrawn(self.lease, before);
+        let taken = self.layout.taken_up(self.lease, before);
+        let same = Compare::create_revision(key.as_str(), CompareOp::Equal, token);
+        let txn = Txn::new()
+            .when([same])
+            .and_then([self.put(&marker, ask), self.put(&taken, ask)]);
+        if !self.end(txn).await? {
+            return Ok(None);
+        }
+        let slot = Slot {
+            sent: true,
+            named: Some(Named {
+                nonce: before,
+                value,
+            }),
+            ..Slot::new(key.clone())
+        };
+        self.slots().by_nonce.insert(ask.nonce(), slot);
+        Ok(Some(key))
+    }
+}
+
+impl Slot {
+    fn new(key: String) -> Self {
+        Self {
+            key,
+            named: None,
+            sent: false,
+            unanswered: false,
+            releasing: false,
+        }
     }
 }
 

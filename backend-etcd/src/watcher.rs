@@ -21,11 +21,13 @@ use tokio::time::Instant;
 use crate::client::{Link, Wire, silent};
 use crate::error::{from_client, is_stale_token};
 
-/// What a watch looks at. Only deletions are delivered.
+/// What a watch looks at. Only deletions are delivered, except where it says otherwise.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     Prefix(String),
     Key(Vec<u8>),
+    /// A prefix; what is put there is told as deletions are.
+    Changes(String),
 }
 
 /// Who hears of it. The calls come from the reader's task and must not block.
@@ -278,13 +280,14 @@ impl Reader {
     }
 
     fn creation(&self, id: i64) -> (Vec<u8>, WatchOptions) {
-        let options = WatchOptions::new()
-            .with_watch_id(id)
-            .with_filters([WatchFilterType::NoPut])
-            .with_fragment();
+        let options = WatchOptions::new().with_watch_id(id).with_fragment();
+        let deletions = || options.clone().with_filters([WatchFilterType::NoPut]);
         match self.watches.get(&id).map(|entry| &entry.target) {
-            Some(Target::Prefix(prefix)) => (prefix.clone().into_bytes(), options.with_prefix()),
-            Some(Target::Key(key)) => (key.clone(), options),
+            Some(Target::Prefix(prefix)) => {
+                (prefix.clone().into_bytes(), deletions().with_prefix())
+            }
+            Some(Target::Key(key)) => (key.clone(), deletions()),
+            Some(Target::Changes(prefix)) => (prefix.clone().into_bytes(), options.with_prefix()),
             None => (Vec::new(), options),
         }
     }
