@@ -5,6 +5,7 @@
 
 mod basics;
 mod common;
+mod election;
 mod faults;
 mod ghosts;
 mod interop;
