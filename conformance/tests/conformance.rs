@@ -14,6 +14,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("memory", "l3_no_wake_up_is_lost_in_a_reconnect"),
     // and there are no operators' habits such as compaction.
     ("memory", "l3_no_wake_up_is_lost_in_a_disturbance"),
+    ("memory", "e4_an_observer_bears_disturbances"),
     // Its capacity is far beyond what a test can fill.
     ("etcd", "s5_too_many_holdings_are_refused"),
 ];

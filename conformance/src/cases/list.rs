@@ -2,7 +2,7 @@
 
 use tenure_core::Line;
 
-use super::{cancel, lock, names, promise, random, session, store};
+use super::{cancel, election, lock, names, promise, random, session, store};
 use crate::case::Case;
 use crate::harness::Need;
 
@@ -256,6 +256,78 @@ macro_rules! for_each_case {
         names::l8_bad_names_are_refused {
             "L8", "empty, oversized and NUL-bearing names are refused",
             None, [], always
+        }
+        election::e1_one_leads_at_a_time {
+            "E1", "many candidates, never two leaders, and leader() sees the one there is",
+            Some(Line::MutualExclusion), [], always
+        }
+        election::e2_the_token_rises_with_each_leadership {
+            "E2", "the token rises with each leadership, and stays for as long as it lasts",
+            Some(Line::TokenOrder), [], tokens_rise
+        }
+        election::e3_a_deposed_leader_changes_nothing {
+            "E3", "a deposed leader's proclamation and resignation are refused with NotLeader",
+            Some(Line::FencedRelease), [Delete], fenced_release
+        }
+        election::e3_the_last_proclamation_stands {
+            "E3", "a proclamation that its caller gave up does not land after a later one",
+            None, [], always
+        }
+        election::e3_a_proclamation_is_made_good_after_a_silence {
+            "E3", "of two proclamations in a silence the last stands after it",
+            None, [Silence], always
+        }
+        election::e4_an_observer_shows_every_change {
+            "E4", "an observer starts with the present and shows elections, proclamations and vacancies",
+            Some(Line::Observers), [], observers_converge
+        }
+        election::e4_an_observer_shows_the_end_of_a_dead_leader {
+            "E4", "an observer shows the vacancy that a dead leader leaves",
+            Some(Line::Observers), [], observers_converge_and_expiry_is_bounded
+        }
+        election::e4_an_observer_that_was_cut_off_shows_the_last_state {
+            "E4", "what an observer missed while it was cut off it makes up for, and never goes back",
+            Some(Line::Observers), [Silence], observers_converge
+        }
+        election::e4_an_observer_bears_disturbances {
+            "E4", "what operators do to the store in passing hides nothing from an observer",
+            Some(Line::Observers), [Disturb], observers_converge
+        }
+        election::e4_observers_of_a_turmoil_never_go_back {
+            "E4", "however fast leaders change, observers never go back and end up at the last",
+            Some(Line::Observers), [], observers_converge
+        }
+        election::e5_candidates_lead_in_the_order_of_arrival {
+            "E5", "candidates lead in the order in which they arrived",
+            Some(Line::HandOff), [], fifo
+        }
+        election::e5_a_resignation_hands_over_at_once {
+            "E5", "a resignation elects the next at once; nobody polls for it",
+            None, [], always
+        }
+        election::e5_a_refused_candidate_leaves_nothing {
+            "E5", "try_campaign and campaign_timeout are bounded, and leave nothing when refused",
+            None, [], always
+        }
+        election::e5_a_cancelled_campaign_leaves_nothing {
+            "E5", "campaign, dropped at any await point while nobody leads, leaves nothing",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        election::e5_a_cancelled_candidate_leaves_nothing {
+            "E5", "campaign, dropped at any await point while another leads, leaves nothing",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        election::e5_a_cancelled_resignation_still_resigns {
+            "E5", "resign, dropped at any await point, resigns all the same",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        election::e5_a_dead_candidate_is_never_elected {
+            "E5", "a candidate whose session is gone gets an error, and is never elected",
+            None, [Revoke], always
+        }
+        election::e5_a_leadership_is_taken_up_after_a_restart {
+            "E5", "a resumed session takes up its leadership, and the one who left it has no say",
+            Some(Line::Resume), [], resumable
         }
         store::store_a_grant_outlives_a_crash {
             "store", "an acknowledged grant is in force after the store crashed",

@@ -3,6 +3,7 @@
 //! A function attacks whatever the store promises; [`Case::run`] asks first, and judges.
 
 pub mod cancel;
+pub mod election;
 pub mod lock;
 pub mod names;
 pub mod random;

@@ -2,7 +2,7 @@
 
 use tenure_core::{
     Cancellation, Claim, Durability, EarlyRelease, Expiry, Guarantees, HandOff, LossSignal,
-    MinorityLoss, NameIsolation, Release, Resume, TokenOrder,
+    MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
 };
 
 use crate::case::Promise;
@@ -70,6 +70,17 @@ pub(super) fn resumable_and_prompt(g: &Guarantees) -> Promise {
 pub(super) fn resumable_and_fenced(g: &Guarantees) -> Promise {
     match resumable(g) {
         Promise::Made => fenced_release(g),
+        denied => denied,
+    }
+}
+
+pub(super) fn observers_converge(g: &Guarantees) -> Promise {
+    claims(&g.observers, |it| *it == Observers::Converge)
+}
+
+pub(super) fn observers_converge_and_expiry_is_bounded(g: &Guarantees) -> Promise {
+    match observers_converge(g) {
+        Promise::Made => expiry_is_bounded(g),
         denied => denied,
     }
 }
