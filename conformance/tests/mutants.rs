@@ -5,6 +5,9 @@
 //! the same wrapper with nothing broken must pass, or the mutants would prove nothing.
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
+#[path = "mutants/election.rs"]
+mod election;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -13,7 +16,9 @@ use std::time::Duration;
 use tenure_conformance::{
     CASES, Case, Harness, Link, Linked, Need, Operator, Outcome, Subject, async_trait, run,
 };
-use tenure_core::backend::{Ask, Backend, Grant, HasLocker, Held, Lease, Locker, Opened, Settle};
+use tenure_core::backend::{
+    Ask, Backend, Election, Grant, HasElection, HasLocker, Held, Lease, Locker, Opened, Settle,
+};
 use tenure_core::{
     Claim, Clock, Durability, Error, ErrorKind, FencingToken, Guarantees, LossReason, MinorityLoss,
     Namespace, Result, SessionId, SessionOptions, Store, TokenOrder,
@@ -93,6 +98,8 @@ enum Bug {
     Amnesia,
     /// Losing a minority silences the store.
     Collapse,
+    /// Something about elections.
+    Election(election::Bug),
 }
 
 /// Which case must catch which mutant.
@@ -288,6 +295,7 @@ const CAUGHT: &[(Bug, &[&str])] = &[
 fn every_case_can_fail() {
     let caught: HashSet<&str> = CAUGHT
         .iter()
+        .chain(election::CAUGHT)
         .flat_map(|(_, ids)| ids.iter().copied())
         .collect();
     for case in CASES {
@@ -303,7 +311,7 @@ fn every_case_can_fail() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_mutant_is_caught() {
     let mut runs = tokio::task::JoinSet::new();
-    for (bug, ids) in CAUGHT {
+    for (bug, ids) in CAUGHT.iter().chain(election::CAUGHT) {
         runs.spawn(async move {
             let subject: Arc<dyn Subject> = Arc::new(Mutants(*bug));
             (
@@ -531,6 +539,7 @@ impl Mutant {
             lease: Arc::new(MutantLease {
                 locker: Arc::clone(&lease).typed_locker(),
                 inner: lease,
+                link: self.inner.link(),
                 world: Arc::clone(&self.world),
             }),
             id,
@@ -606,6 +615,7 @@ impl Backend for Mutant {
 struct MutantLease {
     inner: Arc<MemorySession>,
     locker: Arc<MemoryLocker>,
+    link: tenure_memory::Link,
     world: Arc<World>,
 }
 
@@ -701,6 +711,17 @@ impl Lease for MutantLease {
             session: Arc::as_ptr(&self.inner) as usize,
             world: Arc::clone(&self.world),
         }))
+    }
+
+    fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
+        let bug = match self.world.bug {
+            Bug::Election(bug) => Some(bug),
+            _ => None,
+        };
+        let election = Arc::clone(&self.inner).typed_election();
+        let link = self.link.clone();
+        let mutant = election::MutantElection::new(election, bug, &self.world, link);
+        Some(Arc::new(mutant))
     }
 }
 

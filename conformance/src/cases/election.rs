@@ -249,7 +249,7 @@ pub async fn e3_a_proclamation_is_made_good_after_a_silence(harness: &dyn Harnes
     let _ = tokio::time::timeout(hasty, lead.proclaim("hasty")).await;
     let speaker = Arc::clone(&lead);
     let mut patient = spawn(async move { speaker.proclaim("patient").await });
-    tokio::time::sleep(hasty).await;
+    tokio::time::sleep(QUIET).await;
     ensure!(!patient.is_finished(), "confirmed over a silent link");
     is_led(&watcher, led(&lead, "first"), "during a silence").await?;
     link.heal();
@@ -504,6 +504,7 @@ pub async fn e4_observers_of_a_turmoil_never_go_back(harness: &dyn Harness) -> V
     let mut seen = Vec::new();
     for (shown, _task) in &observers {
         let what = "after the turmoil";
+        shown.never_goes_back()?;
         shown
             .ends_with(&led(&last, "the last"), PROMPT, what)
             .await?;
