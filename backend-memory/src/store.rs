@@ -37,6 +37,8 @@ pub struct Footprint {
     pub holdings: usize,
     /// Places in line.
     pub waits: usize,
+    /// Elections that somebody waits to see a change of.
+    pub observed: usize,
     /// Requests that are still on their way over a faulty link.
     pub on_their_way: usize,
 }
@@ -626,6 +628,7 @@ impl State {
             sessions: self.sessions.len(),
             holdings: self.lines.len(),
             waits: places - self.lines.len(),
+            observed: self.elections.observed(),
             on_their_way: self
                 .sessions
                 .values()

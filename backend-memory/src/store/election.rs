@@ -21,6 +21,12 @@ pub(super) struct Elections {
     observed: HashMap<Object, watch::Sender<()>>,
 }
 
+impl Elections {
+    pub(super) fn observed(&self) -> usize {
+        self.observed.len()
+    }
+}
+
 /// What an observer finds.
 #[derive(Debug)]
 pub(crate) enum Seen {

@@ -14,9 +14,12 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use tenure_core::backend::{Ask, Backend, Grant, Held, Lease, Locker, Opened, Settle, async_trait};
+use tenure_core::backend::{
+    Ask, Backend, Election, Grant, Held, Lease, Locker, Opened, Settle, Sighting, async_trait,
+};
 use tenure_core::{
-    Clock, Error, FencingToken, Guarantees, Result, Session, SessionId, SessionOptions, Store,
+    Clock, Error, FencingToken, Guarantees, Leader, Name, Result, Session, SessionId,
+    SessionOptions, Store,
 };
 use tenure_memory::{MemoryBackend, MemoryConfig, connect};
 
@@ -134,6 +137,7 @@ pub enum Op {
     Release,
     Withdraw,
     Reclaim,
+    Proclaim,
 }
 
 /// When a step fails: before it took effect, or after.
@@ -311,6 +315,62 @@ impl Lease for Wrapped {
             inner: Arc::clone(&self.inner).locker()?,
             script: Arc::clone(&self.script),
         }))
+    }
+
+    fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
+        Some(Arc::new(LayeredElection {
+            inner: Arc::clone(&self.inner).election()?,
+            script: Arc::clone(&self.script),
+        }))
+    }
+}
+
+pub struct LayeredElection {
+    inner: Arc<dyn Election>,
+    script: Arc<Script>,
+}
+
+#[async_trait]
+impl Election for LayeredElection {
+    async fn try_campaign(&self, ask: &Ask, value: &[u8]) -> Result<Option<Grant>> {
+        let step = self.inner.try_campaign(ask, value);
+        self.script.around(Op::TryAcquire, step).await
+    }
+
+    async fn campaign(&self, ask: &Ask, value: &[u8]) -> Result<Grant> {
+        let step = self.inner.campaign(ask, value);
+        self.script.around(Op::Acquire, step).await
+    }
+
+    async fn proclaim(&self, ask: &Ask, grant: &Grant, number: u64, value: &[u8]) -> Result<()> {
+        let step = self.inner.proclaim(ask, grant, number, value);
+        self.script.around(Op::Proclaim, step).await
+    }
+
+    async fn leader(&self, name: &Name) -> Result<Option<Leader>> {
+        self.inner.leader(name).await
+    }
+
+    async fn observe(&self, name: &Name, after: Option<u64>) -> Result<Sighting> {
+        self.inner.observe(name, after).await
+    }
+}
+
+#[async_trait]
+impl Settle for LayeredElection {
+    async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
+        let step = self.inner.release(ask, grant);
+        self.script.around(Op::Release, step).await
+    }
+
+    async fn withdraw(&self, ask: &Ask) -> Result<()> {
+        let step = self.inner.withdraw(ask);
+        self.script.around(Op::Withdraw, step).await
+    }
+
+    async fn reclaim(&self, ask: &Ask, token: FencingToken) -> Result<Option<Grant>> {
+        let step = self.inner.reclaim(ask, token);
+        self.script.around(Op::Reclaim, step).await
     }
 }
 
