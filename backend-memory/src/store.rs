@@ -97,7 +97,7 @@ impl Shared {
         for signal in signals {
             match signal {
                 Signal::Wake(waiter) => waiter.notify_one(),
-                Signal::Tell(observers) => drop(observers.send_replace(())),
+                Signal::Tell(observers) => observers.send_replace(()),
                 Signal::Alarm(alarm, reason) => alarm.raise(reason),
                 Signal::Forget(link) => drop(link),
             }
