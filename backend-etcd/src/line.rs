@@ -776,6 +776,11 @@ impl Lines {
         }
     }
 
+    /// The watch stream that the lines share.
+    pub(crate) fn watcher(&self) -> Arc<Watcher> {
+        Arc::clone(&self.watcher)
+    }
+
     /// The line under `prefix`.
     pub(crate) fn line(&self, prefix: String) -> Arc<Line> {
         let mut guard = self.lines.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,9 +8,13 @@ use etcd_client::{
     Compare, CompareOp, GetOptions, LeaseKeepAliveStream, LeaseKeeper, LeaseTimeToLiveOptions,
     PutOptions, Txn, TxnOp,
 };
-use tenure_core::backend::{Backend, HasLocker, Held, Lease, Locker, Opened, async_trait};
+use tenure_core::backend::{
+    Backend, Barrier, HasBarrier, HasLocker, Held, Lease, Locker, Opened, async_trait,
+};
 use tenure_core::{Effect, Error, ErrorKind, Guarantees, Result, SessionId, SessionOptions};
 
+use crate::barrier::EtcdBarrier;
+use crate::bell::Bells;
 use crate::client::{Wire, silent};
 use crate::config::EtcdConfig;
 use crate::error::{from_client, lease_gone};
@@ -40,6 +44,7 @@ pub struct EtcdBackend {
 pub(crate) struct Shared {
     pub(crate) wire: Arc<Wire>,
     pub(crate) lines: Lines,
+    pub(crate) bells: Bells,
     pub(crate) layout: Layout,
     pub(crate) interop: bool,
 }
@@ -57,6 +62,7 @@ impl EtcdBackend {
         let lines = Lines::new(Arc::clone(&wire));
         let shared = Arc::new(Shared {
             wire,
+            bells: Bells::new(lines.watcher()),
             lines,
             layout,
             interop: config.interop,
@@ -443,6 +449,10 @@ impl Lease for EtcdSession {
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(self.typed_locker())
     }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(self.typed_barrier())
+    }
 }
 
 impl HasLocker for EtcdSession {
@@ -450,5 +460,13 @@ impl HasLocker for EtcdSession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<EtcdLocker> {
         Arc::new(EtcdLocker { session: self })
+    }
+}
+
+impl HasBarrier for EtcdSession {
+    type Barrier = EtcdBarrier;
+
+    fn typed_barrier(self: Arc<Self>) -> Arc<EtcdBarrier> {
+        Arc::new(EtcdBarrier::new(self))
     }
 }

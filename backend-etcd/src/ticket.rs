@@ -43,14 +43,16 @@ struct Slots {
 }
 
 #[derive(Clone)]
-struct Slot {
-    key: String,
+pub(crate) struct Slot {
+    pub(crate) key: String,
+    /// What the key has as its value: the nonce, and whatever the primitive adds to it.
+    pub(crate) value: String,
     /// Whether a placing request was sent that may have put the key there.
-    sent: bool,
+    pub(crate) sent: bool,
     /// Whether one of them was never answered, so that it may still arrive.
-    unanswered: bool,
+    pub(crate) unanswered: bool,
     /// Whether a release was sent and not answered: then an absent key means that it landed.
-    releasing: bool,
+    pub(crate) releasing: bool,
 }
 
 impl Tickets {
@@ -67,7 +69,7 @@ impl Tickets {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn plain_key(&self, prefix: &str) -> String {
+    pub(crate) fn plain_key(&self, prefix: &str) -> String {
         format!("{prefix}{:x}", self.lease)
     }
 
@@ -90,6 +92,7 @@ impl Tickets {
         };
         let slot = Slot {
             key: key.clone(),
+            value: nonce(ask),
             sent: false,
             unanswered: false,
             releasing: false,
@@ -100,7 +103,7 @@ impl Tickets {
 
     /// Gives `ask`, which found its plain key taken (by what this session held before it was
     /// resumed), a key that nobody else can have.
-    fn move_aside(&self, ask: &Ask, prefix: &str) {
+    pub(crate) fn move_aside(&self, ask: &Ask, prefix: &str) {
         let own = self.own_key(prefix, ask.nonce());
         let mut slots = self.slots();
         if let Some(slot) = slots.by_nonce.get_mut(&ask.nonce()) {
@@ -109,18 +112,18 @@ impl Tickets {
         }
     }
 
-    fn settled(&self, ask: &Ask) {
+    pub(crate) fn settled(&self, ask: &Ask) {
         let mut slots = self.slots();
         if let Some(slot) = slots.by_nonce.remove(&ask.nonce()) {
             slots.plain.remove(&slot.key);
         }
     }
 
-    fn slot(&self, ask: &Ask) -> Option<Slot> {
+    pub(crate) fn slot(&self, ask: &Ask) -> Option<Slot> {
         self.slots().by_nonce.get(&ask.nonce()).cloned()
     }
 
-    fn update(&self, ask: &Ask, change: impl FnOnce(&mut Slot)) {
+    pub(crate) fn update(&self, ask: &Ask, change: impl FnOnce(&mut Slot)) {
         if let Some(slot) = self.slots().by_nonce.get_mut(&ask.nonce()) {
             change(slot);
         }
@@ -137,7 +140,7 @@ impl Tickets {
     }
 
     /// Sends one placing transaction, noting whether it may still land later.
-    async fn send(&self, ask: &Ask, txn: Txn) -> Result<TxnResponse> {
+    pub(crate) async fn send(&self, ask: &Ask, txn: Txn) -> Result<TxnResponse> {
         let before = self
             .slot(ask)
             .map_or((false, false), |slot| (slot.sent, slot.unanswered));
@@ -168,11 +171,11 @@ impl Tickets {
         )
     }
 
-    fn absent(key: &str) -> Compare {
+    pub(crate) fn absent(key: &str) -> Compare {
         Compare::create_revision(key, CompareOp::Equal, 0)
     }
 
-    fn marker(&self, ask: &Ask) -> String {
+    pub(crate) fn marker(&self, ask: &Ask) -> String {
         self.layout.withdrawn(self.lease, ask.nonce())
     }
 
@@ -356,6 +359,7 @@ impl Tickets {
         }
         let slot = Slot {
             key: key.clone(),
+            value: nonce(ask),
             sent: true,
             unanswered: false,
             releasing: false,
@@ -366,11 +370,11 @@ impl Tickets {
 }
 
 /// What the key of `ask` holds as its value.
-fn nonce(ask: &Ask) -> String {
+pub(crate) fn nonce(ask: &Ask) -> String {
     format!("{:x}", ask.nonce())
 }
 
-fn odd(what: &str) -> Error {
+pub(crate) fn odd(what: &str) -> Error {
     Error::new(ErrorKind::Internal, format!("etcd's answer has {what}"))
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tenure_core::{
-    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
     LossSignal, MinorityLoss, NameIsolation, Release, Resume, TokenOrder,
 };
 
@@ -53,6 +53,10 @@ pub(crate) fn guarantees() -> Guarantees {
         resume: Claim::new(
             Resume::OneUse,
             "detaching leaves a record that resuming uses up, within the same process",
+        ),
+        barriers: Claim::new(
+            Barriers::WithoutTheDead,
+            "places in a barrier belong to their session, and go with it",
         ),
         durability: Claim::new(
             Durability::Volatile,

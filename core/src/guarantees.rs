@@ -54,6 +54,8 @@ pub struct Guarantees {
     pub name_isolation: Claim<NameIsolation>,
     /// S4: whether a session can be detached and resumed.
     pub resume: Claim<Resume>,
+    /// B4: what the death of a participant does to a double barrier, and to what its session holds.
+    pub barriers: Claim<Barriers>,
     /// Whether an acknowledged grant outlives the store's own crash.
     pub durability: Claim<Durability>,
     /// Whether the store goes on when a minority of its members is lost.
@@ -167,6 +169,19 @@ pub enum Resume {
     Unsupported,
 }
 
+/// B4: what the death of a participant does to the barriers that it was at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Barriers {
+    /// From the end of its session on it does not count, neither to let others in nor to keep them
+    /// from leaving, and a barrier held for the session is free. How late that is, `expiry` says.
+    WithoutTheDead,
+    /// As before, among tenure's own: a foreign client may keep others waiting, or pass alone.
+    Cooperative,
+    /// The others wait until somebody cleans up.
+    HeldUp,
+}
+
 /// Whether an acknowledged grant outlives the store's own crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -246,6 +261,7 @@ lines! {
     FencedRelease fenced_release "L7" "late release";
     NameIsolation name_isolation "L8" "names";
     Resume resume "S4" "detach and resume";
+    Barriers barriers "B4" "a participant's death";
     Durability durability "" "acknowledged grant";
     MinorityLoss minority_loss "" "minority lost";
 }
@@ -278,6 +294,11 @@ words!(Cancellation { Prompt => "at once", UntilSessionEnds => "with its session
 words!(Release { Fenced => "refused as Lost", Unfenced => "may free another's", });
 words!(NameIsolation { Isolated => "isolated", Verbatim => "verbatim, may nest", });
 words!(Resume { OneUse => "yes, once", Unsupported => "no", });
+words!(Barriers {
+    WithoutTheDead => "it does not count",
+    Cooperative => "among tenure's own",
+    HeldUp => "holds the others up",
+});
 words!(Durability { Durable => "on disk", Volatile => "in memory only", });
 words!(MinorityLoss { Survives => "survived", SingleMember => "no: one member", });
 

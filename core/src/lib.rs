@@ -55,8 +55,8 @@ pub use election::{ElectionHandle, Leader, Leadership, Observer};
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use fence_gate::{FenceGate, StaleToken};
 pub use guarantees::{
-    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff, Line,
-    LossSignal, MinorityLoss, NameIsolation, Release, Resume, Row, TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
+    HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Release, Resume, Row, TokenOrder,
 };
 pub use holding::Holding;
 pub use locker::{LockGuard, LockHandle};
@@ -107,6 +107,7 @@ pub use value::MAX_VALUE_BYTES;
 ///             fenced_release: Claim::new(Release::Unfenced, "..."),
 ///             name_isolation: Claim::new(NameIsolation::Verbatim, "..."),
 ///             resume: Claim::new(Resume::Unsupported, "..."),
+///             barriers: Claim::new(Barriers::HeldUp, "..."),
 ///             durability: Claim::new(Durability::Volatile, "..."),
 ///             minority_loss: Claim::new(MinorityLoss::SingleMember, "..."),
 ///         })
