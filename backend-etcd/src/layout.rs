@@ -45,6 +45,11 @@ impl Layout {
         }
     }
 
+    /// What all barriers begin with; in interop mode nothing tells them from other keys.
+    pub(crate) fn barriers(&self) -> String {
+        format!("{}/{}/", self.root, Kind::Barrier.as_str())
+    }
+
     /// The key that says by which version of the layout this namespace is written.
     pub(crate) fn version_key(&self) -> String {
         format!("{}/layout", self.root)

@@ -121,12 +121,12 @@ impl EtcdBackend {
             async move { client.time_to_live(lease, Some(options)).await }
         });
         let keys = left.await?.keys().to_vec();
-        // The markers stay: they are what a request still on its way has to find.
-        let markers = self.shared.layout.markers();
-        let keys: Vec<_> = keys
-            .into_iter()
-            .filter(|key| !key.starts_with(markers.as_bytes()))
-            .collect();
+        // The markers stay: they are what a request still on its way has to find. And the barriers
+        // that it holds, which have no guard.
+        let layout = &self.shared.layout;
+        let stay = [layout.markers(), layout.barriers()];
+        let stays = |key: &Vec<u8>| stay.iter().any(|stay| key.starts_with(stay.as_bytes()));
+        let keys: Vec<_> = keys.into_iter().filter(|key| !stays(key)).collect();
         let standing = create_revisions(wire, &keys).await?;
         for (key, created) in keys.into_iter().zip(standing) {
             let Some(created) = created.filter(|created| !held.contains(created)) else {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tenure_core::{
-    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Release, Resume, TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
+    HandOff, LossSignal, MinorityLoss, NameIsolation, Release, Resume, TokenOrder,
 };
 
 /// How late a waiter's timer may be: tokio's timers are 1 ms coarse, the rest is for a busy

@@ -6,12 +6,13 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Backend, HasLocker, Held, Lease, Locker, Opened};
+use tenure_core::backend::{Backend, Barrier, HasBarrier, HasLocker, Held, Lease, Locker, Opened};
 use tenure_core::{
     Clock, Error, ErrorKind, Guarantees, LossReason, Namespace, Result, SessionId, SessionOptions,
     Store,
 };
 
+use crate::barrier::MemoryBarrier;
 use crate::config::{self, MemoryConfig};
 use crate::faults::Link;
 use crate::locker::MemoryLocker;
@@ -227,6 +228,10 @@ impl Lease for MemorySession {
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(self.typed_locker())
     }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(self.typed_barrier())
+    }
 }
 
 impl HasLocker for MemorySession {
@@ -234,5 +239,13 @@ impl HasLocker for MemorySession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<MemoryLocker> {
         Arc::new(MemoryLocker::new(self))
+    }
+}
+
+impl HasBarrier for MemorySession {
+    type Barrier = MemoryBarrier;
+
+    fn typed_barrier(self: Arc<Self>) -> Arc<MemoryBarrier> {
+        Arc::new(MemoryBarrier::new(self))
     }
 }
