@@ -41,4 +41,8 @@ conformance!(bare, Bare::start().unwrap(), not_run: [
     l7_a_deleted_holding_is_noticed,
     l7_an_unconfirmed_release_is_repeated,
     l8_namespaces_are_isolated,
+    b1_no_release_is_missed_in_a_silence,
+    b1_no_release_is_missed_in_a_reconnect,
+    b2_nothing_is_missed_in_a_reconnect,
+    b2_nothing_is_missed_in_a_silence,
 ]);

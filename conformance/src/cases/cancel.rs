@@ -12,10 +12,10 @@ use crate::case::{Outcome, Verdict};
 use crate::harness::{Harness, Linked};
 
 /// A future that nobody wakes for this long has come to its last await point.
-const QUIET: Duration = Duration::from_millis(300);
+pub(super) const QUIET: Duration = Duration::from_millis(300);
 
 /// No operation has more await points than this; one that has is polled in a busy loop.
-const MOST: usize = 500;
+pub(super) const MOST: usize = 500;
 
 /// Runs the block with 0, 1, 2, ... polls until it says that there are no more await points.
 ///
@@ -23,10 +23,11 @@ const MOST: usize = 500;
 macro_rules! at_every_await_point {
     ($what:literal, |$polls:ident| $attempt:block) => {{
         let mut verdict = Err(Outcome::violated(format!(
-            "{} has not ended after {MOST} polls",
-            $what
+            "{} has not ended after {} polls",
+            $what,
+            $crate::cases::cancel::MOST
         )));
-        for $polls in 0..MOST {
+        for $polls in 0..$crate::cases::cancel::MOST {
             let attempt: std::result::Result<bool, Outcome> = async { $attempt }.await;
             match attempt {
                 Ok(false) => continue,
@@ -37,7 +38,7 @@ macro_rules! at_every_await_point {
                         $polls
                     );
                 }
-                Err(outcome) => verdict = Err(after($what, $polls, outcome)),
+                Err(outcome) => verdict = Err($crate::cases::cancel::after($what, $polls, outcome)),
             }
             break;
         }
@@ -45,7 +46,9 @@ macro_rules! at_every_await_point {
     }};
 }
 
-fn after(what: &str, polls: usize, outcome: Outcome) -> Outcome {
+pub(super) use at_every_await_point;
+
+pub(super) fn after(what: &str, polls: usize, outcome: Outcome) -> Outcome {
     match outcome {
         Outcome::Violated { counterexample } => Outcome::violated(format!(
             "{what}, dropped after {polls} polls: {counterexample}"
@@ -55,7 +58,7 @@ fn after(what: &str, polls: usize, outcome: Outcome) -> Outcome {
 }
 
 /// Whether this was the last await point; passes errors of the operation on.
-fn was_last<T>(given_up: GaveUp<tenure_core::Result<T>>) -> tenure_core::Result<bool> {
+pub(super) fn was_last<T>(given_up: GaveUp<tenure_core::Result<T>>) -> tenure_core::Result<bool> {
     match given_up {
         GaveUp::Finished(done) => done.map(|_| true),
         GaveUp::Dropped => Ok(false),
