@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use crate::watcher::{Sink, Target, Watch, Watcher};
 
 /// The check that finds what the watch missed. Not the normal path.
-const SLOW_CHECK: Duration = Duration::from_secs(5);
+const SLOW_CHECK: Duration = Duration::from_secs(15);
 /// A watch that was only just opened may be served by the 100 ms loop at first: look meanwhile,
 /// after so many milliseconds each.
 const LOOKS: [u64; 5] = [5, 10, 20, 40, 80];
