@@ -5,8 +5,8 @@
 //!
 //! A **double barrier** has a key under `waiters/` for each participant, on its lease, and `ready`
 //! from the moment when all have come until the last has left. The create revision of a waiter is
-//! its place and its token. The value of a waiter says its count; that of `ready` says the token of
-//! the last one it let in, and the count. What differs from Go: `ready` is put by a transaction that
+//! its place and its token. The value of a waiter says its count; that of `ready` says the count and
+//! the tokens of those it lets in: who reads its own there needs to ask no more. What differs from Go: `ready` is put by a transaction that
 //! compares that every one it lets in is still there, so the dead never count; nobody is put among
 //! the waiters while `ready` is there, so nobody comes too late and passes alone; who is refused
 //! takes its key away; and the last to leave takes `ready` away in the transaction that deletes its
@@ -14,7 +14,7 @@
 //!
 //! # Why generations cannot meet
 //!
-//! A generation is what one `ready` let in: the waiters of the count up to its `last`.
+//! A generation is what one `ready` let in; `last` is the greatest token among them.
 //!
 //! - While `ready` is there, no waiter is put (the placing transaction compares that it is absent).
 //!   So the waiters that stand beside it were all put before it: its generation, and some that came
@@ -259,25 +259,37 @@ impl Waiter {
     }
 }
 
-#[derive(Clone, Copy)]
+/// What lets a generation in: the value is its count and the tokens of its members.
+#[derive(Clone)]
 struct Ready {
     created: i64,
-    /// The last that was let in.
-    last: i64,
     count: Option<u32>,
+    /// Empty in Go's.
+    members: Vec<i64>,
 }
 
 impl Ready {
-    fn read(kv: &PbKeyValue) -> Self {
-        let value = String::from_utf8_lossy(&kv.value);
+    fn read(created: i64, value: &[u8]) -> Self {
+        let value = String::from_utf8_lossy(value);
         let mut words = value.split(' ');
-        // Go's is empty: whoever stood there was let in.
-        let last = words.next().and_then(|last| last.parse().ok());
         Self {
-            created: kv.create_revision,
-            last: last.unwrap_or(kv.create_revision),
+            created,
             count: words.next().and_then(|count| count.parse().ok()),
+            members: words.filter_map(|token| token.parse().ok()).collect(),
         }
+    }
+
+    fn agrees(&self, count: u32) -> bool {
+        self.count.is_none_or(|said| said == count)
+    }
+
+    /// The last that it let in; whoever stood there, if it does not say.
+    fn last(&self) -> i64 {
+        self.members.iter().copied().max().unwrap_or(self.created)
+    }
+
+    fn let_in(&self, token: i64) -> bool {
+        self.members.contains(&token) || self.members.is_empty() && token < self.created
     }
 }
 
@@ -290,7 +302,7 @@ struct Scene {
 
 /// What a participant that stands finds.
 enum Finding {
-    In(Ready),
+    In(Inside),
     Wait,
     /// All have come: these.
     Complete(Vec<(Vec<u8>, i64)>),
@@ -308,20 +320,22 @@ impl Scene {
             return Err(odd("too few ranges"));
         };
         Ok(Self {
-            ready: ready.first().map(Ready::read),
+            ready: ready
+                .first()
+                .map(|kv| Ready::read(kv.create_revision, &kv.value)),
             waiters: waiters.into_iter().map(Waiter::read).collect(),
         })
     }
 
     /// What the participant `mine` is to do now.
     fn find(&self, mine: i64, count: u32) -> Finding {
-        if let Some(ready) = self.ready {
-            return if !ready.count.is_none_or(|said| said == count) {
+        if let Some(ready) = &self.ready {
+            return if !ready.agrees(count) {
                 Finding::Refused(ANOTHER_COUNT)
-            } else if mine > ready.last {
-                Finding::Refused(TOO_MANY)
+            } else if ready.let_in(mine) {
+                Finding::In(Inside::of(ready))
             } else {
-                Finding::In(ready)
+                Finding::Refused(TOO_MANY)
             };
         }
         let before = self.waiters.iter().filter(|waiter| waiter.created < mine);
@@ -359,6 +373,15 @@ struct Place {
 struct Inside {
     ready: i64,
     last: i64,
+}
+
+impl Inside {
+    fn of(ready: &Ready) -> Self {
+        Self {
+            ready: ready.created,
+            last: ready.last(),
+        }
+    }
 }
 
 /// Double barriers.
@@ -400,11 +423,7 @@ impl EtcdBarrier {
                 return Err(Error::lost(LossReason::Revoked));
             }
             match scene.find(token, count) {
-                Finding::In(Ready { created, last, .. }) => {
-                    let token = FencingToken::new(token.unsigned_abs());
-                    let ready = created;
-                    return Ok(Grant::new(token, key).attach(Inside { ready, last }));
-                }
+                Finding::In(inside) => return Ok(entered(key, token, inside)),
                 Finding::Refused(why) => {
                     if self
                         .turn_back(ask, &place, token, scene.ready.is_some())
@@ -419,6 +438,14 @@ impl EtcdBarrier {
                     () = ask.withdrawn() => return Err(Error::withdrawn()),
                     () = bell.news(seen, None, &mut looks) => {}
                 },
+            }
+            // The transaction that put it compared that this participant is there: nothing is left
+            // to be read.
+            if let Some(put) = bell.last_put() {
+                let ready = Ready::read(put.create_revision(), put.value());
+                if ready.members.contains(&token) {
+                    return Ok(entered(key, token, Inside::of(&ready)));
+                }
             }
             seen = bell.heard();
             scene = Scene::read(self.read(Self::scene(&place)).await?)?;
@@ -455,10 +482,13 @@ impl EtcdBarrier {
             let mine = waiters.iter().find(|kv| kv.key == key.as_bytes());
             let there = mine.map(|kv| (kv.create_revision, kv.value == value.as_bytes()));
             let scene = Scene {
-                ready: ready.unwrap_or_default().first().map(Ready::read),
+                ready: ready
+                    .unwrap_or_default()
+                    .first()
+                    .map(|kv| Ready::read(kv.create_revision, &kv.value)),
                 waiters: waiters.into_iter().map(Waiter::read).collect(),
             };
-            match (there, scene.ready) {
+            match (there, &scene.ready) {
                 // An earlier request of this very ask has landed.
                 (Some((token, true)), _) => return Ok((key, token, scene)),
                 _ if withdrawn => return Err(Error::withdrawn()),
@@ -470,9 +500,9 @@ impl EtcdBarrier {
                     if scene
                         .waiters
                         .iter()
-                        .any(|waiter| waiter.created <= ready.last)
+                        .any(|waiter| waiter.created <= ready.last())
                     {
-                        let agrees = ready.count.is_none_or(|said| said == count);
+                        let agrees = ready.agrees(count);
                         let why = if agrees { TOO_MANY } else { ANOTHER_COUNT };
                         self.forget_answered(ask);
                         return Err(Error::new(ErrorKind::Conflict, why));
@@ -487,7 +517,7 @@ impl EtcdBarrier {
 
     /// Ends a generation whose last participant died, and takes the keys of those away who came too
     /// many: all of it stands still while this `ready` is there.
-    async fn clear(&self, place: &Place, ready: Ready, waiters: &[Waiter]) -> Result<()> {
+    async fn clear(&self, place: &Place, ready: &Ready, waiters: &[Waiter]) -> Result<()> {
         let refused = waiters
             .iter()
             .filter(|waiter| waiter.created < ready.created);
@@ -504,13 +534,15 @@ impl EtcdBarrier {
 
     /// Lets `members` in, if all of them are still there.
     async fn open(&self, place: &Place, members: &[(Vec<u8>, i64)], count: u32) -> Result<()> {
-        let last = members.iter().map(|(_, created)| *created).max();
         let mut here: Vec<_> = members
             .iter()
             .map(|(key, created)| same(key.clone(), *created))
             .collect();
         here.push(Tickets::absent(&place.ready));
-        let value = format!("{} {count}", last.unwrap_or_default());
+        let mut value = count.to_string();
+        for (_, created) in members {
+            value.push_str(&format!(" {created}"));
+        }
         let put = TxnOp::put(place.ready.as_str(), value, None);
         self.send(Txn::new().when(here).and_then([put]))
             .await
@@ -595,6 +627,10 @@ impl EtcdBarrier {
         // Absent after a request whose answer was lost: that one did it.
         Ok(stood || slot.releasing)
     }
+}
+
+fn entered(key: String, token: i64, inside: Inside) -> Grant {
+    Grant::new(FencingToken::new(token.unsigned_abs()), key).attach(inside)
 }
 
 /// The first key after all that begin with `prefix`, which ends with a slash.

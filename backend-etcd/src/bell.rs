@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use etcd_client::KeyValue;
 use tokio::sync::Notify;
 
 use crate::watcher::{Sink, Target, Watch, Watcher};
@@ -27,6 +28,8 @@ pub(crate) struct Bell {
     /// Deletions of other keys than this are told apart: see [`Heard::gone`].
     main: Vec<u8>,
     heard: Mutex<Heard>,
+    /// What the main key was put to last, as far as was heard.
+    put: Mutex<Option<KeyValue>>,
     rung: Notify,
 }
 
@@ -52,6 +55,12 @@ impl Bell {
     /// To be called before the read that [`news`](Self::news) is to be newer than.
     pub(crate) fn heard(&self) -> Heard {
         *self.state()
+    }
+
+    /// What the main key was put to last, as far as was heard.
+    pub(crate) fn last_put(&self) -> Option<KeyValue> {
+        let put = self.put.lock().unwrap_or_else(PoisonError::into_inner);
+        put.clone()
     }
 
     /// Whether the main key was deleted after `revision`.
@@ -145,8 +154,9 @@ impl Sink for Bell {
         });
     }
 
-    fn put(&self, key: &[u8], _revision: i64) {
-        if key == self.main {
+    fn put(&self, kv: &KeyValue) {
+        if kv.key() == self.main {
+            *self.put.lock().unwrap_or_else(PoisonError::into_inner) = Some(kv.clone());
             self.change(|heard| heard.news += 1);
         }
     }
@@ -207,6 +217,7 @@ impl Bells {
         let bell = Arc::new(Bell {
             main: main.into(),
             heard: Mutex::default(),
+            put: Mutex::default(),
             rung: Notify::new(),
         });
         let sink: Weak<dyn Sink> = Arc::downgrade(&(Arc::clone(&bell) as Arc<dyn Sink>));

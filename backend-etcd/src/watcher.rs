@@ -13,7 +13,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse};
+use etcd_client::{
+    EventType, KeyValue, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse,
+};
 use tenure_core::Result;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -38,8 +40,8 @@ pub(crate) trait Sink: Send + Sync + 'static {
     /// (one transaction, or the end of one lease, may delete a holder and the waiter behind it),
     /// unless the server splits them: then `whole` is said with the last part.
     fn deleted(&self, deletions: &[(&[u8], i64)], whole: bool);
-    /// A key was put, at a revision. Only for [`Target::Changes`].
-    fn put(&self, _key: &[u8], _revision: i64) {}
+    /// A key was put. Only for [`Target::Changes`].
+    fn put(&self, _kv: &KeyValue) {}
     /// Deletions may be missed until the next `opened`.
     fn broken(&self);
 }
@@ -335,7 +337,7 @@ impl Reader {
             let mut deletions = Vec::new();
             for event in answer.events() {
                 match (event.event_type(), event.kv()) {
-                    (EventType::Put, Some(kv)) => sink.put(kv.key(), kv.mod_revision()),
+                    (EventType::Put, Some(kv)) => sink.put(kv),
                     (EventType::Delete, Some(kv)) => deletions.push((kv.key(), kv.mod_revision())),
                     (_, None) => {}
                 }

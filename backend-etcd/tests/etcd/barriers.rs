@@ -251,7 +251,7 @@ async fn a_lost_answer_to_enter_is_found_again() {
 async fn an_operator_removes_participants() {
     let bed = Bed::new("removed").await;
     let waiters = format!("{}/double_barrier/phase/waiters/", bed.root());
-    let (one, two) = (bed.session(secs(3)).await, bed.session(secs(20)).await);
+    let (one, two) = (bed.session(secs(12)).await, bed.session(secs(20)).await);
     let (one, two) = (
         one.double_barrier("phase", 2).unwrap(),
         two.double_barrier("phase", 2).unwrap(),
@@ -269,7 +269,9 @@ async fn an_operator_removes_participants() {
     assert_eq!(alone.kind(), ErrorKind::TimedOut, "{alone}");
     entering.abort();
     let _ = entering.await;
-    let (first, second) = tokio::join!(one.enter(), two.enter());
+    bed.until_empty(SOON).await;
+    let both = async { tokio::join!(one.enter(), two.enter()) };
+    let (first, second) = within(SOON, "both are in", both).await;
     let (first, second) = (first.unwrap(), second.unwrap());
     bed.delete(first.key()).await;
     let reason = within(SOON, "the loss", first.lost()).await;
