@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use etcd_client::{GetOptions, SortOrder, SortTarget};
+use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
 use tenure_core::backend::Sighting;
 use tenure_core::{FencingToken, Leader, Result};
 use tokio::sync::Notify;
@@ -245,6 +245,10 @@ impl Sink for Feed {
         if told {
             self.changed.notify_waiters();
         }
+    }
+
+    fn put(&self, kv: &KeyValue) {
+        self.deleted(&[(kv.key(), kv.mod_revision())], true);
     }
 
     fn broken(&self) {

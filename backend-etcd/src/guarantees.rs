@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tenure_core::{
-    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result, Resume, TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
+    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result, Resume,
+    TokenOrder,
 };
 
 use crate::session::Shared;
@@ -130,6 +131,17 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
             Observers::Converge,
             "a watch on the candidates, and a linearizable read after whatever it may have missed; the order is that of the revisions",
         ),
+        barriers: if interop {
+            Claim::new(
+                Barriers::Cooperative,
+                "Go's double barrier opens by a count alone, keeps those whom it refused, and does not see that the last was the last",
+            )
+        } else {
+            Claim::new(
+                Barriers::WithoutTheDead,
+                "every participant is a key on its lease; the barrier opens by a transaction that compares that all of them are there",
+            )
+        },
         durability: Claim::new(
             Durability::Durable,
             "etcd syncs its log before it answers (unless it was started with --unsafe-no-fsync, which it does not tell)",

@@ -3,6 +3,9 @@
 //! A lock is `<prefix>/<lease>`, as in Go's `concurrency` package: the lease in lower-case hex,
 //! unpadded; the lowest create revision under `<prefix>/` holds the lock. A second ask of the
 //! same session appends `-<nonce>`, which Go takes for any other waiter.
+//!
+//! A barrier is one key, there while it is held. A double barrier has `waiters/<lease>` for each
+//! participant, and `ready` from the moment when all have come until the last has left.
 
 use tenure_core::Name;
 use tenure_core::Namespace;
@@ -31,6 +34,20 @@ impl Layout {
         } else {
             path(&self.namespace, kind, name) + "/"
         }
+    }
+
+    /// Where `name` is, without a slash: a barrier's own key, or what a double barrier is under.
+    pub(crate) fn place(&self, kind: Kind, name: &Name) -> String {
+        if self.interop {
+            name.to_string()
+        } else {
+            path(&self.namespace, kind, name)
+        }
+    }
+
+    /// What all barriers begin with; in interop mode nothing tells them from other keys.
+    pub(crate) fn barriers(&self) -> String {
+        format!("{}/{}/", self.root, Kind::Barrier.as_str())
     }
 
     /// The key that says by which version of the layout this namespace is written.

@@ -20,6 +20,8 @@
 //! The sessions of one [`connect`] share a connection and a watch stream. TLS is rustls with ring.
 //! The facts about etcd that this crate rests on are in `docs/etcd.md`.
 
+mod barrier;
+mod bell;
 mod client;
 mod config;
 mod election;
@@ -33,6 +35,7 @@ mod session;
 mod ticket;
 mod watcher;
 
+pub use barrier::EtcdBarrier;
 pub use config::EtcdConfig;
 pub use election::EtcdElection;
 pub use locker::EtcdLocker;

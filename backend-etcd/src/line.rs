@@ -776,9 +776,9 @@ impl Lines {
         }
     }
 
-    /// The watch stream of the client.
-    pub(crate) fn watcher(&self) -> &Arc<Watcher> {
-        &self.watcher
+    /// The watch stream that the lines share.
+    pub(crate) fn watcher(&self) -> Arc<Watcher> {
+        Arc::clone(&self.watcher)
     }
 
     /// The line under `prefix`.

@@ -9,10 +9,13 @@ use etcd_client::{
     PutOptions, Txn, TxnOp,
 };
 use tenure_core::backend::{
-    Backend, Election, HasElection, HasLocker, Held, Lease, Locker, Opened, async_trait,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, Held, Lease, Locker, Opened,
+    async_trait,
 };
 use tenure_core::{Effect, Error, ErrorKind, Guarantees, Result, SessionId, SessionOptions};
 
+use crate::barrier::EtcdBarrier;
+use crate::bell::Bells;
 use crate::client::{Wire, silent};
 use crate::config::EtcdConfig;
 use crate::election::EtcdElection;
@@ -45,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) wire: Arc<Wire>,
     pub(crate) lines: Lines,
     pub(crate) feeds: Feeds,
+    pub(crate) bells: Bells,
     pub(crate) layout: Layout,
     pub(crate) interop: bool,
 }
@@ -60,9 +64,10 @@ impl EtcdBackend {
         };
         met.map_err(|error| explain_first_contact(error, config.tls.is_some()))?;
         let lines = Lines::new(Arc::clone(&wire));
-        let feeds = Feeds::new(Arc::clone(&wire), Arc::clone(lines.watcher()));
+        let feeds = Feeds::new(Arc::clone(&wire), lines.watcher());
         let shared = Arc::new(Shared {
             wire,
+            bells: Bells::new(lines.watcher()),
             lines,
             feeds,
             layout,
@@ -122,12 +127,12 @@ impl EtcdBackend {
             async move { client.time_to_live(lease, Some(options)).await }
         });
         let keys = left.await?.keys().to_vec();
-        // The markers stay: they are what a request still on its way has to find.
-        let markers = self.shared.layout.markers();
-        let keys: Vec<_> = keys
-            .into_iter()
-            .filter(|key| !key.starts_with(markers.as_bytes()))
-            .collect();
+        // The markers stay: they are what a request still on its way has to find. And the barriers
+        // that it holds, which have no guard.
+        let layout = &self.shared.layout;
+        let stay = [layout.markers(), layout.barriers()];
+        let stays = |key: &Vec<u8>| stay.iter().any(|stay| key.starts_with(stay.as_bytes()));
+        let keys: Vec<_> = keys.into_iter().filter(|key| !stays(key)).collect();
         let standing = create_revisions(wire, &keys).await?;
         for (key, created) in keys.into_iter().zip(standing) {
             let Some(created) = created.filter(|created| !held.contains(created)) else {
@@ -454,6 +459,10 @@ impl Lease for EtcdSession {
     fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
         Some(self.typed_election())
     }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(self.typed_barrier())
+    }
 }
 
 impl HasLocker for EtcdSession {
@@ -469,5 +478,13 @@ impl HasElection for EtcdSession {
 
     fn typed_election(self: Arc<Self>) -> Arc<EtcdElection> {
         Arc::new(EtcdElection::new(self))
+    }
+}
+
+impl HasBarrier for EtcdSession {
+    type Barrier = EtcdBarrier;
+
+    fn typed_barrier(self: Arc<Self>) -> Arc<EtcdBarrier> {
+        Arc::new(EtcdBarrier::new(self))
     }
 }

@@ -48,16 +48,18 @@ struct Slots {
 }
 
 #[derive(Clone)]
-struct Slot {
-    key: String,
+pub(crate) struct Slot {
+    pub(crate) key: String,
+    /// What the key has as its value: the nonce, and whatever the primitive adds to it.
+    pub(crate) value: String,
     /// For a key whose value is not the nonce.
     named: Option<Named>,
     /// Whether a placing request was sent that may have put the key there.
-    sent: bool,
+    pub(crate) sent: bool,
     /// Whether one of them was never answered, so that it may still arrive.
-    unanswered: bool,
+    pub(crate) unanswered: bool,
     /// Whether a release was sent and not answered: then an absent key means that it landed.
-    releasing: bool,
+    pub(crate) releasing: bool,
 }
 
 /// A key that is told by its name.
@@ -82,7 +84,7 @@ impl Tickets {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn plain_key(&self, prefix: &str) -> String {
+    pub(crate) fn plain_key(&self, prefix: &str) -> String {
         format!("{prefix}{:x}", self.lease)
     }
 
@@ -103,13 +105,15 @@ impl Tickets {
             slots.plain.insert(plain.clone());
             plain
         };
-        slots.by_nonce.insert(ask.nonce(), Slot::new(key.clone()));
+        slots
+            .by_nonce
+            .insert(ask.nonce(), Slot::new(key.clone(), ask));
         key
     }
 
     /// Gives `ask` a key of its own with `value`, before it is placed.
     pub(crate) fn stand_for(&self, ask: &Ask, prefix: &str, value: &[u8]) {
-        let mut slot = Slot::new(self.own_key(prefix, ask.nonce()));
+        let mut slot = Slot::new(self.own_key(prefix, ask.nonce()), ask);
         slot.named = Some(Named {
             nonce: ask.nonce(),
             value: Arc::from(value),
@@ -140,7 +144,7 @@ impl Tickets {
 
     /// Gives `ask`, which found its plain key taken (by what this session held before it was
     /// resumed), a key that nobody else can have.
-    fn move_aside(&self, ask: &Ask, prefix: &str) {
+    pub(crate) fn move_aside(&self, ask: &Ask, prefix: &str) {
         let own = self.own_key(prefix, ask.nonce());
         let mut slots = self.slots();
         if let Some(slot) = slots.by_nonce.get_mut(&ask.nonce()) {
@@ -149,14 +153,14 @@ impl Tickets {
         }
     }
 
-    fn settled(&self, ask: &Ask) {
+    pub(crate) fn settled(&self, ask: &Ask) {
         let mut slots = self.slots();
         if let Some(slot) = slots.by_nonce.remove(&ask.nonce()) {
             slots.plain.remove(&slot.key);
         }
     }
 
-    fn slot(&self, ask: &Ask) -> Option<Slot> {
+    pub(crate) fn slot(&self, ask: &Ask) -> Option<Slot> {
         self.slots().by_nonce.get(&ask.nonce()).cloned()
     }
 
@@ -164,7 +168,7 @@ impl Tickets {
         self.slot(ask).is_some_and(|slot| slot.named.is_some())
     }
 
-    fn update(&self, ask: &Ask, change: impl FnOnce(&mut Slot)) {
+    pub(crate) fn update(&self, ask: &Ask, change: impl FnOnce(&mut Slot)) {
         if let Some(slot) = self.slots().by_nonce.get_mut(&ask.nonce()) {
             change(slot);
         }
@@ -181,7 +185,7 @@ impl Tickets {
     }
 
     /// Sends one placing transaction, noting whether it may still land later.
-    async fn send(&self, ask: &Ask, txn: Txn) -> Result<TxnResponse> {
+    pub(crate) async fn send(&self, ask: &Ask, txn: Txn) -> Result<TxnResponse> {
         let before = self
             .slot(ask)
             .map_or((false, false), |slot| (slot.sent, slot.unanswered));
@@ -224,11 +228,11 @@ impl Tickets {
         }
     }
 
-    fn absent(key: &str) -> Compare {
+    pub(crate) fn absent(key: &str) -> Compare {
         Compare::create_revision(key, CompareOp::Equal, 0)
     }
 
-    fn marker(&self, ask: &Ask) -> String {
+    pub(crate) fn marker(&self, ask: &Ask) -> String {
         self.layout.withdrawn(self.lease, ask.nonce())
     }
 
@@ -418,7 +422,7 @@ impl Tickets {
         }
         let slot = Slot {
             sent: true,
-            ..Slot::new(key.clone())
+            ..Slot::new(key.clone(), ask)
         };
         slots.by_nonce.insert(ask.nonce(), slot);
         Ok(Some(key))
@@ -456,7 +460,7 @@ impl Tickets {
                 nonce: before,
                 value,
             }),
-            ..Slot::new(key.clone())
+            ..Slot::new(key.clone(), ask)
         };
         self.slots().by_nonce.insert(ask.nonce(), slot);
         Ok(Some(key))
@@ -464,9 +468,10 @@ impl Tickets {
 }
 
 impl Slot {
-    fn new(key: String) -> Self {
+    fn new(key: String, ask: &Ask) -> Self {
         Self {
             key,
+            value: nonce(ask),
             named: None,
             sent: false,
             unanswered: false,
@@ -476,11 +481,11 @@ impl Slot {
 }
 
 /// What the key of `ask` holds as its value.
-fn nonce(ask: &Ask) -> String {
+pub(crate) fn nonce(ask: &Ask) -> String {
     format!("{:x}", ask.nonce())
 }
 
-fn odd(what: &str) -> Error {
+pub(crate) fn odd(what: &str) -> Error {
     Error::new(ErrorKind::Internal, format!("etcd's answer has {what}"))
 }
 

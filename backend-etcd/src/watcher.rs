@@ -13,7 +13,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use etcd_client::{WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse};
+use etcd_client::{
+    EventType, KeyValue, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse,
+};
 use tenure_core::Result;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -21,12 +23,12 @@ use tokio::time::Instant;
 use crate::client::{Link, Wire, silent};
 use crate::error::{from_client, is_stale_token};
 
-/// What a watch looks at. Only deletions are delivered, except where it says otherwise.
+/// What a watch looks at. Only deletions are delivered, unless all changes are asked for.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     Prefix(String),
     Key(Vec<u8>),
-    /// A prefix; what is put there is told as deletions are.
+    /// A prefix, with what is put there.
     Changes(String),
 }
 
@@ -38,6 +40,8 @@ pub(crate) trait Sink: Send + Sync + 'static {
     /// (one transaction, or the end of one lease, may delete a holder and the waiter behind it),
     /// unless the server splits them: then `whole` is said with the last part.
     fn deleted(&self, deletions: &[(&[u8], i64)], whole: bool);
+    /// A key was put. Only for [`Target::Changes`].
+    fn put(&self, _kv: &KeyValue) {}
     /// Deletions may be missed until the next `opened`.
     fn broken(&self);
 }
@@ -281,12 +285,10 @@ impl Reader {
 
     fn creation(&self, id: i64) -> (Vec<u8>, WatchOptions) {
         let options = WatchOptions::new().with_watch_id(id).with_fragment();
-        let deletions = || options.clone().with_filters([WatchFilterType::NoPut]);
+        let no_put = || options.clone().with_filters([WatchFilterType::NoPut]);
         match self.watches.get(&id).map(|entry| &entry.target) {
-            Some(Target::Prefix(prefix)) => {
-                (prefix.clone().into_bytes(), deletions().with_prefix())
-            }
-            Some(Target::Key(key)) => (key.clone(), deletions()),
+            Some(Target::Prefix(prefix)) => (prefix.clone().into_bytes(), no_put().with_prefix()),
+            Some(Target::Key(key)) => (key.clone(), no_put()),
             Some(Target::Changes(prefix)) => (prefix.clone().into_bytes(), options.with_prefix()),
             None => (Vec::new(), options),
         }
@@ -332,8 +334,14 @@ impl Reader {
             return None;
         }
         if let Some(sink) = sink(id) {
-            let deletions = answer.events().iter().filter_map(|event| event.kv());
-            let deletions: Vec<_> = deletions.map(|kv| (kv.key(), kv.mod_revision())).collect();
+            let mut deletions = Vec::new();
+            for event in answer.events() {
+                match (event.event_type(), event.kv()) {
+                    (EventType::Put, Some(kv)) => sink.put(kv),
+                    (EventType::Delete, Some(kv)) => deletions.push((kv.key(), kv.mod_revision())),
+                    (_, None) => {}
+                }
+            }
             sink.deleted(&deletions, !answer.0.fragment);
         }
         None

@@ -38,3 +38,27 @@ pub(crate) fn full(capacity: usize) -> Error {
         ),
     )
 }
+
+/// A barrier has one hold at a time.
+pub(crate) fn held() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "the barrier is held already: wait for its release",
+    )
+}
+
+/// The participants of a double barrier do not agree.
+pub(crate) fn another_count(count: u32) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("those who are there gave another count: {count}"),
+    )
+}
+
+/// A double barrier is closed until all have left.
+pub(crate) fn one_too_many() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "one too many: all have entered already, and not all have left; enter again when they have",
+    )
+}

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tenure_core::{
-    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
+    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
 };
 
 /// How late a waiter's timer may be: tokio's timers are 1 ms coarse, the rest is for a busy
@@ -57,6 +57,10 @@ pub(crate) fn guarantees() -> Guarantees {
         observers: Claim::new(
             Observers::Converge,
             "every change of an election is numbered under the mutex, and wakes those who observe it",
+        ),
+        barriers: Claim::new(
+            Barriers::WithoutTheDead,
+            "places in a barrier belong to their session, and go with it",
         ),
         durability: Claim::new(
             Durability::Volatile,

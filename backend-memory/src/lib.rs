@@ -23,6 +23,7 @@
 //! up) and [`MAX_TTL`]; a session carries [`CAPACITY`] holdings and waits.
 #![forbid(unsafe_code)]
 
+mod barrier;
 mod config;
 mod election;
 mod error;
@@ -32,6 +33,7 @@ mod locker;
 mod session;
 mod store;
 
+pub use barrier::MemoryBarrier;
 pub use config::{MAX_TTL, MIN_TTL, MemoryConfig};
 pub use election::MemoryElection;
 pub use faults::{Fault, Link};

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Election, HasElection, HasLocker, Held, Lease, Locker, Opened,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, Held, Lease, Locker, Opened,
 };
 use tenure_core::{
     Clock, Error, ErrorKind, Guarantees, LossReason, Namespace, Result, SessionId, SessionOptions,
     Store,
 };
 
+use crate::barrier::MemoryBarrier;
 use crate::config::{self, MemoryConfig};
 use crate::election::MemoryElection;
 use crate::faults::Link;
@@ -234,6 +235,10 @@ impl Lease for MemorySession {
     fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
         Some(self.typed_election())
     }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(self.typed_barrier())
+    }
 }
 
 impl HasLocker for MemorySession {
@@ -249,5 +254,13 @@ impl HasElection for MemorySession {
 
     fn typed_election(self: Arc<Self>) -> Arc<MemoryElection> {
         Arc::new(MemoryElection::new(self))
+    }
+}
+
+impl HasBarrier for MemorySession {
+    type Barrier = MemoryBarrier;
+
+    fn typed_barrier(self: Arc<Self>) -> Arc<MemoryBarrier> {
+        Arc::new(MemoryBarrier::new(self))
     }
 }

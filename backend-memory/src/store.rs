@@ -24,6 +24,11 @@ use self::election::Elections;
 use crate::error;
 use crate::faults::Link;
 
+mod barrier;
+
+use barrier::Barriers;
+pub(crate) use barrier::{Entered, Sight};
+
 /// How many holdings and waits one session carries.
 pub const CAPACITY: usize = 10_000;
 
@@ -57,6 +62,7 @@ impl Shared {
             sessions: HashMap::new(),
             leases: BTreeSet::new(),
             lines: HashMap::new(),
+            barriers: Barriers::default(),
             last_session: 0,
             last_place: 0,
             last_token: 0,
@@ -98,6 +104,7 @@ impl Shared {
             match signal {
                 Signal::Wake(waiter) => waiter.notify_one(),
                 Signal::Tell(observers) => observers.send_replace(()),
+                Signal::WakeAll(bell) => bell.notify_waiters(),
                 Signal::Alarm(alarm, reason) => alarm.raise(reason),
                 Signal::Forget(link) => drop(link),
             }
@@ -169,6 +176,10 @@ struct Lease {
     /// By nonce: requests that a faulty link has not delivered yet. A withdrawal is remembered
     /// exactly as long as there is one that could come after it.
     on_their_way: HashMap<u64, Way>,
+    /// By nonce: which barriers it is at, or holds for itself.
+    barriers: HashMap<u64, Object>,
+    /// Nonces of holds whose answer has not arrived yet: asked again, they have held already.
+    decided: HashSet<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -198,6 +209,8 @@ enum Signal {
     Wake(Arc<Notify>),
     /// Whoever observes.
     Tell(watch::Sender<()>),
+    /// Those who have looked, and wait for a change.
+    WakeAll(Arc<Notify>),
     Alarm(Alarm, LossReason),
     /// The last of a link takes its late requests with it, and those lock the store.
     Forget(Link),
@@ -212,6 +225,7 @@ pub(crate) struct State {
     leases: BTreeSet<(Moment, u64)>,
     /// Never empty ones. The key of a place is its number of arrival.
     lines: HashMap<Object, BTreeMap<u64, Place>>,
+    barriers: Barriers,
     last_session: u64,
     last_place: u64,
     last_token: u64,
@@ -238,6 +252,8 @@ impl State {
             link,
             places: HashMap::new(),
             on_their_way: HashMap::new(),
+            barriers: HashMap::new(),
+            decided: HashSet::new(),
         };
         self.sessions.insert(session, lease);
         Member {
@@ -290,6 +306,7 @@ impl State {
                 self.leave(&object, arrival);
             }
         }
+        self.detach_from_barriers(member.session);
         Ok(())
     }
 
@@ -327,7 +344,9 @@ impl State {
         Ok(held
             .iter()
             .map(|held| held.nonce)
-            .filter(|nonce| !lease.places.contains_key(nonce))
+            .filter(|nonce| {
+                !lease.places.contains_key(nonce) && !lease.barriers.contains_key(nonce)
+            })
             .collect())
     }
 
@@ -373,6 +392,8 @@ impl State {
                 }
             }
         }
+        let alarmed = reason == LossReason::Revoked && lease.link.is_up();
+        self.bury_at_barriers(session, lease.barriers, alarmed);
         self.signals.push(Signal::Forget(lease.link));
     }
 }
@@ -394,7 +415,7 @@ impl State {
             if !free && !wait {
                 return Ok(None);
             }
-            if lease.places.len() >= CAPACITY {
+            if lease.places.len() + lease.barriers.len() >= CAPACITY {
                 return Err(error::full(CAPACITY));
             }
             lease
@@ -567,6 +588,7 @@ impl State {
             way.requests -= 1;
             if way.requests == 0 {
                 lease.on_their_way.remove(&nonce);
+                lease.decided.remove(&nonce);
             }
         }
     }
@@ -586,6 +608,7 @@ impl State {
     /// The keys of one namespace, sorted.
     pub(crate) fn keys(&self, namespace: &Namespace) -> Vec<String> {
         let mut keys: Vec<_> = self.places(namespace).map(|(key, ..)| key).collect();
+        keys.extend(self.barrier_keys(namespace));
         keys.sort_unstable();
         keys
     }
@@ -597,7 +620,7 @@ impl State {
             .find(|(key, ..)| key == wanted)
             .map(|(_, object, arrival)| (object.clone(), arrival));
         let Some((object, arrival)) = found else {
-            return false;
+            return self.delete_at_barrier(namespace, wanted);
         };
         let Some(place) = self.leave(&object, arrival) else {
             return false;
@@ -624,11 +647,12 @@ impl State {
 
     pub(crate) fn footprint(&self) -> Footprint {
         let places: usize = self.lines.values().map(BTreeMap::len).sum();
+        let (at_barriers, before_barriers) = self.count_at_barriers();
         Footprint {
             sessions: self.sessions.len(),
-            holdings: self.lines.len(),
-            waits: places - self.lines.len(),
             observed: self.elections.observed(),
+            holdings: self.lines.len() + at_barriers,
+            waits: places - self.lines.len() + before_barriers,
             on_their_way: self
                 .sessions
                 .values()

@@ -12,6 +12,8 @@ use tenure_conformance::{Harness, expect, find};
 const NOT_RUN: &[(&str, &str)] = &[
     // A call within the process: there is no connection that could be reset,
     ("memory", "l3_no_wake_up_is_lost_in_a_reconnect"),
+    ("memory", "b1_no_release_is_missed_in_a_reconnect"),
+    ("memory", "b2_nothing_is_missed_in_a_reconnect"),
     // and there are no operators' habits such as compaction.
     ("memory", "l3_no_wake_up_is_lost_in_a_disturbance"),
     ("memory", "e4_an_observer_bears_disturbances"),

@@ -17,13 +17,17 @@ use tenure_conformance::{
     CASES, Case, Harness, Link, Linked, Need, Operator, Outcome, Subject, async_trait, run,
 };
 use tenure_core::backend::{
-    Ask, Backend, Election, Grant, HasElection, HasLocker, Held, Lease, Locker, Opened, Settle,
+    Ask, Backend, Barrier, Election, Grant, HasElection, HasLocker, Held, Lease, Locker, Opened,
+    Settle,
 };
 use tenure_core::{
     Claim, Clock, Durability, Error, ErrorKind, FencingToken, Guarantees, LossReason, MinorityLoss,
     Namespace, Result, SessionId, SessionOptions, Store, TokenOrder,
 };
 use tenure_memory::{Fault, MemoryBackend, MemoryConfig, MemoryLocker, MemorySession};
+
+#[path = "mutants/barrier.rs"]
+mod barrier;
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -297,6 +301,7 @@ fn every_case_can_fail() {
         .iter()
         .chain(election::CAUGHT)
         .flat_map(|(_, ids)| ids.iter().copied())
+        .chain(barrier::CAUGHT.iter().flat_map(|(_, ids)| *ids).copied())
         .collect();
     for case in CASES {
         assert!(caught.contains(case.id), "no mutant makes {} fail", case.id);
@@ -703,6 +708,10 @@ impl Lease for MutantLease {
             Bug::ResumeForAll => Ok(()),
             _ => self.inner.detach(held).await,
         }
+    }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Arc::clone(&self.inner).barrier()
     }
 
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {

@@ -41,9 +41,5 @@ conformance!(bare, Bare::start().unwrap(), not_run: [
     l7_a_deleted_holding_is_noticed,
     l7_an_unconfirmed_release_is_repeated,
     l8_namespaces_are_isolated,
-    e3_a_deposed_leader_changes_nothing,
-    e3_a_proclamation_is_made_good_after_a_silence,
-    e4_an_observer_that_was_cut_off_shows_the_last_state,
-    e4_an_observer_bears_disturbances,
-    e5_a_dead_candidate_is_never_elected,
+    e3_a_deposed_leader_changes_nothing, e3_a_proclamation_is_made_good_after_a_silence, e4_an_observer_that_was_cut_off_shows_the_last_state, e4_an_observer_bears_disturbances, e5_a_dead_candidate_is_never_elected, b1_no_release_is_missed_in_a_silence, b1_no_release_is_missed_in_a_reconnect, b2_nothing_is_missed_in_a_reconnect, b2_nothing_is_missed_in_a_silence,
 ]);

@@ -9,12 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::ask::{Ask, Grant};
-use crate::drive::BoxFuture;
+use crate::drive::{BoxFuture, Landed, withdrawing};
 use crate::handle::{Handle, Landing};
 use crate::holding::Holding;
 use crate::name::Name;
 use crate::settle::Settle;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, FencingToken, Result};
 
 /// For how long a barrier stays held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,20 +25,24 @@ pub enum HoldFor {
     Good,
 }
 
-/// The barriers of one session, as a backend implements them.
+/// The barriers of one session, as a backend implements them. [`Ask::kind`] tells the two apart:
+/// `Barrier` for one that is held, `DoubleBarrier` for one that is entered.
 ///
-/// [`Settle`] is about participants of double barriers: `release` takes one out without waiting
-/// for the others.
+/// [`Settle`] takes participants of double barriers out, without waiting for the others; and
+/// `withdraw` also lifts what a `hold` put up whose answer nobody waited for.
 ///
 /// # To ensure correctness
 ///
-/// - B1: `wait` returns only when the barrier is not held.
-/// - B2: `enter` grants nobody before `count` live participants have entered; `leave` returns to
-///   nobody before all of them have left or died.
+/// - B1: `wait` returns only after the barrier was seen free, or after the hold that it met has
+///   ended. It never misses an end, however short the time until the next hold.
+/// - B2: `enter` grants nobody before `count` live participants have entered; `all_left` returns
+///   to nobody before all of that generation have left or died.
 /// - B3: one more than `count` is refused with `Conflict`, as is another `count` than the others
 ///   gave. A generation ends when all of its participants have left; only then the next begins.
-/// - B4: the dead do not count: neither towards `count`, nor among those who have yet to leave.
-/// - `hold`, `enter` and `leave` are idempotent under [`Ask::nonce`].
+/// - B4: the dead and the withdrawn do not count: neither towards `count`, nor among those who have
+///   yet to leave.
+/// - `hold`, `lift` and `enter` are idempotent under [`Ask::nonce`]. A `hold` whose session has
+///   ended must not take effect any more, also one for good.
 #[async_trait]
 pub trait Barrier: Settle {
     /// Holds the barrier.
@@ -48,13 +52,15 @@ pub trait Barrier: Settle {
     /// `Conflict` when it is held already.
     async fn hold(&self, ask: &Ask, hold_for: HoldFor) -> Result<()>;
 
-    /// Releases the barrier, whoever holds it, and says whether it was held.
+    /// Ends the hold that is met, whoever's it is, and says whether there was one. Repeated after a
+    /// lost answer, it spares a hold that is newer.
     async fn lift(&self, ask: &Ask) -> Result<bool>;
 
     /// Whether it is held now.
     async fn is_held(&self, name: &Name) -> Result<bool>;
 
-    /// Returns once it is not held. Core may drop this future at any time.
+    /// Returns once the hold that is met has ended; at once if there is none. Core may drop this
+    /// future at any time.
     async fn wait(&self, name: &Name) -> Result<()>;
 
     /// Enters the double barrier and waits until `count` have. Watches [`Ask::withdrawn`] while it
@@ -65,12 +71,23 @@ pub trait Barrier: Settle {
     /// `Conflict` for one too many, and for a `count` other than that of those who are there.
     async fn enter(&self, ask: &Ask, count: NonZeroU32) -> Result<Grant>;
 
-    /// Leaves the double barrier and waits until all have.
-    ///
-    /// # Errors
-    ///
-    /// `Lost` if the grant is not in force any more.
-    async fn leave(&self, ask: &Ask, grant: &Grant) -> Result<()>;
+    /// Returns once all who went in with `grant`, which was released, have left or died. Core may
+    /// drop this future at any time.
+    async fn all_left(&self, name: &Name, grant: &Grant) -> Result<()>;
+}
+
+/// The barrier was held. Taken back if nobody waits for the answer any more.
+#[derive(Debug)]
+struct Held;
+
+impl Landed for Held {
+    fn token(&self) -> Option<FencingToken> {
+        None
+    }
+
+    fn give_back(&self, settle: &Arc<dyn Settle>, ask: &Ask) -> BoxFuture<Result<()>> {
+        withdrawing(settle, ask)
+    }
 }
 
 /// One barrier: while somebody holds it, everybody waits. What
@@ -110,13 +127,16 @@ impl<B: Barrier + ?Sized> BarrierHandle<B> {
     ///
     /// # Cancel safety
     ///
-    /// Once polled, it may take effect.
+    /// Cancel safe at every await point: what nobody heard of is lifted again.
     pub async fn hold(&self, hold_for: HoldFor) -> Result<()> {
-        self.0
-            .change("hold", move |barrier, ask| {
-                Box::pin(async move { barrier.hold(&ask, hold_for).await })
+        let landed: Landing<Held> = self
+            .0
+            .wait("hold", None, move |barrier, ask| {
+                Box::pin(async move { barrier.hold(&ask, hold_for).await.map(|()| Held) })
             })
-            .await
+            .await?;
+        drop(landed);
+        Ok(())
     }
 
     /// Releases the barrier, whoever holds it: everybody who waits goes on. Says whether it was
@@ -128,7 +148,7 @@ impl<B: Barrier + ?Sized> BarrierHandle<B> {
     ///
     /// # Cancel safety
     ///
-    /// Once polled, it may take effect.
+    /// Once polled, it may take effect; on the hold that it met, and on no later one.
     pub async fn release(&self) -> Result<bool> {
         self.0
             .change("release", |barrier, ask| {
@@ -156,7 +176,9 @@ impl<B: Barrier + ?Sized> BarrierHandle<B> {
             .await
     }
 
-    /// Waits until the barrier is not held; returns at once if it is not.
+    /// Waits until the hold that is met has ended; returns at once if the barrier is not held.
+    ///
+    /// A release lets everybody go who waits, even if another holds the barrier right after it.
     ///
     /// # Errors
     ///
@@ -276,7 +298,7 @@ impl<B: Barrier + ?Sized> DoubleBarrierHandle<B> {
             .await?;
         Ok(Inside {
             holding: self.handle.hold(landing),
-            barrier: Arc::clone(self.handle.primitive()),
+            handle: self.handle.clone(),
         })
     }
 }
@@ -288,7 +310,7 @@ impl<B: Barrier + ?Sized> DoubleBarrierHandle<B> {
 #[clippy::has_significant_drop]
 pub struct Inside<B: ?Sized = dyn Barrier> {
     holding: Holding,
-    barrier: Arc<B>,
+    handle: Handle<B>,
 }
 
 impl<B: ?Sized> fmt::Debug for Inside<B> {
@@ -302,26 +324,29 @@ impl<B: Barrier + ?Sized> Inside<B> {
     ///
     /// # Errors
     ///
-    /// `Lost` if this participant was lost before, or is while it waits. A store that cannot be
-    /// reached is tried again until the session ends.
+    /// `Lost` if this participant was lost before, or its session ends while it waits. A store that
+    /// cannot be reached is tried again until the session ends.
     ///
     /// # Cancel safety
     ///
-    /// Once polled, the leaving goes on in the background.
+    /// Once polled, this participant leaves, and only the waiting for the others is given up.
     pub async fn leave(self) -> Result<()> {
-        let (barrier, ask, grant) = (
-            Arc::clone(&self.barrier),
-            self.holding.ask().clone(),
-            self.holding.grant().clone(),
-        );
+        let Self { holding, handle } = self;
+        let (ask, grant) = (holding.ask().clone(), holding.grant().clone());
+        let (barrier, left) = (Arc::clone(handle.primitive()), grant.clone());
         let step = move || -> BoxFuture<Result<()>> {
             let (barrier, ask, grant) = (Arc::clone(&barrier), ask.clone(), grant.clone());
-            Box::pin(async move { barrier.leave(&ask, &grant).await })
+            Box::pin(async move { barrier.release(&ask, &grant).await })
         };
         // Dropped from here on, by an error or by the caller, the holding takes itself out.
-        self.holding.step("leave", step).await?;
-        self.holding.ended();
-        Ok(())
+        holding.step("leave", step).await?;
+        holding.ended();
+        let (name, left) = (handle.name(), &left);
+        handle
+            .question("leave", |barrier| async move {
+                barrier.all_left(name, left).await
+            })
+            .await
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Guarantees {
     pub resume: Claim<Resume>,
     /// E4: what an observer of an election is promised.
     pub observers: Claim<Observers>,
+    /// B4: what the death of a participant does to a double barrier, and to what its session holds.
+    pub barriers: Claim<Barriers>,
     /// Whether an acknowledged grant outlives the store's own crash.
     pub durability: Claim<Durability>,
     /// Whether the store goes on when a minority of its members is lost.
@@ -180,6 +182,19 @@ pub enum Observers {
     MayMiss,
 }
 
+/// B4: what the death of a participant does to the barriers that it was at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Barriers {
+    /// From the end of its session on it does not count, neither to let others in nor to keep them
+    /// from leaving, and a barrier held for the session is free. How late that is, `expiry` says.
+    WithoutTheDead,
+    /// As before, among tenure's own: a foreign client may keep others waiting, or pass alone.
+    Cooperative,
+    /// The others wait until somebody cleans up.
+    HeldUp,
+}
+
 /// Whether an acknowledged grant outlives the store's own crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -260,6 +275,7 @@ lines! {
     NameIsolation name_isolation "L8" "names";
     Resume resume "S4" "detach and resume";
     Observers observers "E4" "election observed";
+    Barriers barriers "B4" "a participant's death";
     Durability durability "" "acknowledged grant";
     MinorityLoss minority_loss "" "minority lost";
 }
@@ -295,6 +311,12 @@ words!(Resume { OneUse => "yes, once", Unsupported => "no", });
 words!(Observers {
     Converge => "to the latest state, never back",
     MayMiss => "may stay behind",
+});
+
+words!(Barriers {
+    WithoutTheDead => "it does not count",
+    Cooperative => "among tenure's own",
+    HeldUp => "holds the others up",
 });
 words!(Durability { Durable => "on disk", Volatile => "in memory only", });
 words!(MinorityLoss { Survives => "survived", SingleMember => "no: one member", });

@@ -60,8 +60,9 @@ pub use election::{ElectionHandle, Leader, Leadership, Observer};
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use fence_gate::{FenceGate, StaleToken};
 pub use guarantees::{
-    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff, Line,
-    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, Row, TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
+    HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, Row,
+    TokenOrder,
 };
 pub use holding::Holding;
 pub use locker::{LockGuard, LockHandle};
@@ -113,6 +114,7 @@ pub use value::MAX_VALUE_BYTES;
 ///             name_isolation: Claim::new(NameIsolation::Verbatim, "..."),
 ///             resume: Claim::new(Resume::Unsupported, "..."),
 ///             observers: Claim::new(Observers::MayMiss, "..."),
+///             barriers: Claim::new(Barriers::HeldUp, "..."),
 ///             durability: Claim::new(Durability::Volatile, "..."),
 ///             minority_loss: Claim::new(MinorityLoss::SingleMember, "..."),
 ///         })

@@ -3,6 +3,7 @@
 // `allow-unwrap-in-tests` does not reach the helpers of tests.
 #![allow(clippy::unwrap_used)]
 
+mod barriers;
 mod basics;
 mod common;
 mod election;

@@ -2,7 +2,7 @@
 
 use tenure_core::Line;
 
-use super::{cancel, election, lock, names, promise, random, session, store};
+use super::{barrier, cancel, election, lock, names, promise, random, session, store};
 use crate::case::Case;
 use crate::harness::Need;
 
@@ -328,6 +328,90 @@ macro_rules! for_each_case {
         election::e5_a_leadership_is_taken_up_after_a_restart {
             "E5", "a resumed session takes up its leadership, and the one who left it has no say",
             Some(Line::Resume), [], resumable
+        }
+        barrier::b1_wait_returns_only_after_a_release {
+            "B1", "who waits at a barrier goes on after a release, whoever made it, or at once if nobody holds it",
+            None, [], always
+        }
+        barrier::b1_a_second_hold_is_refused {
+            "B1", "a barrier has one hold at a time: a second is refused with Conflict",
+            None, [], always
+        }
+        barrier::b1_a_hold_ends_with_its_session_or_outlives_it {
+            "B1", "a hold for the session ends when that is closed, a hold for good does not",
+            None, [], always
+        }
+        barrier::b1_every_release_is_heard {
+            "B1", "a release lets those go who wait, also if the barrier is held again right after it",
+            None, [], always
+        }
+        barrier::b1_no_release_is_missed_in_a_silence {
+            "B1", "a release in a silence of the waiter's link is heard of after it",
+            None, [Silence], always
+        }
+        barrier::b1_no_release_is_missed_in_a_reconnect {
+            "B1", "a release around a cut of the waiter's connection is heard of, and the cut lets nobody pass",
+            None, [Cut], always
+        }
+        barrier::b1_a_cancelled_hold_leaves_nothing {
+            "B1", "a hold whose caller went away, at any await point, is lifted",
+            None, [], always
+        }
+        barrier::b2_nobody_passes_before_all_are_there {
+            "B2", "nobody is let in before all have come, nor out before all have left",
+            None, [], always
+        }
+        barrier::b2_generations_do_not_meet {
+            "B2", "round after round, nobody meets one of another round",
+            None, [], always
+        }
+        barrier::b2_nothing_is_missed_in_a_reconnect {
+            "B2", "entries and leavings around a cut are heard of, and the cut lets nobody pass",
+            None, [Cut], always
+        }
+        barrier::b2_nothing_is_missed_in_a_silence {
+            "B2", "entries and leavings in a silence are heard of after it",
+            None, [Silence], always
+        }
+        barrier::b2_a_cancelled_leave_still_leaves {
+            "B2", "who gives up leaving, at any await point, has left all the same",
+            None, [], always
+        }
+        barrier::b3_one_too_many_is_refused {
+            "B3", "one too many, and a latecomer, are refused until all have left; then the barrier serves again",
+            None, [], always
+        }
+        barrier::b3_a_crowd_is_let_in_by_the_party {
+            "B3", "of a crowd as many are let in as are wanted, or twice as many, never another number",
+            None, [], always
+        }
+        barrier::b3_another_count_is_refused {
+            "B3", "who gives another count than those who are there is refused",
+            None, [], always
+        }
+        barrier::b4_a_dead_holders_barrier_is_free {
+            "B4", "a barrier held by a dead session is free by TTL plus the stated bound",
+            Some(Line::Barriers), [], the_dead_do_not_count
+        }
+        barrier::b4_the_dead_let_nobody_in {
+            "B4", "one who died while waiting lets nobody in",
+            Some(Line::Barriers), [], the_dead_do_not_count
+        }
+        barrier::b4_leaving_does_not_wait_for_the_dead {
+            "B4", "one who died inside keeps nobody from leaving beyond its TTL plus the stated bound",
+            Some(Line::Barriers), [], the_dead_do_not_count
+        }
+        barrier::b4_a_barrier_outlives_its_participants {
+            "B4", "a double barrier whose participants all died inside serves others",
+            Some(Line::Barriers), [], the_dead_do_not_count
+        }
+        barrier::b4_a_cancelled_enter_leaves_nothing {
+            "B4", "one who timed out, or went away at any await point, does not count and leaves nothing",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        barrier::b4_a_cancelled_last_enter_holds_nobody_up {
+            "B4", "one who went away in the moment of being let in holds nobody up",
+            Some(Line::Cancellation), [], prompt_cancellation
         }
         store::store_a_grant_outlives_a_crash {
             "store", "an acknowledged grant is in force after the store crashed",

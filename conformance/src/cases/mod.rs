@@ -2,6 +2,7 @@
 //!
 //! A function attacks whatever the store promises; [`Case::run`] asks first, and judges.
 
+pub mod barrier;
 pub mod cancel;
 pub mod election;
 pub mod lock;

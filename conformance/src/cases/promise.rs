@@ -1,8 +1,8 @@
 //! Which deployment promises what: the line of [`Guarantees`] that each case asks.
 
 use tenure_core::{
-    Cancellation, Claim, Durability, EarlyRelease, Expiry, Guarantees, HandOff, LossSignal,
-    MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Expiry, Guarantees, HandOff,
+    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
 };
 
 use crate::case::Promise;
@@ -98,4 +98,8 @@ pub(super) fn fifo_and_durable(g: &Guarantees) -> Promise {
 
 pub(super) fn survives_minority_loss(g: &Guarantees) -> Promise {
     claims(&g.minority_loss, |it| *it == MinorityLoss::Survives)
+}
+
+pub(super) fn the_dead_do_not_count(g: &Guarantees) -> Promise {
+    claims(&g.barriers, |it| *it == Barriers::WithoutTheDead)
 }

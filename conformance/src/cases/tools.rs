@@ -221,8 +221,8 @@ pub(crate) async fn count_keys(harness: &dyn Harness) -> Result<usize> {
 
 /// Tells when a waiter that has just been started stands in the store's line.
 pub(crate) struct Arrivals<'a> {
-    harness: &'a dyn Harness,
-    seen: usize,
+    pub(crate) harness: &'a dyn Harness,
+    pub(crate) seen: usize,
 }
 
 impl<'a> Arrivals<'a> {

@@ -1,0 +1,425 @@
+//! Barriers that break the rules.
+
+use std::num::NonZeroU32;
+
+use tenure_core::backend::{Barrier, HasBarrier, Kind};
+use tenure_core::{HoldFor, Name};
+use tenure_memory::MemoryBarrier;
+
+use super::*;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum BarrierBug {
+    Nothing,
+    /// `wait` returns at once.
+    OpenGate,
+    /// `wait` looks every 15 seconds whether nobody holds it.
+    PollingWait,
+    /// A wait returns when it was disturbed.
+    WokenForNothing,
+    /// A second hold is accepted.
+    SharedHold,
+    /// Every hold is for good.
+    HeldForGood,
+    /// Every hold is for the session.
+    HeldForSession,
+    /// What was given up stays.
+    WithdrawNothing,
+    /// What somebody was inside of, or waited at, is left by nobody.
+    ReleaseNothing,
+    /// `enter` waits for one fewer.
+    OneFewer,
+    /// `enter` waits for nobody.
+    AnyoneGoesIn,
+    /// `leave` waits for nobody.
+    AnyoneGoesOut,
+    /// `enter` and `leave` look every 15 seconds.
+    SlowToHear,
+    /// One too many waits for the next generation's party, and is not told.
+    Patient,
+    /// Those with another count have a barrier of their own.
+    CountsApart,
+    /// A session that is killed is never buried.
+    Immortal,
+}
+
+pub(crate) const CAUGHT: &[(BarrierBug, &[&str])] = &[
+    (
+        BarrierBug::OpenGate,
+        &[
+            "b1_wait_returns_only_after_a_release",
+            "b1_a_hold_ends_with_its_session_or_outlives_it",
+            "b4_a_dead_holders_barrier_is_free",
+        ],
+    ),
+    (
+        BarrierBug::PollingWait,
+        &[
+            "b1_wait_returns_only_after_a_release",
+            "b1_every_release_is_heard",
+            "b1_no_release_is_missed_in_a_silence",
+            "b1_no_release_is_missed_in_a_reconnect",
+        ],
+    ),
+    (
+        BarrierBug::WokenForNothing,
+        &["b1_wait_returns_only_after_a_release"],
+    ),
+    (BarrierBug::SharedHold, &["b1_a_second_hold_is_refused"]),
+    (
+        BarrierBug::HeldForGood,
+        &[
+            "b1_a_hold_ends_with_its_session_or_outlives_it",
+            "b4_a_dead_holders_barrier_is_free",
+        ],
+    ),
+    (
+        BarrierBug::HeldForSession,
+        &["b1_a_hold_ends_with_its_session_or_outlives_it"],
+    ),
+    (
+        BarrierBug::WithdrawNothing,
+        &[
+            "b1_a_cancelled_hold_leaves_nothing",
+            "b4_a_cancelled_enter_leaves_nothing",
+        ],
+    ),
+    (
+        BarrierBug::ReleaseNothing,
+        &[
+            "b2_nobody_passes_before_all_are_there",
+            "b2_a_cancelled_leave_still_leaves",
+            "b4_a_cancelled_last_enter_holds_nobody_up",
+        ],
+    ),
+    (
+        BarrierBug::OneFewer,
+        &[
+            "b2_nobody_passes_before_all_are_there",
+            "b2_generations_do_not_meet",
+            "b3_a_crowd_is_let_in_by_the_party",
+            "b4_the_dead_let_nobody_in",
+            "b4_a_barrier_outlives_its_participants",
+        ],
+    ),
+    (
+        BarrierBug::AnyoneGoesIn,
+        &[
+            "b2_nobody_passes_before_all_are_there",
+            "b2_generations_do_not_meet",
+            "b3_one_too_many_is_refused",
+        ],
+    ),
+    (
+        BarrierBug::AnyoneGoesOut,
+        &[
+            "b2_nobody_passes_before_all_are_there",
+            "b2_generations_do_not_meet",
+        ],
+    ),
+    (
+        BarrierBug::SlowToHear,
+        &[
+            "b2_nobody_passes_before_all_are_there",
+            "b2_nothing_is_missed_in_a_reconnect",
+            "b2_nothing_is_missed_in_a_silence",
+        ],
+    ),
+    (BarrierBug::Patient, &["b3_one_too_many_is_refused"]),
+    (BarrierBug::CountsApart, &["b3_another_count_is_refused"]),
+    (
+        BarrierBug::Immortal,
+        &[
+            "b4_a_dead_holders_barrier_is_free",
+            "b4_leaving_does_not_wait_for_the_dead",
+            "b4_the_dead_let_nobody_in",
+            "b4_a_barrier_outlives_its_participants",
+        ],
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_barrier_mutant_is_caught() {
+    let mut runs = tokio::task::JoinSet::new();
+    for (bug, ids) in CAUGHT {
+        runs.spawn(async move {
+            let subject: Arc<dyn Subject> = Arc::new(Gates(*bug));
+            let report = run(vec![subject], |case| ids.contains(&case.id), |_| {}).await;
+            (*bug, ids, report)
+        });
+    }
+    let mut missed = Vec::new();
+    while let Some(done) = runs.join_next().await {
+        let (bug, ids, report) = done.unwrap();
+        for id in *ids {
+            match report.columns[0].outcome(id) {
+                Some(Outcome::Violated { counterexample }) => {
+                    println!("{bug:?}, {id}: {counterexample}")
+                }
+                other => missed.push(format!("{bug:?}, {id}: {other:?}")),
+            }
+        }
+    }
+    assert!(missed.is_empty(), "not caught:\n{}", missed.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_same_gate_without_a_bug_passes() {
+    let subject: Arc<dyn Subject> = Arc::new(Gates(BarrierBug::Nothing));
+    let report = run(vec![subject], |case| case.rule.starts_with('B'), |_| {}).await;
+    assert!(report.exit_ok(), "{report}");
+}
+
+struct Gates(BarrierBug);
+
+#[async_trait]
+impl Subject for Gates {
+    fn name(&self) -> &str {
+        "gates"
+    }
+
+    async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
+        Ok(Box::new(Grounds {
+            bug: self.0,
+            store: tenure_memory::connect(MemoryConfig::new())?,
+        }))
+    }
+
+    fn parallel(&self) -> usize {
+        CASES.len()
+    }
+}
+
+/// A case's stage.
+struct Grounds {
+    bug: BarrierBug,
+    store: Store<MemoryBackend>,
+}
+
+#[async_trait]
+impl Harness for Grounds {
+    async fn connect(&self) -> Result<Store> {
+        Ok(self.linked().await?.store)
+    }
+
+    fn offers(&self) -> &[Need] {
+        &[Need::Silence, Need::Cut, Need::Keys]
+    }
+
+    async fn linked(&self) -> Result<Linked> {
+        let inner = self.store.backend().reconnect();
+        let link: Box<dyn Link> = Box::new(inner.link());
+        let backend = Gate {
+            bug: self.bug,
+            inner,
+        };
+        Ok(Linked {
+            store: Store::new(backend).into_dyn(),
+            link,
+        })
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Operator for Grounds {
+    async fn keys(&self) -> Result<Vec<String>> {
+        Ok(self.store.backend().keys())
+    }
+}
+
+struct Gate {
+    bug: BarrierBug,
+    inner: MemoryBackend,
+}
+
+#[async_trait]
+impl Backend for Gate {
+    type Session = GateLease;
+
+    async fn open(&self, ttl: Duration, options: &SessionOptions) -> Result<Opened<GateLease>> {
+        let real = match self.bug {
+            BarrierBug::Immortal => ttl * 10,
+            _ => ttl,
+        };
+        let opened = self.inner.open(real, options).await?;
+        Ok(Opened {
+            lease: Arc::new(GateLease {
+                bug: self.bug,
+                barrier: Arc::new(MutantBarrier {
+                    bug: self.bug,
+                    inner: Arc::clone(&opened.lease).typed_barrier(),
+                }),
+                inner: opened.lease,
+            }),
+            id: opened.id,
+            ttl,
+            capacity: opened.capacity,
+        })
+    }
+
+    async fn guarantees(&self) -> Result<Guarantees> {
+        self.inner.guarantees().await
+    }
+
+    fn clock(&self) -> Clock {
+        self.inner.clock()
+    }
+}
+
+struct GateLease {
+    bug: BarrierBug,
+    barrier: Arc<MutantBarrier>,
+    inner: Arc<MemorySession>,
+}
+
+#[async_trait]
+impl Lease for GateLease {
+    async fn renew(&self) -> Result<()> {
+        self.inner.renew().await
+    }
+
+    async fn revoke(&self) -> Result<()> {
+        match self.bug {
+            BarrierBug::ReleaseNothing => Ok(()),
+            _ => self.inner.revoke().await,
+        }
+    }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(Arc::clone(&self.barrier) as Arc<dyn Barrier>)
+    }
+}
+
+struct MutantBarrier {
+    bug: BarrierBug,
+    inner: Arc<MemoryBarrier>,
+}
+
+/// A grant that the store knows nothing of.
+struct Free;
+
+const SELDOM: Duration = Duration::from_secs(15);
+
+impl MutantBarrier {
+    /// `future`, of whose end one hears late unless it comes at once.
+    async fn slowly<T>(&self, future: impl Future<Output = T>) -> T {
+        let started = tokio::time::Instant::now();
+        let done = future.await;
+        if started.elapsed() > Duration::from_millis(15) {
+            tokio::time::sleep(SELDOM).await;
+        }
+        done
+    }
+}
+
+#[async_trait]
+impl Barrier for MutantBarrier {
+    async fn hold(&self, ask: &Ask, hold_for: HoldFor) -> Result<()> {
+        let hold_for = match self.bug {
+            BarrierBug::HeldForGood => HoldFor::Good,
+            BarrierBug::HeldForSession => HoldFor::Session,
+            _ => hold_for,
+        };
+        match self.inner.hold(ask, hold_for).await {
+            Err(error)
+                if self.bug == BarrierBug::SharedHold && error.kind() == ErrorKind::Conflict =>
+            {
+                Ok(())
+            }
+            held => {
+                if self.bug == BarrierBug::WithdrawNothing {
+                    // Something to be dropped at.
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                held
+            }
+        }
+    }
+
+    async fn lift(&self, ask: &Ask) -> Result<bool> {
+        self.inner.lift(ask).await
+    }
+
+    async fn is_held(&self, name: &Name) -> Result<bool> {
+        self.inner.is_held(name).await
+    }
+
+    async fn wait(&self, name: &Name) -> Result<()> {
+        match self.bug {
+            BarrierBug::OpenGate => Ok(()),
+            BarrierBug::PollingWait => {
+                while self.inner.is_held(name).await? {
+                    tokio::time::sleep(SELDOM).await;
+                }
+                Ok(())
+            }
+            BarrierBug::WokenForNothing => {
+                let moment = Duration::from_millis(100);
+                let woken = tokio::time::timeout(moment, self.inner.wait(name)).await;
+                woken.unwrap_or(Ok(()))
+            }
+            _ => self.inner.wait(name).await,
+        }
+    }
+
+    async fn enter(&self, ask: &Ask, count: NonZeroU32) -> Result<Grant> {
+        match self.bug {
+            BarrierBug::AnyoneGoesIn => {
+                Ok(Grant::new(FencingToken::new(ask.nonce() >> 12), "nowhere").attach(Free))
+            }
+            BarrierBug::OneFewer => {
+                let fewer = NonZeroU32::new(count.get() - 1).unwrap_or(count);
+                self.inner.enter(ask, fewer).await
+            }
+            BarrierBug::SlowToHear => self.slowly(self.inner.enter(ask, count)).await,
+            BarrierBug::Patient => loop {
+                match self.inner.enter(ask, count).await {
+                    Err(error) if error.kind() == ErrorKind::Conflict => tokio::select! {
+                        () = tokio::time::sleep(Duration::from_millis(5)) => {}
+                        () = ask.withdrawn() => return Err(Error::withdrawn()),
+                    },
+                    entered => return entered,
+                }
+            },
+            BarrierBug::CountsApart => match self.inner.enter(ask, count).await {
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    ask.withdrawn().await;
+                    Err(Error::withdrawn())
+                }
+                entered => entered,
+            },
+            _ => self.inner.enter(ask, count).await,
+        }
+    }
+
+    async fn all_left(&self, name: &Name, grant: &Grant) -> Result<()> {
+        match self.bug {
+            BarrierBug::AnyoneGoesIn | BarrierBug::AnyoneGoesOut => Ok(()),
+            BarrierBug::SlowToHear => self.slowly(self.inner.all_left(name, grant)).await,
+            _ => self.inner.all_left(name, grant).await,
+        }
+    }
+}
+
+#[async_trait]
+impl Settle for MutantBarrier {
+    async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
+        match self.bug {
+            BarrierBug::ReleaseNothing => Ok(()),
+            _ if grant.attachment::<Free>().is_some() => Ok(()),
+            _ => self.inner.release(ask, grant).await,
+        }
+    }
+
+    async fn withdraw(&self, ask: &Ask) -> Result<()> {
+        match self.bug {
+            BarrierBug::WithdrawNothing => Ok(()),
+            BarrierBug::ReleaseNothing if ask.kind() == Kind::DoubleBarrier => Ok(()),
+            _ => self.inner.withdraw(ask).await,
+        }
+    }
+}
