@@ -98,6 +98,8 @@ impl Watcher {
                 wire,
                 inbox,
                 watches: HashMap::new(),
+                renewed: HashMap::new(),
+                last_renewed: RENEWED,
                 outbox: VecDeque::new(),
                 creating: VecDeque::new(),
             }
@@ -125,12 +127,31 @@ impl Watcher {
 struct Entry {
     target: Target,
     sink: Weak<dyn Sink>,
+    /// Its number on the stream: its own, until it was cancelled there and created anew. etcd keeps
+    /// the number of a watch that a compaction cancelled, and refuses it as a duplicate.
+    wire: i64,
 }
+
+impl Entry {
+    fn new(id: i64, target: Target, sink: Weak<dyn Sink>) -> Self {
+        Self {
+            target,
+            sink,
+            wire: id,
+        }
+    }
+}
+
+/// Where the numbers of watches begin that were created anew: above all others.
+const RENEWED: i64 = 1 << 40;
 
 struct Reader {
     wire: Arc<Wire>,
     inbox: mpsc::UnboundedReceiver<Command>,
     watches: HashMap<i64, Entry>,
+    /// The watches that have another number on the stream, by that.
+    renewed: HashMap<i64, i64>,
+    last_renewed: i64,
     /// What is to be sent on the stream. It takes no more while it is choked, and must be read
     /// meanwhile.
     outbox: VecDeque<Request>,
@@ -188,12 +209,18 @@ impl Reader {
     fn note(&mut self, command: Command) {
         match command {
             Command::Open { id, target, sink } => {
-                self.watches.insert(id, Entry { target, sink });
+                self.watches.insert(id, Entry::new(id, target, sink));
             }
             Command::Close { id } => {
-                self.watches.remove(&id);
+                self.forget(id);
             }
         }
+    }
+
+    fn forget(&mut self, id: i64) -> Option<Entry> {
+        let entry = self.watches.remove(&id)?;
+        self.renewed.remove(&entry.wire);
+        Some(entry)
     }
 
     /// Opens a stream with every watch on it and serves it until it breaks.
@@ -247,7 +274,7 @@ impl Reader {
                 command = self.inbox.recv() => match command {
                     None => return Ok(Over::Handles),
                     Some(Command::Open { id, target, sink }) => {
-                        self.watches.insert(id, Entry { target, sink });
+                        self.watches.insert(id, Entry::new(id, target, sink));
                         self.outbox.push_back(Request::Create(id));
                     }
                     Some(Command::Close { id }) => {
@@ -270,21 +297,34 @@ impl Reader {
     }
 
     fn close(&mut self, id: i64) {
-        if self.watches.remove(&id).is_none() {
+        let Some(Entry { wire, .. }) = self.forget(id) else {
             return; // refused, and told so already
-        }
+        };
         let unsent = self
             .outbox
             .iter()
             .position(|request| *request == Request::Create(id));
         match unsent {
             Some(at) => drop(self.outbox.remove(at)),
-            None => self.outbox.push_back(Request::Cancel(id)),
+            None => self.outbox.push_back(Request::Cancel(wire)),
+        }
+    }
+
+    /// Creates a watch anew that the server cancelled, under a number that it has not seen.
+    fn renew(&mut self, id: i64) {
+        if let Some(entry) = self.watches.get_mut(&id) {
+            self.last_renewed += 1;
+            let before = std::mem::replace(&mut entry.wire, self.last_renewed);
+            self.renewed.remove(&before);
+            self.renewed.insert(self.last_renewed, id);
+            self.outbox.push_back(Request::Cancel(before));
+            self.outbox.push_back(Request::Create(id));
         }
     }
 
     fn creation(&self, id: i64) -> (Vec<u8>, WatchOptions) {
-        let options = WatchOptions::new().with_watch_id(id).with_fragment();
+        let wire = self.watches.get(&id).map_or(id, |entry| entry.wire);
+        let options = WatchOptions::new().with_watch_id(wire).with_fragment();
         let no_put = || options.clone().with_filters([WatchFilterType::NoPut]);
         match self.watches.get(&id).map(|entry| &entry.target) {
             Some(Target::Prefix(prefix)) => (prefix.clone().into_bytes(), no_put().with_prefix()),
@@ -296,7 +336,15 @@ impl Reader {
 
     fn answer(&mut self, answer: &WatchResponse) -> Option<Over> {
         let sink = |id: i64| self.watches.get(&id).and_then(|entry| entry.sink.upgrade());
-        let id = answer.watch_id();
+        let wire = answer.watch_id();
+        let id = self.renewed.get(&wire).copied().unwrap_or(wire);
+        if self
+            .watches
+            .get(&id)
+            .is_some_and(|entry| entry.wire != wire)
+        {
+            return None; // about a number that it had before
+        }
         if answer.canceled() {
             let reason = answer.cancel_reason();
             if answer.created() {
@@ -312,7 +360,7 @@ impl Reader {
                     "etcd refused a watch; waiters fall back to slow checks"
                 );
                 if let Some(id) = refused {
-                    self.watches.remove(&id);
+                    self.forget(id);
                 }
             } else if let Some(sink) = sink(id) {
                 // Compacted, or too slow: from now again, and read what was missed.
@@ -322,7 +370,7 @@ impl Reader {
                     "a watch was cancelled"
                 );
                 sink.broken();
-                self.outbox.push_back(Request::Create(id));
+                self.renew(id);
             }
             return None;
         }
