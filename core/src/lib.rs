@@ -61,7 +61,7 @@ pub use error::{Effect, Error, ErrorKind, Result};
 pub use fence_gate::{FenceGate, StaleToken};
 pub use guarantees::{
     Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff, Line,
-    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, Row, TokenOrder,
+    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, Row, RwOrder, TokenOrder,
 };
 pub use holding::Holding;
 pub use locker::{LockGuard, LockHandle};
@@ -115,6 +115,7 @@ pub use value::MAX_VALUE_BYTES;
 ///             observers: Claim::new(Observers::MayMiss, "..."),
 ///             durability: Claim::new(Durability::Volatile, "..."),
 ///             minority_loss: Claim::new(MinorityLoss::SingleMember, "..."),
+///             rw_order: Claim::new(RwOrder::Unsupported, "..."),
 ///         })
 ///     }
 /// }
