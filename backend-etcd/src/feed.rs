@@ -19,7 +19,7 @@ use tenure_core::{FencingToken, Leader, Result};
 use tokio::sync::Notify;
 
 use crate::client::Wire;
-use crate::watcher::{Sink, Target, Watch, Watcher};
+use crate::watcher::{News, Sink, Target, Watch, Watcher};
 
 /// The reading that finds what the watch missed, or may not see for want of a right. Not the normal
 /// path.
@@ -115,8 +115,8 @@ impl Feeds {
         let mut state = feed.lock();
         if state.watch.is_none() {
             let sink: Weak<dyn Sink> = Arc::downgrade(&(Arc::clone(feed) as Arc<dyn Sink>));
-            let target = Target::Changes(feed.prefix.clone());
-            state.watch = Some(self.watcher.open(target, sink));
+            let target = Target::Prefix(feed.prefix.clone());
+            state.watch = Some(self.watcher.open(target, News::Changes, sink));
         }
     }
 }

@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use etcd_client::{WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse};
+use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse};
 use tenure_core::Result;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -21,19 +21,36 @@ use tokio::time::Instant;
 use crate::client::{Link, Wire, silent};
 use crate::error::{from_client, is_stale_token};
 
-/// What a watch looks at. Only deletions are delivered, except where it says otherwise.
+/// What a watch looks at.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     Prefix(String),
     Key(Vec<u8>),
-    /// A prefix; what is put there is told as deletions are.
-    Changes(String),
+}
+
+/// What is to be heard of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    Deletions,
+    /// Also when a key that exists is written once more. Costs a message for each new key, too.
+    Rewrites,
+    /// Also what is put, which is told as deletions are.
+    Changes,
+}
+
+/// A key that exists was written once more.
+pub(crate) struct Rewrite<'a> {
+    pub(crate) created: i64,
+    pub(crate) revision: i64,
+    pub(crate) value: &'a [u8],
 }
 
 /// Who hears of it. The calls come from the reader's task and must not block.
 pub(crate) trait Sink: Send + Sync + 'static {
     /// From `revision` on (not including it), `watch` misses nothing.
     fn opened(&self, watch: i64, revision: i64);
+    /// Keys were written once more. A call of `deleted` follows, if only to say `whole`.
+    fn rewritten(&self, _rewrites: &[Rewrite<'_>]) {}
     /// Keys were deleted, each at a revision. All deletions of one revision come in one call
     /// (one transaction, or the end of one lease, may delete a holder and the waiter behind it),
     /// unless the server splits them: then `whole` is said with the last part.
@@ -43,14 +60,8 @@ pub(crate) trait Sink: Send + Sync + 'static {
 }
 
 enum Command {
-    Open {
-        id: i64,
-        target: Target,
-        sink: Weak<dyn Sink>,
-    },
-    Close {
-        id: i64,
-    },
+    Open { id: i64, entry: Entry },
+    Close { id: i64 },
 }
 
 /// An open watch; dropped, it is closed.
@@ -106,11 +117,12 @@ impl Watcher {
     }
 
     /// Opens a watch from now; `sink` hears `opened` once it stands.
-    pub(crate) fn open(&self, target: Target, sink: Weak<dyn Sink>) -> Watch {
+    pub(crate) fn open(&self, target: Target, news: News, sink: Weak<dyn Sink>) -> Watch {
         let id = self
             .next_id
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let _ = self.commands.send(Command::Open { id, target, sink });
+        let entry = Entry { target, news, sink };
+        let _ = self.commands.send(Command::Open { id, entry });
         Watch {
             id,
             commands: self.commands.clone(),
@@ -120,6 +132,7 @@ impl Watcher {
 
 struct Entry {
     target: Target,
+    news: News,
     sink: Weak<dyn Sink>,
 }
 
@@ -183,8 +196,8 @@ impl Reader {
     /// Notes a command while there is no stream to send it on.
     fn note(&mut self, command: Command) {
         match command {
-            Command::Open { id, target, sink } => {
-                self.watches.insert(id, Entry { target, sink });
+            Command::Open { id, entry } => {
+                self.watches.insert(id, entry);
             }
             Command::Close { id } => {
                 self.watches.remove(&id);
@@ -242,8 +255,8 @@ impl Reader {
                 }
                 command = self.inbox.recv() => match command {
                     None => return Ok(Over::Handles),
-                    Some(Command::Open { id, target, sink }) => {
-                        self.watches.insert(id, Entry { target, sink });
+                    Some(Command::Open { id, entry }) => {
+                        self.watches.insert(id, entry);
                         self.outbox.push_back(Request::Create(id));
                     }
                     Some(Command::Close { id }) => {
@@ -280,14 +293,14 @@ impl Reader {
     }
 
     fn creation(&self, id: i64) -> (Vec<u8>, WatchOptions) {
-        let options = WatchOptions::new().with_watch_id(id).with_fragment();
-        let deletions = || options.clone().with_filters([WatchFilterType::NoPut]);
-        match self.watches.get(&id).map(|entry| &entry.target) {
-            Some(Target::Prefix(prefix)) => {
-                (prefix.clone().into_bytes(), deletions().with_prefix())
-            }
-            Some(Target::Key(key)) => (key.clone(), deletions()),
-            Some(Target::Changes(prefix)) => (prefix.clone().into_bytes(), options.with_prefix()),
+        let mut options = WatchOptions::new().with_watch_id(id).with_fragment();
+        let entry = self.watches.get(&id);
+        if entry.is_some_and(|entry| entry.news == News::Deletions) {
+            options = options.with_filters([WatchFilterType::NoPut]);
+        }
+        match entry.map(|entry| &entry.target) {
+            Some(Target::Prefix(prefix)) => (prefix.clone().into_bytes(), options.with_prefix()),
+            Some(Target::Key(key)) => (key.clone(), options),
             None => (Vec::new(), options),
         }
     }
@@ -331,9 +344,30 @@ impl Reader {
             }
             return None;
         }
+        let changes = self
+            .watches
+            .get(&id)
+            .is_some_and(|it| it.news == News::Changes);
         if let Some(sink) = sink(id) {
-            let deletions = answer.events().iter().filter_map(|event| event.kv());
-            let deletions: Vec<_> = deletions.map(|kv| (kv.key(), kv.mod_revision())).collect();
+            let (mut deletions, mut rewrites) = (Vec::new(), Vec::new());
+            for event in answer.events() {
+                match (event.event_type(), event.kv()) {
+                    (kind, Some(kv)) if changes || kind == EventType::Delete => {
+                        deletions.push((kv.key(), kv.mod_revision()));
+                    }
+                    (EventType::Put, Some(kv)) if kv.create_revision() < kv.mod_revision() => {
+                        rewrites.push(Rewrite {
+                            created: kv.create_revision(),
+                            revision: kv.mod_revision(),
+                            value: kv.value(),
+                        });
+                    }
+                    _ => {}
+                }
+            }
+            if !rewrites.is_empty() {
+                sink.rewritten(&rewrites);
+            }
             sink.deleted(&deletions, !answer.0.fragment);
         }
         None
