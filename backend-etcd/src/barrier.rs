@@ -146,7 +146,7 @@ impl EtcdBarrier {
     async fn put_up(&self, ask: &Ask, hold_for: HoldFor) -> Result<()> {
         let (key, tickets) = (self.key(ask.name()), self.tickets());
         // For its flags alone.
-        tickets.key(ask, &format!("{key}/"));
+        tickets.key_under(ask, &format!("{key}/"), self.holder(ask));
         let marker = tickets.marker(ask);
         let lease = (hold_for == HoldFor::Session).then(|| self.leased());
         let txn = Txn::new()
@@ -442,7 +442,7 @@ impl EtcdBarrier {
             // The transaction that put it compared that this participant is there: nothing is left
             // to be read.
             if let Some(put) = bell.last_put() {
-                let ready = Ready::read(put.create_revision(), put.value());
+                let ready = Ready::read(put.create_revision, &put.value);
                 if ready.members.contains(&token) {
                     return Ok(entered(key, token, Inside::of(&ready)));
                 }
@@ -456,8 +456,8 @@ impl EtcdBarrier {
     async fn come(&self, ask: &Ask, place: &Place, count: u32) -> Result<(String, i64, Scene)> {
         let (tickets, value) = (self.tickets(), Self::participant(ask, count));
         loop {
-            let (key, marker) = (tickets.key(ask, &place.waiters), tickets.marker(ask));
-            tickets.update(ask, |slot| slot.value.clone_from(&value));
+            let key = tickets.key_under(ask, &place.waiters, value.clone());
+            let marker = tickets.marker(ask);
             let mut found = Self::scene(place).to_vec();
             found.push(TxnOp::get(marker.as_str(), None));
             let put = TxnOp::put(key.as_str(), value.as_str(), Some(self.leased()));

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use etcd_client::KeyValue;
+use etcd_client::proto::PbKeyValue;
 use tokio::sync::Notify;
 
 use crate::watcher::{Sink, Target, Watch, Watcher};
@@ -29,7 +29,7 @@ pub(crate) struct Bell {
     main: Vec<u8>,
     heard: Mutex<Heard>,
     /// What the main key was put to last, as far as was heard.
-    put: Mutex<Option<KeyValue>>,
+    put: Mutex<Option<PbKeyValue>>,
     rung: Notify,
 }
 
@@ -58,7 +58,7 @@ impl Bell {
     }
 
     /// What the main key was put to last, as far as was heard.
-    pub(crate) fn last_put(&self) -> Option<KeyValue> {
+    pub(crate) fn last_put(&self) -> Option<PbKeyValue> {
         let put = self.put.lock().unwrap_or_else(PoisonError::into_inner);
         put.clone()
     }
@@ -154,8 +154,8 @@ impl Sink for Bell {
         });
     }
 
-    fn put(&self, kv: &KeyValue) {
-        if kv.key() == self.main {
+    fn put(&self, kv: &PbKeyValue) {
+        if kv.key == self.main {
             *self.put.lock().unwrap_or_else(PoisonError::into_inner) = Some(kv.clone());
             self.change(|heard| heard.news += 1);
         }
@@ -193,18 +193,18 @@ impl Bells {
 
     /// Rings when `key` is deleted.
     pub(crate) fn key(&self, key: &str) -> Arc<Bell> {
-        self.hang(key, Target::Key(key.into()))
+        self.hang(key, Target::key(key))
     }
 
     /// Rings when `main`, which is under `prefix`, is put or deleted, and knows of other deletions.
     pub(crate) fn prefix(&self, prefix: &str, main: &str) -> Arc<Bell> {
-        self.hang(main, Target::Changes(prefix.to_owned()))
+        self.hang(main, Target::prefix(prefix).with_puts())
     }
 
     fn hang(&self, main: &str, target: Target) -> Arc<Bell> {
         let mut hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let place = (main.into(), matches!(target, Target::Changes(_)));
+        let place = (main.into(), target.has_puts());
         if let Some(there) = hung.get_mut(&place) {
             there.used = now;
             return Arc::clone(&there.bell);

@@ -13,7 +13,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
+use etcd_client::proto::PbKeyValue;
+use etcd_client::{GetOptions, SortOrder, SortTarget};
 use tenure_core::backend::Sighting;
 use tenure_core::{FencingToken, Leader, Result};
 use tokio::sync::Notify;
@@ -115,8 +116,8 @@ impl Feeds {
         let mut state = feed.lock();
         if state.watch.is_none() {
             let sink: Weak<dyn Sink> = Arc::downgrade(&(Arc::clone(feed) as Arc<dyn Sink>));
-            let target = Target::Changes(feed.prefix.clone());
-            state.watch = Some(self.watcher.open(target, sink));
+            let target = Target::prefix(&feed.prefix);
+            state.watch = Some(self.watcher.open(target.with_puts(), sink));
         }
     }
 }
@@ -247,8 +248,8 @@ impl Sink for Feed {
         }
     }
 
-    fn put(&self, kv: &KeyValue) {
-        self.deleted(&[(kv.key(), kv.mod_revision())], true);
+    fn put(&self, kv: &PbKeyValue) {
+        self.deleted(&[(&kv.key, kv.mod_revision)], true);
     }
 
     fn broken(&self) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tenure_core::{
     Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
-    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result, Resume,
+    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result, Resume, RwOrder,
     TokenOrder,
 };
 
@@ -154,6 +154,14 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
                 "fewer than three voting members: run three or five",
             )
         },
+        rw_order: Claim::new(
+            RwOrder::Arrival,
+            if interop {
+                "in the order of revisions, as in Go's recipe; in its layout nothing can be downgraded"
+            } else {
+                "one line in the order of create revisions; a reader waits only for the writers before it"
+            },
+        ),
     }
 }
 

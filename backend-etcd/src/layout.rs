@@ -2,7 +2,9 @@
 //!
 //! A lock is `<prefix>/<lease>`, as in Go's `concurrency` package: the lease in lower-case hex,
 //! unpadded; the lowest create revision under `<prefix>/` holds the lock. A second ask of the
-//! same session appends `-<nonce>`, which Go takes for any other waiter.
+//! same session appends `-<nonce>`, which Go takes for any other waiter. Read-write locks stand in
+//! one line likewise (see `sides.rs`); with interop below `<prefix>/read/` and `<prefix>/write/`, as
+//! in Go's recipes.
 //!
 //! A barrier is one key, there while it is held. A double barrier has `waiters/<lease>` for each
 //! participant, and `ready` from the moment when all have come until the last has left.

@@ -31,7 +31,10 @@ mod guarantees;
 mod layout;
 mod line;
 mod locker;
+mod rw_lock;
 mod session;
+mod sides;
+mod standing;
 mod ticket;
 mod watcher;
 
@@ -39,6 +42,7 @@ pub use barrier::EtcdBarrier;
 pub use config::EtcdConfig;
 pub use election::EtcdElection;
 pub use locker::EtcdLocker;
+pub use rw_lock::EtcdRwLock;
 pub use session::{EtcdBackend, EtcdSession};
 
 use tenure_core::{Result, Store};

@@ -1,13 +1,15 @@
 //! The waiting line of one name: who is at its head, and how a waiter learns that it is.
 //!
-//! Every waiter has a key under the line's prefix; the lowest create revision is the head. A
-//! waiter knows from its own transaction who stood before it, so deletions are all that it must
-//! hear of, and there are two ways to hear of them:
+//! Every waiter has a key under the line's prefix; the lowest create revision is the head. A line
+//! may have readers (see `sides.rs`): those wait for the writers before them only, so all readers
+//! before the first writer are granted together. In a lock's line everybody writes. A waiter knows
+//! from its own transaction who stood before it, so deletions are all that it must hear of (and
+//! the downgrades of writers), and there are two ways to hear of them:
 //!
 //! - **Near the head** one standing watch on the prefix feeds a *view* that all waiters of this
 //!   client share: a release wakes its successor without a further request.
 //! - **Far from it** that would send every release to every waiting process, so a waiter watches
-//!   its predecessor alone, and asks for the rest when that is gone. Those watches are kept for
+//!   the nearest that it waits for alone, and asks for the rest when that is gone. Those watches are kept for
 //!   the next round, in which the predecessor is most likely the same: opening a watch costs a
 //!   request, and up to 100 ms when a write slips in between.
 //!
@@ -18,16 +20,18 @@
 //! incarnations of its key that were created before `d`, and often arrives before the answer to
 //! the transaction that it follows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use etcd_client::proto::PbKeyValue;
 use etcd_client::{GetOptions, SortOrder, SortTarget};
-use tenure_core::backend::Alarm;
+use tenure_core::backend::{Alarm, Side};
 use tenure_core::{Error, LossReason, Result};
 use tokio::sync::{Notify, oneshot};
 
 use crate::client::Wire;
+use crate::sides::{self, Sides, waits_for};
 use crate::watcher::{Sink, Target, Watch, Watcher};
 
 /// How many predecessors of other clients still count as near the head...
@@ -40,19 +44,31 @@ const FAR_STREAK: u32 = 4;
 const POINTS: usize = 4;
 /// The check that finds what all watches missed. Not the normal path.
 const SLOW_CHECK: Duration = Duration::from_secs(10);
+/// How many other readers a reader looks past at first when it looks for a writer.
+const LOOK_PAST: i64 = 32;
 /// An unused prefix watch is closed when it is disturbed after so long.
 const IDLE: Duration = Duration::from_secs(10);
 
 type Key = Vec<u8>;
 
+/// One who holds or waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Stander {
+    pub(crate) key: Key,
+    /// The key's create revision: its place, and its token.
+    pub(crate) created: i64,
+    pub(crate) side: Side,
+}
+
 /// Where a transaction put a key: what it needs to know to wait.
 pub(crate) struct Placed {
+    pub(crate) side: Side,
     /// The key's create revision: its place, and its token.
     pub(crate) token: i64,
     /// The revision at which `list` was read.
     pub(crate) read_at: i64,
-    /// The line's keys with their create revisions, the newest first, the key itself among them.
-    pub(crate) list: Vec<(Key, i64)>,
+    /// Who stands in the line, the newest first, the key itself among them.
+    pub(crate) list: Vec<Stander>,
     /// Whether the line has more than `list` says.
     pub(crate) more: bool,
 }
@@ -62,16 +78,18 @@ pub(crate) struct Line {
     wire: Arc<Wire>,
     watcher: Arc<Watcher>,
     prefix: String,
+    sides: Sides,
     view: Arc<View>,
     points: Mutex<Vec<(Arc<Point>, Watch)>>,
 }
 
 impl Line {
-    fn new(wire: Arc<Wire>, watcher: Arc<Watcher>, prefix: String) -> Self {
+    fn new(wire: Arc<Wire>, watcher: Arc<Watcher>, prefix: String, sides: Sides) -> Self {
         Self {
             wire,
             watcher,
             prefix,
+            sides,
             view: Arc::default(),
             points: Mutex::default(),
         }
@@ -79,6 +97,35 @@ impl Line {
 
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    pub(crate) fn sides(&self) -> Sides {
+        self.sides
+    }
+
+    /// Who has the key `key`, as the server shows it.
+    pub(crate) fn stander(&self, key: Key, created: i64, value: &[u8]) -> Stander {
+        let side = self.sides.of(&self.prefix, &key, value);
+        Stander { key, created, side }
+    }
+
+    /// What a list of those who stand here needs.
+    pub(crate) fn list_options(&self) -> GetOptions {
+        let options = GetOptions::new().with_prefix();
+        if self.sides.show_in_keys() {
+            options.with_keys_only()
+        } else {
+            options
+        }
+    }
+
+    /// What is to be heard of `target`. Writers become readers only where the value says which they
+    /// are: there, puts are news too.
+    fn news(&self, target: Target) -> Target {
+        match self.sides {
+            Sides::InValue => target.with_puts(),
+            Sides::Alone | Sides::InKey => target,
+        }
     }
 
     /// Announces `key` before its transaction is sent: deletions are noted from here on.
@@ -128,7 +175,8 @@ impl Line {
         state.ours.insert(key.as_bytes().to_vec(), ours);
     }
 
-    /// Waits until the key that `entering` announced, placed at `placed`, is the head.
+    /// Waits until the key that `entering` announced, placed at `placed`, has nobody before it for
+    /// whom its side waits.
     ///
     /// # Errors
     ///
@@ -138,22 +186,29 @@ impl Line {
         let before: Vec<_> = placed
             .list
             .iter()
-            .filter(|(_, rev)| *rev < placed.token)
+            .filter(|stander| stander.created < placed.token)
             .collect();
-        let predecessor = match before.first() {
+        let blocker = before
+            .iter()
+            .find(|stander| waits_for(placed.side, stander.side));
+        let blocker = match blocker {
             Some(nearest) => (*nearest).clone(),
             None if !placed.more => return Ok(()),
-            // Asked again after a failure, with a crowd behind by now: the list is full of those.
-            None => match self.predecessor(placed.token, placed.read_at).await? {
-                (_, None) => return Ok(()),
-                (_, Some(predecessor)) => predecessor,
-            },
+            // The list is full of others: of readers like us, or of those who came behind us before
+            // we asked again after a failure.
+            None => {
+                let (token, read_at) = (placed.token, placed.read_at);
+                match self.blocker(placed.side, token, read_at).await? {
+                    (_, None) => return Ok(()),
+                    (_, Some(blocker)) => blocker,
+                }
+            }
         };
         let near = {
             let state = self.view.lock();
             let others = before
                 .iter()
-                .filter(|(key, _)| !state.ours.contains_key(key))
+                .filter(|stander| !state.ours.contains_key(&stander.key))
                 .count();
             let limit = if state.stage == Stage::Closed {
                 NEAR
@@ -165,16 +220,15 @@ impl Line {
         if near {
             let turn = self.view.join(&placed);
             entering.land();
-            self.wait_near(placed.token, turn).await
+            self.wait_near(placed.side, placed.token, turn).await
         } else {
             entering.land();
             self.view.far_wait();
-            self.wait_far(key, placed.token, predecessor, placed.read_at)
-                .await
+            self.wait_far(key, &placed, blocker).await
         }
     }
 
-    async fn wait_near(&self, token: i64, mut turn: Waiting) -> Result<()> {
+    async fn wait_near(&self, side: Side, token: i64, mut turn: Waiting) -> Result<()> {
         loop {
             let mut changed = std::pin::pin!(self.view.changed.notified());
             changed.as_mut().enable();
@@ -191,7 +245,7 @@ impl Line {
                 },
                 () = changed => {}
                 () = tokio::time::sleep(SLOW_CHECK) => {
-                    if self.predecessor(token, token).await?.1.is_none() {
+                    if self.blocker(side, token, token).await?.1.is_none() {
                         tracing::warn!(prefix = %self.prefix, "a slow check found what the watch had missed");
                         return Ok(());
                     }
@@ -205,7 +259,8 @@ impl Line {
         if state.stage == Stage::Closed {
             state.stage = Stage::Opening;
             let sink: Weak<dyn Sink> = Arc::downgrade(&(Arc::clone(&self.view) as Arc<dyn Sink>));
-            state.watch = Some(self.watcher.open(Target::Prefix(self.prefix.clone()), sink));
+            let target = Target::prefix(&self.prefix);
+            state.watch = Some(self.watcher.open(self.news(target), sink));
         }
     }
 
@@ -220,7 +275,7 @@ impl Line {
             epoch,
             done: false,
         };
-        let options = GetOptions::new().with_prefix().with_keys_only();
+        let options = self.list_options();
         let answer = self.wire.call_repeatable(|client| {
             // The client's own limit of 4 MiB would fail the head of a line for its length.
             let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
@@ -232,44 +287,46 @@ impl Line {
         let list = answer
             .kvs()
             .iter()
-            .map(|kv| (kv.key().to_vec(), kv.create_revision()))
+            .map(|kv| self.stander(kv.key().to_vec(), kv.create_revision(), kv.value()))
             .collect();
         reading.done = self.view.complete(epoch, revision, list);
         Ok(())
     }
 
-    async fn wait_far(
-        &self,
-        key: &str,
-        token: i64,
-        mut predecessor: (Key, i64),
-        mut seen: i64,
-    ) -> Result<()> {
+    async fn wait_far(&self, key: &str, placed: &Placed, mut blocker: Stander) -> Result<()> {
+        let (side, token, mut seen) = (placed.side, placed.token, placed.read_at);
         loop {
-            let point = self.point(&predecessor.0);
-            let gone_at = self.wait_gone(&point, predecessor.1, seen).await?;
-            match self.predecessor(token, gone_at).await? {
+            let point = self.point(&blocker.key);
+            let gone_at = self.wait_gone(&point, side, blocker.created, seen).await?;
+            match self.blocker(side, token, gone_at).await? {
                 (_, None) => {
                     tracing::trace!(key, "at the head");
                     return Ok(());
                 }
-                (read_at, Some(next)) => (seen, predecessor) = (read_at, next),
+                (read_at, Some(next)) => (seen, blocker) = (read_at, next),
             }
         }
     }
 
-    /// Waits until the incarnation `created` of the point's key, alive at revision `seen`, is
-    /// gone, or it is time for a slow check; returns the revision of the news.
-    async fn wait_gone(&self, point: &Point, created: i64, mut seen: i64) -> Result<i64> {
+    /// Waits until the incarnation `created` of the point's key, for which `side` waits at revision
+    /// `seen`, is gone or was written once more, or it is time for a slow check; returns the
+    /// revision of the news.
+    async fn wait_gone(
+        &self,
+        point: &Point,
+        side: Side,
+        created: i64,
+        mut seen: i64,
+    ) -> Result<i64> {
         // When a write slipped in between, a new watch may be served by the 100 ms loop at first:
         // look a few times meanwhile. A watch that stood before we came needs no looks.
         let mut looks = None;
         loop {
             let mut changed = std::pin::pin!(point.changed.notified());
             changed.as_mut().enable();
-            let (opened, deleted) = point.state();
-            if deleted > created {
-                return Ok(deleted);
+            let (opened, touched) = point.state();
+            if touched > seen {
+                return Ok(touched);
             }
             let look = match opened {
                 Some(opened) if opened <= seen => looks.as_mut().and_then(Iterator::next),
@@ -290,42 +347,54 @@ impl Line {
             if look.is_none() {
                 return Ok(seen);
             }
-            let options = GetOptions::new().with_keys_only();
             let answer = self.wire.call_repeatable(|client| {
-                let (mut kv, key, options) =
-                    (client.kv_client(), point.key.clone(), options.clone());
-                async move { kv.get(key, Some(options)).await }
+                let (mut kv, key) = (client.kv_client(), point.key.clone());
+                async move { kv.get(key, None).await }
             });
             let answer = answer.await?;
             let revision = answer.header().map_or(0, |header| header.revision());
-            match answer.kvs().first() {
-                Some(kv) if kv.create_revision() == created => seen = revision,
-                _ => return Ok(revision),
+            let stands = answer.kvs().first().is_some_and(|kv| {
+                let stander = self.stander(kv.key().to_vec(), kv.create_revision(), kv.value());
+                stander.created == created && waits_for(side, stander.side)
+            });
+            if !stands {
+                return Ok(revision);
             }
+            seen = revision;
         }
     }
 
-    /// The key that stands right before `token`, read at a revision no older than `at_least`.
+    /// Who stands nearest before `token` of those for whom `side` waits, read at a revision no older
+    /// than `at_least`.
     ///
-    /// A member that lags shows too many predecessors, never too few: what stood before a token
-    /// can only go. So a local read is good enough if it knows the token and the event.
-    async fn predecessor(&self, token: i64, at_least: i64) -> Result<(i64, Option<(Key, i64)>)> {
-        let options = GetOptions::new()
-            .with_prefix()
-            .with_keys_only()
+    /// A member that lags shows too many of them, never too few: what stood before a token can
+    /// only go, and only writers change their side. So a local read is good enough if it knows the
+    /// token and the event.
+    async fn blocker(
+        &self,
+        side: Side,
+        token: i64,
+        at_least: i64,
+    ) -> Result<(i64, Option<Stander>)> {
+        let options = self
+            .list_options()
             .with_sort(SortTarget::Create, SortOrder::Descend)
-            .with_max_create_revision(token)
-            .with_limit(2);
+            .with_max_create_revision(token);
         let mut local = true;
+        let mut limit = match side {
+            Side::Write => 2,
+            Side::Read => LOOK_PAST, // other readers
+        };
         loop {
+            let options = options.clone().with_limit(limit);
             let options = if local {
-                options.clone().with_serializable()
+                options.with_serializable()
             } else {
-                options.clone()
+                options
             };
             let answer = self.wire.call_repeatable(|client| {
-                let (mut kv, prefix, options) =
-                    (client.kv_client(), self.prefix.clone(), options.clone());
+                let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
+                let (prefix, options) = (self.prefix.clone(), options.clone());
                 async move { kv.get(prefix, Some(options)).await }
             });
             let answer = answer.await?;
@@ -337,11 +406,14 @@ impl Line {
             let mut list = answer
                 .kvs()
                 .iter()
-                .map(|kv| (kv.key().to_vec(), kv.create_revision()));
-            return match list.next() {
-                Some((_, created)) if created == token => Ok((revision, list.next())),
-                _ => Err(Error::lost(LossReason::Revoked)),
-            };
+                .map(|kv| self.stander(kv.key().to_vec(), kv.create_revision(), kv.value()));
+            if list.next().is_none_or(|own| own.created != token) {
+                return Err(Error::lost(LossReason::Revoked));
+            }
+            match list.find(|stander| waits_for(side, stander.side)) {
+                None if answer.more() => limit *= 8,
+                found => return Ok((revision, found)),
+            }
         }
     }
 
@@ -360,8 +432,9 @@ impl Line {
             changed: Notify::new(),
         });
         let sink: Weak<dyn Sink> = Arc::downgrade(&(Arc::clone(&point) as Arc<dyn Sink>));
-        let target = Target::Key(key.to_vec());
-        points.push((Arc::clone(&point), self.watcher.open(target, sink)));
+        let target = Target::key(key);
+        let watch = self.watcher.open(self.news(target), sink);
+        points.push((Arc::clone(&point), watch));
         let idle = |points: &Vec<(Arc<Point>, Watch)>| {
             points.iter().position(|(p, _)| Arc::strong_count(p) == 1)
         };
@@ -392,10 +465,7 @@ impl Entering<'_> {
     fn land(&mut self) {
         if !std::mem::replace(&mut self.landed, true) {
             let mut state = self.line.view.lock();
-            state.in_flight -= 1;
-            if state.in_flight == 0 {
-                state.early.clear();
-            }
+            state.finish_flight();
         }
     }
 }
@@ -481,9 +551,13 @@ struct State {
     /// The revision of the last complete reading.
     known_at: i64,
     live: BTreeMap<i64, Key>,
+    /// Those of them that write.
+    writers: BTreeSet<i64>,
     revision_of: HashMap<Key, i64>,
     /// Deletions that may be ahead of a list in flight.
     early: HashMap<Key, i64>,
+    /// Writers that became readers, which a list in flight may not know.
+    downgraded: HashSet<i64>,
     in_flight: usize,
     waiters: BTreeMap<i64, oneshot::Sender<Turn>>,
     ours: HashMap<Key, Ours>,
@@ -499,8 +573,10 @@ impl Default for State {
             watch: None,
             known_at: 0,
             live: BTreeMap::new(),
+            writers: BTreeSet::new(),
             revision_of: HashMap::new(),
             early: HashMap::new(),
+            downgraded: HashSet::new(),
             in_flight: 0,
             waiters: BTreeMap::new(),
             ours: HashMap::new(),
@@ -511,8 +587,12 @@ impl Default for State {
 }
 
 impl State {
-    fn merge(&mut self, list: impl IntoIterator<Item = (Key, i64)>) {
-        for (key, created) in list {
+    fn merge(&mut self, list: impl IntoIterator<Item = Stander>) {
+        for Stander { key, created, side } in list {
+            // Whoever once reads never writes again, so this is news however old the list.
+            if side == Side::Read {
+                self.writers.remove(&created);
+            }
             // What was complete at a revision knows all that was created until then: a list that
             // was read before, and arrives only now, may show the dead.
             if self.stage == Stage::Complete && created <= self.known_at {
@@ -528,16 +608,28 @@ impl State {
             match self.revision_of.get(&key) {
                 Some(known) if *known >= created => continue,
                 Some(known) => {
+                    self.writers.remove(known);
                     self.live.remove(known);
                 }
                 None => {}
             }
             self.revision_of.insert(key.clone(), created);
             self.live.insert(created, key);
+            if side == Side::Write && !self.downgraded.contains(&created) {
+                self.writers.insert(created);
+            }
         }
     }
 
+    fn downgraded(&mut self, created: i64) {
+        if self.in_flight > 0 {
+            self.downgraded.insert(created);
+        }
+        self.writers.remove(&created);
+    }
+
     fn remove(&mut self, created: i64) {
+        self.writers.remove(&created);
         if let Some(key) = self.live.remove(&created)
             && self.revision_of.get(&key) == Some(&created)
         {
@@ -567,12 +659,19 @@ impl State {
         }
     }
 
+    /// Wakes the first in line, and every reader before the first writer.
     fn wake_head(&mut self) {
-        if self.stage == Stage::Complete
-            && let Some(head) = self.live.first_key_value().map(|(created, _)| *created)
-            && let Some(waiter) = self.waiters.remove(&head)
-        {
-            let _ = waiter.send(Turn::Head); // it may have left
+        if self.stage != Stage::Complete {
+            return;
+        }
+        let head = self.live.first_key_value().map(|(created, _)| *created);
+        let first_writer = self.writers.first().copied();
+        while let Some(waiter) = self.waiters.first_entry() {
+            let token = *waiter.key();
+            if Some(token) != head && first_writer.is_some_and(|writer| writer <= token) {
+                return;
+            }
+            let _ = waiter.remove().send(Turn::Head); // it may have left
         }
     }
 
@@ -580,6 +679,7 @@ impl State {
         self.in_flight -= 1;
         if self.in_flight == 0 {
             self.early.clear();
+            self.downgraded.clear();
         }
     }
 
@@ -588,6 +688,7 @@ impl State {
         self.epoch += 1;
         self.watch = None;
         self.live.clear();
+        self.writers.clear();
         self.revision_of.clear();
     }
 }
@@ -651,13 +752,12 @@ impl View {
 
     /// Takes over a list of the whole line, read at `revision`. Says no if the stream it was read
     /// for has broken since.
-    fn complete(&self, epoch: u64, revision: i64, list: Vec<(Key, i64)>) -> bool {
+    fn complete(&self, epoch: u64, revision: i64, list: Vec<Stander>) -> bool {
         let mut state = self.lock();
         if state.epoch != epoch || state.stage != Stage::Reading {
             return false;
         }
-        let listed: std::collections::HashSet<i64> =
-            list.iter().map(|(_, created)| *created).collect();
+        let listed: HashSet<i64> = list.iter().map(|stander| stander.created).collect();
         let gone: Vec<i64> = state
             .live
             .range(..=revision)
@@ -693,6 +793,12 @@ impl Sink for View {
         self.changed.notify_waiters();
     }
 
+    fn put(&self, kv: &PbKeyValue) {
+        if rewritten(kv) && sides::reads(&kv.value) {
+            self.lock().downgraded(kv.create_revision);
+        }
+    }
+
     fn deleted(&self, deletions: &[(&[u8], i64)], whole: bool) {
         let mut state = self.lock();
         for &(key, revision) in deletions {
@@ -725,7 +831,7 @@ impl Sink for View {
 /// A standing watch on one key.
 struct Point {
     key: Key,
-    /// Since which revision nothing is missed, if so; and the last deletion seen.
+    /// Since which revision nothing is missed, if so; and the last deletion or rewrite seen.
     state: Mutex<(Option<i64>, i64)>,
     changed: Notify,
 }
@@ -746,6 +852,12 @@ impl Sink for Point {
         self.update(|state| state.0 = Some(revision));
     }
 
+    fn put(&self, kv: &PbKeyValue) {
+        if rewritten(kv) {
+            self.update(|state| state.1 = state.1.max(kv.mod_revision));
+        }
+    }
+
     fn deleted(&self, deletions: &[(&[u8], i64)], _whole: bool) {
         let newest = deletions.iter().map(|(_, revision)| *revision).max();
         self.update(|state| state.1 = state.1.max(newest.unwrap_or(0)));
@@ -756,11 +868,18 @@ impl Sink for Point {
     }
 }
 
+/// Whether a key that was there was written once more.
+fn rewritten(kv: &PbKeyValue) -> bool {
+    kv.create_revision < kv.mod_revision
+}
+
+type BySides = HashMap<(String, Sides), Arc<Line>>;
+
 /// The lines of one client.
 pub(crate) struct Lines {
     wire: Arc<Wire>,
     watcher: Arc<Watcher>,
-    lines: Mutex<(HashMap<String, Arc<Line>>, usize)>,
+    lines: Mutex<(BySides, usize)>,
 }
 
 /// Idle lines are looked for when their number has doubled, and at least this many are there.
@@ -782,7 +901,7 @@ impl Lines {
     }
 
     /// The line under `prefix`.
-    pub(crate) fn line(&self, prefix: String) -> Arc<Line> {
+    pub(crate) fn line(&self, prefix: String, sides: Sides) -> Arc<Line> {
         let mut guard = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let (lines, sweep_at) = &mut *guard;
         if lines.len() >= *sweep_at {
@@ -791,15 +910,17 @@ impl Lines {
             lines.retain(|_, line| Arc::strong_count(line) > 1 || !line.is_idle());
             *sweep_at = (lines.len() * 2).max(SWEEP_AT);
         }
-        if let Some(line) = lines.get(&prefix) {
+        let key = (prefix, sides);
+        if let Some(line) = lines.get(&key) {
             return Arc::clone(line);
         }
         let line = Arc::new(Line::new(
             Arc::clone(&self.wire),
             Arc::clone(&self.watcher),
-            prefix.clone(),
+            key.0.clone(),
+            sides,
         ));
-        lines.insert(prefix, Arc::clone(&line));
+        lines.insert(key, Arc::clone(&line));
         line
     }
 }
@@ -807,8 +928,6 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const KEY: fn(&str) -> Key = |name| name.as_bytes().to_vec();
 
     /// A view whose watch, number 1, was asked for.
     fn opening() -> Arc<View> {
@@ -825,17 +944,107 @@ mod tests {
             panic!("{:?}", view.stage());
         };
         assert!(view.start_reading(epoch));
-        let list = list.iter().map(|(key, at)| (KEY(key), *at)).collect();
-        assert!(view.complete(epoch, revision, list));
+        assert!(view.complete(epoch, revision, standers(list)));
+    }
+
+    /// Those whose name begins with `r` read.
+    fn standers(list: &[(&str, i64)]) -> Vec<Stander> {
+        let stander = |(key, created): &(&str, i64)| Stander {
+            key: key.as_bytes().to_vec(),
+            created: *created,
+            side: match key.starts_with('r') {
+                true => Side::Read,
+                false => Side::Write,
+            },
+        };
+        list.iter().map(stander).collect()
     }
 
     fn placed(token: i64, list: &[(&str, i64)]) -> Placed {
+        let list = standers(list);
+        let own = list.iter().find(|stander| stander.created == token);
         Placed {
+            side: own.map_or(Side::Write, |own| own.side),
             token,
             read_at: token,
-            list: list.iter().map(|(key, at)| (KEY(key), *at)).collect(),
+            list,
             more: false,
         }
+    }
+
+    fn downgrade(view: &View, created: i64, revision: i64) {
+        let kv = PbKeyValue {
+            create_revision: created,
+            mod_revision: revision,
+            value: b"r 1".to_vec(),
+            ..PbKeyValue::default()
+        };
+        view.put(&kv);
+        view.deleted(&[], true);
+    }
+
+    #[test]
+    fn readers_are_granted_up_to_the_first_writer() {
+        let view = opening();
+        view.opened(1, 10);
+        let line = [("w", 5), ("r1", 6), ("r2", 7), ("x", 8), ("r3", 9)];
+        read(&view, 11, &line);
+        let join = |token| view.join(&placed(token, &line));
+        let (mut r1, mut r2, mut x, mut r3) = (join(6), join(7), join(8), join(9));
+        assert!(r1.turn.try_recv().is_err());
+        view.deleted(&[(b"w", 12)], true);
+        assert!(matches!(r1.turn.try_recv(), Ok(Turn::Head)));
+        assert!(matches!(r2.turn.try_recv(), Ok(Turn::Head)));
+        view.deleted(&[(b"r1", 13)], true);
+        assert!(x.turn.try_recv().is_err());
+        assert!(r3.turn.try_recv().is_err());
+        view.deleted(&[(b"x", 14)], true);
+        assert!(matches!(r3.turn.try_recv(), Ok(Turn::Head)));
+    }
+
+    #[test]
+    fn a_downgrade_lets_the_readers_in_and_no_writer() {
+        let view = opening();
+        view.opened(1, 10);
+        let line = [("w", 5), ("r1", 6), ("x", 8)];
+        read(&view, 11, &line);
+        let (mut r1, mut x) = (view.join(&placed(6, &line)), view.join(&placed(8, &line)));
+        downgrade(&view, 5, 12);
+        assert!(matches!(r1.turn.try_recv(), Ok(Turn::Head)));
+        view.deleted(&[(b"r1", 13)], true);
+        assert!(x.turn.try_recv().is_err());
+        view.deleted(&[(b"w", 14)], true);
+        assert!(matches!(x.turn.try_recv(), Ok(Turn::Head)));
+    }
+
+    #[test]
+    fn a_list_older_than_a_downgrade_does_not_undo_it() {
+        let view = opening();
+        view.opened(1, 10);
+        read(&view, 11, &[]);
+        view.lock().in_flight += 1;
+        downgrade(&view, 12, 14);
+        let mut r1 = view.join(&placed(13, &[("r1", 13), ("w", 12)]));
+        assert!(matches!(r1.turn.try_recv(), Ok(Turn::Head)));
+    }
+
+    #[test]
+    fn a_downgrade_missed_in_a_break_is_read() {
+        let view = opening();
+        view.opened(1, 10);
+        let line = [("w", 5), ("r1", 6)];
+        read(&view, 11, &line);
+        let mut r1 = view.join(&placed(6, &line));
+        view.broken();
+        view.opened(1, 14);
+        let Stage::Stale { epoch, .. } = view.stage() else {
+            panic!("{:?}", view.stage());
+        };
+        assert!(view.start_reading(epoch));
+        let mut list = standers(&line);
+        list[0].side = Side::Read;
+        assert!(view.complete(epoch, 15, list));
+        assert!(matches!(r1.turn.try_recv(), Ok(Turn::Head)));
     }
 
     #[test]

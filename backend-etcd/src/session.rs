@@ -9,8 +9,8 @@ use etcd_client::{
     PutOptions, Txn, TxnOp,
 };
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, Held, Lease, Locker, Opened,
-    async_trait,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, Held, Lease, Locker,
+    Opened, RwLock, async_trait,
 };
 use tenure_core::{Effect, Error, ErrorKind, Guarantees, Result, SessionId, SessionOptions};
 
@@ -25,6 +25,7 @@ use crate::guarantees;
 use crate::layout::Layout;
 use crate::line::Lines;
 use crate::locker::EtcdLocker;
+use crate::rw_lock::EtcdRwLock;
 use crate::ticket::{Tickets, ranges};
 
 /// etcd refuses a lease beyond this.
@@ -456,6 +457,10 @@ impl Lease for EtcdSession {
         Some(self.typed_locker())
     }
 
+    fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {
+        Some(self.typed_rw_lock())
+    }
+
     fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
         Some(self.typed_election())
     }
@@ -470,6 +475,14 @@ impl HasLocker for EtcdSession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<EtcdLocker> {
         Arc::new(EtcdLocker { session: self })
+    }
+}
+
+impl HasRwLock for EtcdSession {
+    type RwLock = EtcdRwLock;
+
+    fn typed_rw_lock(self: Arc<Self>) -> Arc<EtcdRwLock> {
+        Arc::new(EtcdRwLock { session: self })
     }
 }
 

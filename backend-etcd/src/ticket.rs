@@ -4,8 +4,8 @@
 //! leave tombstones in etcd's index and slow every read of the line until compaction. Only while
 //! the session already stands in that line does a second ask get `<prefix>/<lease>-<nonce>`.
 //!
-//! The value is the ask's nonce, by which a lost answer is recognised: the same transaction sent
-//! again finds its own key. A request may also arrive *after* its ask was withdrawn or released.
+//! The value is the ask's nonce (with its side, where a line has two), by which a lost answer is
+//! recognised: the same transaction sent again finds its own key. A request may also arrive *after* its ask was withdrawn or released.
 //! So whoever ends an ask of which a request went unanswered writes a marker in the same
 //! transaction, and every placing transaction compares that its marker is absent: whichever lands
 //! first decides. The markers hang on the lease and go with it.
@@ -18,16 +18,17 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use etcd_client::proto::{PbKeyValue, PbTxnOpResponse};
+use etcd_client::proto::{PbKeyValue, PbTxnOpResponse, PbTxnResponse};
 use etcd_client::{
     Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse,
 };
-use tenure_core::backend::{Ask, Kind};
+use tenure_core::backend::{Ask, Kind, Side};
 use tenure_core::{Effect, Error, ErrorKind, LossReason, Result};
 
 use crate::client::Wire;
 use crate::layout::Layout;
-use crate::line::Placed;
+use crate::line::{Line, Placed, Stander};
+use crate::sides::{ABOVE_READERS, Sides, waits_for};
 
 /// How much of a line a waiter is told.
 const LIST: i64 = 128;
@@ -52,6 +53,8 @@ pub(crate) struct Slot {
     pub(crate) key: String,
     /// What the key has as its value: the nonce, and whatever the primitive adds to it.
     pub(crate) value: String,
+    /// What the value still is if a downgrade has not landed that was sent and not answered.
+    before: Option<String>,
     /// For a key whose value is not the nonce.
     named: Option<Named>,
     /// Whether a placing request was sent that may have put the key there.
@@ -84,36 +87,42 @@ impl Tickets {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn plain_key(&self, prefix: &str) -> String {
-        format!("{prefix}{:x}", self.lease)
+    pub(crate) fn plain_key(&self, stem: &str) -> String {
+        format!("{stem}{:x}", self.lease)
     }
 
-    fn own_key(&self, prefix: &str, nonce: u64) -> String {
-        format!("{prefix}{:x}-{nonce:x}", self.lease)
+    fn own_key(&self, stem: &str, nonce: u64) -> String {
+        format!("{stem}{:x}-{nonce:x}", self.lease)
     }
 
     /// The key of `ask`: the same one at every call until the ask is settled.
-    pub(crate) fn key(&self, ask: &Ask, prefix: &str) -> String {
+    pub(crate) fn key(&self, ask: &Ask, line: &Line, side: Side) -> String {
+        let stem = line.sides().stem(side, line.prefix());
+        self.key_under(ask, &stem, line.sides().value(side, ask.nonce()))
+    }
+
+    /// The same for what stands in no line: a key that begins with `stem`, and has `value`.
+    pub(crate) fn key_under(&self, ask: &Ask, stem: &str, value: String) -> String {
         let mut slots = self.slots();
         if let Some(slot) = slots.by_nonce.get(&ask.nonce()) {
             return slot.key.clone();
         }
-        let plain = self.plain_key(prefix);
+        let plain = self.plain_key(stem);
         let key = if slots.plain.contains(&plain) {
-            self.own_key(prefix, ask.nonce())
+            self.own_key(stem, ask.nonce())
         } else {
             slots.plain.insert(plain.clone());
             plain
         };
         slots
             .by_nonce
-            .insert(ask.nonce(), Slot::new(key.clone(), ask));
+            .insert(ask.nonce(), Slot::new(key.clone(), value));
         key
     }
 
     /// Gives `ask` a key of its own with `value`, before it is placed.
     pub(crate) fn stand_for(&self, ask: &Ask, prefix: &str, value: &[u8]) {
-        let mut slot = Slot::new(self.own_key(prefix, ask.nonce()), ask);
+        let mut slot = Slot::new(self.own_key(prefix, ask.nonce()), String::new());
         slot.named = Some(Named {
             nonce: ask.nonce(),
             value: Arc::from(value),
@@ -124,14 +133,15 @@ impl Tickets {
     /// What is so as long as the key of `ask` is its own.
     pub(crate) fn own(&self, ask: &Ask) -> Option<(String, Vec<Compare>)> {
         let slot = self.slot(ask)?;
-        let own = self.owned(ask, &slot);
+        let own = self.owned(ask, &slot, &slot.value);
         Some((slot.key, own))
     }
 
-    fn owned(&self, ask: &Ask, slot: &Slot) -> Vec<Compare> {
+    /// The same, as long as `value` is there (where the value says whose key it is).
+    fn owned(&self, ask: &Ask, slot: &Slot, value: &str) -> Vec<Compare> {
         let key = slot.key.as_str();
         let Some(named) = &slot.named else {
-            return vec![Compare::value(key, CompareOp::Equal, nonce(ask))];
+            return vec![Compare::value(key, CompareOp::Equal, value)];
         };
         let taken = self.layout.taken_up(self.lease, named.nonce);
         let by = if named.nonce == ask.nonce() {
@@ -144,8 +154,8 @@ impl Tickets {
 
     /// Gives `ask`, which found its plain key taken (by what this session held before it was
     /// resumed), a key that nobody else can have.
-    pub(crate) fn move_aside(&self, ask: &Ask, prefix: &str) {
-        let own = self.own_key(prefix, ask.nonce());
+    pub(crate) fn move_aside(&self, ask: &Ask, stem: &str) {
+        let own = self.own_key(stem, ask.nonce());
         let mut slots = self.slots();
         if let Some(slot) = slots.by_nonce.get_mut(&ask.nonce()) {
             // The plain key stays marked as used: it is.
@@ -158,6 +168,11 @@ impl Tickets {
         if let Some(slot) = slots.by_nonce.remove(&ask.nonce()) {
             slots.plain.remove(&slot.key);
         }
+    }
+
+    /// The key of `ask`, if it was given one.
+    pub(crate) fn known_key(&self, ask: &Ask) -> Option<String> {
+        self.slot(ask).map(|slot| slot.key)
     }
 
     pub(crate) fn slot(&self, ask: &Ask) -> Option<Slot> {
@@ -208,23 +223,23 @@ impl Tickets {
         answer
     }
 
-    fn put(&self, key: &str, ask: &Ask) -> TxnOp {
-        TxnOp::put(
-            key,
-            nonce(ask),
-            Some(PutOptions::new().with_lease(self.lease)),
-        )
+    fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> TxnOp {
+        TxnOp::put(key, value, Some(PutOptions::new().with_lease(self.lease)))
+    }
+
+    /// What a late request of `ask` must find.
+    fn mark(&self, ask: &Ask) -> TxnOp {
+        self.put(&self.marker(ask), nonce(ask))
     }
 
     /// Puts the key of `ask` into its line.
     fn put_in_line(&self, key: &str, ask: &Ask) -> TxnOp {
-        match self.slot(ask).and_then(|slot| slot.named) {
-            None => self.put(key, ask),
-            Some(named) => TxnOp::put(
-                key,
-                &*named.value,
-                Some(PutOptions::new().with_lease(self.lease)),
-            ),
+        match self.slot(ask) {
+            Some(Slot {
+                named: Some(named), ..
+            }) => self.put(key, &*named.value),
+            Some(slot) => self.put(key, slot.value),
+            None => self.put(key, nonce(ask)),
         }
     }
 
@@ -237,17 +252,18 @@ impl Tickets {
     }
 
     /// Puts `ask` at the end of the line, or finds where it stands already.
-    pub(crate) async fn place(&self, ask: &Ask, prefix: &str) -> Result<Placed> {
+    pub(crate) async fn place(&self, ask: &Ask, line: &Line, side: Side) -> Result<Placed> {
         let list = || {
-            let options = GetOptions::new()
-                .with_prefix()
-                .with_keys_only()
+            let options = line
+                .list_options()
                 .with_sort(SortTarget::Create, SortOrder::Descend)
                 .with_limit(LIST);
-            TxnOp::get(prefix, Some(options))
+            TxnOp::get(line.prefix(), Some(options))
         };
+        let stem = line.sides().stem(side, line.prefix());
+        let value = line.sides().value(side, ask.nonce());
         loop {
-            let (key, marker) = (self.key(ask, prefix), self.marker(ask));
+            let (key, marker) = (self.key(ask, line, side), self.marker(ask));
             let txn = Txn::new()
                 .when([Self::absent(&key), Self::absent(&marker)])
                 .and_then([self.put_in_line(&key, ask), list()])
@@ -263,46 +279,114 @@ impl Tickets {
             let (list, more) = ranges.next().ok_or_else(|| odd("no list"))?;
             let list = list
                 .into_iter()
-                .map(|kv| (kv.key, kv.create_revision))
+                .map(|kv| line.stander(kv.key, kv.create_revision, &kv.value))
                 .collect();
+            let placed_at = |token| Placed {
+                side,
+                token,
+                read_at,
+                list,
+                more,
+            };
             if placed {
-                return Ok(Placed {
-                    token: read_at,
-                    read_at,
-                    list,
-                    more,
-                });
+                return Ok(placed_at(read_at));
             }
             let existing = ranges.next().and_then(|(kvs, _)| kvs.into_iter().next());
             match existing {
                 // An earlier request of this very ask has landed.
-                Some(kv) if self.is_named(ask) || kv.value == nonce(ask).into_bytes() => {
-                    return Ok(Placed {
-                        token: kv.create_revision,
-                        read_at,
-                        list,
-                        more,
-                    });
+                Some(kv) if self.is_named(ask) || kv.value == value.as_bytes() => {
+                    return Ok(placed_at(kv.create_revision));
                 }
-                Some(_) if key == self.plain_key(prefix) => self.move_aside(ask, prefix),
+                Some(_) if key == self.plain_key(&stem) => self.move_aside(ask, &stem),
                 Some(_) => return Err(odd("a key with another's nonce")),
                 None => return Err(Error::withdrawn()),
             }
         }
     }
 
-    /// Puts `ask` into the line if that is empty; leaves nothing if not.
-    pub(crate) async fn place_if_free(&self, ask: &Ask, prefix: &str) -> Result<Option<i64>> {
-        let (key, marker) = (self.key(ask, prefix), self.marker(ask));
-        let txn = Txn::new()
-            .when([Self::absent(prefix).with_prefix(), Self::absent(&marker)])
-            .and_then([self.put_in_line(&key, ask)]);
+    /// Puts `ask` into the line if nobody is there for whom it would have to wait; leaves nothing
+    /// if not.
+    pub(crate) async fn place_if_free(
+        &self,
+        ask: &Ask,
+        line: &Line,
+        side: Side,
+    ) -> Result<Option<i64>> {
+        let (key, marker) = (self.key(ask, line, side), self.marker(ask));
+        let put = || self.put_in_line(&key, ask);
+        // Where only readers stand, all of them hold: nobody waits.
+        let nobody = match (line.sides(), side) {
+            (Sides::InKey, Side::Read) => format!("{}write", line.prefix()),
+            _ => line.prefix().to_owned(),
+        };
+        let mut txn = Txn::new()
+            .when([Self::absent(&nobody).with_prefix(), Self::absent(&marker)])
+            .and_then([put()]);
+        if (line.sides(), side) == (Sides::InValue, Side::Read) {
+            // In a transaction of its own: a comparison of values fails where there is none.
+            let readers = Compare::value(line.prefix(), CompareOp::Less, ABOVE_READERS);
+            let among_readers = Txn::new()
+                .when([readers.with_prefix(), Self::absent(&marker)])
+                .and_then([put()]);
+            txn = txn.or_else([TxnOp::txn(among_readers)]);
+        }
         let answer = self.send(ask, txn).await?;
-        if answer.succeeded() {
+        if succeeded(&answer) {
             return Ok(Some(answer.header().map_or(0, |header| header.revision())));
         }
         self.settled(ask);
         Ok(None)
+    }
+
+    /// Makes the writer `ask`, whose key was created at `token`, a reader: in its place, for a put
+    /// keeps the create revision.
+    pub(crate) async fn downgrade(&self, ask: &Ask, token: i64) -> Result<()> {
+        let gone = || Error::lost(LossReason::Revoked);
+        let slot = self.slot(ask).ok_or_else(gone)?;
+        let reads = Sides::InValue.value(Side::Read, ask.nonce());
+        let writes = match &slot.before {
+            Some(before) => before.clone(),
+            None if slot.value == reads => return Ok(()),
+            None => slot.value.clone(),
+        };
+        // By the value too: a late one must find neither a reader nor another's holding.
+        let txn = Txn::new()
+            .when([
+                Compare::create_revision(slot.key.as_str(), CompareOp::Equal, token),
+                Compare::value(slot.key.as_str(), CompareOp::Equal, writes.as_str()),
+            ])
+            .and_then([self.put(&slot.key, reads.as_str())])
+            .or_else([TxnOp::get(slot.key.as_str(), None)]);
+        self.update(ask, |slot| {
+            slot.value = reads.clone();
+            slot.before = Some(writes);
+        });
+        let answer = self.wire.call(|client| {
+            let (mut kv, txn) = (client.kv_client(), txn.clone());
+            async move { kv.txn(txn).await }
+        });
+        let answer = match answer.await {
+            Ok(answer) => answer,
+            Err(error) => {
+                if error.effect() == Effect::None {
+                    self.update(ask, |now| {
+                        (now.value, now.before) = (slot.value.clone(), slot.before.clone());
+                    });
+                }
+                return Err(error);
+            }
+        };
+        // Not a writer's any more: by an earlier attempt whose answer was lost?
+        let landed = answer.succeeded()
+            || ranges(answer)
+                .into_iter()
+                .flat_map(|(kvs, _)| kvs)
+                .any(|kv| kv.create_revision == token && kv.value == reads.as_bytes());
+        if !landed {
+            return Err(gone());
+        }
+        self.update(ask, |slot| slot.before = None);
+        Ok(())
     }
 
     /// Deletes the key of `ask` if it is still the one created at `token`.
@@ -310,23 +394,8 @@ impl Tickets {
         let Some(slot) = self.slot(ask) else {
             return Ok(());
         };
-        // By the nonce too: whoever took the holding up in a resumed session has its own there.
-        let mut mine = self.owned(ask, &slot);
-        mine.push(Compare::create_revision(
-            slot.key.as_str(),
-            CompareOp::Equal,
-            token,
-        ));
-        let mut txn = Txn::new().when(mine);
-        let delete = TxnOp::delete(slot.key.as_str(), None);
-        txn = if slot.unanswered {
-            let mark = self.put(&self.marker(ask), ask);
-            txn.and_then([delete, mark.clone()]).or_else([mark])
-        } else {
-            txn.and_then([delete])
-        };
         self.update(ask, |slot| slot.releasing = true);
-        let deleted = match self.end(txn).await {
+        let deleted = match self.remove(ask, &slot, Some(token)).await {
             Ok(deleted) => deleted,
             Err(error) => {
                 if error.effect() == Effect::None {
@@ -350,15 +419,7 @@ impl Tickets {
             self.settled(ask);
             return Ok(());
         };
-        let delete = TxnOp::delete(slot.key.as_str(), None);
-        let txn = Txn::new().when(self.owned(ask, &slot));
-        let txn = if slot.unanswered {
-            let mark = self.put(&self.marker(ask), ask);
-            txn.and_then([delete, mark.clone()]).or_else([mark])
-        } else {
-            txn.and_then([delete])
-        };
-        match self.end(txn).await {
+        match self.remove(ask, &slot, None).await {
             // With the lease, everything is gone.
             Err(error) if error.kind() == ErrorKind::Lost => {}
             Err(error) => return Err(error),
@@ -366,6 +427,31 @@ impl Tickets {
         }
         self.settled(ask);
         Ok(())
+    }
+
+    /// Deletes the key of `ask` if it still says so, and (where that is known) was created at
+    /// `created`; with the marker, if something may be on its way. Says whether it was there.
+    async fn remove(&self, ask: &Ask, slot: &Slot, created: Option<i64>) -> Result<bool> {
+        let key = slot.key.as_str();
+        // A downgrade of which nobody knows whether it landed may still do so in between.
+        for value in slot.before.iter().chain([&slot.value]) {
+            // By the value: whoever took the holding up in a resumed session has its own there.
+            let mut mine = self.owned(ask, slot, value);
+            if let Some(created) = created {
+                mine.push(Compare::create_revision(key, CompareOp::Equal, created));
+            }
+            let (txn, delete) = (Txn::new().when(mine), TxnOp::delete(key, None));
+            let txn = if slot.unanswered {
+                let mark = self.mark(ask);
+                txn.and_then([delete, mark.clone()]).or_else([mark])
+            } else {
+                txn.and_then([delete])
+            };
+            if self.end(txn).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn end(&self, txn: Txn) -> Result<bool> {
@@ -376,53 +462,66 @@ impl Tickets {
         Ok(answer.await?.succeeded())
     }
 
-    /// Takes over what this session holds at the head of the line as `token`, under the nonce of
-    /// `ask`: whatever is still on its way for the one who held it before finds another's nonce.
+    /// Takes over what this session holds in the line as `token`, under the nonce of `ask`: whatever
+    /// is still on its way for the one who held it before finds another's nonce.
     pub(crate) async fn take_up(
         &self,
         ask: &Ask,
-        prefix: &str,
+        line: &Line,
+        side: Side,
         token: i64,
     ) -> Result<Option<String>> {
         let options = GetOptions::new()
             .with_prefix()
             .with_sort(SortTarget::Create, SortOrder::Ascend)
-            .with_limit(1);
+            .with_max_create_revision(token);
+        let options = match side {
+            Side::Write => options.with_limit(1), // the head, or nothing
+            Side::Read => options,
+        };
         let answer = self.wire.call_repeatable(|client| {
-            let (mut kv, prefix, options) =
-                (client.kv_client(), prefix.to_owned(), options.clone());
+            let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
+            let (prefix, options) = (line.prefix().to_owned(), options.clone());
             async move { kv.get(prefix, Some(options)).await }
         });
         let answer = answer.await?;
-        let Some(head) = answer
-            .kvs()
-            .first()
-            .filter(|kv| kv.create_revision() == token && kv.lease() == self.lease)
-        else {
+        let stander = |kv: &etcd_client::KeyValue| -> Stander {
+            line.stander(kv.key().to_vec(), kv.create_revision(), kv.value())
+        };
+        let Some((own, before)) = answer.kvs().split_last() else {
             return Ok(None);
         };
-        let key = String::from_utf8_lossy(head.key()).into_owned();
+        let held = own.create_revision() == token
+            && own.lease() == self.lease
+            && stander(own).side == side
+            && !before.iter().any(|kv| waits_for(side, stander(kv).side));
+        if !held {
+            return Ok(None);
+        }
+        let key = String::from_utf8_lossy(own.key()).into_owned();
         if ask.kind() == Kind::Election {
-            let value = Arc::from(head.value());
+            let value = Arc::from(own.value());
+            let prefix = line.prefix();
             return self.take_up_named(ask, prefix, key, value, token).await;
         }
+        let value = line.sides().value(side, ask.nonce());
         // Repeated after a lost answer, it finds its own nonce and writes it once more.
         let txn = Txn::new()
             .when([
                 Compare::create_revision(key.as_str(), CompareOp::Equal, token),
-                Compare::value(key.as_str(), CompareOp::Equal, head.value()),
+                Compare::value(key.as_str(), CompareOp::Equal, own.value()),
             ])
-            .and_then([self.put(&key, ask)]);
+            .and_then([self.put(&key, value.as_str())]);
         if !self.end(txn).await? {
             return Ok(None);
         }
         let mut slots = self.slots();
-        if key == self.plain_key(prefix) {
+        if key == self.plain_key(line.prefix()) {
             slots.plain.insert(key.clone());
         }
         let slot = Slot {
             sent: true,
-            ..Slot::new(key.clone(), ask)
+            ..Slot::new(key.clone(), value)
         };
         slots.by_nonce.insert(ask.nonce(), slot);
         Ok(Some(key))
@@ -450,7 +549,7 @@ impl Tickets {
         let same = Compare::create_revision(key.as_str(), CompareOp::Equal, token);
         let txn = Txn::new()
             .when([same])
-            .and_then([self.put(&marker, ask), self.put(&taken, ask)]);
+            .and_then([self.put(&marker, nonce(ask)), self.put(&taken, nonce(ask))]);
         if !self.end(txn).await? {
             return Ok(None);
         }
@@ -460,7 +559,7 @@ impl Tickets {
                 nonce: before,
                 value,
             }),
-            ..Slot::new(key.clone(), ask)
+            ..Slot::new(key.clone(), String::new())
         };
         self.slots().by_nonce.insert(ask.nonce(), slot);
         Ok(Some(key))
@@ -468,10 +567,11 @@ impl Tickets {
 }
 
 impl Slot {
-    fn new(key: String, ask: &Ask) -> Self {
+    fn new(key: String, value: String) -> Self {
         Self {
             key,
-            value: nonce(ask),
+            value,
+            before: None,
             named: None,
             sent: false,
             unanswered: false,
@@ -502,4 +602,14 @@ pub(crate) fn ranges(answer: TxnResponse) -> Vec<(Vec<PbKeyValue>, bool)> {
                 _ => None,
             });
     responses.collect()
+}
+
+/// Whether the transaction, or the one inside it, found what it compared.
+fn succeeded(answer: &TxnResponse) -> bool {
+    let inside = |response: &PbTxnOpResponse| match response {
+        PbTxnOpResponse::ResponseTxn(PbTxnResponse { succeeded, .. }) => *succeeded,
+        _ => false,
+    };
+    let mut inner = answer.0.responses.iter().flat_map(|it| &it.response);
+    answer.succeeded() || inner.any(inside)
 }

@@ -13,9 +13,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use etcd_client::{
-    EventType, KeyValue, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse,
-};
+use etcd_client::proto::PbKeyValue;
+use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse};
 use tenure_core::Result;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -23,13 +22,42 @@ use tokio::time::Instant;
 use crate::client::{Link, Wire, silent};
 use crate::error::{from_client, is_stale_token};
 
-/// What a watch looks at. Only deletions are delivered, unless all changes are asked for.
+/// What a watch looks at. Only deletions are delivered, unless puts are asked for.
 #[derive(Clone, Debug)]
-pub(crate) enum Target {
+pub(crate) struct Target {
+    place: Place,
+    puts: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
     Prefix(String),
     Key(Vec<u8>),
-    /// A prefix, with what is put there.
-    Changes(String),
+}
+
+impl Target {
+    pub(crate) fn prefix(prefix: impl Into<String>) -> Self {
+        Self {
+            place: Place::Prefix(prefix.into()),
+            puts: false,
+        }
+    }
+
+    pub(crate) fn key(key: impl Into<Vec<u8>>) -> Self {
+        Self {
+            place: Place::Key(key.into()),
+            puts: false,
+        }
+    }
+
+    /// The same, with what is put there. Costs a message for each.
+    pub(crate) fn with_puts(self) -> Self {
+        Self { puts: true, ..self }
+    }
+
+    pub(crate) fn has_puts(&self) -> bool {
+        self.puts
+    }
 }
 
 /// Who hears of it. The calls come from the reader's task and must not block.
@@ -40,8 +68,8 @@ pub(crate) trait Sink: Send + Sync + 'static {
     /// (one transaction, or the end of one lease, may delete a holder and the waiter behind it),
     /// unless the server splits them: then `whole` is said with the last part.
     fn deleted(&self, deletions: &[(&[u8], i64)], whole: bool);
-    /// A key was put. Only for [`Target::Changes`].
-    fn put(&self, _kv: &KeyValue) {}
+    /// A key was put. Only for a target [with puts](Target::with_puts).
+    fn put(&self, _kv: &PbKeyValue) {}
     /// Deletions may be missed until the next `opened`.
     fn broken(&self);
 }
@@ -323,14 +351,18 @@ impl Reader {
     }
 
     fn creation(&self, id: i64) -> (Vec<u8>, WatchOptions) {
-        let wire = self.watches.get(&id).map_or(id, |entry| entry.wire);
-        let options = WatchOptions::new().with_watch_id(wire).with_fragment();
-        let no_put = || options.clone().with_filters([WatchFilterType::NoPut]);
-        match self.watches.get(&id).map(|entry| &entry.target) {
-            Some(Target::Prefix(prefix)) => (prefix.clone().into_bytes(), no_put().with_prefix()),
-            Some(Target::Key(key)) => (key.clone(), no_put()),
-            Some(Target::Changes(prefix)) => (prefix.clone().into_bytes(), options.with_prefix()),
-            None => (Vec::new(), options),
+        let Some(entry) = self.watches.get(&id) else {
+            return Default::default();
+        };
+        let mut options = WatchOptions::new()
+            .with_watch_id(entry.wire)
+            .with_fragment();
+        if !entry.target.puts {
+            options = options.with_filters([WatchFilterType::NoPut]);
+        }
+        match &entry.target.place {
+            Place::Prefix(prefix) => (prefix.clone().into_bytes(), options.with_prefix()),
+            Place::Key(key) => (key.clone(), options),
         }
     }
 
@@ -383,11 +415,13 @@ impl Reader {
         }
         if let Some(sink) = sink(id) {
             let mut deletions = Vec::new();
-            for event in answer.events() {
-                match (event.event_type(), event.kv()) {
-                    (EventType::Put, Some(kv)) => sink.put(kv),
-                    (EventType::Delete, Some(kv)) => deletions.push((kv.key(), kv.mod_revision())),
-                    (_, None) => {}
+            for event in &answer.0.events {
+                match &event.kv {
+                    Some(kv) if event.r#type() == EventType::Delete => {
+                        deletions.push((kv.key.as_slice(), kv.mod_revision));
+                    }
+                    Some(kv) => sink.put(kv),
+                    None => {}
                 }
             }
             sink.deleted(&deletions, !answer.0.fragment);

@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use tenure_core::backend::{Ask, Barrier, Grant, Kind, Settle};
+use tenure_core::backend::{Ask, Barrier, Grant, Kind, Settle, Side};
 use tenure_core::{Error, ErrorKind, HoldFor, Moment, Name, Result};
 
 use crate::session::MemorySession;
@@ -46,6 +46,7 @@ impl MemoryBarrier {
             nonce: ask.nonce(),
             alarm: ask.alarm(),
             value: None,
+            side: Side::Write,
         }
     }
 

@@ -1,15 +1,14 @@
 //! Elections of the embedded store.
 //!
 //! A candidate takes a place in a line, with its value, and the first place leads: a campaign is
-//! the acquire of a lock (see `locker.rs`). What is added is in `store/election.rs`.
+//! the acquire of a lock (see `line.rs`). What is added is in `store/election.rs`.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Ask, Election, Grant, Kind, Settle, Sighting};
+use tenure_core::backend::{Ask, Election, Grant, Kind, Settle, Side, Sighting};
 use tenure_core::{Error, FencingToken, Leader, Name, Result};
 
-use crate::locker::MemoryLocker;
 use crate::session::MemorySession;
 use crate::store::Object;
 use crate::store::election::{Observing, Seen};
@@ -18,16 +17,11 @@ use crate::store::election::{Observing, Seen};
 #[derive(Debug)]
 pub struct MemoryElection {
     session: Arc<MemorySession>,
-    /// The line that candidates stand in.
-    line: MemoryLocker,
 }
 
 impl MemoryElection {
     pub(crate) fn new(session: Arc<MemorySession>) -> Self {
-        Self {
-            line: MemoryLocker::new(Arc::clone(&session)),
-            session,
-        }
+        Self { session }
     }
 
     fn object(&self, name: &Name) -> Object {
@@ -42,11 +36,13 @@ impl MemoryElection {
 #[async_trait]
 impl Election for MemoryElection {
     async fn try_campaign(&self, ask: &Ask, value: &[u8]) -> Result<Option<Grant>> {
-        self.line.try_join(ask, Some(value.into())).await
+        let value = Some(value.into());
+        self.session.try_line(ask, Side::Write, value).await
     }
 
     async fn campaign(&self, ask: &Ask, value: &[u8]) -> Result<Grant> {
-        self.line.join(ask, Some(value.into())).await
+        let value = Some(value.into());
+        self.session.stand_in_line(ask, Side::Write, value).await
     }
 
     async fn proclaim(&self, ask: &Ask, grant: &Grant, number: u64, value: &[u8]) -> Result<()> {
@@ -102,14 +98,14 @@ impl Election for MemoryElection {
 #[async_trait]
 impl Settle for MemoryElection {
     async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
-        self.line.release(ask, grant).await
+        self.session.leave_line(ask, grant).await
     }
 
     async fn withdraw(&self, ask: &Ask) -> Result<()> {
-        self.line.withdraw(ask).await
+        self.session.withdraw_from_line(ask).await
     }
 
     async fn reclaim(&self, ask: &Ask, token: FencingToken) -> Result<Option<Grant>> {
-        self.line.reclaim(ask, token).await
+        self.session.take_up_in_line(ask, token, Side::Write).await
     }
 }

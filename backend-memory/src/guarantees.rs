@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use tenure_core::{
     Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
-    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
+    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, RwOrder,
+    TokenOrder,
 };
 
 /// How late a waiter's timer may be: tokio's timers are 1 ms coarse, the rest is for a busy
@@ -67,5 +68,9 @@ pub(crate) fn guarantees() -> Guarantees {
             "nothing is written down: use a networked store to outlive the process",
         ),
         minority_loss: Claim::new(MinorityLoss::SingleMember, "the process is the store"),
+        rw_order: Claim::new(
+            RwOrder::Arrival,
+            "readers and writers stand in one line; neighbouring readers are granted together",
+        ),
     }
 }

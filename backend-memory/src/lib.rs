@@ -29,7 +29,9 @@ mod election;
 mod error;
 mod faults;
 mod guarantees;
+mod line;
 mod locker;
+mod rw_lock;
 mod session;
 mod store;
 
@@ -38,5 +40,6 @@ pub use config::{MAX_TTL, MIN_TTL, MemoryConfig};
 pub use election::MemoryElection;
 pub use faults::{Fault, Link};
 pub use locker::MemoryLocker;
+pub use rw_lock::MemoryRwLock;
 pub use session::{MemoryBackend, MemorySession, connect};
 pub use store::{CAPACITY, Footprint};

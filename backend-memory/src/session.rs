@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, Held, Lease, Locker, Opened,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, Held, Lease, Locker,
+    Opened, RwLock,
 };
 use tenure_core::{
     Clock, Error, ErrorKind, Guarantees, LossReason, Namespace, Result, SessionId, SessionOptions,
@@ -19,6 +20,7 @@ use crate::config::{self, MemoryConfig};
 use crate::election::MemoryElection;
 use crate::faults::Link;
 use crate::locker::MemoryLocker;
+use crate::rw_lock::MemoryRwLock;
 use crate::store::{CAPACITY, Footprint, Member, Shared};
 
 /// Connects to an embedded store, and makes it if it is not there yet.
@@ -232,6 +234,10 @@ impl Lease for MemorySession {
         Some(self.typed_locker())
     }
 
+    fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {
+        Some(self.typed_rw_lock())
+    }
+
     fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
         Some(self.typed_election())
     }
@@ -246,6 +252,14 @@ impl HasLocker for MemorySession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<MemoryLocker> {
         Arc::new(MemoryLocker::new(self))
+    }
+}
+
+impl HasRwLock for MemorySession {
+    type RwLock = MemoryRwLock;
+
+    fn typed_rw_lock(self: Arc<Self>) -> Arc<MemoryRwLock> {
+        Arc::new(MemoryRwLock::new(self))
     }
 }
 

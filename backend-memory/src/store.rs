@@ -1,12 +1,14 @@
 //! The state of the embedded store, and every step on it.
 //!
 //! For each lock there is a *line* of places in the order of arrival; the first place holds the
-//! lock, as in etcd's lock recipe. A place knows its session, and goes with it. A step is one
-//! critical section: it reads the clock, buries sessions whose lease has ended, and acts.
+//! lock, as in etcd's lock recipe. A place has a side: neighbouring readers at the front hold
+//! together, and in the line of a plain lock everybody writes. A place knows its session, and goes
+//! with it. A step is one critical section: it reads the clock, buries sessions whose lease has
+//! ended, and acts.
 //!
-//! There is no background task. Whoever waits sleeps until the lease of the place *before* it
-//! ends, or until it is woken because that place went away. So a release wakes one waiter, and a
-//! dead place is found by the one behind it.
+//! There is no background task. Whoever waits sleeps until the lease of the place that it waits
+//! for ends, or until it is woken because that place went away. So a release wakes one waiter (or
+//! one batch of readers), and a dead place is found by the one behind it.
 
 pub(crate) mod election;
 
@@ -14,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tenure_core::backend::{Alarm, Held, Kind, path};
+use tenure_core::backend::{Alarm, Held, Kind, Side, path};
 use tenure_core::{
     Clock, Error, ErrorKind, FencingToken, LossReason, Moment, Name, Namespace, Result,
 };
@@ -25,6 +27,7 @@ use crate::error;
 use crate::faults::Link;
 
 mod barrier;
+mod rw_lock;
 
 use barrier::Barriers;
 pub(crate) use barrier::{Entered, Sight};
@@ -141,6 +144,8 @@ impl Member {
 #[derive(Clone, Debug)]
 pub(crate) struct Attempt {
     pub(crate) object: Object,
+    /// `Write` for whatever is not shared.
+    pub(crate) side: Side,
     pub(crate) nonce: u64,
     pub(crate) alarm: Alarm,
     /// What a candidate stands for.
@@ -192,6 +197,7 @@ struct Way {
 struct Place {
     session: u64,
     nonce: u64,
+    side: Side,
     /// Set when the place comes to the front.
     token: Option<FencingToken>,
     /// A holding of a resumed session that nobody has taken up yet.
@@ -376,21 +382,19 @@ impl State {
         self.leases.remove(&(lease.ends, session));
         // Whoever still waits in its name learns why from here.
         let _ = lease.ended.set(reason);
-        let (mut waits, mut holdings) = (Vec::new(), Vec::new());
+        let mut left = Vec::new();
         for (object, arrival) in lease.places.into_values() {
-            match self.place(&object, arrival) {
-                Some(place) if place.token.is_some() => holdings.push((object, arrival)),
-                _ => waits.push((object, arrival)),
-            }
-        }
-        // Waits first, so that none of them is granted what the holdings free.
-        for (object, arrival) in waits.into_iter().chain(holdings) {
-            if let Some(place) = self.leave(&object, arrival) {
+            if let Some(place) = self.take_out(&object, arrival) {
+                left.push((object, arrival, place.side));
                 self.signals.push(Signal::Wake(place.waiter));
                 if reason == LossReason::Revoked && lease.link.is_up() {
                     self.signals.push(Signal::Alarm(place.alarm, reason));
                 }
             }
+        }
+        // Only now, so that none of the dead is granted what another of them frees.
+        for (object, arrival, side) in left {
+            self.close_gap(&object, arrival, side);
         }
         let alarmed = reason == LossReason::Revoked && lease.link.is_up();
         self.bury_at_barriers(session, lease.barriers, alarmed);
@@ -408,7 +412,10 @@ impl State {
         wait: bool,
     ) -> Result<Option<Look>> {
         let next = self.last_place + 1;
-        let free = !self.lines.contains_key(&attempt.object);
+        let free = self.lines.get(&attempt.object).is_none_or(|line| {
+            // Readers in front of readers all hold: where nobody writes, nobody waits.
+            attempt.side == Side::Read && line.values().all(|place| place.side == Side::Read)
+        });
         let lease = self.lease(member)?;
         lease.not_withdrawn(attempt.nonce)?;
         if !lease.places.contains_key(&attempt.nonce) {
@@ -425,6 +432,7 @@ impl State {
             let place = Place {
                 session: member.session,
                 nonce: attempt.nonce,
+                side: attempt.side,
                 token: None,
                 unclaimed: false,
                 waiter: Arc::default(),
@@ -436,7 +444,7 @@ impl State {
                 .entry(attempt.object.clone())
                 .or_default()
                 .insert(next, place);
-            self.grant_first(&attempt.object);
+            self.grant_front(&attempt.object);
         }
         self.look(member, attempt.nonce).map(Some)
     }
@@ -455,10 +463,28 @@ impl State {
             let key = key(&object, member.session, arrival);
             return Ok(Look::Granted(Granted { token, key }));
         }
-        let before = line.and_then(|line| line.range(..arrival).next_back());
-        let until = before
-            .and_then(|(_, place)| self.sessions.get(&place.session))
-            .map_or(self.now, |lease| lease.ends);
+        let side = place.side;
+        let ends = |place: &Place| self.sessions.get(&place.session).map(|lease| lease.ends);
+        let before = line
+            .into_iter()
+            .flat_map(|line| line.range(..arrival).rev());
+        let before = before.map(|(_, place)| place);
+        // Readers wait for the writer in front of their batch; a writer waits for whoever is next
+        // to it, and for all of them if that is a batch that holds.
+        let until = match side {
+            Side::Read => before
+                .skip_while(|place| place.side == Side::Read)
+                .map(ends)
+                .next(),
+            Side::Write => {
+                let mut before = before.peekable();
+                match before.peek() {
+                    Some(next) if next.token.is_none() => Some(ends(next)),
+                    _ => before.map(ends).max(),
+                }
+            }
+        };
+        let until = until.flatten().unwrap_or(self.now);
         Ok(Look::Wait(Arc::clone(&place.waiter), until))
     }
 
@@ -513,11 +539,11 @@ impl State {
         let Some((&arrival, place)) = self
             .lines
             .get_mut(&attempt.object)
-            .and_then(|line| line.iter_mut().next())
+            .and_then(|line| line.iter_mut().find(|(_, at)| at.token == Some(token)))
         else {
             return Ok(None);
         };
-        let ours = place.session == member.session && place.token == Some(token);
+        let ours = place.session == member.session && place.side == attempt.side;
         if !ours || !(place.unclaimed || place.nonce == attempt.nonce) {
             return Ok(None);
         }
@@ -537,36 +563,67 @@ impl State {
         self.lines.get_mut(object)?.get_mut(&arrival)
     }
 
-    /// Takes a place out of its line, and lets the one behind it know.
+    /// Takes a place out of its line, and lets those know who waited for it.
     fn leave(&mut self, object: &Object, arrival: u64) -> Option<Place> {
+        let place = self.take_out(object, arrival)?;
+        self.close_gap(object, arrival, place.side);
+        Some(place)
+    }
+
+    fn take_out(&mut self, object: &Object, arrival: u64) -> Option<Place> {
         let line = self.lines.get_mut(object)?;
         let place = line.remove(&arrival)?;
-        if let Some(lease) = self.sessions.get_mut(&place.session) {
-            lease.places.remove(&place.nonce);
-        }
         if line.is_empty() {
             self.lines.remove(object);
             self.election_changed(object);
-        } else if place.token.is_some() {
-            self.grant_first(object);
-        } else if let Some((_, behind)) = line.range(arrival..).next() {
-            // It slept until the end of this place's lease: now another stands before it.
-            self.signals.push(Signal::Wake(Arc::clone(&behind.waiter)));
+        }
+        if let Some(lease) = self.sessions.get_mut(&place.session) {
+            lease.places.remove(&place.nonce);
         }
         Some(place)
     }
 
-    fn grant_first(&mut self, object: &Object) {
-        let first = self
-            .lines
-            .get_mut(object)
-            .and_then(|line| line.iter_mut().next());
-        if let Some((_, place)) = first
-            && place.token.is_none()
-        {
-            self.last_token += 1;
-            place.token = Some(FencingToken::new(self.last_token));
-            self.signals.push(Signal::Wake(Arc::clone(&place.waiter)));
+    /// Grants what has become free where a place of `side` went, and has those who slept until the
+    /// end of its lease look for whom they wait now: the writer behind, and the readers in between
+    /// if they waited for a writer.
+    fn close_gap(&mut self, object: &Object, arrival: u64, side: Side) {
+        self.grant_front(object);
+        let Some(line) = self.lines.get(object) else {
+            return;
+        };
+        for (_, behind) in line.range(arrival..) {
+            let waited = behind.side == Side::Write || side == Side::Write;
+            if waited && behind.token.is_none() {
+                self.signals.push(Signal::Wake(Arc::clone(&behind.waiter)));
+            }
+            if behind.side == Side::Write {
+                break;
+            }
+        }
+    }
+
+    /// Grants the first place, and if that reads, the readers right behind it.
+    fn grant_front(&mut self, object: &Object) {
+        let Some(line) = self.lines.get_mut(object) else {
+            return;
+        };
+        let (mut first, mut granted) = (true, false);
+        for place in line.values_mut() {
+            if place.side == Side::Write && !first {
+                break;
+            }
+            if place.token.is_none() {
+                self.last_token += 1;
+                place.token = Some(FencingToken::new(self.last_token));
+                granted = true;
+                self.signals.push(Signal::Wake(Arc::clone(&place.waiter)));
+            }
+            if place.side == Side::Write {
+                break;
+            }
+            first = false;
+        }
+        if granted {
             self.election_changed(object);
         }
     }
@@ -646,13 +703,14 @@ impl State {
     }
 
     pub(crate) fn footprint(&self) -> Footprint {
-        let places: usize = self.lines.values().map(BTreeMap::len).sum();
+        let places = self.lines.values().flat_map(BTreeMap::values);
+        let waits = places.filter(|place| place.token.is_none()).count();
         let (at_barriers, before_barriers) = self.count_at_barriers();
         Footprint {
             sessions: self.sessions.len(),
             observed: self.elections.observed(),
             holdings: self.lines.len() + at_barriers,
-            waits: places - self.lines.len() + before_barriers,
+            waits: waits + before_barriers,
             on_their_way: self
                 .sessions
                 .values()

@@ -34,6 +34,7 @@ conformance!(bare, Bare::start().unwrap(), not_run: [
     l5_cancelled_open_leaves_no_session,
     l5_an_unheard_grant_is_given_back,
     l5_a_late_request_leaves_nothing,
+    l5_a_late_read_or_write_leaves_nothing,
     l6_a_waiter_ends_when_its_session_is_lost,
     l6_a_waiter_ends_when_its_session_is_revoked,
     l6_a_waiter_deleted_with_its_predecessor_is_not_granted,

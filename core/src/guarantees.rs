@@ -62,6 +62,8 @@ pub struct Guarantees {
     pub durability: Claim<Durability>,
     /// Whether the store goes on when a minority of its members is lost.
     pub minority_loss: Claim<MinorityLoss>,
+    /// R2: in which order readers and writers are granted.
+    pub rw_order: Claim<RwOrder>,
 }
 
 /// L1: mutual exclusion.
@@ -215,6 +217,19 @@ pub enum MinorityLoss {
     SingleMember,
 }
 
+/// R2: fairness between readers and writers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RwOrder {
+    /// In the order in which the store saw them arrive, neighbouring readers together: neither
+    /// side starves.
+    Arrival,
+    /// In no order: one side may starve.
+    Unordered,
+    /// There are no read-write locks.
+    Unsupported,
+}
+
 /// One line of the matrix, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
@@ -278,6 +293,7 @@ lines! {
     Barriers barriers "B4" "a participant's death";
     Durability durability "" "acknowledged grant";
     MinorityLoss minority_loss "" "minority lost";
+    RwOrder rw_order "R2" "readers and writers";
 }
 
 macro_rules! words {
@@ -320,6 +336,11 @@ words!(Barriers {
 });
 words!(Durability { Durable => "on disk", Volatile => "in memory only", });
 words!(MinorityLoss { Survives => "survived", SingleMember => "no: one member", });
+words!(RwOrder {
+    Arrival => "by arrival",
+    Unordered => "unordered",
+    Unsupported => "none here",
+});
 
 impl fmt::Display for Expiry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

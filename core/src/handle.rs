@@ -96,12 +96,24 @@ impl<P: Settle + ?Sized> Handle<P> {
         operation: &'static str,
         token: FencingToken,
     ) -> Result<Holding> {
+        let step = move |primitive: Arc<P>, ask: Ask| -> BoxFuture<Result<Option<Grant>>> {
+            Box::pin(async move { primitive.reclaim(&ask, token).await })
+        };
+        self.take_up(operation, token, step).await
+    }
+
+    /// [`reclaim`](Self::reclaim), by a step of the primitive's own.
+    pub(crate) async fn take_up(
+        &self,
+        operation: &'static str,
+        token: FencingToken,
+        step: impl Fn(Arc<P>, Ask) -> BoxFuture<Result<Option<Grant>>> + Send + 'static,
+    ) -> Result<Holding> {
         let core = Arc::clone(self.keeper.core());
         let landed = self.fly(operation, None, Some(token), move |primitive, ask| {
             // Not left to the caller: a failed attempt is withdrawn, and the holding with it.
             Box::pin(drive::answered(core, ask.clone(), move || {
-                let (primitive, ask) = (Arc::clone(&primitive), ask.clone());
-                async move { primitive.reclaim(&ask, token).await }
+                step(Arc::clone(&primitive), ask.clone())
             }))
         });
         match landed.await? {

@@ -62,7 +62,7 @@ pub use fence_gate::{FenceGate, StaleToken};
 pub use guarantees::{
     Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
     HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, Row,
-    TokenOrder,
+    RwOrder, TokenOrder,
 };
 pub use holding::Holding;
 pub use locker::{LockGuard, LockHandle};
@@ -117,6 +117,7 @@ pub use value::MAX_VALUE_BYTES;
 ///             barriers: Claim::new(Barriers::HeldUp, "..."),
 ///             durability: Claim::new(Durability::Volatile, "..."),
 ///             minority_loss: Claim::new(MinorityLoss::SingleMember, "..."),
+///             rw_order: Claim::new(RwOrder::Unsupported, "..."),
 ///         })
 ///     }
 /// }

@@ -34,6 +34,9 @@ pub enum Side {
 /// - R2: asks are granted in the order in which the store saw them arrive, neighbouring readers
 ///   together: a waiting writer is not overtaken by later readers.
 /// - R3: a writer's token is greater than every token granted before, of either kind.
+///
+/// A resumed session takes up what it held by [`take_up`](Self::take_up), not by
+/// [`Settle::reclaim`]: the side has to be the right one.
 #[async_trait]
 pub trait RwLock: Settle {
     /// Takes `side` if that is possible now and nobody waits; leaves nothing behind if not.
@@ -43,18 +46,29 @@ pub trait RwLock: Settle {
     async fn acquire(&self, ask: &Ask, side: Side) -> Result<Grant>;
 
     /// Makes a writer's grant a reader's, with its token and its place in the order: readers that
-    /// wait right behind it are granted. Idempotent.
+    /// wait right behind it are granted. Idempotent. One that reaches the store after the grant's
+    /// release must have no effect.
     ///
     /// # Errors
     ///
     /// `Lost` if the grant is not in force any more; `Unsupported`.
     async fn downgrade(&self, ask: &Ask, grant: &Grant) -> Result<()>;
+
+    /// Finds again what this session, resumed after a restart, holds of `side` under `token`;
+    /// nothing if it holds the other side.
+    async fn take_up(&self, ask: &Ask, token: FencingToken, side: Side) -> Result<Option<Grant>> {
+        let _ = (ask, token, side);
+        Err(Error::unsupported("taking up what a resumed session holds"))
+    }
 }
 
 /// One read-write lock, of one session: what [`Session::rw_lock`](crate::Session::rw_lock)
 /// returns. Cheap to clone.
 ///
 /// Readers and writers are granted in the order of their arrival, neighbouring readers together.
+/// That goes for a session that reads already, too: its next [`read`](Self::read) stands behind a
+/// writer that waits, and the writer waits for the guard that it has. So take no second read guard
+/// while you keep the first, unless by [`try_read`](Self::try_read).
 pub struct RwLockHandle<R: ?Sized = dyn RwLock>(Handle<R>);
 
 impl<R: ?Sized> Clone for RwLockHandle<R> {
@@ -171,30 +185,43 @@ impl<R: RwLock + ?Sized> RwLockHandle<R> {
     ///
     /// # Errors
     ///
-    /// `Lost` if it is not held under that token any more, or was taken up already; `Unsupported`.
+    /// `Lost` if it is not held to read under that token any more, or was taken up already;
+    /// `Unsupported`.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe; a dropped call may release the lock.
     pub async fn reclaim_read(&self, token: FencingToken) -> Result<ReadGuard> {
-        let holding = self.0.reclaim("reclaim_read", token).await?;
+        let holding = self.take_up("reclaim_read", token, Side::Read).await?;
         holding.share();
         Ok(ReadGuard(holding))
     }
 
     /// Takes up what this session held to write under `token` before it was detached and resumed.
-    /// The caller knows that it was the writer and did not downgrade.
     ///
     /// # Errors
     ///
-    /// As for [`reclaim_read`](Self::reclaim_read).
+    /// `Lost` if it is not held to write under that token any more (one that was downgraded is
+    /// held to read), or was taken up already; `Unsupported`.
     ///
     /// # Cancel safety
     ///
     /// As for [`reclaim_read`](Self::reclaim_read).
     pub async fn reclaim_write(&self, token: FencingToken) -> Result<WriteGuard<R>> {
-        let holding = self.0.reclaim("reclaim_write", token).await?;
+        let holding = self.take_up("reclaim_write", token, Side::Write).await?;
         Ok(self.writer(holding))
+    }
+
+    async fn take_up(
+        &self,
+        operation: &'static str,
+        token: FencingToken,
+        side: Side,
+    ) -> Result<Holding> {
+        let taking_up = self.0.take_up(operation, token, move |lock, ask| {
+            Box::pin(async move { lock.take_up(&ask, token, side).await })
+        });
+        taking_up.await
     }
 
     /// Whether taking `side` now would wait for a guard of this very session.
@@ -322,7 +349,8 @@ impl<R: RwLock + ?Sized> WriteGuard<R> {
     ///
     /// # Errors
     ///
-    /// `Lost` if it was not held any more; `Unsupported`. The lock is released then.
+    /// `Lost` if it was not held any more; `Unsupported` on a store whose layout has no way to do
+    /// it. The lock is released then.
     ///
     /// # Cancel safety
     ///

@@ -12,5 +12,6 @@ mod ghosts;
 mod interop;
 mod limits;
 mod line;
+mod rw_lock;
 mod security;
 mod sessions;

@@ -253,7 +253,7 @@ impl State {
         if room.and_then(|room| room.find(member.session, nonce)) != Some(token.get()) {
             return Err(Error::lost(LossReason::Revoked));
         }
-        self.take_out(object, token.get());
+        self.take_participant(object, token.get());
         Ok(())
     }
 
@@ -266,11 +266,11 @@ impl State {
         }
         let room = self.barriers.rooms.get(object);
         if let Some(token) = room.and_then(|room| room.find(member.session, nonce)) {
-            self.take_out(object, token);
+            self.take_participant(object, token);
         }
     }
 
-    fn take_out(&mut self, object: &Object, token: u64) -> Option<Participant> {
+    fn take_participant(&mut self, object: &Object, token: u64) -> Option<Participant> {
         let room = self.barriers.rooms.get_mut(object)?;
         let participant = room.participants.remove(&token)?;
         self.signals
@@ -311,7 +311,7 @@ impl State {
             }
             let room = self.barriers.rooms.get(&object);
             let token = room.and_then(|room| room.find(session, nonce));
-            if let Some(participant) = token.and_then(|token| self.take_out(&object, token))
+            if let Some(participant) = token.and_then(|token| self.take_participant(&object, token))
                 && alarmed
             {
                 self.signals
@@ -330,7 +330,7 @@ impl State {
         for (nonce, object) in at {
             let room = self.barriers.rooms.get(&object);
             if let Some(token) = room.and_then(|room| room.find(session, nonce)) {
-                self.take_out(&object, token);
+                self.take_participant(&object, token);
             }
         }
     }
@@ -370,7 +370,7 @@ impl State {
         let Some((object, token, inside)) = found else {
             return false;
         };
-        if let Some(participant) = self.take_out(&object, token)
+        if let Some(participant) = self.take_participant(&object, token)
             && inside
             && let Some(lease) = self.sessions.get(&participant.session)
             && lease.link.is_up()

@@ -2,7 +2,7 @@
 
 use tenure_core::Line;
 
-use super::{barrier, cancel, election, lock, names, promise, random, session, store};
+use super::{barrier, cancel, election, lock, names, promise, random, rw_lock, session, store};
 use crate::case::Case;
 use crate::harness::Need;
 
@@ -256,6 +256,94 @@ macro_rules! for_each_case {
         names::l8_bad_names_are_refused {
             "L8", "empty, oversized and NUL-bearing names are refused",
             None, [], always
+        }
+        rw_lock::r1_readers_share_and_keep_writers_out {
+            "R1", "readers share, in one session and across sessions, and keep writers out",
+            Some(Line::RwOrder), [], rw_locks
+        }
+        rw_lock::r1_a_writer_is_alone {
+            "R1", "nobody comes in beside a writer, in its own session either",
+            Some(Line::RwOrder), [], rw_locks
+        }
+        rw_lock::r1_contenders_share_or_exclude_each_other {
+            "R1", "many readers and writers, no faults: never a writer beside anybody",
+            Some(Line::RwOrder), [], rw_locks
+        }
+        rw_lock::r1_random_readers_and_writers_stay_exclusive {
+            "R1", "random readers and writers under random faults exclude each other, and tokens rise",
+            Some(Line::RwOrder), [], rw_locks
+        }
+        rw_lock::r1_an_upgrade_is_refused {
+            "R1", "writing while reading is refused with Conflict, not waited for in vain",
+            None, [], rw_locks
+        }
+        rw_lock::r2_arrival_order_with_batches_of_readers {
+            "R2", "granted in the order of arrival, neighbouring readers together",
+            Some(Line::RwOrder), [], rw_by_arrival
+        }
+        rw_lock::r2_a_waiting_writer_is_not_overtaken {
+            "R2", "later readers, trying ones too, do not overtake a writer that waits",
+            Some(Line::RwOrder), [], rw_by_arrival
+        }
+        rw_lock::r2_a_reader_is_not_starved {
+            "R2", "writers that come again and again do not keep a reader out",
+            Some(Line::RwOrder), [], rw_by_arrival
+        }
+        rw_lock::r2_a_writer_that_gives_up_lets_the_readers_in {
+            "R2", "when a waiting writer gives up, the readers behind it join those before it",
+            Some(Line::RwOrder), [], rw_by_arrival
+        }
+        rw_lock::r2_a_dead_reader_frees_the_writer_and_nobody_else {
+            "R2", "a dead reader is out of the writer's way after its TTL; a living one is not",
+            Some(Line::RwOrder), [], rw_by_arrival_and_expiry
+        }
+        rw_lock::r3_a_writers_token_is_above_every_earlier_one {
+            "R3", "a writer's token is above every token granted before, of either side",
+            Some(Line::TokenOrder), [], rw_tokens_rise
+        }
+        rw_lock::r3_a_downgrade_keeps_token_and_place {
+            "R3", "a downgrade keeps token and place: readers behind come in, no writer",
+            Some(Line::RwOrder), [], rw_by_arrival
+        }
+        rw_lock::s4_a_resumed_session_takes_up_its_side {
+            "S4", "a resumed session takes up reading what it read, writing what it wrote",
+            Some(Line::Resume), [], rw_resumable
+        }
+        rw_lock::l4_try_read_and_try_write_leave_nothing {
+            "L4", "try_read and try_write answer at once and leave nothing behind",
+            None, [], rw_locks
+        }
+        rw_lock::l4_read_and_write_timeouts_bound_the_wait {
+            "L4", "read_timeout and write_timeout wait as long as asked, and leave nothing behind",
+            None, [], rw_locks
+        }
+        rw_lock::l5_cancelled_read_and_write_leave_nothing {
+            "L5", "read and write, dropped at any await point, free or held, leave nothing",
+            Some(Line::Cancellation), [], rw_prompt_cancellation
+        }
+        rw_lock::l5_cancelled_downgrade_releases {
+            "L5", "downgrade, dropped at any await point, releases",
+            Some(Line::Cancellation), [], rw_prompt_cancellation
+        }
+        rw_lock::l5_a_late_read_or_write_leaves_nothing {
+            "L5", "a reader or writer whose request arrives after its caller has gone leaves nothing",
+            Some(Line::Cancellation), [Silence], rw_prompt_cancellation
+        }
+        rw_lock::l6_waiting_readers_and_writers_end_with_their_session {
+            "L6", "readers and writers whose session is closed get an error, and are in nobody's way",
+            None, [], rw_locks
+        }
+        rw_lock::l7_dropping_a_read_or_write_guard_releases {
+            "L7", "dropping a guard of a reader, a writer or a downgraded writer releases",
+            None, [], rw_locks
+        }
+        rw_lock::l7_a_late_release_spares_the_other_side {
+            "L7", "a reader's or writer's release after the loss says Lost, and frees nothing of the next",
+            Some(Line::FencedRelease), [], rw_fenced_release
+        }
+        rw_lock::l8_read_write_locks_are_isolated {
+            "L8", "read-write locks block neither other names nor the locks so called",
+            Some(Line::NameIsolation), [], rw_isolated_names
         }
         election::e1_one_leads_at_a_time {
             "E1", "many candidates, never two leaders, and leader() sees the one there is",

@@ -8,6 +8,7 @@ pub mod election;
 pub mod lock;
 pub mod names;
 pub mod random;
+pub mod rw_lock;
 pub mod session;
 pub mod store;
 

@@ -2,7 +2,7 @@
 
 use tenure_core::{
     Barriers, Cancellation, Claim, Durability, EarlyRelease, Expiry, Guarantees, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
+    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, RwOrder, TokenOrder,
 };
 
 use crate::case::Promise;
@@ -102,4 +102,42 @@ pub(super) fn survives_minority_loss(g: &Guarantees) -> Promise {
 
 pub(super) fn the_dead_do_not_count(g: &Guarantees) -> Promise {
     claims(&g.barriers, |it| *it == Barriers::WithoutTheDead)
+}
+
+pub(super) fn rw_locks(g: &Guarantees) -> Promise {
+    claims(&g.rw_order, |order| *order != RwOrder::Unsupported)
+}
+
+pub(super) fn rw_by_arrival(g: &Guarantees) -> Promise {
+    claims(&g.rw_order, |order| *order == RwOrder::Arrival)
+}
+
+/// The first that is denied, if any is.
+fn all<const N: usize>(promises: [Promise; N]) -> Promise {
+    let denied = |promise: &Promise| matches!(promise, Promise::Denied(_));
+    promises.into_iter().find(denied).unwrap_or(Promise::Made)
+}
+
+pub(super) fn rw_by_arrival_and_expiry(g: &Guarantees) -> Promise {
+    all([rw_by_arrival(g), expiry_is_bounded(g)])
+}
+
+pub(super) fn rw_tokens_rise(g: &Guarantees) -> Promise {
+    all([rw_locks(g), tokens_rise(g)])
+}
+
+pub(super) fn rw_resumable(g: &Guarantees) -> Promise {
+    all([rw_locks(g), resumable(g)])
+}
+
+pub(super) fn rw_prompt_cancellation(g: &Guarantees) -> Promise {
+    all([rw_locks(g), prompt_cancellation(g)])
+}
+
+pub(super) fn rw_fenced_release(g: &Guarantees) -> Promise {
+    all([rw_locks(g), fenced_release(g)])
+}
+
+pub(super) fn rw_isolated_names(g: &Guarantees) -> Promise {
+    all([rw_locks(g), isolated_names(g)])
 }
