@@ -408,7 +408,7 @@ impl<S: Stm + ?Sized> StmHandle<S> {
             places: None,
             distrust: 0,
         };
-        run.to_the_end(work, explain).instrument(span).await
+        run.until_committed(work, explain).instrument(span).await
     }
 }
 
@@ -508,7 +508,7 @@ enum Verdict {
 }
 
 impl<S: Stm + ?Sized> Run<'_, S> {
-    async fn to_the_end<T, E, F, Fut>(
+    async fn until_committed<T, E, F, Fut>(
         &mut self,
         mut work: F,
         explain: impl Fn(Error) -> E,
