@@ -30,6 +30,7 @@ mod faults;
 mod guarantees;
 mod locker;
 mod session;
+mod stm;
 mod store;
 
 pub use config::{MAX_TTL, MIN_TTL, MemoryConfig};
@@ -37,4 +38,5 @@ pub use election::MemoryElection;
 pub use faults::{Fault, Link};
 pub use locker::MemoryLocker;
 pub use session::{MemoryBackend, MemorySession, connect};
+pub use stm::MemoryStm;
 pub use store::{CAPACITY, Footprint};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Election, HasElection, HasLocker, Held, Lease, Locker, Opened,
+    Backend, Election, HasElection, HasLocker, HasStm, Held, Lease, Locker, Opened, Slots, Stm,
 };
 use tenure_core::{
     Clock, Error, ErrorKind, Guarantees, LossReason, Namespace, Result, SessionId, SessionOptions,
@@ -18,6 +18,7 @@ use crate::config::{self, MemoryConfig};
 use crate::election::MemoryElection;
 use crate::faults::Link;
 use crate::locker::MemoryLocker;
+use crate::stm::MemoryStm;
 use crate::store::{CAPACITY, Footprint, Member, Shared};
 
 /// Connects to an embedded store, and makes it if it is not there yet.
@@ -124,6 +125,7 @@ impl MemoryBackend {
                 link: self.link.clone(),
                 namespace: self.namespace.clone(),
                 member,
+                slots: Slots::new(),
             }),
         }
     }
@@ -185,6 +187,8 @@ pub struct MemorySession {
     pub(crate) link: Link,
     pub(crate) namespace: Namespace,
     pub(crate) member: Member,
+    /// Where its commits leave their markers.
+    pub(crate) slots: Slots,
 }
 
 #[async_trait]
@@ -234,6 +238,10 @@ impl Lease for MemorySession {
     fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
         Some(self.typed_election())
     }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Some(self.typed_stm())
+    }
 }
 
 impl HasLocker for MemorySession {
@@ -249,5 +257,13 @@ impl HasElection for MemorySession {
 
     fn typed_election(self: Arc<Self>) -> Arc<MemoryElection> {
         Arc::new(MemoryElection::new(self))
+    }
+}
+
+impl HasStm for MemorySession {
+    type Stm = MemoryStm;
+
+    fn typed_stm(self: Arc<Self>) -> Arc<MemoryStm> {
+        Arc::new(MemoryStm::new(self))
     }
 }

@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use self::election::Elections;
 use crate::error;
 use crate::faults::Link;
+use crate::stm::{Data, Marker};
 
 /// How many holdings and waits one session carries.
 pub const CAPACITY: usize = 10_000;
@@ -41,6 +42,10 @@ pub struct Footprint {
     pub observed: usize,
     /// Requests that are still on their way over a faulty link.
     pub on_their_way: usize,
+    /// Keys of transactional memory.
+    pub keys: usize,
+    /// Markers of commits.
+    pub markers: usize,
 }
 
 /// One store, whoever is connected to it.
@@ -61,6 +66,7 @@ impl Shared {
             last_place: 0,
             last_token: 0,
             elections: Elections::default(),
+            data: Data::default(),
             signals: Vec::new(),
         };
         Self {
@@ -156,8 +162,8 @@ pub(crate) enum Look {
 }
 
 #[derive(Debug)]
-struct Lease {
-    namespace: Namespace,
+pub(crate) struct Lease {
+    pub(crate) namespace: Namespace,
     ttl: Duration,
     ends: Moment,
     incarnation: u64,
@@ -169,6 +175,8 @@ struct Lease {
     /// By nonce: requests that a faulty link has not delivered yet. A withdrawal is remembered
     /// exactly as long as there is one that could come after it.
     on_their_way: HashMap<u64, Way>,
+    /// By slot: the last commit of this session that used it.
+    pub(crate) markers: HashMap<u32, Marker>,
 }
 
 #[derive(Debug, Default)]
@@ -216,6 +224,8 @@ pub(crate) struct State {
     last_place: u64,
     last_token: u64,
     elections: Elections,
+    /// Transactional memory.
+    pub(crate) data: Data,
     /// Whom to tell once the step is done.
     signals: Vec<Signal>,
 }
@@ -238,6 +248,7 @@ impl State {
             link,
             places: HashMap::new(),
             on_their_way: HashMap::new(),
+            markers: HashMap::new(),
         };
         self.sessions.insert(session, lease);
         Member {
@@ -331,7 +342,7 @@ impl State {
             .collect())
     }
 
-    fn lease(&mut self, member: &Member) -> Result<&mut Lease> {
+    pub(crate) fn lease(&mut self, member: &Member) -> Result<&mut Lease> {
         match self.sessions.get_mut(&member.session) {
             Some(lease) if lease.detached || lease.incarnation != member.incarnation => {
                 Err(Error::lost(LossReason::Detached))
@@ -512,6 +523,21 @@ impl State {
         Ok(Some(Granted { token, key }))
     }
 
+    /// Under which token a session holds this, by the ask `nonce`.
+    pub(crate) fn token_of(
+        &self,
+        namespace: &Namespace,
+        session: u64,
+        kind: Kind,
+        name: &Name,
+        nonce: u64,
+    ) -> Option<FencingToken> {
+        let (object, arrival) = self.sessions.get(&session)?.places.get(&nonce)?;
+        let ours = object.namespace == *namespace && object.kind == kind && object.name == *name;
+        let place = self.lines.get(object)?.get(arrival)?;
+        place.token.filter(|_| ours)
+    }
+
     fn place(&mut self, object: &Object, arrival: u64) -> Option<&mut Place> {
         self.lines.get_mut(object)?.get_mut(&arrival)
     }
@@ -633,6 +659,12 @@ impl State {
                 .sessions
                 .values()
                 .map(|lease| lease.on_their_way.len())
+                .sum(),
+            keys: self.data.len(),
+            markers: self
+                .sessions
+                .values()
+                .map(|lease| lease.markers.len())
                 .sum(),
         }
     }
