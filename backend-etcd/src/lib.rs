@@ -30,6 +30,7 @@ mod layout;
 mod line;
 mod locker;
 mod session;
+mod stm;
 mod ticket;
 mod watcher;
 
@@ -37,6 +38,7 @@ pub use config::EtcdConfig;
 pub use election::EtcdElection;
 pub use locker::EtcdLocker;
 pub use session::{EtcdBackend, EtcdSession};
+pub use stm::EtcdStm;
 
 use tenure_core::{Result, Store};
 

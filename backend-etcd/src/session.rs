@@ -9,7 +9,7 @@ use etcd_client::{
     PutOptions, Txn, TxnOp,
 };
 use tenure_core::backend::{
-    Backend, Election, HasElection, HasLocker, Held, Lease, Locker, Opened, async_trait,
+    Backend, Election, HasElection, HasLocker, HasStm, Held, Lease, Locker, Opened, Slots, Stm, async_trait,
 };
 use tenure_core::{Effect, Error, ErrorKind, Guarantees, Result, SessionId, SessionOptions};
 
@@ -22,6 +22,7 @@ use crate::guarantees;
 use crate::layout::Layout;
 use crate::line::Lines;
 use crate::locker::EtcdLocker;
+use crate::stm::EtcdStm;
 use crate::ticket::{Tickets, ranges};
 
 /// etcd refuses a lease beyond this.
@@ -81,6 +82,7 @@ impl EtcdBackend {
             shared,
             lease,
             tickets,
+            slots: Slots::new(),
             keeper: Mutex::new(None),
             patience: Mutex::new(Duration::from_secs(1)),
         })
@@ -307,6 +309,8 @@ pub struct EtcdSession {
     pub(crate) shared: Arc<Shared>,
     pub(crate) lease: i64,
     pub(crate) tickets: Tickets,
+    /// Where its commits leave their markers.
+    pub(crate) slots: Slots,
     /// The keepalive stream, while no renewal is using it. A renewal that is dropped takes it
     /// along, so that no later one reads the answer to an earlier question.
     keeper: Mutex<Option<Keeper>>,
@@ -454,6 +458,10 @@ impl Lease for EtcdSession {
     fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
         Some(self.typed_election())
     }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Some(self.typed_stm())
+    }
 }
 
 impl HasLocker for EtcdSession {
@@ -469,5 +477,13 @@ impl HasElection for EtcdSession {
 
     fn typed_election(self: Arc<Self>) -> Arc<EtcdElection> {
         Arc::new(EtcdElection::new(self))
+    }
+}
+
+impl HasStm for EtcdSession {
+    type Stm = EtcdStm;
+
+    fn typed_stm(self: Arc<Self>) -> Arc<EtcdStm> {
+        Arc::new(EtcdStm { session: self })
     }
 }

@@ -1,0 +1,322 @@
+//! Transactional memory: etcd's keys, its transactions, and its revisions.
+//!
+//! A commit is one transaction around the caller's:
+//!
+//! ```text
+//! if   mod_revision(slot) = last known, create_revision(guard's key) = token
+//! then if <compares> then <operations>, put slot "<nonce> t"
+//!      else <other operations>, put slot "<nonce> f"
+//! else get slot
+//! ```
+//!
+//! So a guard that is gone and a comparison that fails are two different answers; nothing that
+//! arrives after its slot has moved on has any effect; and a lost answer is settled by putting
+//! "<nonce> a" into the slot under the same comparison (see [`Slots`]). The slots hang on the
+//! session's lease. (Go's STM, whose levels these are: `client/v3/concurrency/stm.go`.)
+
+use std::sync::Arc;
+
+use etcd_client::proto::{PbKeyValue, PbTxnOpResponse, PbTxnResponse};
+use etcd_client::{Compare as Cmp, CompareOp, GetOptions, PutOptions, Txn, TxnOp, TxnResponse};
+use tenure_core::backend::{Done, Outcome, Read, Resolution, Slot, Stm, Transaction, async_trait};
+use tenure_core::{
+    Compare, Effect, Entry, Error, ErrorKind, Name, Op, OpResult, Relation, Result, Target,
+};
+
+use crate::session::EtcdSession;
+
+/// Reads in one request; etcd takes 128 operations.
+const READS: usize = 100;
+
+/// The namespace's keys, as one session sees them.
+pub struct EtcdStm {
+    pub(crate) session: Arc<EtcdSession>,
+}
+
+impl EtcdStm {
+    fn key(&self, name: &Name) -> String {
+        self.session.shared.layout.data(name)
+    }
+
+    fn marker(&self, slot: Slot) -> String {
+        let EtcdSession { shared, lease, .. } = &*self.session;
+        shared.layout.marker(*lease, slot.number)
+    }
+
+    /// Reads some keys in one request. Halves it where the answer would be more than the client
+    /// takes.
+    async fn read_some(&self, keys: &[Name], at: Option<u64>) -> Result<Read> {
+        let mut read = Read {
+            revision: at.unwrap_or(0),
+            repeatable: true,
+            entries: Vec::with_capacity(keys.len()),
+        };
+        let mut left = keys;
+        let mut most = READS;
+        while !left.is_empty() {
+            let (now, later) = left.split_at(most.min(left.len()));
+            let at = (read.revision > 0).then_some(read.revision);
+            match self.read_at(now, at).await {
+                Ok((revision, entries)) => {
+                    read.revision = at.unwrap_or(revision);
+                    read.entries.extend(entries);
+                    left = later;
+                }
+                Err(error) if error.kind() == ErrorKind::TooLarge && now.len() > 1 => {
+                    most = now.len() / 2;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    async fn read_at(&self, keys: &[Name], at: Option<u64>) -> Result<(u64, Vec<Option<Entry>>)> {
+        let get = |name: &Name| {
+            let options = at.map(|at| GetOptions::new().with_revision(signed(at)));
+            TxnOp::get(self.key(name), options)
+        };
+        let gets: Vec<TxnOp> = keys.iter().map(get).collect();
+        let answer = self.session.shared.wire.call_repeatable(|client| {
+            let (mut kv, txn) = (client.kv_client(), Txn::new().and_then(gets.clone()));
+            async move { kv.txn(txn).await }
+        });
+        let answer = answer.await?;
+        let revision = revision(&answer);
+        let entries = crate::ticket::ranges(answer).into_iter();
+        let entries = entries.map(|(kvs, _)| kvs.into_iter().next().map(entry));
+        Ok((revision, entries.collect()))
+    }
+
+    fn compare(&self, compare: &Compare<Name>) -> Cmp {
+        let key = self.key(compare.key());
+        let relation = match compare.relation() {
+            Relation::Equal => CompareOp::Equal,
+            Relation::NotEqual => CompareOp::NotEqual,
+            Relation::Less => CompareOp::Less,
+            Relation::Greater => CompareOp::Greater,
+        };
+        match compare.target() {
+            Target::Value(value) => Cmp::value(key, relation, value.clone()),
+            Target::Version(number) => Cmp::version(key, relation, signed(*number)),
+            Target::Created(number) => Cmp::create_revision(key, relation, signed(*number)),
+            Target::Modified(number) => Cmp::mod_revision(key, relation, signed(*number)),
+        }
+    }
+
+    fn operation(&self, op: &Op<Name>) -> TxnOp {
+        match op {
+            Op::Get(name) => TxnOp::get(self.key(name), None),
+            Op::Put(name, value) => TxnOp::put(self.key(name), value.clone(), None),
+            Op::Delete(name) => TxnOp::delete(self.key(name), None),
+        }
+    }
+
+    fn mark(&self, slot: Slot, nonce: u64, fate: char) -> TxnOp {
+        let options = PutOptions::new().with_lease(self.session.lease);
+        TxnOp::put(
+            self.marker(slot),
+            format!("{nonce:x} {fate}"),
+            Some(options),
+        )
+    }
+
+    fn unmoved(&self, slot: Slot) -> Cmp {
+        Cmp::mod_revision(self.marker(slot), CompareOp::Equal, signed(slot.last))
+    }
+
+    fn request(&self, transaction: &Transaction, slot: Option<Slot>) -> Txn {
+        let operations = |ops: &[Op<Name>], fate| {
+            let marker = slot.map(|slot| self.mark(slot, transaction.nonce(), fate));
+            let ops = ops.iter().map(|op| self.operation(op));
+            ops.chain(marker).collect::<Vec<_>>()
+        };
+        let compares = transaction.compares.iter();
+        let inner = Txn::new()
+            .when(
+                compares
+                    .map(|compare| self.compare(compare))
+                    .collect::<Vec<_>>(),
+            )
+            .and_then(operations(&transaction.then, 't'))
+            .or_else(operations(&transaction.or_else, 'f'));
+        let fence = transaction.fence.as_ref().map(|fence| {
+            Cmp::create_revision(fence.key(), CompareOp::Equal, signed(fence.token().get()))
+        });
+        let unmoved = slot.map(|slot| self.unmoved(slot));
+        let look = slot.map(|slot| TxnOp::get(self.marker(slot), None));
+        Txn::new()
+            .when(unmoved.into_iter().chain(fence).collect::<Vec<_>>())
+            .and_then([TxnOp::txn(inner)])
+            .or_else(look.into_iter().collect::<Vec<_>>())
+    }
+
+    /// Sends `transaction` once, or as often as its slot turns out to have moved. Returns when
+    /// the slot was last written.
+    async fn send(&self, transaction: &Transaction) -> Result<(Outcome, u64)> {
+        let slots = &self.session.slots;
+        loop {
+            let slot = slots.of(transaction.nonce());
+            let request = self.request(transaction, slot);
+            let send = |client: &etcd_client::Client| {
+                let (mut kv, txn) = (client.kv_client(), request.clone());
+                async move { kv.txn(txn).await }
+            };
+            let wire = &self.session.shared.wire;
+            let answer = match slot {
+                Some(_) => wire.call(send).await?,
+                None => wire.call_repeatable(send).await?,
+            };
+            if answer.succeeded() {
+                let done = done(answer)?;
+                let revision = done.revision;
+                return Ok((Outcome::Done(done), revision));
+            }
+            let Some(slot) = slot else {
+                return Ok((Outcome::FenceLost, 0));
+            };
+            match crate::ticket::ranges(answer).into_iter().next() {
+                Some((kvs, _)) => {
+                    let last = kvs.first().map_or(0, |kv| unsigned(kv.mod_revision));
+                    if last == slot.last {
+                        return Ok((Outcome::FenceLost, last));
+                    }
+                    // Left there before the session was resumed, or by an operator.
+                    slots.moved(transaction.nonce(), last);
+                }
+                None => return Err(odd("nothing about the slot")),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Stm for EtcdStm {
+    async fn read(&self, keys: &[Name], at: Option<u64>) -> Result<Read> {
+        self.read_some(keys, at).await
+    }
+
+    async fn commit(&self, transaction: &Transaction) -> Result<Outcome> {
+        let (nonce, slots) = (transaction.nonce(), &self.session.slots);
+        if !transaction.writes() {
+            let sent = self.send(transaction).await;
+            let sent = sent.map_err(|error| error.with_effect(Effect::None));
+            return Ok(sent?.0);
+        }
+        let slot = slots.take(nonce).await;
+        match self.send(transaction).await {
+            Ok((outcome, last)) => {
+                slots.settle(nonce, last);
+                Ok(outcome)
+            }
+            Err(error) if error.effect() == Effect::None => {
+                let last = slots.of(nonce).map_or(slot.last, |slot| slot.last);
+                slots.settle(nonce, last);
+                Err(error)
+            }
+            // The slot stays this commit's until it is resolved.
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn resolve(&self, transaction: &Transaction) -> Result<Resolution> {
+        let (nonce, slots) = (transaction.nonce(), &self.session.slots);
+        let Some(slot) = slots.of(nonce) else {
+            return Ok(Resolution::Aborted);
+        };
+        let txn = Txn::new()
+            .when([self.unmoved(slot)])
+            .and_then([self.mark(slot, nonce, 'a')])
+            .or_else([TxnOp::get(self.marker(slot), None)]);
+        let answer = self.session.shared.wire.call_repeatable(|client| {
+            let (mut kv, txn) = (client.kv_client(), txn.clone());
+            async move { kv.txn(txn).await }
+        });
+        let answer = answer.await?;
+        if answer.succeeded() {
+            slots.settle(nonce, revision(&answer));
+            return Ok(Resolution::Aborted);
+        }
+        let found = crate::ticket::ranges(answer).into_iter();
+        let Some(marker) = found.flat_map(|(kvs, _)| kvs).next() else {
+            slots.settle(nonce, 0);
+            let message = "somebody removed the marker of this commit from etcd";
+            return Err(Error::new(ErrorKind::CommitUnknown, message));
+        };
+        let last = unsigned(marker.mod_revision);
+        slots.settle(nonce, last);
+        let says = |fate| marker.value == format!("{nonce:x} {fate}").into_bytes();
+        Ok(match (says('t'), says('f')) {
+            (true, _) | (_, true) => Resolution::Committed {
+                revision: last,
+                succeeded: says('t'),
+            },
+            // Aborted by an attempt to resolve whose answer was lost; or another's, which came
+            // first, so that this one cannot come any more.
+            _ => Resolution::Aborted,
+        })
+    }
+
+    fn check(&self, transaction: &Transaction) -> Result<()> {
+        transaction.check(|name| self.key(name).len())
+    }
+}
+
+/// The answers of the inner transaction.
+fn done(answer: TxnResponse) -> Result<Done> {
+    let revision = revision(&answer);
+    let mut responses = answer.0.responses.into_iter();
+    let inner: PbTxnResponse = match responses.next().and_then(|inner| inner.response) {
+        Some(PbTxnOpResponse::ResponseTxn(inner)) => inner,
+        _ => return Err(odd("no inner transaction").with_effect(Effect::Unknown)),
+    };
+    let mut results: Vec<_> = inner
+        .responses
+        .into_iter()
+        .filter_map(|operation| match operation.response? {
+            PbTxnOpResponse::ResponseRange(range) => {
+                Some(OpResult::Get(range.kvs.into_iter().next().map(entry)))
+            }
+            PbTxnOpResponse::ResponsePut(_) => Some(OpResult::Put),
+            PbTxnOpResponse::ResponseDeleteRange(_) => Some(OpResult::Delete),
+            PbTxnOpResponse::ResponseTxn(_) => None,
+        })
+        .collect();
+    // The marker is last, and ours.
+    if results.last() == Some(&OpResult::Put) {
+        results.pop();
+    }
+    Ok(Done {
+        revision,
+        succeeded: inner.succeeded,
+        results,
+    })
+}
+
+fn entry(kv: PbKeyValue) -> Entry {
+    Entry {
+        value: kv.value,
+        created: unsigned(kv.create_revision),
+        modified: unsigned(kv.mod_revision),
+        version: unsigned(kv.version),
+    }
+}
+
+fn revision(answer: &TxnResponse) -> u64 {
+    answer
+        .header()
+        .map_or(0, |header| unsigned(header.revision()))
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// Above what etcd can count to, the greatest that it can: no key gets there.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn odd(what: &str) -> Error {
+    Error::new(ErrorKind::Internal, format!("etcd's answer has {what}"))
+}
