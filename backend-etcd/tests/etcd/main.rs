@@ -13,3 +13,4 @@ mod limits;
 mod line;
 mod security;
 mod sessions;
+mod stm;
