@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tenure_core::{
-    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result, Resume, TokenOrder,
+    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, Guarantees,
+    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result, Resume,
+    TokenOrder, Transactions, UnknownCommit,
 };
 
 use crate::session::Shared;
@@ -129,6 +130,18 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
         observers: Claim::new(
             Observers::Converge,
             "a watch on the candidates, and a linearizable read after whatever it may have missed; the order is that of the revisions",
+        ),
+        isolation: Claim::new(
+            Transactions::StrictSerializable,
+            "an attempt reads at one revision, and the commit compares what it read in the replicated log",
+        ),
+        fenced_commit: Claim::new(
+            FencedCommit::Atomic,
+            "the transaction compares the create revision of the guard's key with its token",
+        ),
+        unknown_commit: Claim::new(
+            UnknownCommit::Resolved,
+            "each commit puts its nonce into a key on the session's lease; whoever doubts overwrites that under the same comparison, or reads it",
         ),
         durability: Claim::new(
             Durability::Durable,

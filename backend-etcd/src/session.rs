@@ -9,7 +9,8 @@ use etcd_client::{
     PutOptions, Txn, TxnOp,
 };
 use tenure_core::backend::{
-    Backend, Election, HasElection, HasLocker, HasStm, Held, Lease, Locker, Opened, Slots, Stm, async_trait,
+    Backend, Election, HasElection, HasLocker, HasStm, Held, Lease, Locker, Opened, Slots, Stm,
+    async_trait,
 };
 use tenure_core::{Effect, Error, ErrorKind, Guarantees, Result, SessionId, SessionOptions};
 

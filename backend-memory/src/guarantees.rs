@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tenure_core::{
-    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
+    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, Guarantees,
+    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
+    Transactions, UnknownCommit,
 };
 
 /// How late a waiter's timer may be: tokio's timers are 1 ms coarse, the rest is for a busy
@@ -57,6 +58,18 @@ pub(crate) fn guarantees() -> Guarantees {
         observers: Claim::new(
             Observers::Converge,
             "every change of an election is numbered under the mutex, and wakes those who observe it",
+        ),
+        isolation: Claim::new(
+            Transactions::StrictSerializable,
+            "a commit compares what was read and writes under one mutex; an attempt's earlier reads are compared again with each further one",
+        ),
+        fenced_commit: Claim::new(
+            FencedCommit::Atomic,
+            "the line that the guard stands in is looked at under the same mutex",
+        ),
+        unknown_commit: Claim::new(
+            UnknownCommit::Resolved,
+            "each commit leaves its nonce in a slot of its session; whoever doubts writes there first, or reads it",
         ),
         durability: Claim::new(
             Durability::Volatile,

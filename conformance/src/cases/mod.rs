@@ -8,6 +8,7 @@ pub mod lock;
 pub mod names;
 pub mod random;
 pub mod session;
+pub mod stm;
 pub mod store;
 
 mod list;

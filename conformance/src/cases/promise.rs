@@ -1,9 +1,6 @@
 //! Which deployment promises what: the line of [`Guarantees`] that each case asks.
 
-use tenure_core::{
-    Cancellation, Claim, Durability, EarlyRelease, Expiry, Guarantees, HandOff, LossSignal,
-    MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder,
-};
+use tenure_core::{Cancellation, Claim, Durability, EarlyRelease, Expiry, FencedCommit, Guarantees, HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder, Transactions, UnknownCommit};
 
 use crate::case::Promise;
 
@@ -98,4 +95,37 @@ pub(super) fn fifo_and_durable(g: &Guarantees) -> Promise {
 
 pub(super) fn survives_minority_loss(g: &Guarantees) -> Promise {
     claims(&g.minority_loss, |it| *it == MinorityLoss::Survives)
+}
+
+/// Nobody need have transactions; who has them keeps these rules.
+pub(super) fn transactions(g: &Guarantees) -> Promise {
+    claims(&g.isolation, |it| *it != Transactions::Unsupported)
+}
+
+pub(super) fn serializable(g: &Guarantees) -> Promise {
+    claims(&g.isolation, |it| {
+        matches!(
+            it,
+            Transactions::StrictSerializable | Transactions::Serializable
+        )
+    })
+}
+
+pub(super) fn strictly_serializable(g: &Guarantees) -> Promise {
+    claims(&g.isolation, |it| *it == Transactions::StrictSerializable)
+}
+
+pub(super) fn fenced_commit(g: &Guarantees) -> Promise {
+    claims(&g.fenced_commit, |it| *it == FencedCommit::Atomic)
+}
+
+pub(super) fn commits_are_resolved(g: &Guarantees) -> Promise {
+    claims(&g.unknown_commit, |it| *it == UnknownCommit::Resolved)
+}
+
+pub(super) fn durable_transactions(g: &Guarantees) -> Promise {
+    match commits_are_resolved(g) {
+        Promise::Made => durable(g),
+        denied => denied,
+    }
 }
