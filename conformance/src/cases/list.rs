@@ -328,6 +328,7 @@ macro_rules! for_each_case {
         election::e5_a_leadership_is_taken_up_after_a_restart {
             "E5", "a resumed session takes up its leadership, and the one who left it has no say",
             Some(Line::Resume), [], resumable
+        }
         stm::l8_keys_are_isolated {
             "L8", "keys that look alike, nest or are hostile never meet, nor other namespaces'",
             None, [Elsewhere], transactions

@@ -1,6 +1,10 @@
 //! Which deployment promises what: the line of [`Guarantees`] that each case asks.
 
-use tenure_core::{Cancellation, Claim, Durability, EarlyRelease, Expiry, FencedCommit, Guarantees, HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder, Transactions, UnknownCommit};
+use tenure_core::{
+    Cancellation, Claim, Durability, EarlyRelease, Expiry, FencedCommit, Guarantees, HandOff,
+    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, TokenOrder, Transactions,
+    UnknownCommit,
+};
 
 use crate::case::Promise;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tenure_core::{
@@ -813,6 +813,7 @@ pub async fn t4_what_cannot_be_known_is_reported(harness: &dyn Harness) -> Verdi
 pub async fn t4_a_restart_loses_and_doubles_nothing(harness: &dyn Harness) -> Verdict {
     let store: Store = harness.connect().await?;
     let (done, unknown) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = Vec::new();
     let goal = |more: u64| {
         let (before, done) = (done.load(Ordering::Relaxed), Arc::clone(&done));
@@ -826,8 +827,10 @@ pub async fn t4_a_restart_loses_and_doubles_nothing(harness: &dyn Harness) -> Ve
         let session = open_on(&store, LONG).await?;
         let stm = session.stm()?.attempts(10_000);
         let (done, unknown) = (Arc::clone(&done), Arc::clone(&unknown));
+        let stop = Arc::clone(&stop);
         tasks.push(spawn(async move {
-            while done.load(Ordering::Relaxed) < 80 {
+            while !stop.load(Ordering::Relaxed) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 match fate(increment(&stm, "count").await)? {
                     Fate::Done(_) => done.fetch_add(1, Ordering::Relaxed),
                     _ => unknown.fetch_add(1, Ordering::Relaxed),
@@ -838,10 +841,12 @@ pub async fn t4_a_restart_loses_and_doubles_nothing(harness: &dyn Harness) -> Ve
     }
     within(BUSY, "the first commits", goal(20)).await?;
     within(RECOVERY, "the restart", operator(harness)?.restart()).await??;
-    let session = within(RECOVERY, "open", open(harness, LONG)).await??;
+    within(RECOVERY, "the commits after the restart", goal(20)).await?;
+    stop.store(true, Ordering::Relaxed);
     for task in &mut tasks {
-        task.end(BUSY, "the commits after the restart").await??;
+        task.end(BUSY, "the end of the commits").await??;
     }
+    let session = within(RECOVERY, "open", open(harness, LONG)).await??;
     let count = number(&session.stm()?, "count").await?;
     let (done, unknown) = (
         done.load(Ordering::Relaxed),
