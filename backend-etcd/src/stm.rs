@@ -77,11 +77,7 @@ impl EtcdStm {
             TxnOp::get(self.key(name), options)
         };
         let gets: Vec<TxnOp> = keys.iter().map(get).collect();
-        let answer = self.session.shared.wire.call_repeatable(|client| {
-            let (mut kv, txn) = (client.kv_client(), Txn::new().and_then(gets.clone()));
-            async move { kv.txn(txn).await }
-        });
-        let answer = answer.await?;
+        let answer = self.ask(Txn::new().and_then(gets)).await?;
         let revision = revision(&answer);
         let entries = crate::ticket::ranges(answer).into_iter();
         let entries = entries.map(|(kvs, _)| kvs.into_iter().next().map(entry));
@@ -190,6 +186,67 @@ impl EtcdStm {
     }
 }
 
+/// What became of commits whose answer was lost.
+impl EtcdStm {
+    /// Writes *aborted* into the slot, unless something else was written there first. Returns
+    /// when the slot was last written, too.
+    async fn find_out(&self, slot: Slot, nonce: u64) -> Result<(Resolution, u64)> {
+        let look = TxnOp::get(self.marker(slot), None);
+        let abort = Txn::new()
+            .when([self.unmoved(slot)])
+            .and_then([self.mark(slot, nonce, 'a')])
+            .or_else([look.clone()]);
+        let answer = match self.ask(abort).await {
+            // Out of space, or without its lease: nothing can be written, but the marker of a
+            // commit that happened may still be read.
+            Err(error) if !error.is_retryable() => {
+                let seen = self.ask(Txn::new().and_then([look])).await;
+                let seen = seen.ok().and_then(marker_in);
+                let found = seen.and_then(|marker| Some((committed(&marker, nonce)?, marker)));
+                return match found {
+                    Some((resolution, marker)) => Ok((resolution, unsigned(marker.mod_revision))),
+                    None => Err(error),
+                };
+            }
+            answer => answer?,
+        };
+        if answer.succeeded() {
+            return Ok((Resolution::Aborted, revision(&answer)));
+        }
+        let Some(marker) = marker_in(answer) else {
+            let message = "somebody removed the marker of this commit from etcd";
+            return Err(Error::new(ErrorKind::CommitUnknown, message));
+        };
+        // Else aborted by an attempt to resolve whose answer was lost; or another's, which came
+        // first, so that this one cannot come any more.
+        let resolution = committed(&marker, nonce).unwrap_or(Resolution::Aborted);
+        Ok((resolution, unsigned(marker.mod_revision)))
+    }
+
+    async fn ask(&self, txn: Txn) -> Result<TxnResponse> {
+        let answer = self.session.shared.wire.call_repeatable(|client| {
+            let (mut kv, txn) = (client.kv_client(), txn.clone());
+            async move { kv.txn(txn).await }
+        });
+        answer.await
+    }
+}
+
+fn marker_in(answer: TxnResponse) -> Option<PbKeyValue> {
+    let found = crate::ticket::ranges(answer).into_iter();
+    found.flat_map(|(kvs, _)| kvs).next()
+}
+
+/// What `marker` says if it is that of the commit `nonce`, and that one happened.
+fn committed(marker: &PbKeyValue, nonce: u64) -> Option<Resolution> {
+    let says = |fate| marker.value == format!("{nonce:x} {fate}").into_bytes();
+    let succeeded = says('t');
+    (succeeded || says('f')).then(|| Resolution::Committed {
+        revision: unsigned(marker.mod_revision),
+        succeeded,
+    })
+}
+
 #[async_trait]
 impl Stm for EtcdStm {
     async fn read(&self, keys: &[Name], at: Option<u64>) -> Result<Read> {
@@ -221,40 +278,20 @@ impl Stm for EtcdStm {
 
     async fn resolve(&self, transaction: &Transaction) -> Result<Resolution> {
         let (nonce, slots) = (transaction.nonce(), &self.session.slots);
-        let Some(slot) = slots.of(nonce) else {
-            return Ok(Resolution::Aborted);
-        };
-        let txn = Txn::new()
-            .when([self.unmoved(slot)])
-            .and_then([self.mark(slot, nonce, 'a')])
-            .or_else([TxnOp::get(self.marker(slot), None)]);
-        let answer = self.session.shared.wire.call_repeatable(|client| {
-            let (mut kv, txn) = (client.kv_client(), txn.clone());
-            async move { kv.txn(txn).await }
-        });
-        let answer = answer.await?;
-        if answer.succeeded() {
-            slots.settle(nonce, revision(&answer));
-            return Ok(Resolution::Aborted);
+        let slot = slots.of(nonce);
+        let slot = slot.ok_or_else(|| odd("nothing about a commit that is settled"))?;
+        match self.find_out(slot, nonce).await {
+            Ok((resolution, last)) => {
+                slots.settle(nonce, last);
+                Ok(resolution)
+            }
+            Err(error) => {
+                if !error.is_retryable() {
+                    slots.settle(nonce, slot.last);
+                }
+                Err(error)
+            }
         }
-        let found = crate::ticket::ranges(answer).into_iter();
-        let Some(marker) = found.flat_map(|(kvs, _)| kvs).next() else {
-            slots.settle(nonce, 0);
-            let message = "somebody removed the marker of this commit from etcd";
-            return Err(Error::new(ErrorKind::CommitUnknown, message));
-        };
-        let last = unsigned(marker.mod_revision);
-        slots.settle(nonce, last);
-        let says = |fate| marker.value == format!("{nonce:x} {fate}").into_bytes();
-        Ok(match (says('t'), says('f')) {
-            (true, _) | (_, true) => Resolution::Committed {
-                revision: last,
-                succeeded: says('t'),
-            },
-            // Aborted by an attempt to resolve whose answer was lost; or another's, which came
-            // first, so that this one cannot come any more.
-            _ => Resolution::Aborted,
-        })
     }
 
     fn check(&self, transaction: &Transaction) -> Result<()> {

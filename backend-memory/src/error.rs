@@ -38,3 +38,11 @@ pub(crate) fn full(capacity: usize) -> Error {
         ),
     )
 }
+
+/// Asked about a commit that is settled, or was never sent.
+pub(crate) fn no_such_commit() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "nothing is known of this commit any more",
+    )
+}

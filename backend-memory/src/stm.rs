@@ -100,13 +100,22 @@ impl Stm for MemoryStm {
         } = &*self.0;
         let nonce = transaction.nonce();
         let Some(slot) = self.slots().of(nonce) else {
-            return Ok(Resolution::Aborted);
+            return Err(crate::error::no_such_commit());
         };
         let me = member.clone();
         let resolving = link.round_trip(store, None, move |state| state.abort(&me, slot, nonce));
-        let (resolution, last) = resolving.await?;
-        self.slots().settle(nonce, last);
-        Ok(resolution)
+        match resolving.await {
+            Ok((resolution, last)) => {
+                self.slots().settle(nonce, last);
+                Ok(resolution)
+            }
+            Err(error) => {
+                if !error.is_retryable() {
+                    self.slots().settle(nonce, slot.last);
+                }
+                Err(error)
+            }
+        }
     }
 
     fn check(&self, transaction: &Transaction) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Transactional memory of the embedded store: faults of the link, drops, and what stays behind.
 
+#![allow(clippy::unwrap_used, reason = "a test ends with it")]
+
 mod support;
 
 use std::collections::HashSet;

@@ -3,12 +3,16 @@
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use tenure_conformance::Harness;
+use tenure_conformance::cases::stm::append_lists;
+use tenure_conformance::checkers::list_append::Level;
 use tenure_conformance::stores::{EtcdHarness, MemoryHarness};
 use tenure_core::{
-    Compare, Entry, Op, OpResult, Relation, SessionOptions, StmHandle, Target, TxnOutcome,
+    Compare, Entry, Isolation, Op, OpResult, Relation, SessionOptions, StmHandle, Target,
+    TxnOutcome,
 };
 use tenure_testbed::EtcdServer;
 use tokio::runtime::Runtime;
@@ -178,6 +182,28 @@ impl Machine {
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 static SERVER: LazyLock<std::sync::Arc<EtcdServer>> =
     LazyLock::new(|| EtcdServer::start().expect("etcd must be installed").into());
+
+/// Lists for a minute at each level: `cargo test ... -- --ignored --nocapture`.
+#[test]
+#[ignore = "takes minutes"]
+fn lists_for_a_minute() {
+    let server = std::sync::Arc::clone(&SERVER);
+    RUNTIME.block_on(async {
+        let etcd = EtcdHarness::sharing(server).unwrap();
+        for (isolation, serializable) in [
+            (Isolation::SerializableSnapshot, true),
+            (Isolation::Serializable, true),
+            (Isolation::ReadCommitted, false),
+        ] {
+            let minute = Duration::from_secs(if serializable { 60 } else { 5 });
+            let findings = append_lists(&etcd, isolation, u64::MAX, minute).await;
+            let findings = findings.unwrap();
+            let first = findings.first(Level::StrictSerializable);
+            println!("{isolation}: {} committed, {first:?}", findings.committed);
+            assert_eq!(first.is_none(), serializable, "{isolation}");
+        }
+    });
+}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]

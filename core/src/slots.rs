@@ -94,7 +94,9 @@ impl Slots {
         }
     }
 
-    /// The commit `nonce` is settled; its slot was last written at `last`.
+    /// The commit `nonce` is settled, or nobody will ask any more; its slot was last written at
+    /// `last`. If that is not so because the commit lands later, the next one to use the slot
+    /// finds it [moved](Self::moved); or that one lands first, and then this one never does.
     pub fn settle(&self, nonce: u64, last: u64) {
         let mut state = self.state();
         if let Some(slot) = state.taken.remove(&nonce) {

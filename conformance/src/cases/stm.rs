@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tenure_core::{
     Compare, Effect, Error, ErrorKind, Isolation, MAX_OPERATIONS, MAX_VALUE_BYTES, Op, OpResult,
@@ -56,11 +56,18 @@ async fn increment(stm: &StmHandle, key: &str) -> Result<u64> {
     .await
 }
 
-/// Clients that append to a few lists and read them, at one level; half of them share a process.
-async fn append_lists(
+/// Ten clients that append to a few lists and read them, at one level, in so many rounds each or
+/// for so long; half of them share a process. What the judge found: the long form of
+/// [`t1_appended_lists_have_no_cycles`] runs it for a minute.
+///
+/// # Errors
+///
+/// What ends a case early: a commit that failed with an error that it must not have.
+pub async fn append_lists(
     harness: &dyn Harness,
     isolation: Isolation,
     rounds: u64,
+    limit: Duration,
 ) -> std::result::Result<list_append::Findings, Outcome> {
     const CLIENTS: u64 = 10;
     let journal = Arc::new(Journal::<Vec<Step>, Lists>::new());
@@ -76,7 +83,11 @@ async fn append_lists(
         let (journal, keys) = (Arc::clone(&journal), Arc::clone(&keys));
         let mut random = Random::seeded(client * 77 + 1);
         tasks.push(spawn(async move {
+            let until = Instant::now() + limit;
             for _ in 0..rounds {
+                if Instant::now() >= until {
+                    break;
+                }
                 let steps: Vec<Step> = {
                     let mut keys = keys.lock().unwrap_or_else(|broken| broken.into_inner());
                     let mut step = |_| match random.below(2) {
@@ -96,7 +107,7 @@ async fn append_lists(
         }));
     }
     for task in &mut tasks {
-        task.end(BUSY, "the transactions").await??;
+        task.end(limit + BUSY, "the transactions").await??;
     }
     Ok(list_append::check(&journal.operations()))
 }
@@ -124,7 +135,7 @@ async fn step_by_step(tx: Tx, isolation: Isolation, steps: Vec<Step>) -> Result<
 pub async fn t1_appended_lists_have_no_cycles(harness: &dyn Harness) -> Verdict {
     let mut committed = 0;
     for isolation in SERIALIZABLE {
-        let findings = append_lists(harness, isolation, 20).await?;
+        let findings = append_lists(harness, isolation, 20, BUSY).await?;
         if let Some(anomaly) = findings.first(Level::StrictSerializable) {
             return Err(Outcome::violated(format!("under {isolation}: {anomaly}")));
         }
@@ -132,7 +143,7 @@ pub async fn t1_appended_lists_have_no_cycles(harness: &dyn Harness) -> Verdict 
     }
     // The control: the same clients, without the checks, and the same judge.
     for _ in 0..5 {
-        let findings = append_lists(harness, Isolation::ReadCommitted, 20).await?;
+        let findings = append_lists(harness, Isolation::ReadCommitted, 20, BUSY).await?;
         if let Some(anomaly) = findings.first(Level::StrictSerializable) {
             return held!(
                 "{committed} transactions without a cycle; under read-committed there was one ({:?})",
