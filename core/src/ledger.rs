@@ -192,3 +192,83 @@ impl Drop for Places {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(keys: &[(&str, bool)]) -> BTreeMap<Name, bool> {
+        let named = |(key, alone): &(&str, bool)| (Name::new(key).unwrap(), *alone);
+        keys.iter().map(named).collect()
+    }
+
+    fn picture(revision: u64, of: &[&str]) -> Arc<Picture> {
+        let seen = |key: &&str| {
+            let seen = Seen {
+                value: None,
+                modified: 0,
+            };
+            (Name::new(key).unwrap(), seen)
+        };
+        Arc::new(Picture {
+            revision,
+            seen: of.iter().map(seen).collect(),
+        })
+    }
+
+    #[tokio::test]
+    async fn who_waits_finds_what_the_one_before_left() {
+        let ledger = Arc::<Ledger>::default();
+        let first = Places::take(&ledger, keys(&[("a", true), ("b", false)])).await;
+        assert!(first.cover(&keys(&[("a", false), ("b", false)])));
+        assert!(!first.cover(&keys(&[("b", true)])));
+        let second = tokio::spawn({
+            let ledger = Arc::clone(&ledger);
+            async move { Places::take(&ledger, keys(&[("a", true)])).await }
+        });
+        // Side by side with whoever only reads it, too.
+        let reader = Places::take(&ledger, keys(&[("b", false)])).await;
+        tokio::task::yield_now().await;
+        assert!(!second.is_finished());
+        ledger.leave(&picture(7, &["a", "c"]));
+        ledger.leave(&picture(6, &["a"]));
+        drop(first);
+        let second = second.await.unwrap();
+        assert_eq!(second.newest(0).unwrap().revision, 7);
+        assert!(second.newest(7).is_none());
+        assert!(reader.newest(0).is_none());
+        drop(second);
+        drop(reader);
+        assert!(ledger.inner().queues.is_empty(), "queues stay behind");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_and_who_gives_up_leaves_nothing() {
+        let ledger = Arc::<Ledger>::default();
+        let first = Places::take(&ledger, keys(&[("a", true)])).await;
+        let waiting = Places::take(&ledger, keys(&[("a", true)]));
+        let dropped = tokio::time::timeout(PATIENCE / 2, waiting).await;
+        assert!(dropped.is_err());
+        let late = Places::take(&ledger, keys(&[("a", true)])).await;
+        assert!(!late.cover(&keys(&[("a", false)])), "it has no turn");
+        drop(first);
+        drop(late);
+        assert!(ledger.inner().queues.is_empty(), "queues stay behind");
+    }
+
+    #[test]
+    fn the_newest_revision_counts_and_is_bounded() {
+        let ledger = Arc::<Ledger>::default();
+        let a = Name::new("a").unwrap();
+        Ledger::wrote(&ledger, [&a].into_iter(), 7);
+        Ledger::wrote(&ledger, [&a].into_iter(), 5);
+        assert!(ledger.is_newer(&a, 6) && !ledger.is_newer(&a, 7));
+        ledger.forget([&a].into_iter());
+        assert!(!ledger.is_newer(&a, 1));
+        for n in 0..3 * REMEMBERED {
+            let key = Name::new(n.to_string()).unwrap();
+            Ledger::wrote(&ledger, [&key].into_iter(), 1);
+        }
+        assert!(ledger.inner().newest.len() <= REMEMBERED);
+    }
+}

@@ -517,11 +517,9 @@ impl<S: Stm + ?Sized> Run<'_, S> {
         F: FnMut(Tx) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let hints = self.options.prefetch.iter().map(Name::new);
-        let mut start = Start {
-            hints: hints.collect::<Result<_>>().map_err(&explain)?,
-            ..Start::default()
-        };
+        let prefetch = self.options.prefetch.iter().map(Name::new);
+        let prefetch: Vec<Name> = prefetch.collect::<Result<_>>().map_err(&explain)?;
+        let mut start = Start::default();
         let reader: Arc<dyn Reader> = Arc::new(ReaderOf {
             core: Arc::clone(self.keeper.core()),
             stm: Arc::clone(self.stm),
@@ -530,6 +528,7 @@ impl<S: Stm + ?Sized> Run<'_, S> {
             if attempt > 2 {
                 self.pause(attempt).await;
             }
+            start.hints.extend_from_slice(&prefetch);
             let tx = Tx::new(Arc::clone(&reader), self.options.isolation, start);
             // Ended on every way out, so that no clone of it is of any use afterwards.
             let attempt = EndOf(tx.clone());
@@ -812,26 +811,18 @@ struct Ended {
     stale: bool,
     failed: Option<Error>,
     reads: BTreeMap<Name, Seen>,
-    known: BTreeMap<Name, Seen>,
     writes: BTreeMap<Name, Option<Arc<[u8]>>>,
     at: Option<u64>,
     repeatable: bool,
-    hints: Vec<Name>,
 }
 
 impl Ended {
     /// The next attempt will most likely read what this one read.
     fn start_again(&self) -> Start {
-        let hints: HashSet<&Name> = self
-            .reads
-            .keys()
-            .chain(self.known.keys())
-            .chain(&self.hints)
-            .collect();
         Start {
             picture: None,
             repeatable: self.repeatable,
-            hints: hints.into_iter().cloned().collect(),
+            hints: self.reads.keys().cloned().collect(),
         }
     }
 }
@@ -882,11 +873,9 @@ impl Tx {
             stale: state.stale,
             failed: state.failed,
             reads: state.reads,
-            known: state.known,
             writes: state.writes,
             at: state.at,
             repeatable: state.repeatable,
-            hints: state.hints,
         }
     }
 
