@@ -4,15 +4,17 @@
 //!
 //! ```text
 //! if   mod_revision(slot) = last known, create_revision(guard's key) = token
-//! then if <compares> then <operations>, put slot "<nonce> t"
-//!      else <other operations>, put slot "<nonce> f"
+//! then put slot nonce,
+//!      if <compares> then <operations>
+//!      else <other operations>, put slot/else nonce
 //! else get slot
 //! ```
 //!
 //! So a guard that is gone and a comparison that fails are two different answers; nothing that
 //! arrives after its slot has moved on has any effect; and a lost answer is settled by putting
-//! "<nonce> a" into the slot under the same comparison (see [`Slots`]). The slots hang on the
-//! session's lease. (Go's STM, whose levels these are: `client/v3/concurrency/stm.go`.)
+//! "aborted" into the slot under the same comparison (see [`Slots`]). The slots hang on the
+//! session's lease. The marker is put outside, because etcd (3.4.23) counts no put of an inner
+//! transaction against its space quota: with nothing else it would never refuse one. (Go's STM, whose levels these are: `client/v3/concurrency/stm.go`.)
 
 use std::sync::Arc;
 
@@ -108,13 +110,14 @@ impl EtcdStm {
         }
     }
 
-    fn mark(&self, slot: Slot, nonce: u64, fate: char) -> TxnOp {
+    /// Where a commit whose comparisons failed says so.
+    fn marker_of_else(&self, slot: Slot) -> String {
+        self.marker(slot) + "/else"
+    }
+
+    fn mark(&self, key: String, value: impl Into<Vec<u8>>) -> TxnOp {
         let options = PutOptions::new().with_lease(self.session.lease);
-        TxnOp::put(
-            self.marker(slot),
-            format!("{nonce:x} {fate}"),
-            Some(options),
-        )
+        TxnOp::put(key, value, Some(options))
     }
 
     fn unmoved(&self, slot: Slot) -> Cmp {
@@ -122,11 +125,11 @@ impl EtcdStm {
     }
 
     fn request(&self, transaction: &Transaction, slot: Option<Slot>) -> Txn {
-        let operations = |ops: &[Op<Name>], fate| {
-            let marker = slot.map(|slot| self.mark(slot, transaction.nonce(), fate));
-            let ops = ops.iter().map(|op| self.operation(op));
-            ops.chain(marker).collect::<Vec<_>>()
-        };
+        let nonce = marked(transaction.nonce());
+        let operations = |ops: &[Op<Name>]| ops.iter().map(|op| self.operation(op)).collect();
+        let then: Vec<TxnOp> = operations(&transaction.then);
+        let mut or_else: Vec<TxnOp> = operations(&transaction.or_else);
+        or_else.extend(slot.map(|slot| self.mark(self.marker_of_else(slot), nonce.clone())));
         let compares = transaction.compares.iter();
         let inner = Txn::new()
             .when(
@@ -134,8 +137,9 @@ impl EtcdStm {
                     .map(|compare| self.compare(compare))
                     .collect::<Vec<_>>(),
             )
-            .and_then(operations(&transaction.then, 't'))
-            .or_else(operations(&transaction.or_else, 'f'));
+            .and_then(then)
+            .or_else(or_else);
+        let mark = slot.map(|slot| self.mark(self.marker(slot), nonce));
         let fence = transaction.fence.as_ref().map(|fence| {
             Cmp::create_revision(fence.key(), CompareOp::Equal, signed(fence.token().get()))
         });
@@ -143,7 +147,12 @@ impl EtcdStm {
         let look = slot.map(|slot| TxnOp::get(self.marker(slot), None));
         Txn::new()
             .when(unmoved.into_iter().chain(fence).collect::<Vec<_>>())
-            .and_then([TxnOp::txn(inner)])
+            .and_then(
+                [TxnOp::txn(inner)]
+                    .into_iter()
+                    .chain(mark)
+                    .collect::<Vec<_>>(),
+            )
             .or_else(look.into_iter().collect::<Vec<_>>())
     }
 
@@ -164,7 +173,7 @@ impl EtcdStm {
                 None => wire.call_repeatable(send).await?,
             };
             if answer.succeeded() {
-                let done = done(answer)?;
+                let done = done(answer, slot.is_some())?;
                 let revision = done.revision;
                 return Ok((Outcome::Done(done), revision));
             }
@@ -191,21 +200,19 @@ impl EtcdStm {
     /// Writes *aborted* into the slot, unless something else was written there first. Returns
     /// when the slot was last written, too.
     async fn find_out(&self, slot: Slot, nonce: u64) -> Result<(Resolution, u64)> {
-        let look = TxnOp::get(self.marker(slot), None);
+        let look = [self.marker(slot), self.marker_of_else(slot)].map(|key| TxnOp::get(key, None));
         let abort = Txn::new()
             .when([self.unmoved(slot)])
-            .and_then([self.mark(slot, nonce, 'a')])
-            .or_else([look.clone()]);
+            .and_then([self.mark(self.marker(slot), "aborted")])
+            .or_else(look.clone());
         let answer = match self.ask(abort).await {
             // Out of space, or without its lease: nothing can be written, but the marker of a
             // commit that happened may still be read.
             Err(error) if !error.is_retryable() => {
-                let seen = self.ask(Txn::new().and_then([look])).await;
-                let seen = seen.ok().and_then(marker_in);
-                let found = seen.and_then(|marker| Some((committed(&marker, nonce)?, marker)));
-                return match found {
-                    Some((resolution, marker)) => Ok((resolution, unsigned(marker.mod_revision))),
-                    None => Err(error),
+                let seen = self.ask(Txn::new().and_then(look)).await;
+                return match seen.ok().and_then(|seen| committed(seen, nonce)) {
+                    Some((Some(resolution), last)) => Ok((resolution, last)),
+                    _ => Err(error),
                 };
             }
             answer => answer?,
@@ -213,14 +220,27 @@ impl EtcdStm {
         if answer.succeeded() {
             return Ok((Resolution::Aborted, revision(&answer)));
         }
-        let Some(marker) = marker_in(answer) else {
+        let Some((resolution, last)) = committed(answer, nonce) else {
             let message = "somebody removed the marker of this commit from etcd";
             return Err(Error::new(ErrorKind::CommitUnknown, message));
         };
         // Else aborted by an attempt to resolve whose answer was lost; or another's, which came
         // first, so that this one cannot come any more.
-        let resolution = committed(&marker, nonce).unwrap_or(Resolution::Aborted);
-        Ok((resolution, unsigned(marker.mod_revision)))
+        Ok((resolution.unwrap_or(Resolution::Aborted), last))
+    }
+
+    /// Whether etcd has answered `error` without doing anything. Whoever is told that etcd is out
+    /// of space cannot know: the request that finds it out is done.
+    async fn refused(&self, slot: Slot, nonce: u64, error: &Error) -> bool {
+        if error.is_retryable() {
+            return false; // no answer
+        }
+        let look = TxnOp::get(self.marker(slot), None);
+        let seen = self.ask(Txn::new().and_then([look])).await;
+        seen.is_ok_and(|seen| match committed(seen, nonce) {
+            None => slot.last == 0,
+            Some((found, _)) => found.is_none(),
+        })
     }
 
     async fn ask(&self, txn: Txn) -> Result<TxnResponse> {
@@ -232,19 +252,23 @@ impl EtcdStm {
     }
 }
 
-fn marker_in(answer: TxnResponse) -> Option<PbKeyValue> {
-    let found = crate::ticket::ranges(answer).into_iter();
-    found.flat_map(|(kvs, _)| kvs).next()
+/// When the slot was last written, and what came of the commit `nonce` if it was that: from the
+/// reads of its two markers. None if there is no marker.
+fn committed(answer: TxnResponse, nonce: u64) -> Option<(Option<Resolution>, u64)> {
+    let mut markers = crate::ticket::ranges(answer).into_iter();
+    let mut next = || markers.next().and_then(|(kvs, _)| kvs.into_iter().next());
+    let (marker, of_else) = (next()?, next());
+    let (last, nonce) = (unsigned(marker.mod_revision), marked(nonce).into_bytes());
+    let resolution = (marker.value == nonce).then(|| Resolution::Committed {
+        revision: last,
+        succeeded: of_else.is_none_or(|marker| marker.value != nonce),
+    });
+    Some((resolution, last))
 }
 
-/// What `marker` says if it is that of the commit `nonce`, and that one happened.
-fn committed(marker: &PbKeyValue, nonce: u64) -> Option<Resolution> {
-    let says = |fate| marker.value == format!("{nonce:x} {fate}").into_bytes();
-    let succeeded = says('t');
-    (succeeded || says('f')).then(|| Resolution::Committed {
-        revision: unsigned(marker.mod_revision),
-        succeeded,
-    })
+/// What the marker of the commit `nonce` has as its value.
+fn marked(nonce: u64) -> String {
+    format!("{nonce:x}")
 }
 
 #[async_trait]
@@ -271,8 +295,15 @@ impl Stm for EtcdStm {
                 slots.settle(nonce, last);
                 Err(error)
             }
-            // The slot stays this commit's until it is resolved.
-            Err(error) => Err(error),
+            Err(error) => {
+                let slot = slots.of(nonce).unwrap_or(slot);
+                if self.refused(slot, nonce, &error).await {
+                    slots.settle(nonce, slot.last);
+                    return Err(error.with_effect(Effect::None));
+                }
+                // The slot stays this commit's until it is resolved.
+                Err(error)
+            }
         }
     }
 
@@ -300,7 +331,7 @@ impl Stm for EtcdStm {
 }
 
 /// The answers of the inner transaction.
-fn done(answer: TxnResponse) -> Result<Done> {
+fn done(answer: TxnResponse, marked: bool) -> Result<Done> {
     let revision = revision(&answer);
     let mut responses = answer.0.responses.into_iter();
     let inner: PbTxnResponse = match responses.next().and_then(|inner| inner.response) {
@@ -319,8 +350,8 @@ fn done(answer: TxnResponse) -> Result<Done> {
             PbTxnOpResponse::ResponseTxn(_) => None,
         })
         .collect();
-    // The marker is last, and ours.
-    if results.last() == Some(&OpResult::Put) {
+    // What says that the comparisons failed is ours, and the last.
+    if marked && !inner.succeeded {
         results.pop();
     }
     Ok(Done {

@@ -515,3 +515,31 @@ async fn conflicts_of_one_process_cost_no_refused_commits() {
     // either. What shows is that nobody wrote between two commits: 200 revisions for 200.
     assert!(entry.modified - entry.created < 230, "{entry:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_out_of_space_says_so_and_hangs_nobody() {
+    let server = EtcdServer::builder().arg("--quota-backend-bytes=8388608");
+    let server = server.start_async().await.unwrap();
+    let bed = Bed::on(&server, "stm-nospace").await;
+    let session = bed.session(secs(60)).await;
+    let stm = session.stm().unwrap();
+    let value = vec![b'x'; 512 * 1024];
+    let mut full = None;
+    for n in 0..40 {
+        if let Err(error) = stm.put(format!("k{n}"), value.clone()).await {
+            full = Some(error);
+            break;
+        }
+    }
+    let full = full.expect("8 MiB hold no 20 MiB");
+    assert!(full.to_string().contains("space"), "{full}");
+    // More often than there are slots: each is free again.
+    for _ in 0..80 {
+        let refused = within(SOON, "an error", stm.put("more", "x")).await;
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert_eq!(error.effect(), tenure_core::Effect::None, "{error}");
+        assert!(error.to_string().contains("space"), "{error}");
+    }
+    assert_eq!(stm.get("more").await.unwrap(), None);
+}
