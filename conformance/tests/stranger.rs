@@ -46,4 +46,10 @@ conformance!(bare, Bare::start().unwrap(), not_run: [
     e4_an_observer_that_was_cut_off_shows_the_last_state,
     e4_an_observer_bears_disturbances,
     e5_a_dead_candidate_is_never_elected,
+    l8_keys_are_isolated,
+    t3_a_lost_guard_commits_nothing,
+    t3_a_revoked_holder_commits_nothing,
+    t4_a_lost_answer_is_resolved,
+    t4_what_cannot_be_known_is_reported,
+    t5_limits_are_errors_before_sending,
 ]);

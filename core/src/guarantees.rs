@@ -340,6 +340,7 @@ words!(Resume { OneUse => "yes, once", Unsupported => "no", });
 words!(Observers {
     Converge => "to the latest state, never back",
     MayMiss => "may stay behind",
+});
 words!(Transactions {
     StrictSerializable => "strictly serializable",
     Serializable => "serializable",

@@ -68,7 +68,11 @@ pub use clock::{Clock, Moment};
 pub use election::{ElectionHandle, Leader, Leadership, Observer};
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use fence_gate::{FenceGate, StaleToken};
-pub use guarantees::{Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, Guarantees, HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, Row, TokenOrder, Transactions, UnknownCommit};
+pub use guarantees::{
+    Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, Guarantees,
+    HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, Row,
+    TokenOrder, Transactions, UnknownCommit,
+};
 pub use holding::Holding;
 pub use locker::{LockGuard, LockHandle};
 pub use name::{MAX_NAME_BYTES, Name, Namespace};
@@ -77,7 +81,10 @@ pub use rw_lock::{ReadGuard, RwLockHandle, WriteGuard};
 pub use session::{DEFAULT_TTL, LossReason, Session, SessionId, SessionOptions, Store};
 pub use stm::{DEFAULT_ATTEMPTS, FencedStm, Isolation, StmHandle, Tx};
 pub use token::FencingToken;
-pub use txn::{Compare, CompareNumber, CompareValue, Entry, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Op, OpResult, Relation, Target, Txn, TxnOutcome};
+pub use txn::{
+    Compare, CompareNumber, CompareValue, Entry, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Op,
+    OpResult, Relation, Target, Txn, TxnOutcome,
+};
 pub use value::MAX_VALUE_BYTES;
 
 /// What a backend's author needs: the traits, and what core passes to them.
@@ -174,7 +181,10 @@ pub mod backend {
     pub use crate::name::{Kind, LAYOUT_VERSION, escape, namespace_root, path};
     pub use crate::queue::{DeadLetters, Queue, Taken, Want};
     pub use crate::rw_lock::{RwLock, Side};
-    pub use crate::session::{AnyBackend, Backend, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm, Held, Lease, Opened};
+    pub use crate::session::{
+        AnyBackend, Backend, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm, Held,
+        Lease, Opened,
+    };
     pub use crate::settle::Settle;
     pub use crate::slots::{Slot, Slots};
     pub use crate::stm::{Done, Outcome, Read, Resolution, Stm};
