@@ -316,7 +316,6 @@ const CAUGHT: &[(Bug, &[&str])] = &[
         Bug::BlindCommit,
         &[
             "t1_appended_lists_have_no_cycles",
-            "t1_the_bank_keeps_its_money",
             "t1_no_write_skew",
             "t1_a_snapshot_notices_newer_writes",
             "t1_a_conflict_storm_ends",
