@@ -142,6 +142,17 @@ pub(crate) fn from_client(error: ClientError) -> Error {
             ErrorKind::Unauthorized,
             "this user may not do that: grant its role `readwrite` on the namespace's prefix",
         ),
+        // Of a read at a revision that is compacted, or not there (after a restore).
+        Code::OutOfRange if said.contains("required revision") => new(
+            ErrorKind::Conflict,
+            "that revision cannot be read any more: read anew",
+        ),
+        // By the client: the server has done what it was asked.
+        Code::OutOfRange if said.contains("message length too large") => new(
+            ErrorKind::TooLarge,
+            "etcd's answer is larger than its client takes: ask for less at a time",
+        )
+        .with_effect(Effect::Unknown),
         Code::OutOfRange if said.contains("TTL") => new(
             ErrorKind::Config,
             "above etcd's greatest TTL, 9,000,000,000 s",

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tenure_core::{
-    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
-    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result, Resume, RwOrder,
-    TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
+    Guarantees, HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result,
+    Resume, RwOrder, TokenOrder, Transactions, UnknownCommit,
 };
 
 use crate::session::Shared;
@@ -142,6 +142,18 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
                 "every participant is a key on its lease; the barrier opens by a transaction that compares that all of them are there",
             )
         },
+        isolation: Claim::new(
+            Transactions::StrictSerializable,
+            "an attempt reads at one revision, and the commit compares what it read in the replicated log",
+        ),
+        fenced_commit: Claim::new(
+            FencedCommit::Atomic,
+            "the transaction compares the create revision of the guard's key with its token",
+        ),
+        unknown_commit: Claim::new(
+            UnknownCommit::Resolved,
+            "each commit puts its nonce into a key on the session's lease; whoever doubts overwrites that under the same comparison, or reads it",
+        ),
         durability: Claim::new(
             Durability::Durable,
             "etcd syncs its log before it answers (unless it was started with --unsafe-no-fsync, which it does not tell)",

@@ -52,6 +52,21 @@ impl Layout {
         format!("{}/{}/", self.root, Kind::Barrier.as_str())
     }
 
+    /// The key of transactional memory called `name`. As long as it is in the namespace's own
+    /// part, no other kind's key can be equal to it.
+    pub(crate) fn data(&self, name: &Name) -> String {
+        if self.interop {
+            name.to_string()
+        } else {
+            path(&self.namespace, Kind::Data, name)
+        }
+    }
+
+    /// Where the commits of `lease` that use this slot leave their marker.
+    pub(crate) fn marker(&self, lease: i64, slot: u32) -> String {
+        format!("{}/markers/{lease:x}/{slot}", self.root)
+    }
+
     /// The key that says by which version of the layout this namespace is written.
     pub(crate) fn version_key(&self) -> String {
         format!("{}/layout", self.root)

@@ -35,6 +35,7 @@ mod rw_lock;
 mod session;
 mod sides;
 mod standing;
+mod stm;
 mod ticket;
 mod watcher;
 
@@ -44,6 +45,7 @@ pub use election::EtcdElection;
 pub use locker::EtcdLocker;
 pub use rw_lock::EtcdRwLock;
 pub use session::{EtcdBackend, EtcdSession};
+pub use stm::EtcdStm;
 
 use tenure_core::{Result, Store};
 

@@ -9,8 +9,8 @@ use etcd_client::{
     PutOptions, Txn, TxnOp,
 };
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, Held, Lease, Locker,
-    Opened, RwLock, async_trait,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, HasStm, Held, Lease,
+    Locker, Opened, RwLock, Slots, Stm, async_trait,
 };
 use tenure_core::{Effect, Error, ErrorKind, Guarantees, Result, SessionId, SessionOptions};
 
@@ -26,6 +26,7 @@ use crate::layout::Layout;
 use crate::line::Lines;
 use crate::locker::EtcdLocker;
 use crate::rw_lock::EtcdRwLock;
+use crate::stm::EtcdStm;
 use crate::ticket::{Tickets, ranges};
 
 /// etcd refuses a lease beyond this.
@@ -87,6 +88,7 @@ impl EtcdBackend {
             shared,
             lease,
             tickets,
+            slots: Slots::new(),
             keeper: Mutex::new(None),
             patience: Mutex::new(Duration::from_secs(1)),
         })
@@ -313,6 +315,8 @@ pub struct EtcdSession {
     pub(crate) shared: Arc<Shared>,
     pub(crate) lease: i64,
     pub(crate) tickets: Tickets,
+    /// Where its commits leave their markers.
+    pub(crate) slots: Slots,
     /// The keepalive stream, while no renewal is using it. A renewal that is dropped takes it
     /// along, so that no later one reads the answer to an earlier question.
     keeper: Mutex<Option<Keeper>>,
@@ -468,6 +472,10 @@ impl Lease for EtcdSession {
     fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
         Some(self.typed_barrier())
     }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Some(self.typed_stm())
+    }
 }
 
 impl HasLocker for EtcdSession {
@@ -499,5 +507,13 @@ impl HasBarrier for EtcdSession {
 
     fn typed_barrier(self: Arc<Self>) -> Arc<EtcdBarrier> {
         Arc::new(EtcdBarrier::new(self))
+    }
+}
+
+impl HasStm for EtcdSession {
+    type Stm = EtcdStm;
+
+    fn typed_stm(self: Arc<Self>) -> Arc<EtcdStm> {
+        Arc::new(EtcdStm { session: self })
     }
 }

@@ -62,3 +62,11 @@ pub(crate) fn one_too_many() -> Error {
         "one too many: all have entered already, and not all have left; enter again when they have",
     )
 }
+
+/// Asked about a commit that is settled, or was never sent.
+pub(crate) fn no_such_commit() -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        "nothing is known of this commit any more",
+    )
+}

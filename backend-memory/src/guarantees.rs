@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tenure_core::{
-    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
-    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, RwOrder,
-    TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
+    Guarantees, HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume,
+    RwOrder, TokenOrder, Transactions, UnknownCommit,
 };
 
 /// How late a waiter's timer may be: tokio's timers are 1 ms coarse, the rest is for a busy
@@ -62,6 +62,18 @@ pub(crate) fn guarantees() -> Guarantees {
         barriers: Claim::new(
             Barriers::WithoutTheDead,
             "places in a barrier belong to their session, and go with it",
+        ),
+        isolation: Claim::new(
+            Transactions::StrictSerializable,
+            "a commit compares what was read and writes under one mutex; an attempt's earlier reads are compared again with each further one",
+        ),
+        fenced_commit: Claim::new(
+            FencedCommit::Atomic,
+            "the line that the guard stands in is looked at under the same mutex",
+        ),
+        unknown_commit: Claim::new(
+            UnknownCommit::Resolved,
+            "each commit leaves its nonce in a slot of its session; whoever doubts writes there first, or reads it",
         ),
         durability: Claim::new(
             Durability::Volatile,

@@ -33,6 +33,7 @@ mod line;
 mod locker;
 mod rw_lock;
 mod session;
+mod stm;
 mod store;
 
 pub use barrier::MemoryBarrier;
@@ -42,4 +43,5 @@ pub use faults::{Fault, Link};
 pub use locker::MemoryLocker;
 pub use rw_lock::MemoryRwLock;
 pub use session::{MemoryBackend, MemorySession, connect};
+pub use stm::MemoryStm;
 pub use store::{CAPACITY, Footprint};

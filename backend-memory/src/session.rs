@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, Held, Lease, Locker,
-    Opened, RwLock,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, HasStm, Held, Lease,
+    Locker, Opened, RwLock, Slots, Stm,
 };
 use tenure_core::{
     Clock, Error, ErrorKind, Guarantees, LossReason, Namespace, Result, SessionId, SessionOptions,
@@ -21,6 +21,7 @@ use crate::election::MemoryElection;
 use crate::faults::Link;
 use crate::locker::MemoryLocker;
 use crate::rw_lock::MemoryRwLock;
+use crate::stm::MemoryStm;
 use crate::store::{CAPACITY, Footprint, Member, Shared};
 
 /// Connects to an embedded store, and makes it if it is not there yet.
@@ -127,6 +128,7 @@ impl MemoryBackend {
                 link: self.link.clone(),
                 namespace: self.namespace.clone(),
                 member,
+                slots: Slots::new(),
             }),
         }
     }
@@ -188,6 +190,8 @@ pub struct MemorySession {
     pub(crate) link: Link,
     pub(crate) namespace: Namespace,
     pub(crate) member: Member,
+    /// Where its commits leave their markers.
+    pub(crate) slots: Slots,
 }
 
 #[async_trait]
@@ -245,6 +249,10 @@ impl Lease for MemorySession {
     fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
         Some(self.typed_barrier())
     }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Some(self.typed_stm())
+    }
 }
 
 impl HasLocker for MemorySession {
@@ -276,5 +284,13 @@ impl HasBarrier for MemorySession {
 
     fn typed_barrier(self: Arc<Self>) -> Arc<MemoryBarrier> {
         Arc::new(MemoryBarrier::new(self))
+    }
+}
+
+impl HasStm for MemorySession {
+    type Stm = MemoryStm;
+
+    fn typed_stm(self: Arc<Self>) -> Arc<MemoryStm> {
+        Arc::new(MemoryStm::new(self))
     }
 }

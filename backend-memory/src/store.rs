@@ -25,6 +25,7 @@ use tokio::sync::{Notify, watch};
 use self::election::Elections;
 use crate::error;
 use crate::faults::Link;
+use crate::stm::{Data, Marker};
 
 mod barrier;
 mod rw_lock;
@@ -49,6 +50,10 @@ pub struct Footprint {
     pub observed: usize,
     /// Requests that are still on their way over a faulty link.
     pub on_their_way: usize,
+    /// Keys of transactional memory.
+    pub keys: usize,
+    /// Markers of commits.
+    pub markers: usize,
 }
 
 /// One store, whoever is connected to it.
@@ -70,6 +75,7 @@ impl Shared {
             last_place: 0,
             last_token: 0,
             elections: Elections::default(),
+            data: Data::default(),
             signals: Vec::new(),
         };
         Self {
@@ -168,8 +174,8 @@ pub(crate) enum Look {
 }
 
 #[derive(Debug)]
-struct Lease {
-    namespace: Namespace,
+pub(crate) struct Lease {
+    pub(crate) namespace: Namespace,
     ttl: Duration,
     ends: Moment,
     incarnation: u64,
@@ -185,6 +191,8 @@ struct Lease {
     barriers: HashMap<u64, Object>,
     /// Nonces of holds whose answer has not arrived yet: asked again, they have held already.
     decided: HashSet<u64>,
+    /// By slot: the last commit of this session that used it.
+    pub(crate) markers: HashMap<u32, Marker>,
 }
 
 #[derive(Debug, Default)]
@@ -236,6 +244,8 @@ pub(crate) struct State {
     last_place: u64,
     last_token: u64,
     elections: Elections,
+    /// Transactional memory.
+    pub(crate) data: Data,
     /// Whom to tell once the step is done.
     signals: Vec<Signal>,
 }
@@ -260,6 +270,7 @@ impl State {
             on_their_way: HashMap::new(),
             barriers: HashMap::new(),
             decided: HashSet::new(),
+            markers: HashMap::new(),
         };
         self.sessions.insert(session, lease);
         Member {
@@ -356,7 +367,7 @@ impl State {
             .collect())
     }
 
-    fn lease(&mut self, member: &Member) -> Result<&mut Lease> {
+    pub(crate) fn lease(&mut self, member: &Member) -> Result<&mut Lease> {
         match self.sessions.get_mut(&member.session) {
             Some(lease) if lease.detached || lease.incarnation != member.incarnation => {
                 Err(Error::lost(LossReason::Detached))
@@ -559,6 +570,21 @@ impl State {
         Ok(Some(Granted { token, key }))
     }
 
+    /// Under which token a session holds this, by the ask `nonce`.
+    pub(crate) fn token_of(
+        &self,
+        namespace: &Namespace,
+        session: u64,
+        kind: Kind,
+        name: &Name,
+        nonce: u64,
+    ) -> Option<FencingToken> {
+        let (object, arrival) = self.sessions.get(&session)?.places.get(&nonce)?;
+        let ours = object.namespace == *namespace && object.kind == kind && object.name == *name;
+        let place = self.lines.get(object)?.get(arrival)?;
+        place.token.filter(|_| ours)
+    }
+
     fn place(&mut self, object: &Object, arrival: u64) -> Option<&mut Place> {
         self.lines.get_mut(object)?.get_mut(&arrival)
     }
@@ -715,6 +741,12 @@ impl State {
                 .sessions
                 .values()
                 .map(|lease| lease.on_their_way.len())
+                .sum(),
+            keys: self.data.len(),
+            markers: self
+                .sessions
+                .values()
+                .map(|lease| lease.markers.len())
                 .sum(),
         }
     }

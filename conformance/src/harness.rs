@@ -154,6 +154,12 @@ pub trait Link: Send + Sync {
     /// From now on requests pass and answers do not ([`Need::Mute`]).
     fn mute(&self) {}
 
+    /// From now on requests pass, and their answers are lost for good, also when the link is
+    /// healed ([`Need::Mute`]).
+    fn lose(&self) {
+        self.mute();
+    }
+
     /// From now on everything passes.
     fn heal(&self);
 

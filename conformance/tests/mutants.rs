@@ -17,8 +17,8 @@ use tenure_conformance::{
     CASES, Case, Harness, Link, Linked, Need, Operator, Outcome, Subject, async_trait, run,
 };
 use tenure_core::backend::{
-    Ask, Backend, Barrier, Election, Grant, HasElection, HasLocker, Held, Lease, Locker, Opened,
-    Settle,
+    Ask, Backend, Barrier, Election, Grant, HasElection, HasLocker, HasStm, Held, Lease, Locker,
+    Opened, Settle, Stm,
 };
 use tenure_core::{
     Claim, Clock, Durability, Error, ErrorKind, FencingToken, Guarantees, LossReason, MinorityLoss,
@@ -30,6 +30,8 @@ use tenure_memory::{Fault, MemoryBackend, MemoryConfig, MemoryLocker, MemorySess
 mod barrier;
 #[path = "mutants/rw_lock.rs"]
 mod rw_lock;
+#[path = "mutants/stm.rs"]
+mod stm;
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -106,6 +108,22 @@ enum Bug {
     Collapse,
     /// Something about elections.
     Election(election::Bug),
+    /// A commit compares nothing.
+    BlindCommit,
+    /// A later read of an attempt is not of its snapshot.
+    TornReads,
+    /// A commit leaves out the last of its writes.
+    HalfCommit,
+    /// A transaction whose comparisons fail writes what it would have written else, too.
+    BothBranches,
+    /// A commit does not look at its guard.
+    UnfencedCommit,
+    /// A commit without an answer is taken for one that did not happen.
+    BlindRetry,
+    /// A commit without an answer is taken for one that happened.
+    HopefulResolve,
+    /// Whatever the size, it is sent.
+    NoLimits,
 }
 
 /// Which case must catch which mutant.
@@ -285,15 +303,55 @@ const CAUGHT: &[(Bug, &[&str])] = &[
     (Bug::BlindAudit, &["l7_a_deleted_holding_is_noticed"]),
     (Bug::FoldedNames, &["l8_names_are_isolated"]),
     (Bug::ShortNames, &["l8_bad_names_are_refused"]),
-    (Bug::OneNamespace, &["l8_namespaces_are_isolated"]),
+    (
+        Bug::OneNamespace,
+        &["l8_namespaces_are_isolated", "l8_keys_are_isolated"],
+    ),
     (
         Bug::Amnesia,
         &[
             "l2_tokens_survive_a_restart",
             "l3_waiters_keep_their_places_in_a_restart",
             "store_a_grant_outlives_a_crash",
+            "t4_a_restart_loses_and_doubles_nothing",
         ],
     ),
+    (
+        Bug::BlindCommit,
+        &[
+            "t1_appended_lists_have_no_cycles",
+            "t1_no_write_skew",
+            "t1_a_snapshot_notices_newer_writes",
+            "t1_a_conflict_storm_ends",
+            "t1_comparisons_mean_the_same_everywhere",
+            "t2_an_aborted_attempt_leaves_no_trace",
+        ],
+    ),
+    (Bug::TornReads, &["t1_an_attempt_reads_one_snapshot"]),
+    (
+        Bug::HalfCommit,
+        &[
+            "t1_the_bank_keeps_its_money",
+            "t2_a_cancelled_transaction_is_whole_or_nothing",
+        ],
+    ),
+    (
+        Bug::BothBranches,
+        &["t2_an_aborted_attempt_leaves_no_trace"],
+    ),
+    (
+        Bug::UnfencedCommit,
+        &[
+            "t3_a_lost_guard_commits_nothing",
+            "t3_a_revoked_holder_commits_nothing",
+        ],
+    ),
+    (Bug::BlindRetry, &["t4_a_lost_answer_is_resolved"]),
+    (
+        Bug::HopefulResolve,
+        &["t4_what_cannot_be_known_is_reported"],
+    ),
+    (Bug::NoLimits, &["t5_limits_are_errors_before_sending"]),
     (Bug::Collapse, &["store_survives_losing_a_minority"]),
 ];
 
@@ -737,6 +795,13 @@ impl Lease for MutantLease {
         let link = self.link.clone();
         let mutant = election::MutantElection::new(election, bug, &self.world, link);
         Some(Arc::new(mutant))
+    }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Some(Arc::new(stm::MutantStm {
+            inner: Arc::clone(&self.inner).typed_stm(),
+            world: Arc::clone(&self.world),
+        }))
     }
 }
 

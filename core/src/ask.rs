@@ -166,7 +166,7 @@ impl fmt::Debug for Ask {
 }
 
 /// Unique in this process, and most likely elsewhere: a random start, counted up.
-fn nonce() -> u64 {
+pub(crate) fn nonce() -> u64 {
     static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| {
         let mut hasher = RandomState::new().build_hasher();
         hasher.write_u32(std::process::id());

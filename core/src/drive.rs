@@ -7,9 +7,11 @@
 //! session, the *whole* backend future moves to the session's task, which brings it to its end
 //! and gives back whatever it still got. So a cancelled wait leaves no ghost (rule L5).
 
+mod commit;
 mod flight;
 mod task;
 
+pub(crate) use commit::{Settled, commit, persistently};
 pub(crate) use flight::{
     Ending, Landed, acquire, answered, carry, finish, question, releasing, watching, withdrawing,
 };
@@ -25,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::ask::{Alarm, Ask, Book};
 use crate::clock::{Clock, Moment};
+use crate::ledger::Ledger;
 use crate::name::{Kind, Name};
 use crate::session::{Held, Lease, LossReason, Opened, SessionId};
 use crate::signal::Signal;
@@ -65,6 +68,8 @@ pub(crate) struct Core {
     book: Arc<Book>,
     held: Mutex<HashMap<u64, (Held, Alarm)>>,
     mailbox: mpsc::UnboundedSender<Message>,
+    /// What the sessions of one `Store` share. Also tells one `Store` from another.
+    ledger: Arc<Ledger>,
 }
 
 /// Every session, handle and guard has one in an `Arc`: the last to go abandons the session.
@@ -104,6 +109,7 @@ impl Keeper {
 /// Runs `opening` where a caller that goes away cannot interrupt it, and starts the session's task.
 pub(crate) async fn open<S, F>(
     clock: Clock,
+    ledger: Arc<Ledger>,
     opening: F,
     resumed: bool,
 ) -> Result<(Arc<Keeper>, Arc<S>)>
@@ -135,6 +141,7 @@ where
             mailbox,
             lease: lease.clone().into_lease(),
             clock,
+            ledger,
         });
         core.renewed(asked);
         let keeper = Arc::new(Keeper(Arc::clone(&core)));
@@ -194,6 +201,14 @@ impl Core {
 
     pub(crate) fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     fn deadline(&self) -> Moment {

@@ -58,6 +58,12 @@ pub struct Guarantees {
     pub observers: Claim<Observers>,
     /// B4: what the death of a participant does to a double barrier, and to what its session holds.
     pub barriers: Claim<Barriers>,
+    /// T1: what committed transactions are like, at the serializable levels.
+    pub isolation: Claim<Transactions>,
+    /// T3: whether a transaction can be bound to a guard.
+    pub fenced_commit: Claim<FencedCommit>,
+    /// T4: what becomes of a commit whose answer was lost.
+    pub unknown_commit: Claim<UnknownCommit>,
     /// Whether an acknowledged grant outlives the store's own crash.
     pub durability: Claim<Durability>,
     /// Whether the store goes on when a minority of its members is lost.
@@ -197,6 +203,42 @@ pub enum Barriers {
     HeldUp,
 }
 
+/// T1: what committed transactions are like, at the levels `SerializableSnapshot` and
+/// `Serializable`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Transactions {
+    /// As if one after the other, each at an instant between its call and its return.
+    StrictSerializable,
+    /// As if one after the other, in an order that need not be that of time.
+    Serializable,
+    /// There are none.
+    Unsupported,
+}
+
+/// T3: a transaction that is bound to a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum FencedCommit {
+    /// Commits only if that is held in the store in the same atomic step.
+    Atomic,
+    /// There is none.
+    Unsupported,
+}
+
+/// T4: a commit whose answer was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnknownCommit {
+    /// Is found out as soon as the store answers again within the session's life; else it is
+    /// reported as `CommitUnknown`.
+    Resolved,
+    /// Is reported as `CommitUnknown`.
+    Reported,
+    /// There is none.
+    Unsupported,
+}
+
 /// Whether an acknowledged grant outlives the store's own crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -291,6 +333,9 @@ lines! {
     Resume resume "S4" "detach and resume";
     Observers observers "E4" "election observed";
     Barriers barriers "B4" "a participant's death";
+    Isolation isolation "T1" "transactions";
+    FencedCommit fenced_commit "T3" "commit bound to a guard";
+    UnknownCommit unknown_commit "T4" "commit without an answer";
     Durability durability "" "acknowledged grant";
     MinorityLoss minority_loss "" "minority lost";
     RwOrder rw_order "R2" "readers and writers";
@@ -333,6 +378,18 @@ words!(Barriers {
     WithoutTheDead => "it does not count",
     Cooperative => "among tenure's own",
     HeldUp => "holds the others up",
+});
+
+words!(Transactions {
+    StrictSerializable => "strictly serializable",
+    Serializable => "serializable",
+    Unsupported => "none",
+});
+words!(FencedCommit { Atomic => "only while held in the store", Unsupported => "none", });
+words!(UnknownCommit {
+    Resolved => "found out",
+    Reported => "reported as unknown",
+    Unsupported => "none",
 });
 words!(Durability { Durable => "on disk", Volatile => "in memory only", });
 words!(MinorityLoss { Survives => "survived", SingleMember => "no: one member", });

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ask::{Ask, Grant};
-use crate::drive::{self, BoxFuture, Ending, Keeper};
+use crate::drive::{self, BoxFuture, Core, Ending, Keeper};
 use crate::name::Name;
 use crate::session::{Held, LossReason, SessionId};
 use crate::settle::Settle;
+use crate::txn::Fence;
 use crate::{Effect, Error, ErrorKind, FencingToken, Result};
 
 /// What every guard derefs to.
@@ -131,6 +132,15 @@ impl Holding {
             None => Ok(done),
             Some(reason) => lost(reason),
         }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        self.keeper.core()
+    }
+
+    /// What binds a transaction to this.
+    pub(crate) fn fence(&self) -> Fence {
+        Fence::new(&self.ask, &self.grant, self.session_id())
     }
 
     pub(crate) fn grant(&self) -> &Grant {

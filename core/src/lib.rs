@@ -29,6 +29,11 @@
 //! | E3 | Proclaiming and resigning by one who does not lead any more fail and change nothing |
 //! | E4 | An observer ends up at the last proclaimed value, and never goes back |
 //! | E5 | L3 to L7 hold for candidates as for those who wait for a lock |
+//! | T1 | Committed transactions are serializable under the first two levels, and every attempt reads one consistent snapshot |
+//! | T2 | A transaction whose code fails leaves no trace |
+//! | T3 | A transaction bound to a guard commits only if that is held in the store at the commit |
+//! | T4 | A commit whose answer was lost is resolved, or reported as `CommitUnknown`; never repeated blindly |
+//! | T5 | Limits are errors before anything is sent |
 //!
 //! What one deployment promises of this, and why, is in its [`Guarantees`].
 
@@ -42,6 +47,7 @@ mod fence_gate;
 mod guarantees;
 mod handle;
 mod holding;
+mod ledger;
 mod locker;
 mod name;
 pub mod prelude;
@@ -50,7 +56,10 @@ mod rw_lock;
 mod session;
 mod settle;
 mod signal;
+mod slots;
+mod stm;
 mod token;
+mod txn;
 mod url;
 mod value;
 
@@ -60,9 +69,9 @@ pub use election::{ElectionHandle, Leader, Leadership, Observer};
 pub use error::{Effect, Error, ErrorKind, Result};
 pub use fence_gate::{FenceGate, StaleToken};
 pub use guarantees::{
-    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, Guarantees,
-    HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, Row,
-    RwOrder, TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
+    Guarantees, HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume,
+    Row, RwOrder, TokenOrder, Transactions, UnknownCommit,
 };
 pub use holding::Holding;
 pub use locker::{LockGuard, LockHandle};
@@ -70,7 +79,12 @@ pub use name::{MAX_NAME_BYTES, Name, Namespace};
 pub use queue::{Delivery, Depth, ID_MEMORY, Item, MAX_BATCH, Peeked, QueueHandle};
 pub use rw_lock::{ReadGuard, RwLockHandle, WriteGuard};
 pub use session::{DEFAULT_TTL, LossReason, Session, SessionId, SessionOptions, Store};
+pub use stm::{DEFAULT_ATTEMPTS, FencedStm, Isolation, StmHandle, Tx};
 pub use token::FencingToken;
+pub use txn::{
+    Compare, CompareNumber, CompareValue, Entry, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Op,
+    OpResult, Relation, Target, Txn, TxnOutcome,
+};
 pub use value::MAX_VALUE_BYTES;
 
 /// What a backend's author needs: the traits, and what core passes to them.
@@ -115,6 +129,9 @@ pub use value::MAX_VALUE_BYTES;
 ///             resume: Claim::new(Resume::Unsupported, "..."),
 ///             observers: Claim::new(Observers::MayMiss, "..."),
 ///             barriers: Claim::new(Barriers::HeldUp, "..."),
+///             isolation: Claim::new(Transactions::Unsupported, "..."),
+///             fenced_commit: Claim::new(FencedCommit::Unsupported, "..."),
+///             unknown_commit: Claim::new(UnknownCommit::Unsupported, "..."),
 ///             durability: Claim::new(Durability::Volatile, "..."),
 ///             minority_loss: Claim::new(MinorityLoss::SingleMember, "..."),
 ///             rw_order: Claim::new(RwOrder::Unsupported, "..."),
@@ -167,10 +184,13 @@ pub mod backend {
     pub use crate::queue::{DeadLetters, Queue, Taken, Want};
     pub use crate::rw_lock::{RwLock, Side};
     pub use crate::session::{
-        AnyBackend, Backend, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, Held, Lease,
-        Opened,
+        AnyBackend, Backend, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm, Held,
+        Lease, Opened,
     };
     pub use crate::settle::Settle;
+    pub use crate::slots::{Slot, Slots};
+    pub use crate::stm::{Done, Outcome, Read, Resolution, Stm};
+    pub use crate::txn::{Fence, Transaction};
     pub use crate::url::{Secret, StoreUrl};
     /// The attribute that the traits here need on their implementations.
     pub use async_trait::async_trait;

@@ -2,7 +2,8 @@
 //! is not ambiguous.
 
 pub use crate::{
-    BarrierHandle, Delivery, DoubleBarrierHandle, ElectionHandle, Error, ErrorKind, FenceGate,
-    FencingToken, HoldFor, Inside, Item, Leader, Leadership, LockGuard, LockHandle, LossReason,
-    Observer, QueueHandle, ReadGuard, RwLockHandle, Session, SessionOptions, Store, WriteGuard,
+    BarrierHandle, Compare, Delivery, DoubleBarrierHandle, ElectionHandle, Error, ErrorKind,
+    FenceGate, FencingToken, HoldFor, Inside, Isolation, Item, Leader, Leadership, LockGuard,
+    LockHandle, LossReason, Observer, Op, QueueHandle, ReadGuard, RwLockHandle, Session,
+    SessionOptions, StmHandle, Store, Tx, WriteGuard,
 };

@@ -12,10 +12,12 @@ use crate::drive::{self, Keeper};
 use crate::election::{Election, ElectionHandle};
 use crate::guarantees::Guarantees;
 use crate::handle::Handle;
+use crate::ledger::Ledger;
 use crate::locker::{LockHandle, Locker};
 use crate::name::{Kind, Name};
 use crate::queue::{Queue, QueueHandle};
 use crate::rw_lock::{RwLock, RwLockHandle};
+use crate::stm::{Stm, StmHandle};
 use crate::{Error, ErrorKind, FencingToken, Result};
 
 /// The TTL of a session for which nobody asked for another.
@@ -251,6 +253,11 @@ pub trait Lease: Send + Sync + 'static {
     fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
         None
     }
+
+    /// The store's keys and transactions on them, if it has any.
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        None
+    }
 }
 
 /// A holding in the words of the store, for [`Lease::audit`].
@@ -297,6 +304,8 @@ typed! {
     HasQueue { Queue: Queue, typed_queue }
     /// A backend's session whose barriers have a type of their own.
     HasBarrier { Barrier: Barrier, typed_barrier }
+    /// A backend's session whose transactional memory has a type of its own.
+    HasStm { Stm: Stm, typed_stm }
 }
 
 /// The dyn-compatible twin of [`Backend`]; implemented for every backend.
@@ -352,11 +361,11 @@ impl<B: Backend> AnyBackend for B {
 ///
 /// `Store` alone is any store, picked at run time; `Store<EtcdBackend>` is a concrete one, whose
 /// sessions and locks have concrete types too.
-pub struct Store<B: ?Sized = dyn AnyBackend>(Arc<B>);
+pub struct Store<B: ?Sized = dyn AnyBackend>(Arc<B>, Arc<Ledger>);
 
 impl<B: ?Sized> Clone for Store<B> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(Arc::clone(&self.0), Arc::clone(&self.1))
     }
 }
 
@@ -369,12 +378,12 @@ impl<B: ?Sized> fmt::Debug for Store<B> {
 impl<B: Backend> Store<B> {
     /// A store over `backend`.
     pub fn new(backend: B) -> Self {
-        Self(Arc::new(backend))
+        Self(Arc::new(backend), Arc::default())
     }
 
     /// The same store with its type erased.
     pub fn into_dyn(self) -> Store {
-        Store(self.0)
+        Store(self.0, self.1)
     }
 
     /// The backend: its escape hatch to what only this store can do.
@@ -400,7 +409,7 @@ impl<B: Backend> Store<B> {
         let ttl = ttl(&options, backend.default_ttl())?;
         let clock = backend.clock();
         let opening = async move { backend.open(ttl, &options).await };
-        drive::open(clock, opening, false)
+        drive::open(clock, Arc::clone(&self.1), opening, false)
             .await
             .map(Session::from_parts)
             .map_err(|e| e.during("open"))
@@ -421,7 +430,7 @@ impl<B: Backend> Store<B> {
         let (backend, id) = (Arc::clone(&self.0), id.clone());
         let clock = backend.clock();
         let resuming = async move { backend.resume(&id).await };
-        drive::open(clock, resuming, true)
+        drive::open(clock, Arc::clone(&self.1), resuming, true)
             .await
             .map(Session::from_parts)
             .map_err(|e| e.during("resume"))
@@ -463,7 +472,7 @@ impl Store {
         let ttl = ttl(&options, backend.default_ttl_any())?;
         let clock = backend.clock_any();
         let opening = async move { backend.open_any(ttl, &options).await };
-        drive::open(clock, opening, false)
+        drive::open(clock, Arc::clone(&self.1), opening, false)
             .await
             .map(Session::from_parts)
             .map_err(|e| e.during("open"))
@@ -484,7 +493,7 @@ impl Store {
         let (backend, id) = (Arc::clone(&self.0), id.clone());
         let clock = backend.clock_any();
         let resuming = async move { backend.resume_any(&id).await };
-        drive::open(clock, resuming, true)
+        drive::open(clock, Arc::clone(&self.1), resuming, true)
             .await
             .map(Session::from_parts)
             .map_err(|e| e.during("resume"))
@@ -729,4 +738,29 @@ accessors! {
     barrier() -> BarrierHandle<HasBarrier::Barrier> by typed_barrier or barrier, Barrier, "a barrier";
     #[doc = "The double barrier called `name`, for `count` participants (not zero: `Config`)."]
     double_barrier(count: u32) -> DoubleBarrierHandle<HasBarrier::Barrier> by typed_barrier or barrier, DoubleBarrier, "a double barrier";
+}
+
+impl<S: HasStm> Session<S> {
+    /// Transactional memory: the namespace's keys, and transactions on them. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// None; a `Result` because the untyped session's is one.
+    pub fn stm(&self) -> Result<StmHandle<S::Stm>> {
+        let stm = Arc::clone(&self.lease).typed_stm();
+        Ok(StmHandle::new(Arc::clone(&self.keeper), stm))
+    }
+}
+
+impl Session {
+    /// Transactional memory: the namespace's keys, and transactions on them. Nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if the store has none.
+    pub fn stm(&self) -> Result<StmHandle> {
+        let stm = Arc::clone(&self.lease).stm();
+        let stm = stm.ok_or_else(|| Error::unsupported("transactional memory").during("stm"))?;
+        Ok(StmHandle::new(Arc::clone(&self.keeper), stm))
+    }
 }

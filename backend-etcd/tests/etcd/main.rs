@@ -15,3 +15,4 @@ mod line;
 mod rw_lock;
 mod security;
 mod sessions;
+mod stm;

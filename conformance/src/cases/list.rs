@@ -2,7 +2,9 @@
 
 use tenure_core::Line;
 
-use super::{barrier, cancel, election, lock, names, promise, random, rw_lock, session, store};
+use super::{
+    barrier, cancel, election, lock, names, promise, random, rw_lock, session, stm, store,
+};
 use crate::case::Case;
 use crate::harness::Need;
 
@@ -500,6 +502,71 @@ macro_rules! for_each_case {
         barrier::b4_a_cancelled_last_enter_holds_nobody_up {
             "B4", "one who went away in the moment of being let in holds nobody up",
             Some(Line::Cancellation), [], prompt_cancellation
+        }
+
+        stm::l8_keys_are_isolated {
+            "L8", "keys that look alike, nest or are hostile never meet, nor other namespaces'",
+            None, [Elsewhere], transactions
+        }
+        stm::t1_appended_lists_have_no_cycles {
+            "T1", "lists that ten clients append to and read, at both serializable levels, show no cycle",
+            Some(Line::Isolation), [], strictly_serializable
+        }
+        stm::t1_the_bank_keeps_its_money {
+            "T1", "transfers between accounts keep the sum, in every snapshot",
+            Some(Line::Isolation), [], serializable
+        }
+        stm::t1_an_attempt_reads_one_snapshot {
+            "T1", "no attempt sees another's commit by halves, not even one that cannot commit itself",
+            Some(Line::Isolation), [], serializable
+        }
+        stm::t1_no_write_skew {
+            "T1", "two that each check what the other one changes do not both commit",
+            Some(Line::Isolation), [], serializable
+        }
+        stm::t1_a_snapshot_notices_newer_writes {
+            "T1", "the snapshot level does not overwrite unread what is newer than its snapshot",
+            Some(Line::Isolation), [], serializable
+        }
+        stm::t1_a_conflict_storm_ends {
+            "T1", "under contention everybody commits in the end, and a limit of attempts is kept",
+            None, [], transactions
+        }
+        stm::t1_comparisons_mean_the_same_everywhere {
+            "T1", "comparisons and operations of explicit transactions mean what they mean in etcd",
+            None, [], transactions
+        }
+        stm::t2_an_aborted_attempt_leaves_no_trace {
+            "T2", "what an attempt wrote that failed or lost a race is seen by nobody",
+            None, [], transactions
+        }
+        stm::t2_a_cancelled_transaction_is_whole_or_nothing {
+            "T2", "a transaction dropped at any await point happens whole or not at all",
+            None, [], transactions
+        }
+        stm::t3_a_lost_guard_commits_nothing {
+            "T3", "a transaction bound to a guard that is gone in the store does not commit",
+            Some(Line::FencedCommit), [Delete], fenced_commit
+        }
+        stm::t3_a_revoked_holder_commits_nothing {
+            "T3", "nor does one whose holder's session was ended",
+            Some(Line::FencedCommit), [Revoke], fenced_commit
+        }
+        stm::t4_a_lost_answer_is_resolved {
+            "T4", "a commit whose answer was lost is found out, and never done twice",
+            Some(Line::UnknownCommit), [Mute], commits_are_resolved
+        }
+        stm::t4_what_cannot_be_known_is_reported {
+            "T4", "a commit of which nothing can be found out ends with CommitUnknown",
+            Some(Line::UnknownCommit), [Mute], transactions
+        }
+        stm::t4_a_restart_loses_and_doubles_nothing {
+            "T4", "commits over a crash of the store are neither lost nor doubled",
+            Some(Line::UnknownCommit), [Restart], durable_transactions
+        }
+        stm::t5_limits_are_errors_before_sending {
+            "T5", "what is too large, written twice or misnamed is refused before anything is sent",
+            None, [Silence], transactions
         }
         store::store_a_grant_outlives_a_crash {
             "store", "an acknowledged grant is in force after the store crashed",

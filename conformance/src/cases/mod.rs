@@ -10,6 +10,7 @@ pub mod names;
 pub mod random;
 pub mod rw_lock;
 pub mod session;
+pub mod stm;
 pub mod store;
 
 mod list;

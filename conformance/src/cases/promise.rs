@@ -1,8 +1,9 @@
 //! Which deployment promises what: the line of [`Guarantees`] that each case asks.
 
 use tenure_core::{
-    Barriers, Cancellation, Claim, Durability, EarlyRelease, Expiry, Guarantees, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, RwOrder, TokenOrder,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Expiry, FencedCommit, Guarantees,
+    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, RwOrder,
+    TokenOrder, Transactions, UnknownCommit,
 };
 
 use crate::case::Promise;
@@ -140,4 +141,37 @@ pub(super) fn rw_fenced_release(g: &Guarantees) -> Promise {
 
 pub(super) fn rw_isolated_names(g: &Guarantees) -> Promise {
     all([rw_locks(g), isolated_names(g)])
+}
+
+/// Nobody need have transactions; who has them keeps these rules.
+pub(super) fn transactions(g: &Guarantees) -> Promise {
+    claims(&g.isolation, |it| *it != Transactions::Unsupported)
+}
+
+pub(super) fn serializable(g: &Guarantees) -> Promise {
+    claims(&g.isolation, |it| {
+        matches!(
+            it,
+            Transactions::StrictSerializable | Transactions::Serializable
+        )
+    })
+}
+
+pub(super) fn strictly_serializable(g: &Guarantees) -> Promise {
+    claims(&g.isolation, |it| *it == Transactions::StrictSerializable)
+}
+
+pub(super) fn fenced_commit(g: &Guarantees) -> Promise {
+    claims(&g.fenced_commit, |it| *it == FencedCommit::Atomic)
+}
+
+pub(super) fn commits_are_resolved(g: &Guarantees) -> Promise {
+    claims(&g.unknown_commit, |it| *it == UnknownCommit::Resolved)
+}
+
+pub(super) fn durable_transactions(g: &Guarantees) -> Promise {
+    match commits_are_resolved(g) {
+        Promise::Made => durable(g),
+        denied => denied,
+    }
 }

@@ -110,6 +110,10 @@ impl Link for tenure_memory::Link {
         self.inject(Fault::AnswersHeld);
     }
 
+    fn lose(&self) {
+        self.inject(Fault::AnswersLost);
+    }
+
     fn heal(&self) {
         self.heal();
     }
