@@ -10,10 +10,12 @@ mod args;
 mod child;
 mod commands;
 mod exit;
+mod hold;
 mod logs;
 mod output;
 mod signals;
 mod store;
+mod work;
 
 use std::process::ExitCode;
 
