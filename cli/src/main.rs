@@ -13,8 +13,10 @@ mod exit;
 mod hold;
 mod logs;
 mod output;
+mod script;
 mod signals;
 mod store;
+mod words;
 mod work;
 
 use std::process::ExitCode;

@@ -2,10 +2,12 @@
 
 mod barrier;
 mod conform;
+mod data;
 mod election;
 mod guarantees;
 mod lock;
 mod queue;
+mod shell;
 
 use tokio::runtime::Builder;
 
@@ -37,7 +39,11 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
             Command::QueueLen(args) => queue::len(&global, &args).await,
             Command::QueuePeek(args) => queue::peek(&global, &args).await,
             Command::Barrier(args) => barrier::run(&global, &args).await,
-            Command::Get(_) | Command::Put(_) | Command::Delete(_) | Command::Txn | Command::Shell(_) => Err(Failure::usage("soon")),
+            Command::Get(args) => data::get(&global, &args).await,
+            Command::Put(args) => data::put(&global, &args).await,
+            Command::Delete(args) => data::delete(&global, &args).await,
+            Command::Txn => data::txn(&global).await,
+            Command::Shell(args) => shell::run(&global, &args).await,
             Command::Guarantees => guarantees::run(&global).await,
             Command::Conform(args) => conform::run(&global, &args).await,
         }
