@@ -75,8 +75,16 @@ pub(crate) struct Global {
 macro_rules! usage {
     ($command:literal, $words:literal, $dashed:literal) => {
         concat!(
-            "tenure ", $command, " [OPTIONS] ", $words, " [-- CMD...]\n       ",
-            "tenure ", $command, " [OPTIONS] -- ", $dashed, " [-- CMD...]   (a name that begins with `-`)"
+            "tenure ",
+            $command,
+            " [OPTIONS] ",
+            $words,
+            " [-- CMD...]\n       ",
+            "tenure ",
+            $command,
+            " [OPTIONS] -- ",
+            $dashed,
+            " [-- CMD...]   (a name that begins with `-`)"
         )
     };
 }
@@ -436,7 +444,9 @@ impl Hold {
             _ => return Err(Failure::usage("expected `--` before the command")),
         };
         let found = <[&OsString; N]>::try_from(found);
-        found.map(|found| (found, command)).map_err(|_| Failure::usage("words are missing"))
+        found
+            .map(|found| (found, command))
+            .map_err(|_| Failure::usage("words are missing"))
     }
 }
 
@@ -495,7 +505,9 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
         // Clap exits with 2, which a command run under a lock may well use itself.
         _ => {
             let text = error.render().to_string();
-            refused(Failure::usage(text.strip_prefix("error: ").unwrap_or(&text).trim_end()))
+            refused(Failure::usage(
+                text.strip_prefix("error: ").unwrap_or(&text).trim_end(),
+            ))
         }
     })?;
     // Clap takes these dashes for nothing. A script whose `$command` is empty means something else
@@ -563,7 +575,12 @@ mod tests {
         assert_eq!(elect(&["n", "--", "-v", "--", "cmd"]), is("n", "-v", 1));
         assert_eq!(elect(&["--", "-n", "v", "--", "cmd"]), is("-n", "v", 1));
         assert_eq!(elect(&["--", "-n", "-v"]), is("-n", "-v", 0));
-        for bad in [&["n", "--", "cmd"][..], &["n"], &["--", "-n"], &["--", "n", "v"]] {
+        for bad in [
+            &["n", "--", "cmd"][..],
+            &["n"],
+            &["--", "-n"],
+            &["--", "n", "v"],
+        ] {
             assert_eq!(elect(bad), Err(exit::USAGE), "{bad:?}");
         }
     }

@@ -83,7 +83,11 @@ fn start(command: &[OsString], fed: bool, holding: &Holding) -> Result<Child, Fa
     };
     Command::new(program)
         .args(arguments)
-        .stdin(if fed { Stdio::piped() } else { Stdio::inherit() })
+        .stdin(if fed {
+            Stdio::piped()
+        } else {
+            Stdio::inherit()
+        })
         .env("TENURE_NAME", holding.name().as_str())
         .env("TENURE_TOKEN", holding.token().to_string())
         .env("TENURE_SESSION", holding.session_id().as_str())

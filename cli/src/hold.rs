@@ -116,9 +116,8 @@ impl<'a> Plan<'a> {
                 self.run(guard, signals).await
             }
         });
-        let recoded = |failure: Failure| {
-            failure.recoded(self.hold.not_acquired_code, self.hold.lost_code)
-        };
+        let recoded =
+            |failure: Failure| failure.recoded(self.hold.not_acquired_code, self.hold.lost_code);
         done.await.map_err(recoded)
     }
 

@@ -30,7 +30,10 @@ pub(crate) fn parse(text: &[u8]) -> Result<Script, String> {
             0 => compare(line).map(|compare| script.compares.push(compare)),
             1 => operation(line).map(|op| script.then.push(op)),
             2 => operation(line).map(|op| script.or_else.push(op)),
-            _ => Err("there are three blocks: nothing may follow the blank line that ends the third".to_owned()),
+            _ => Err(
+                "there are three blocks: nothing may follow the blank line that ends the third"
+                    .to_owned(),
+            ),
         };
         read.map_err(|why| format!("line {number}: {why}"))?;
     }
@@ -45,11 +48,17 @@ const COMPARISON: &str = "expected a comparison: value(\"KEY\") = \"VALUE\"; or 
 /// `value("k") = "v"`
 fn compare(line: &[u8]) -> Result<Compare, String> {
     let wrong = || COMPARISON.to_owned();
-    let open = line.iter().position(|&byte| byte == b'(').ok_or_else(wrong)?;
+    let open = line
+        .iter()
+        .position(|&byte| byte == b'(')
+        .ok_or_else(wrong)?;
     let what = line[..open].trim_ascii();
     let (key, rest) = words::first(line[open + 1..].trim_ascii_start(), |byte| byte == b')')?;
     let rest = rest.trim_ascii_start();
-    let rest = rest.strip_prefix(b")").ok_or_else(wrong)?.trim_ascii_start();
+    let rest = rest
+        .strip_prefix(b")")
+        .ok_or_else(wrong)?
+        .trim_ascii_start();
     let (relation, rest) = relation(rest).ok_or_else(wrong)?;
     let rest = rest.trim_ascii_start();
     if rest.is_empty() {
@@ -57,7 +66,9 @@ fn compare(line: &[u8]) -> Result<Compare, String> {
     }
     let (wanted, rest) = words::first(rest, |_| false)?;
     if !rest.trim_ascii_start().is_empty() {
-        return Err("there is something behind the comparison: quote a value with blanks".to_owned());
+        return Err(
+            "there is something behind the comparison: quote a value with blanks".to_owned(),
+        );
     }
     let target = match what {
         b"value" => Target::Value(wanted.bytes),
@@ -153,7 +164,10 @@ mod tests {
     fn all_comparisons() {
         let one = |text: &str| parsed(text).compares.remove(0);
         assert_eq!(one("value(k)=v"), Compare::value("k").eq("v"));
-        assert_eq!(one("value ( \"k\" ) != 'v w'"), Compare::value("k").ne("v w"));
+        assert_eq!(
+            one("value ( \"k\" ) != 'v w'"),
+            Compare::value("k").ne("v w")
+        );
         assert_eq!(one("value(\"a)b\") > \"\""), Compare::value("a)b").gt(""));
         assert_eq!(one("value(\"k\") = =").key(), "k");
         assert_eq!(one("create(\"k\") = \"0\""), Compare::create("k").eq(0));
@@ -188,7 +202,10 @@ mod tests {
             ("\nget \"\\xff\"", 2, "UTF-8"),
         ] {
             let said = parse(text.as_bytes()).unwrap_err();
-            assert!(said.starts_with(&format!("line {line}: ")), "{text:?}: {said}");
+            assert!(
+                said.starts_with(&format!("line {line}: ")),
+                "{text:?}: {said}"
+            );
             assert!(said.contains(why), "{text:?}: {said}");
             assert!(!said.contains('\n'));
         }
@@ -245,7 +262,8 @@ mod tests {
             Relation::Less,
             Relation::Greater,
         ]);
-        (key(), target, relation).prop_map(|(key, target, relation)| Compare::new(key, target, relation))
+        (key(), target, relation)
+            .prop_map(|(key, target, relation)| Compare::new(key, target, relation))
     }
 
     fn op() -> impl Strategy<Value = Op> {

@@ -193,15 +193,24 @@ mod tests {
     #[test]
     fn bare_words_are_taken_as_they_are() {
         assert_eq!(texts("  put a\tb\\n  ").unwrap(), ["put", "a", "b\\n"]);
-        assert_eq!(texts(r#"push {"a":1} it's"#).unwrap(), ["push", r#"{"a":1}"#, "it's"]);
+        assert_eq!(
+            texts(r#"push {"a":1} it's"#).unwrap(),
+            ["push", r#"{"a":1}"#, "it's"]
+        );
         assert!(texts(" \t ").unwrap().is_empty());
     }
 
     #[test]
     fn quotes() {
-        assert_eq!(texts(r#"put "a b" 'c "d" \n'"#).unwrap(), ["put", "a b", r#"c "d" \n"#]);
+        assert_eq!(
+            texts(r#"put "a b" 'c "d" \n'"#).unwrap(),
+            ["put", "a b", r#"c "d" \n"#]
+        );
         assert_eq!(texts(r#""" ''"#).unwrap(), ["", ""]);
-        assert_eq!(texts(r#""\"\\\n\t\x41\u{1f512}\0""#).unwrap(), ["\"\\\n\tA🔒\0"]);
+        assert_eq!(
+            texts(r#""\"\\\n\t\x41\u{1f512}\0""#).unwrap(),
+            ["\"\\\n\tA🔒\0"]
+        );
         assert_eq!(split(br#""\xff""#).unwrap()[0].bytes, [0xff]);
     }
 
@@ -228,7 +237,10 @@ mod tests {
     #[test]
     fn a_quoted_word_stays_on_its_line() {
         assert_eq!(quote(b"a\nb\x1b[2J\xff"), r#""a\nb\u{1b}[2J\xff""#);
-        assert_eq!(quote("\u{202e}x\u{2028}".as_bytes()), r#""\u{202e}x\u{2028}""#);
+        assert_eq!(
+            quote("\u{202e}x\u{2028}".as_bytes()),
+            r#""\u{202e}x\u{2028}""#
+        );
         assert_eq!(word(b"node-1:80"), "node-1:80");
         assert_eq!(word("ключ".as_bytes()), "ключ");
         for quoted in ["", "a b", "a=1", "@a", "\"", "it's", "\u{a0}", "\\"] {

@@ -75,7 +75,11 @@ pub(crate) async fn txn(global: &Global) -> Result<u8, Failure> {
     } = script.clone();
     let commit = async |session: &Session| {
         let txn = session.stm()?.txn();
-        txn.when(compares).then(then).or_else(or_else).commit().await
+        txn.when(compares)
+            .then(then)
+            .or_else(or_else)
+            .commit()
+            .await
     };
     work::ask(global, commit, |outcome| {
         tell(global, &script, &outcome)?;

@@ -275,7 +275,9 @@ pub(crate) async fn peek(global: &Global, args: &Named) -> Result<u8, Failure> {
         } else if let Some(item) = peeked {
             output::value(&item.value)?;
         } else {
-            say(format_args!("{name:?} has no item that could be delivered now"));
+            say(format_args!(
+                "{name:?} has no item that could be delivered now"
+            ));
         }
         Ok(exit::of_answer(peeked.is_some()))
     })
