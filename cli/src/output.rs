@@ -50,6 +50,17 @@ pub(crate) fn value(value: &[u8]) -> Result<(), Failure> {
         .map_err(|error| Failure::os("write to stdout", error))
 }
 
+/// The same beside the work of the runtime: a reader who takes its time must not keep a session from
+/// being renewed.
+pub(crate) async fn aside(
+    print: impl FnOnce() -> Result<(), Failure> + Send + 'static,
+) -> Result<(), Failure> {
+    match tokio::task::spawn_blocking(print).await {
+        Ok(printed) => printed,
+        Err(error) => Err(Failure::os("write to stdout", std::io::Error::other(error))),
+    }
+}
+
 /// A line of `--json`: an object whose fields stay in the order in which they were set.
 #[derive(Debug, Default)]
 pub(crate) struct Object(Vec<(String, serde_json::Value)>);

@@ -56,10 +56,16 @@ pub(crate) async fn observe(global: &Global, args: &Named) -> Result<u8, Failure
             match seen {
                 Some(seen) => {
                     let leader = seen?;
-                    if global.json {
-                        sighting(name.as_str(), leader.as_ref()).print()?;
+                    let line = if global.json {
+                        sighting(name.as_str(), leader.as_ref()).text()
                     } else {
-                        output::line(&line(leader.as_ref()))?;
+                        line(leader.as_ref())
+                    };
+                    // A reader may take its time, and a signal must still end this.
+                    tokio::select! {
+                        biased;
+                        printed = output::aside(move || output::line(&line)) => printed?,
+                        _ = signals.ending() => return Ok(exit::DONE),
                     }
                 }
                 // Only the end of the session ends it without an error, and that comes later.

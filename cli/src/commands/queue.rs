@@ -134,7 +134,7 @@ pub(crate) async fn dequeue(global: &Global, args: &Dequeue) -> Result<u8, Failu
             let taken = work::unless_told(signals, take(&queue, args.wait)).await?;
             let delivery = taken.map_err(Failure::waiting)?;
             let code = if command.is_empty() {
-                print(global, &delivery)?;
+                print(global, &delivery, signals).await?;
                 acknowledge(delivery, signals).await?;
                 exit::DONE
             } else {
@@ -164,17 +164,30 @@ async fn take(queue: &QueueHandle, wait: Option<Duration>) -> tenure::Result<Del
 }
 
 /// Prints the value before it is acknowledged: should that fail, the item goes back.
-fn print(global: &Global, delivery: &Delivery) -> Result<(), Failure> {
-    if !global.json {
-        return output::value(delivery.value());
+async fn print(global: &Global, delivery: &Delivery, signals: &mut Signals) -> Result<(), Failure> {
+    let value = delivery.value().to_vec();
+    let json = global.json.then(|| described(delivery));
+    let printing = output::aside(move || match json {
+        Some(object) => object.print(),
+        None => output::value(&value),
+    });
+    tokio::select! {
+        biased;
+        printed = printing => printed,
+        signal = signals.ending() => {
+            Err(Failure::interrupted(signal, "interrupted before the value was printed"))
+        }
     }
+}
+
+fn described(delivery: &Delivery) -> Object {
     let mut object = Object::new();
     object.set("name", delivery.name().as_str().into());
     object.set_bytes("value", Some(delivery.value()));
     object.set("priority", json!(delivery.priority()));
     object.set("deliveries", json!(delivery.count()));
     object.set("token", json!(delivery.token().get()));
-    object.print()
+    object
 }
 
 /// Runs the command with the value as its input; returns its exit code.

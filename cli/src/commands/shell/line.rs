@@ -111,6 +111,16 @@ pub(super) enum Action {
     Quit,
 }
 
+impl Action {
+    /// The key that it is about, if it is.
+    pub(super) fn key(&self) -> Option<&Name> {
+        match self {
+            Self::Get(key) | Self::Put(key, _) | Self::Delete(key) => Some(key),
+            _ => None,
+        }
+    }
+}
+
 /// A line that makes no sense: what it began with, as far as that can be told, and why.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Nonsense {

@@ -240,21 +240,24 @@ impl<'a> Shell<'a> {
             _ => {}
         }
         let name = line.name.clone().unwrap_or_else(|| self.name.clone());
-        let verb = line.verb;
-        match self.execute(line, &name).await {
-            Ok(None) => {}
-            Ok(Some(outcome)) => self.print(&outcome)?,
-            Err(Trouble::Failed(error)) => self.print(&Outcome::error(verb, error).on(&name))?,
-            Err(Trouble::Refused(why)) => self.print(&Outcome::error(verb, why).on(&name))?,
-            Err(Trouble::Fatal(failure)) => return Err(failure),
-        }
+        let (verb, key) = (line.verb, line.action.key().cloned());
+        let outcome = match self.execute(line, &name).await {
+            Ok(None) => return Ok(Next::Line),
+            Ok(Some(outcome)) => outcome,
+            Err(trouble) => trouble.told(verb)?,
+        };
+        let outcome = match &key {
+            Some(key) => outcome.of_key(key),
+            None => outcome.on(&name),
+        };
+        self.print(&outcome)?;
         Ok(Next::Line)
     }
 
     /// Does what a line says, or begins to.
     async fn execute(&mut self, line: Line, name: &Name) -> Result<Option<Outcome>, Trouble> {
         let (session, verb) = (self.session, line.verb);
-        let done = |state| Ok(Some(Outcome::new(verb, state).on(name)));
+        let done = |state| Ok(Some(Outcome::new(verb, state)));
         match line.action {
             Action::Elect(value) => {
                 let value = value.unwrap_or_else(|| session.id().as_str().into());
@@ -304,17 +307,17 @@ impl<'a> Shell<'a> {
             }
             Action::Wait => self.wait(name).await,
             Action::Get(key) => Ok(Some(match session.stm()?.get(&key).await? {
-                Some(entry) => Outcome::new(verb, "").bytes("value", &entry.value).on(&key),
-                None => Outcome::new(verb, "absent").on(&key),
+                Some(entry) => Outcome::new(verb, "").bytes("value", &entry.value),
+                None => Outcome::new(verb, "absent"),
             })),
             Action::Put(key, value) => {
                 session.stm()?.put(&key, value).await?;
-                Ok(Some(Outcome::new(verb, "written").on(&key)))
+                Ok(Some(Outcome::new(verb, "written")))
             }
             Action::Delete(key) => {
                 let deleted = session.stm()?.delete(&key).await?;
                 let state = if deleted { "deleted" } else { "absent" };
-                Ok(Some(Outcome::new(verb, state).on(&key)))
+                Ok(Some(Outcome::new(verb, state)))
             }
             Action::Help | Action::Quit => Ok(None),
         }
@@ -651,12 +654,7 @@ impl<'a> Shell<'a> {
     }
 
     fn troubled(&mut self, wait: &Wait, trouble: Trouble) -> Result<(), Failure> {
-        let outcome = match trouble {
-            Trouble::Failed(error) => Outcome::error(wait.verb, error),
-            Trouble::Refused(why) => Outcome::error(wait.verb, why),
-            Trouble::Fatal(failure) => return Err(failure),
-        };
-        self.print(&outcome.on(&wait.name))
+        self.print(&trouble.told(wait.verb)?.on(&wait.name))
     }
 
     /// The wait whose answer has come, unless it was withdrawn.
@@ -720,6 +718,16 @@ enum Trouble {
     Refused(&'static str),
     /// Nobody hears the shell any more.
     Fatal(Failure),
+}
+
+impl Trouble {
+    fn told(self, verb: &str) -> Result<Outcome, Failure> {
+        match self {
+            Self::Failed(error) => Ok(Outcome::error(verb, error)),
+            Self::Refused(why) => Ok(Outcome::error(verb, why)),
+            Self::Fatal(failure) => Err(failure),
+        }
+    }
 }
 
 impl From<Error> for Trouble {

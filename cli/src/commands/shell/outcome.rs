@@ -9,12 +9,13 @@ use crate::words;
 /// What came of a command, or what happened to something held.
 ///
 /// As text `VERB: STATE FIELD=VALUE...`, with ` @NAME` behind the verb when it is about another
-/// object than the shell's own. Values are words: they are quoted where they could be taken for
+/// object than the shell's own, or ` KEY` when it is about a key. Values are words: they are quoted where they could be taken for
 /// something else.
 #[derive(Debug)]
 pub(super) struct Outcome {
     verb: String,
     name: Option<Name>,
+    key: Option<Name>,
     state: &'static str,
     fields: Vec<(&'static str, Field)>,
     message: Option<String>,
@@ -32,6 +33,7 @@ impl Outcome {
         Self {
             verb: verb.to_owned(),
             name: None,
+            key: None,
             state,
             fields: Vec::new(),
             message: None,
@@ -71,6 +73,12 @@ impl Outcome {
         self
     }
 
+    /// It is about `key`.
+    pub(super) fn of_key(mut self, key: &Name) -> Self {
+        self.key = Some(key.clone());
+        self
+    }
+
     /// The line.
     pub(super) fn line(&self, json: bool, usual: &Name) -> String {
         if json { self.json() } else { self.text(usual) }
@@ -80,6 +88,9 @@ impl Outcome {
         let mut line = self.verb.clone();
         if let Some(name) = self.name.as_ref().filter(|name| *name != usual) {
             line = format!("{line} @{}", words::word(name.as_str().as_bytes()));
+        }
+        if let Some(key) = &self.key {
+            line = format!("{line} {}", words::word(key.as_str().as_bytes()));
         }
         if !line.is_empty() {
             line.push_str(": ");
@@ -106,6 +117,9 @@ impl Outcome {
         object.set("command", self.verb.as_str().into());
         if let Some(name) = &self.name {
             object.set("name", name.as_str().into());
+        }
+        if let Some(key) = &self.key {
+            object.set("key", key.as_str().into());
         }
         if !self.state.is_empty() {
             object.set("outcome", self.state.into());
@@ -143,6 +157,8 @@ mod tests {
         );
         let held = Outcome::new("lock", "held").number("token", 7).on(&other);
         assert_eq!(held.line(false, &usual), r#"lock @"a b": held token=7"#);
+        let got = Outcome::new("get", "").bytes("value", b"").of_key(&other);
+        assert_eq!(got.line(false, &usual), r#"get "a b": value="""#);
         let error = Outcome::error("frob", "no\nway");
         assert_eq!(error.line(false, &usual), r"frob: error: no\nway");
         assert_eq!(
