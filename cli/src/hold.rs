@@ -107,7 +107,6 @@ impl<'a> Plan<'a> {
         &self,
         take: impl AsyncFnOnce(&Session) -> tenure::Result<G>,
     ) -> Result<u8, Failure> {
-        self.global.hint_if_private();
         let done = work::in_session(self.global, async |session, signals| {
             let guard = self.wait(signals, take(session)).await?;
             if self.command.is_empty() {

@@ -17,6 +17,7 @@ pub(crate) async fn in_session(
     global: &Global,
     work: impl AsyncFnOnce(&Session, &mut Signals) -> Result<u8, Failure>,
 ) -> Result<u8, Failure> {
+    global.hint_if_private();
     let mut signals = Signals::listen()?;
     let session = tokio::select! {
         biased;

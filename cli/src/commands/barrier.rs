@@ -19,7 +19,6 @@ pub(crate) async fn run(global: &Global, args: &Barrier) -> Result<u8, Failure> 
 
 async fn hold(global: &Global, args: &Named) -> Result<u8, Failure> {
     let name = store::name(&args.name)?;
-    global.hint_if_private();
     // For good: who waits has to find it held after this process has ended.
     let hold = async |session: &Session| session.barrier(&name)?.hold(HoldFor::Good).await;
     let tell = |()| tell(global, &name, "held", true);
@@ -28,7 +27,6 @@ async fn hold(global: &Global, args: &Named) -> Result<u8, Failure> {
 
 async fn release(global: &Global, args: &Named) -> Result<u8, Failure> {
     let name = store::name(&args.name)?;
-    global.hint_if_private();
     let release = async |session: &Session| session.barrier(&name)?.release().await;
     work::ask(global, release, |released| {
         // Released it is in any case: done, but worth a word.
@@ -42,7 +40,6 @@ async fn release(global: &Global, args: &Named) -> Result<u8, Failure> {
 
 async fn wait(global: &Global, args: &BarrierWait) -> Result<u8, Failure> {
     let name = store::name(&args.name)?;
-    global.hint_if_private();
     let wait = async |session: &Session| {
         let barrier = session.barrier(&name)?;
         match args.wait {

@@ -28,7 +28,6 @@ pub(crate) async fn get(global: &Global, args: &Key) -> Result<u8, Failure> {
 
 pub(crate) async fn put(global: &Global, args: &Put) -> Result<u8, Failure> {
     let key = store::name(&args.key)?;
-    global.hint_if_private();
     let put = async |session: &Session| session.stm()?.put(&key, args.value.as_bytes()).await;
     work::ask(global, put, |revision| {
         if global.json {
@@ -44,7 +43,6 @@ pub(crate) async fn put(global: &Global, args: &Put) -> Result<u8, Failure> {
 
 pub(crate) async fn delete(global: &Global, args: &Key) -> Result<u8, Failure> {
     let key = store::name(&args.key)?;
-    global.hint_if_private();
     let delete = async |session: &Session| session.stm()?.delete(&key).await;
     work::ask(global, delete, |deleted| {
         if global.json {

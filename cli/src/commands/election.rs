@@ -44,7 +44,6 @@ pub(crate) async fn leader(global: &Global, args: &Named) -> Result<u8, Failure>
 
 pub(crate) async fn observe(global: &Global, args: &Named) -> Result<u8, Failure> {
     let name = store::name(&args.name)?;
-    global.hint_if_private();
     work::in_session(global, async |session, signals| {
         let mut observer = session.election(&name)?.observe();
         loop {

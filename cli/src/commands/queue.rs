@@ -22,7 +22,6 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 pub(crate) async fn enqueue(global: &Global, args: &Enqueue) -> Result<u8, Failure> {
     let name = store::name(&args.name)?;
-    global.hint_if_private();
     let item = |value: &[u8]| Item::new(value).priority(args.priority);
     work::in_session(global, async |session, signals| {
         let queue = session.queue(&name)?;
@@ -127,7 +126,6 @@ fn read_lines() -> Result<mpsc::Receiver<Line>, Failure> {
 pub(crate) async fn dequeue(global: &Global, args: &Dequeue) -> Result<u8, Failure> {
     let (name, command) = args.subject()?;
     let name = store::name(name)?;
-    global.hint_if_private();
     let done = work::in_session(global, async |session, signals| {
         let queue = session.queue(&name)?;
         for _ in 0..args.count {

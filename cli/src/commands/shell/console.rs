@@ -75,7 +75,8 @@ impl Console {
         let mut editor =
             Editor::<Verbs, _>::with_history(config, MemHistory::new()).map_err(refused)?;
         editor.set_helper(Some(Verbs));
-        let above = editor.create_external_printer().map_err(refused)?;
+        // A terminal that cannot do that has to take the outcome in the middle of a line.
+        let above = editor.create_external_printer().ok();
         let (sender, lines) = mpsc::channel(1);
         thread(move || {
             loop {
@@ -94,7 +95,7 @@ impl Console {
         })?;
         Ok(Self {
             lines,
-            above: Some(Box::new(above)),
+            above: above.map(|above| Box::new(above) as _),
             _terminal: Some(terminal),
         })
     }

@@ -24,7 +24,6 @@ use crate::{store, work};
 
 pub(crate) async fn run(global: &Global, args: &args::Shell) -> Result<u8, Failure> {
     let name = store::name(&args.name)?;
-    global.hint_if_private();
     work::in_session(global, async |session, signals| {
         let console = Console::open(format!("{}> ", crate::output::printable(name.as_str())))?;
         Shell::new(global.json, name, session, console)
