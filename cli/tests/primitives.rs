@@ -603,6 +603,24 @@ fn two_shells_and_a_lock() {
     two.ends();
 }
 
+/// What an operator takes away is gone; the rest of the session is not.
+#[test]
+fn a_shell_outlives_the_loss_of_one_thing() {
+    let store = Store::start();
+    let mut shell = store.shell(&["--ttl", "2s"]);
+    let token = shell.takes("lock @a", "lock @a: held");
+    shell.takes("lock @b", "lock @b: held");
+    store
+        .etcd
+        .run_etcdctl(&["del", "--prefix", "tenure/1/cli/lock/a/"])
+        .unwrap();
+    let lost = shell.next("lock @a: lost reason=");
+    assert!(lost.ends_with(&format!("token={token}")), "{lost}");
+    shell.does("unlock @a", "unlock @a: error: not held");
+    shell.does("unlock @b", "unlock @b: released");
+    shell.ends();
+}
+
 #[test]
 fn two_shells_and_a_queue() {
     let store = Store::start();
