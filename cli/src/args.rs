@@ -13,14 +13,15 @@ use crate::exit::{self, Failure};
 const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    a negative answer: a guarantee did not hold
+  1    a negative answer: no leader, no such key, an empty queue, a comparison that does not
+       hold, a barrier that is held already, a guarantee that was broken
   64   usage
   69   the store cannot be reached
   70   tenure itself failed
-  75   the lock was not acquired (in time)
-  76   the lock was lost while it was held
+  75   not acquired (in time)
+  76   lost while it was held
   77   not permitted
-  78   bad URL or name
+  78   bad URL or name, or a store that cannot do this
   126  the command could not be started, 127 it was not found
 Otherwise the exit code is the command's own: 128+n if signal n killed it.
 
@@ -70,6 +71,24 @@ pub(crate) struct Global {
     pub(crate) verbose: u8,
 }
 
+/// How a command that runs another can be written.
+macro_rules! usage {
+    ($command:literal, $words:literal, $dashed:literal) => {
+        concat!(
+            "tenure ",
+            $command,
+            " [OPTIONS] ",
+            $words,
+            " [-- CMD...]\n       ",
+            "tenure ",
+            $command,
+            " [OPTIONS] -- ",
+            $dashed,
+            " [-- CMD...]   (a name that begins with `-`)"
+        )
+    };
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Take a lock and hold it, or run a command under it
@@ -77,8 +96,75 @@ pub(crate) enum Command {
     /// Without CMD: prints `NAME token=N`, holds until SIGINT or SIGTERM, and releases. With CMD:
     /// runs it under the lock, with TENURE_NAME, TENURE_TOKEN and TENURE_SESSION in its
     /// environment, and exits with its code. If the lock is lost the command gets SIGTERM.
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES, override_usage = usage!("lock", "NAME", "-NAME"))]
     Lock(Lock),
+    /// Take a read-write lock to read, beside other readers; the rest as for `lock`
+    ///
+    /// Without CMD: prints `NAME token=N`, holds until SIGINT or SIGTERM, and releases. With CMD:
+    /// runs it under the lock, and exits with its code.
+    #[command(after_help = EXIT_CODES, override_usage = usage!("read-lock", "NAME", "-NAME"))]
+    ReadLock(Lock),
+    /// Take a read-write lock to write, alone; the rest as for `lock`
+    ///
+    /// Without CMD: prints `NAME token=N`, holds until SIGINT or SIGTERM, and releases. With CMD:
+    /// runs it under the lock, and exits with its code.
+    #[command(after_help = EXIT_CODES, override_usage = usage!("write-lock", "NAME", "-NAME"))]
+    WriteLock(Lock),
+    /// Stand as a candidate; once elected lead, or run a command as the leader
+    ///
+    /// Without CMD: prints `NAME leader=VALUE token=N`, leads until SIGINT or SIGTERM, and resigns.
+    /// With CMD: runs it as the leader, with TENURE_NAME, TENURE_TOKEN and TENURE_SESSION in its
+    /// environment, resigns when it has ended, and exits with its code.
+    #[command(after_help = EXIT_CODES)]
+    Elect(Elect),
+    /// Print the value of the current leader; without one `no leader`, and exit 1
+    Leader(Named),
+    /// Print a line for every change of the leader, until SIGINT or SIGTERM
+    ///
+    /// The present state first. `leader=VALUE token=N`, or `no leader` for a vacancy.
+    Observe(Named),
+    /// Put a value into a queue, or every line of stdin
+    Enqueue(Enqueue),
+    /// Take an item from a queue: print its value, or give it to a command
+    ///
+    /// The value is printed as it is, with a newline, and then acknowledged. With CMD the value is
+    /// the command's input: exit 0 acknowledges the item, anything else gives it back. Waits for an
+    /// item for as long as it takes.
+    #[command(after_help = EXIT_CODES)]
+    Dequeue(Dequeue),
+    /// Print how many items a queue has, those with a consumer included
+    QueueLen(Named),
+    /// Print the value that would be delivered now, without taking it; exit 1 if there is none
+    QueuePeek(Named),
+    /// Hold, release, wait for or enter a barrier
+    #[command(subcommand)]
+    Barrier(Barrier),
+    /// Print what stands under a key; exit 1 if it is absent
+    Get(Key),
+    /// Write a value under a key
+    Put(Put),
+    /// Delete a key; nothing happens if it is absent
+    Delete(Key),
+    /// If these comparisons hold, then do this, else that: in one atomic step, read from stdin
+    ///
+    /// Three blocks, each ended by a blank line or the end of the input:
+    ///
+    ///     value("state") = "open"        comparisons: value, version, create, mod; =, !=, <, >
+    ///     version("orders") < 100
+    ///
+    ///     put state closed               what is done if all hold
+    ///     get orders
+    ///
+    ///     get state                      what is done if one does not
+    ///
+    /// `create("k") = 0` says that k is absent. Prints what the `get`s found, a line each. Exits
+    /// with 0 if the comparisons held, with 1 if not.
+    #[command(verbatim_doc_comment)]
+    Txn,
+    /// A prompt that holds one session: try everything by hand, or from a pipe
+    ///
+    /// `help` lists its commands. From a pipe a command a line; it ends with its input.
+    Shell(Shell),
     /// Print what the store guarantees, each line with its reason, read from the live server
     Guarantees,
     /// Hold stores to what they guarantee: run the conformance suite and print the report
@@ -88,9 +174,22 @@ pub(crate) enum Command {
     Conform(Conform),
 }
 
+impl Command {
+    /// The words behind `--`, of a command that runs another.
+    fn behind_dashes(&self) -> Option<&[OsString]> {
+        let hold = match self {
+            Self::Lock(args) | Self::ReadLock(args) | Self::WriteLock(args) => &args.hold,
+            Self::Elect(args) => &args.hold,
+            Self::Dequeue(args) => &args.hold,
+            Self::Barrier(Barrier::Enter(args)) => &args.hold,
+            _ => return None,
+        };
+        Some(&hold.command)
+    }
+}
+
+/// A lock, or either side of a read-write lock.
 #[derive(Debug, Args)]
-#[command(override_usage = "tenure lock [OPTIONS] NAME [-- CMD...]\n       \
-                            tenure lock [OPTIONS] -- -NAME [-- CMD...]   (a name that begins with `-`)")]
 pub(crate) struct Lock {
     /// The lock's name: 1 to 512 bytes of UTF-8
     #[arg(value_name = "NAME")]
@@ -106,37 +205,190 @@ pub(crate) struct Lock {
 impl Lock {
     /// The name, and the command to run under the lock (empty: none).
     pub(crate) fn subject(&self) -> Result<(&OsString, &[OsString]), Failure> {
-        match (&self.name, self.hold.command.as_slice()) {
-            (Some(name), command) => Ok((name, command)),
-            // `lock -- -NAME -- CMD...`: only so can a name begin with a dash.
-            (None, [name, rest @ ..]) if starts_with_dash(name) => match rest {
-                [] => Ok((name, rest)),
-                [dashes, command @ ..] if dashes == "--" => Ok((name, command)),
-                _ => Err(Failure::usage(
-                    "expected `--` between the lock's name and the command",
-                )),
-            },
-            (None, _) => Err(Failure::usage(
-                "the lock's NAME is missing: tenure lock NAME [-- CMD...]",
-            )),
-        }
+        let ([name], command) = self.hold.subject([("NAME", &self.name)])?;
+        Ok((name, command))
     }
 }
 
-fn starts_with_dash(text: &OsString) -> bool {
-    text.as_encoded_bytes().starts_with(b"-")
+#[derive(Debug, Args)]
+#[command(override_usage = usage!("elect", "NAME VALUE", "-NAME VALUE"))]
+pub(crate) struct Elect {
+    /// The election's name: 1 to 512 bytes of UTF-8
+    #[arg(value_name = "NAME")]
+    name: Option<OsString>,
+
+    /// What the leader tells the others: an address, for instance
+    #[arg(value_name = "VALUE")]
+    value: Option<OsString>,
+
+    #[command(flatten)]
+    pub(crate) wait: Wait,
+
+    #[command(flatten)]
+    pub(crate) hold: Hold,
+}
+
+impl Elect {
+    /// The name, the value, and the command to run as the leader (empty: none).
+    pub(crate) fn subject(&self) -> Result<(&OsString, &OsString, &[OsString]), Failure> {
+        let words = [("NAME", &self.name), ("VALUE", &self.value)];
+        let ([name, value], command) = self.hold.subject(words)?;
+        Ok((name, value, command))
+    }
+}
+
+/// Something by its name.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Its name: 1 to 512 bytes of UTF-8
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Enqueue {
+    /// The queue's name: 1 to 512 bytes of UTF-8
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+
+    /// The value; `-` reads values from stdin, one a line. One that begins with `-` is written
+    /// after `--`
+    #[arg(value_name = "VALUE")]
+    pub(crate) value: OsString,
+
+    /// Lower numbers are delivered first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) priority: u16,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = usage!("dequeue", "NAME", "-NAME"))]
+pub(crate) struct Dequeue {
+    /// The queue's name: 1 to 512 bytes of UTF-8
+    #[arg(value_name = "NAME")]
+    name: Option<OsString>,
+
+    /// Wait for an item no longer than this, then exit 75; `0s` does not wait
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+
+    /// Take so many items, one after the other
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+
+    #[command(flatten)]
+    pub(crate) hold: Hold,
+}
+
+impl Dequeue {
+    /// The name, and the command to run for each item (empty: none).
+    pub(crate) fn subject(&self) -> Result<(&OsString, &[OsString]), Failure> {
+        let ([name], command) = self.hold.subject([("NAME", &self.name)])?;
+        Ok((name, command))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Barrier {
+    /// Hold the barrier: everybody who waits for it waits from now on. It stays held when this
+    /// command has ended. Exit 1 if it is held already
+    Hold(Named),
+    /// Release the barrier, whoever holds it: everybody who waits goes on
+    Release(Named),
+    /// Wait until the barrier is not held
+    Wait(BarrierWait),
+    /// Enter a double barrier: wait until N have entered, run CMD, leave, wait until all have left
+    ///
+    /// Prints `NAME token=N` when all have entered, unless there is a CMD.
+    #[command(after_help = EXIT_CODES)]
+    Enter(Enter),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BarrierWait {
+    /// The barrier's name: 1 to 512 bytes of UTF-8
+    #[arg(value_name = "NAME")]
+    pub(crate) name: OsString,
+
+    /// Wait no longer than this, then exit 75
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = usage!("barrier enter", "--count N NAME", "-NAME"))]
+pub(crate) struct Enter {
+    /// The barrier's name: 1 to 512 bytes of UTF-8
+    #[arg(value_name = "NAME")]
+    name: Option<OsString>,
+
+    /// How many have to enter
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+
+    /// Wait for the others to enter no longer than this, then exit 75
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+
+    #[command(flatten)]
+    pub(crate) hold: Hold,
+}
+
+impl Enter {
+    /// The name, and the command to run inside (empty: none).
+    pub(crate) fn subject(&self) -> Result<(&OsString, &[OsString]), Failure> {
+        let ([name], command) = self.hold.subject([("NAME", &self.name)])?;
+        Ok((name, command))
+    }
+}
+
+/// A key of transactional memory.
+#[derive(Debug, Args)]
+pub(crate) struct Key {
+    /// The key: 1 to 512 bytes of UTF-8
+    #[arg(value_name = "KEY")]
+    pub(crate) key: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    /// The key: 1 to 512 bytes of UTF-8
+    #[arg(value_name = "KEY")]
+    pub(crate) key: OsString,
+
+    /// The value. One that begins with `-` is written after `--`
+    #[arg(value_name = "VALUE")]
+    pub(crate) value: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Shell {
+    /// What its objects are called, unless a command names another
+    #[arg(long, value_name = "NAME", default_value = "demo")]
+    pub(crate) name: OsString,
 }
 
 /// For how long to wait.
 #[derive(Debug, Args)]
 pub(crate) struct Wait {
-    /// Do not wait: exit 75 if somebody holds it or waits for it
+    /// Do not wait: exit 75 if somebody has it or waits for it
     #[arg(long = "try", conflicts_with = "wait")]
-    pub(crate) no_wait: bool,
+    no_wait: bool,
 
     /// Wait in line no longer than this, then exit 75. Without it, for as long as it takes
     #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(crate) wait: Option<Duration>,
+    wait: Option<Duration>,
+}
+
+impl Wait {
+    /// How long to wait: zero is not at all, `None` for as long as it takes.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        if self.no_wait {
+            Some(Duration::ZERO)
+        } else {
+            self.wait
+        }
+    }
 }
 
 /// What to do while holding, for every command that holds something.
@@ -157,6 +409,53 @@ pub(crate) struct Hold {
     /// The command to run, and its arguments
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+impl Hold {
+    /// The words that were expected before `--`, and the command behind it (empty: none).
+    ///
+    /// `lock -- -NAME -- CMD...`: only behind dashes can a word begin with a dash. So words that
+    /// are missing are looked for there, but only from one on that begins with a dash: a word that
+    /// was forgotten is not silently replaced by the command's.
+    fn subject<'a, const N: usize>(
+        &'a self,
+        words: [(&str, &'a Option<OsString>); N],
+    ) -> Result<([&'a OsString; N], &'a [OsString]), Failure> {
+        let mut behind = self.command.iter();
+        let mut found = Vec::with_capacity(N);
+        let mut moved = false;
+        for (what, word) in words {
+            let next = match word {
+                Some(word) => Some(word),
+                None if moved => behind.next(),
+                None => {
+                    moved = true;
+                    behind.next().filter(|word| starts_with_dash(word))
+                }
+            };
+            let missing = || Failure::usage(format!("{what} is missing"));
+            found.push(next.ok_or_else(missing)?);
+        }
+        let command = match behind.as_slice() {
+            command if !moved => command,
+            [] => &[],
+            [dashes] if dashes == "--" => return Err(no_command()),
+            [dashes, command @ ..] if dashes == "--" => command,
+            _ => return Err(Failure::usage("expected `--` before the command")),
+        };
+        let found = <[&OsString; N]>::try_from(found);
+        found
+            .map(|found| (found, command))
+            .map_err(|_| Failure::usage("words are missing"))
+    }
+}
+
+fn starts_with_dash(text: &OsString) -> bool {
+    text.as_encoded_bytes().starts_with(b"-")
+}
+
+fn no_command() -> Failure {
+    Failure::usage("there is no command after `--`")
 }
 
 #[derive(Debug, Args)]
@@ -206,23 +505,21 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
         // Clap exits with 2, which a command run under a lock may well use itself.
         _ => {
             let text = error.render().to_string();
-            refused(text.strip_prefix("error: ").unwrap_or(&text).trim_end())
+            refused(Failure::usage(
+                text.strip_prefix("error: ").unwrap_or(&text).trim_end(),
+            ))
         }
     })?;
     // Clap takes these dashes for nothing. A script whose `$command` is empty means something else
     // than "hold it until somebody comes".
-    match &cli.command {
-        Command::Lock(lock)
-            if lock.hold.command.is_empty() && args.last().is_some_and(|last| last == "--") =>
-        {
-            Err(refused("there is no command after `--`"))
-        }
+    let ends_with_dashes = args.last().is_some_and(|last| last == "--");
+    match cli.command.behind_dashes() {
+        Some([]) if ends_with_dashes => Err(refused(no_command())),
         _ => Ok(cli),
     }
 }
 
-fn refused(why: &str) -> ExitCode {
-    let failure = Failure::usage(why);
+fn refused(failure: Failure) -> ExitCode {
     failure.tell();
     ExitCode::from(failure.code())
 }
@@ -254,6 +551,38 @@ mod tests {
         // A forgotten name is not silently replaced by the command's.
         assert!(lock(&["--", "sleep"]).unwrap().subject().is_err());
         assert!(lock(&["--", "-rf", "sleep"]).unwrap().subject().is_err());
+        assert!(lock(&["--", "-rf", "--"]).unwrap().subject().is_err());
+    }
+
+    #[test]
+    fn two_words_of_which_either_may_begin_with_a_dash() {
+        let elect = |args: &[&str]| {
+            let args = ["tenure", "elect"].iter().chain(args);
+            let cli = Cli::try_parse_from(args).unwrap();
+            let Command::Elect(elect) = cli.command else {
+                panic!("{cli:?}");
+            };
+            let subject = elect.subject().map(|(name, value, command)| {
+                let text = |word: &OsString| word.to_str().unwrap().to_owned();
+                (text(name), text(value), command.len())
+            });
+            subject.map_err(|failure| failure.code())
+        };
+        let is = |name: &str, value: &str, words| Ok((name.to_owned(), value.to_owned(), words));
+        assert_eq!(elect(&["n", "v"]), is("n", "v", 0));
+        assert_eq!(elect(&["n", "v", "--", "a", "--"]), is("n", "v", 2));
+        assert_eq!(elect(&["n", "--", "-v"]), is("n", "-v", 0));
+        assert_eq!(elect(&["n", "--", "-v", "--", "cmd"]), is("n", "-v", 1));
+        assert_eq!(elect(&["--", "-n", "v", "--", "cmd"]), is("-n", "v", 1));
+        assert_eq!(elect(&["--", "-n", "-v"]), is("-n", "-v", 0));
+        for bad in [
+            &["n", "--", "cmd"][..],
+            &["n"],
+            &["--", "-n"],
+            &["--", "n", "v"],
+        ] {
+            assert_eq!(elect(bad), Err(exit::USAGE), "{bad:?}");
+        }
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! A command that runs under a holding: whatever is held, a lock today.
+//! A command that runs under a holding, whatever is held.
 
 use std::ffi::OsString;
 use std::io;
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tenure::{Holding, LossReason};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use crate::exit::{CANNOT_START, Failure, NOT_FOUND};
 use crate::output::printable;
@@ -24,17 +26,19 @@ pub(crate) enum Ended {
 
 /// Runs `command` (a program and its arguments) for as long as `holding` lasts.
 ///
-/// The child has the standard streams of this process, and stays in its process group: it can use
+/// The child has the standard streams of this process, but for its input if there is an `input`, and stays in its process group: it can use
 /// the terminal, and job control treats the two as one. Signals that come here go on to it. Once
 /// the holding is lost it gets SIGTERM and, `kill_after` later, SIGKILL. It never outlives this
 /// future.
 pub(crate) async fn run(
     command: &[OsString],
+    input: Option<&[u8]>,
     holding: &Holding,
     signals: &mut Signals,
     kill_after: Duration,
 ) -> Result<Ended, Failure> {
-    let mut child = start(command, holding)?;
+    let mut child = start(command, input.is_some(), holding)?;
+    let _feeding = input.and_then(|input| Feeding::start(&mut child, input));
     loop {
         tokio::select! {
             biased;
@@ -50,12 +54,40 @@ pub(crate) async fn run(
     }
 }
 
-fn start(command: &[OsString], holding: &Holding) -> Result<Child, Failure> {
+/// What writes the child's input, for as long as this lives.
+struct Feeding(JoinHandle<()>);
+
+impl Feeding {
+    fn start(child: &mut Child, input: &[u8]) -> Option<Self> {
+        let mut stdin = child.stdin.take()?;
+        let input = input.to_vec();
+        Some(Self(tokio::spawn(async move {
+            // A child that does not read to the end is free to do so.
+            if let Err(error) = stdin.write_all(&input).await {
+                tracing::debug!(%error, "the child did not read all of its input");
+            }
+        })))
+    }
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        // The child has ended; something that it started may have inherited the pipe.
+        self.0.abort();
+    }
+}
+
+fn start(command: &[OsString], fed: bool, holding: &Holding) -> Result<Child, Failure> {
     let [program, arguments @ ..] = command else {
         return Err(Failure::usage("the command is empty"));
     };
     Command::new(program)
         .args(arguments)
+        .stdin(if fed {
+            Stdio::piped()
+        } else {
+            Stdio::inherit()
+        })
         .env("TENURE_NAME", holding.name().as_str())
         .env("TENURE_TOKEN", holding.token().to_string())
         .env("TENURE_SESSION", holding.session_id().as_str())

@@ -38,11 +38,20 @@ const fn code(kind: ErrorKind) -> u8 {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => NOT_ACQUIRED,
         ErrorKind::Lost => LOST,
         ErrorKind::Unauthorized => NOT_PERMITTED,
-        ErrorKind::Config | ErrorKind::InvalidName => BAD_CONFIG,
-        ErrorKind::NotLeader | ErrorKind::Conflict | ErrorKind::Unsupported => NEGATIVE,
-        // `ErrorKind` may grow. `CommitUnknown` and `TooLarge` belong to no other row.
+        // The store at this URL cannot do it: no answer of the store, and not to be taken for one.
+        ErrorKind::Config | ErrorKind::InvalidName | ErrorKind::Unsupported => BAD_CONFIG,
+        ErrorKind::NotLeader | ErrorKind::Conflict => NEGATIVE,
+        ErrorKind::TooLarge => USAGE,
+        // The store went away between the commit and its answer.
+        ErrorKind::CommitUnknown => UNREACHABLE,
+        // `ErrorKind` may grow.
         _ => INTERNAL,
     }
+}
+
+/// The exit code of a question with the answer yes or no.
+pub(crate) const fn of_answer(yes: bool) -> u8 {
+    if yes { DONE } else { NEGATIVE }
 }
 
 /// 128+n if a signal ended it.
@@ -81,6 +90,11 @@ impl Failure {
     /// The operating system refused: `what` says what it was to do.
     pub(crate) fn os(what: impl Display, error: std::io::Error) -> Self {
         Self::new(INTERNAL, format!("cannot {what}: {error}"))
+    }
+
+    /// A signal ended it: `what` says what was stopped.
+    pub(crate) fn interrupted(signal: i32, what: impl Into<String>) -> Self {
+        Self::new(of_signal(signal), what)
     }
 
     /// An error of a wait, before anything was held: nothing can have been lost then.

@@ -10,10 +10,14 @@ mod args;
 mod child;
 mod commands;
 mod exit;
+mod hold;
 mod logs;
 mod output;
+mod script;
 mod signals;
 mod store;
+mod words;
+mod work;
 
 use std::process::ExitCode;
 

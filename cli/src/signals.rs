@@ -80,10 +80,10 @@ impl Signals {
 
     /// A signal that shows that somebody is in a hurry *now*: what came before, or with what has
     /// just ended, is dropped.
-    pub(crate) async fn hurry(&mut self) {
+    pub(crate) async fn hurry(&mut self) -> i32 {
         tokio::time::sleep(SETTLING).await;
         while self.received.try_recv().is_ok() {}
-        self.ending().await;
+        self.ending().await
     }
 }
 

@@ -51,14 +51,14 @@ impl Global {
         Ok(self.connect().await?.open(options).await?)
     }
 
-    /// Says so when what a command is about to hold can be seen by nobody else. A hint, no error:
-    /// it is how one tries a command.
+    /// Says so when nobody else can see what a command does. A hint, no error: it is how one tries a
+    /// command.
     pub(crate) fn hint_if_private(&self) {
         let scheme = self.url().ok().and_then(|url| url.split_once(':'));
         if scheme.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("memory")) {
             say(
-                "hint: `memory:` is private to this process, so this keeps nobody else out; name a \
-                 store with --url or TENURE_URL",
+                "hint: `memory:` is private to this process, so nobody else sees what is done here; \
+                 name a store with --url or TENURE_URL",
             );
         }
     }

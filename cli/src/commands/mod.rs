@@ -1,8 +1,13 @@
 //! One module for each command.
 
+mod barrier;
 mod conform;
+mod data;
+mod election;
 mod guarantees;
 mod lock;
+mod queue;
+mod shell;
 
 use tokio::runtime::Builder;
 
@@ -23,7 +28,22 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
     .map_err(|error| Failure::os("start the runtime", error))?;
     let done = runtime.block_on(async {
         match command {
-            Command::Lock(args) => lock::run(&global, &args).await,
+            Command::Lock(args) => lock::lock(&global, &args).await,
+            Command::ReadLock(args) => lock::read(&global, &args).await,
+            Command::WriteLock(args) => lock::write(&global, &args).await,
+            Command::Elect(args) => election::elect(&global, &args).await,
+            Command::Leader(args) => election::leader(&global, &args).await,
+            Command::Observe(args) => election::observe(&global, &args).await,
+            Command::Enqueue(args) => queue::enqueue(&global, &args).await,
+            Command::Dequeue(args) => queue::dequeue(&global, &args).await,
+            Command::QueueLen(args) => queue::len(&global, &args).await,
+            Command::QueuePeek(args) => queue::peek(&global, &args).await,
+            Command::Barrier(args) => barrier::run(&global, &args).await,
+            Command::Get(args) => data::get(&global, &args).await,
+            Command::Put(args) => data::put(&global, &args).await,
+            Command::Delete(args) => data::delete(&global, &args).await,
+            Command::Txn => data::txn(&global).await,
+            Command::Shell(args) => shell::run(&global, &args).await,
             Command::Guarantees => guarantees::run(&global).await,
             Command::Conform(args) => conform::run(&global, &args).await,
         }

@@ -102,3 +102,55 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 pub(crate) fn says(process: &Process, words: &str) {
     until(words, || process.stderr().contains(words));
 }
+
+/// A `tenure shell` that is driven by a pipe.
+pub(crate) struct Shell(pub(crate) Process);
+
+impl Shell {
+    /// `tenure ARGS... shell`
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let command = tenure(args.iter().chain(&["shell"]));
+        Self(Process::spawn(command).unwrap())
+    }
+
+    pub(crate) fn send(&mut self, line: &str) {
+        self.0.send_line(line).unwrap();
+    }
+
+    /// The next line, which begins with this.
+    #[track_caller]
+    pub(crate) fn next(&mut self, begins: &str) -> String {
+        let line = self.0.expect_line("", PATIENCE).unwrap();
+        assert!(line.starts_with(begins), "{line:?} instead of {begins:?}");
+        line
+    }
+
+    /// Sends a line and expects its outcome next: the whole line.
+    #[track_caller]
+    pub(crate) fn does(&mut self, line: &str, outcome: &str) {
+        self.send(line);
+        assert_eq!(self.next(""), outcome, "{line}");
+    }
+
+    /// The same for an outcome that ends with a token, which is returned.
+    #[track_caller]
+    pub(crate) fn takes(&mut self, line: &str, outcome: &str) -> u64 {
+        self.send(line);
+        self.token(outcome)
+    }
+
+    /// The token with which the next line ends.
+    #[track_caller]
+    pub(crate) fn token(&mut self, outcome: &str) -> u64 {
+        let line = self.next(&format!("{outcome} token="));
+        line.rsplit_once('=').unwrap().1.parse().unwrap()
+    }
+
+    /// Ends its input, and the shell with it.
+    #[track_caller]
+    pub(crate) fn ends(mut self) {
+        self.0.close_stdin();
+        assert_eq!(self.0.wait(PATIENCE).unwrap().code(), Some(0));
+        assert_eq!(self.0.try_line(), None);
+    }
+}
