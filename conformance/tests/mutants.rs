@@ -392,17 +392,6 @@ async fn every_mutant_is_caught() {
             )
         });
     }
-
-    for (bug, ids) in CAUGHT.iter().chain(queue::CAUGHT) {
-        runs.spawn(async move {
-            let subject: Arc<dyn Subject> = Arc::new(Mutants(*bug));
-            (
-                *bug,
-                ids,
-                run(vec![subject], |case| ids.contains(&case.id), |_| {}).await,
-            )
-        });
-    }
     let mut missed = Vec::new();
     while let Some(done) = runs.join_next().await {
         let (bug, ids, report) = done.unwrap();
