@@ -162,7 +162,10 @@ async fn flow(
                 let (producer, number) = (producer.parse()?, number.parse()?);
                 // What one producer put in one after the other comes one after the other.
                 let before = newest.insert(producer, number);
-                assert!(before < Some(number), "{producer}: {number} after {before:?}");
+                assert!(
+                    before < Some(number),
+                    "{producer}: {number} after {before:?}"
+                );
                 delivery.ack().await?;
                 got.fetch_add(1, Ordering::Relaxed);
                 *seen.lock().unwrap().entry((producer, number)).or_default() += 1;
