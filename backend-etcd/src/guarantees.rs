@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tenure_core::{
     Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
-    Guarantees, HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Result,
-    Resume, RwOrder, TokenOrder, Transactions, UnknownCommit,
+    Guarantees, HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery,
+    QueueOrder, Release, Result, Resume, RwOrder, TokenOrder, Transactions, UnknownCommit,
 };
 
 use crate::session::Shared;
@@ -154,6 +154,28 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
             UnknownCommit::Resolved,
             "each commit puts its nonce into a key on the session's lease; whoever doubts overwrites that under the same comparison, or reads it",
         ),
+        queue_delivery: if interop {
+            Claim::new(
+                QueueDelivery::AtMostOnce,
+                "Go's consumers delete an item before its work is done: one that dies takes it along",
+            )
+        } else {
+            Claim::new(
+                QueueDelivery::AtLeastOnce,
+                "an item's key stays until the transaction that acknowledges it; a claim hangs on its consumer's lease",
+            )
+        },
+        queue_order: if interop {
+            Claim::new(
+                QueueOrder::Unordered,
+                "Go names items by each producer's own clock, and its consumers heed no claims",
+            )
+        } else {
+            Claim::new(
+                QueueOrder::PriorityThenFifo,
+                "the number in an item's key is drawn in the transaction that puts it; who claims proves that nothing before it is to be had",
+            )
+        },
         durability: Claim::new(
             Durability::Durable,
             "etcd syncs its log before it answers (unless it was started with --unsafe-no-fsync, which it does not tell)",

@@ -11,7 +11,7 @@
 
 use tenure_core::Name;
 use tenure_core::Namespace;
-use tenure_core::backend::{Kind, LAYOUT_VERSION, namespace_root, path};
+use tenure_core::backend::{Kind, LAYOUT_VERSION, escape, namespace_root, path};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
@@ -65,6 +65,17 @@ impl Layout {
     /// Where the commits of `lease` that use this slot leave their marker.
     pub(crate) fn marker(&self, lease: i64, slot: u32) -> String {
         format!("{}/markers/{lease:x}/{slot}", self.root)
+    }
+
+    /// What the queue `name` stands under, without a slash at its end.
+    pub(crate) fn queue(&self, name: &Name) -> String {
+        path(&self.namespace, Kind::Queue, name)
+    }
+
+    /// What is kept of queues that consumers need not hear of, without a slash at its end: the ids
+    /// of items, and each producer's last batch.
+    pub(crate) fn queue_records(&self, what: &str, name: &Name) -> String {
+        format!("{}/queue_{what}/{}", self.root, escape(name.as_str()))
     }
 
     /// The key that says by which version of the layout this namespace is written.

@@ -9,8 +9,8 @@ use etcd_client::{
     PutOptions, Txn, TxnOp,
 };
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, HasStm, Held, Lease,
-    Locker, Opened, RwLock, Slots, Stm, async_trait,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm,
+    Held, Lease, Locker, Opened, Queue, RwLock, Slots, Stm, async_trait,
 };
 use tenure_core::{Effect, Error, ErrorKind, Guarantees, Result, SessionId, SessionOptions};
 
@@ -25,6 +25,7 @@ use crate::guarantees;
 use crate::layout::Layout;
 use crate::line::Lines;
 use crate::locker::EtcdLocker;
+use crate::queue::{Books, EtcdQueue, Hubs};
 use crate::rw_lock::EtcdRwLock;
 use crate::stm::EtcdStm;
 use crate::ticket::{Tickets, ranges};
@@ -51,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) lines: Lines,
     pub(crate) feeds: Feeds,
     pub(crate) bells: Bells,
+    pub(crate) queues: Hubs,
     pub(crate) layout: Layout,
     pub(crate) interop: bool,
 }
@@ -67,11 +69,13 @@ impl EtcdBackend {
         met.map_err(|error| explain_first_contact(error, config.tls.is_some()))?;
         let lines = Lines::new(Arc::clone(&wire));
         let feeds = Feeds::new(Arc::clone(&wire), lines.watcher());
+        let queues = Hubs::new(Arc::clone(&wire), lines.watcher());
         let shared = Arc::new(Shared {
             wire,
             bells: Bells::new(lines.watcher()),
             lines,
             feeds,
+            queues,
             layout,
             interop: config.interop,
         });
@@ -89,6 +93,7 @@ impl EtcdBackend {
             lease,
             tickets,
             slots: Slots::new(),
+            books: Books::default(),
             keeper: Mutex::new(None),
             patience: Mutex::new(Duration::from_secs(1)),
         })
@@ -317,6 +322,8 @@ pub struct EtcdSession {
     pub(crate) tickets: Tickets,
     /// Where its commits leave their markers.
     pub(crate) slots: Slots,
+    /// What this session has of queues.
+    pub(crate) books: Books,
     /// The keepalive stream, while no renewal is using it. A renewal that is dropped takes it
     /// along, so that no later one reads the answer to an earlier question.
     keeper: Mutex<Option<Keeper>>,
@@ -476,6 +483,12 @@ impl Lease for EtcdSession {
     fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
         Some(self.typed_stm())
     }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        // Go's consumers delete what they take, claimed or not, and its producers number items by
+        // their own clocks: what is promised of a queue cannot be kept together with them.
+        (!self.shared.interop).then(|| self.typed_queue() as Arc<dyn Queue>)
+    }
 }
 
 impl HasLocker for EtcdSession {
@@ -515,5 +528,13 @@ impl HasStm for EtcdSession {
 
     fn typed_stm(self: Arc<Self>) -> Arc<EtcdStm> {
         Arc::new(EtcdStm { session: self })
+    }
+}
+
+impl HasQueue for EtcdSession {
+    type Queue = EtcdQueue;
+
+    fn typed_queue(self: Arc<Self>) -> Arc<EtcdQueue> {
+        Arc::new(EtcdQueue { session: self })
     }
 }

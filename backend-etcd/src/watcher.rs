@@ -14,7 +14,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use etcd_client::proto::PbKeyValue;
-use etcd_client::{EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse};
+use etcd_client::{
+    Event, EventType, WatchFilterType, WatchOptions, WatchRequestSender, WatchResponse,
+};
 use tenure_core::Result;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -70,6 +72,11 @@ pub(crate) trait Sink: Send + Sync + 'static {
     fn deleted(&self, deletions: &[(&[u8], i64)], whole: bool);
     /// A key was put. Only for a target [with puts](Target::with_puts).
     fn put(&self, _kv: &PbKeyValue) {}
+    /// The same news as they came, for one to whom the order of puts and deletions matters: says
+    /// whether it took them, or wants them told by `put` and `deleted`.
+    fn events(&self, _events: &[Event], _whole: bool) -> bool {
+        false
+    }
     /// Deletions may be missed until the next `opened`.
     fn broken(&self);
 }
@@ -413,7 +420,9 @@ impl Reader {
             }
             return None;
         }
-        if let Some(sink) = sink(id) {
+        if let Some(sink) = sink(id)
+            && !sink.events(answer.events(), !answer.0.fragment)
+        {
             let mut deletions = Vec::new();
             for event in &answer.0.events {
                 match &event.kv {

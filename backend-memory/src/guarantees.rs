@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tenure_core::{
     Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
-    Guarantees, HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume,
-    RwOrder, TokenOrder, Transactions, UnknownCommit,
+    Guarantees, HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery,
+    QueueOrder, Release, Resume, RwOrder, TokenOrder, Transactions, UnknownCommit,
 };
 
 /// How late a waiter's timer may be: tokio's timers are 1 ms coarse, the rest is for a busy
@@ -74,6 +74,14 @@ pub(crate) fn guarantees() -> Guarantees {
         unknown_commit: Claim::new(
             UnknownCommit::Resolved,
             "each commit leaves its nonce in a slot of its session; whoever doubts writes there first, or reads it",
+        ),
+        queue_delivery: Claim::new(
+            QueueDelivery::AtLeastOnce,
+            "an item stays until it is acknowledged; a claim ends with its session, and gives it back",
+        ),
+        queue_order: Claim::new(
+            QueueOrder::PriorityThenFifo,
+            "items are kept by (priority, number of arrival), and one that comes back keeps its own",
         ),
         durability: Claim::new(
             Durability::Volatile,

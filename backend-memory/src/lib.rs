@@ -1,4 +1,5 @@
-//! The embedded tenure store: sessions, locks and elections inside one process, with leases that expire.
+//! The embedded tenure store: sessions, locks, elections, barriers and queues inside one process,
+//! with leases that expire.
 //!
 //! For applications of one process, and for tests: it keeps every promise that needs no disk and
 //! no network, lives on the time of its tokio runtime (so that a paused clock expires leases
@@ -31,6 +32,7 @@ mod faults;
 mod guarantees;
 mod line;
 mod locker;
+mod queue;
 mod rw_lock;
 mod session;
 mod stm;
@@ -41,6 +43,7 @@ pub use config::{MAX_TTL, MIN_TTL, MemoryConfig};
 pub use election::MemoryElection;
 pub use faults::{Fault, Link};
 pub use locker::MemoryLocker;
+pub use queue::MemoryQueue;
 pub use rw_lock::MemoryRwLock;
 pub use session::{MemoryBackend, MemorySession, connect};
 pub use stm::MemoryStm;

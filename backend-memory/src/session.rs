@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, HasStm, Held, Lease,
-    Locker, Opened, RwLock, Slots, Stm,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm,
+    Held, Lease, Locker, Opened, Queue, RwLock, Slots, Stm,
 };
 use tenure_core::{
     Clock, Error, ErrorKind, Guarantees, LossReason, Namespace, Result, SessionId, SessionOptions,
@@ -20,6 +20,7 @@ use crate::config::{self, MemoryConfig};
 use crate::election::MemoryElection;
 use crate::faults::Link;
 use crate::locker::MemoryLocker;
+use crate::queue::MemoryQueue;
 use crate::rw_lock::MemoryRwLock;
 use crate::stm::MemoryStm;
 use crate::store::{CAPACITY, Footprint, Member, Shared};
@@ -253,6 +254,10 @@ impl Lease for MemorySession {
     fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
         Some(self.typed_stm())
     }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        Some(self.typed_queue())
+    }
 }
 
 impl HasLocker for MemorySession {
@@ -292,5 +297,13 @@ impl HasStm for MemorySession {
 
     fn typed_stm(self: Arc<Self>) -> Arc<MemoryStm> {
         Arc::new(MemoryStm::new(self))
+    }
+}
+
+impl HasQueue for MemorySession {
+    type Queue = MemoryQueue;
+
+    fn typed_queue(self: Arc<Self>) -> Arc<MemoryQueue> {
+        Arc::new(MemoryQueue::new(self))
     }
 }

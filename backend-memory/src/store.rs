@@ -6,11 +6,14 @@
 //! with it. A step is one critical section: it reads the clock, buries sessions whose lease has
 //! ended, and acts.
 //!
+//! Queues have a file of their own (`store/queue.rs`).
+//!
 //! There is no background task. Whoever waits sleeps until the lease of the place that it waits
 //! for ends, or until it is woken because that place went away. So a release wakes one waiter (or
 //! one batch of readers), and a dead place is found by the one behind it.
 
 pub(crate) mod election;
+mod queue;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -32,6 +35,7 @@ mod rw_lock;
 
 use barrier::Barriers;
 pub(crate) use barrier::{Entered, Sight};
+pub(crate) use queue::{Delivered, Found};
 
 /// How many holdings and waits one session carries.
 pub const CAPACITY: usize = 10_000;
@@ -48,6 +52,8 @@ pub struct Footprint {
     pub waits: usize,
     /// Elections that somebody waits to see a change of.
     pub observed: usize,
+    /// Items of queues that were not acknowledged.
+    pub items: usize,
     /// Requests that are still on their way over a faulty link.
     pub on_their_way: usize,
     /// Keys of transactional memory.
@@ -71,6 +77,7 @@ impl Shared {
             leases: BTreeSet::new(),
             lines: HashMap::new(),
             barriers: Barriers::default(),
+            queues: HashMap::new(),
             last_session: 0,
             last_place: 0,
             last_token: 0,
@@ -184,6 +191,7 @@ pub(crate) struct Lease {
     link: Link,
     /// By nonce: which line, and where in it.
     places: HashMap<u64, (Object, u64)>,
+    queues: queue::Dealings,
     /// By nonce: requests that a faulty link has not delivered yet. A withdrawal is remembered
     /// exactly as long as there is one that could come after it.
     on_their_way: HashMap<u64, Way>,
@@ -240,6 +248,7 @@ pub(crate) struct State {
     /// Never empty ones. The key of a place is its number of arrival.
     lines: HashMap<Object, BTreeMap<u64, Place>>,
     barriers: Barriers,
+    queues: HashMap<Object, queue::Queue>,
     last_session: u64,
     last_place: u64,
     last_token: u64,
@@ -267,6 +276,7 @@ impl State {
             ended: Arc::clone(&ended),
             link,
             places: HashMap::new(),
+            queues: queue::Dealings::default(),
             on_their_way: HashMap::new(),
             barriers: HashMap::new(),
             decided: HashSet::new(),
@@ -324,6 +334,7 @@ impl State {
             }
         }
         self.detach_from_barriers(member.session);
+        self.drop_dealings(member.session);
         Ok(())
     }
 
@@ -360,10 +371,14 @@ impl State {
         let lease = self.lease(member)?;
         Ok(held
             .iter()
-            .map(|held| held.nonce)
-            .filter(|nonce| {
-                !lease.places.contains_key(nonce) && !lease.barriers.contains_key(nonce)
+            .filter(|held| match held.kind {
+                Kind::Queue => Self::is_missing(&lease.queues, held),
+                _ => {
+                    !lease.places.contains_key(&held.nonce)
+                        && !lease.barriers.contains_key(&held.nonce)
+                }
             })
+            .map(|held| held.nonce)
             .collect())
     }
 
@@ -409,6 +424,7 @@ impl State {
         }
         let alarmed = reason == LossReason::Revoked && lease.link.is_up();
         self.bury_at_barriers(session, lease.barriers, alarmed);
+        self.bury_dealings(lease.queues);
         self.signals.push(Signal::Forget(lease.link));
     }
 }
@@ -433,7 +449,7 @@ impl State {
             if !free && !wait {
                 return Ok(None);
             }
-            if lease.places.len() + lease.barriers.len() >= CAPACITY {
+            if lease.load() >= CAPACITY {
                 return Err(error::full(CAPACITY));
             }
             lease
@@ -531,6 +547,10 @@ impl State {
         if let Some(way) = lease.on_their_way.get_mut(&nonce) {
             way.withdrawn = true;
         }
+        self.leave_queue(member.session, nonce);
+        let Some(lease) = self.sessions.get(&member.session) else {
+            return;
+        };
         if let Some((object, arrival)) = lease.places.get(&nonce).cloned()
             && let Some(place) = self.leave(&object, arrival)
         {
@@ -672,12 +692,18 @@ impl State {
             if way.requests == 0 {
                 lease.on_their_way.remove(&nonce);
                 lease.decided.remove(&nonce);
+                lease.queues.arrived(nonce);
             }
         }
     }
 }
 
 impl Lease {
+    /// How much the session holds and waits for.
+    fn load(&self) -> usize {
+        self.places.len() + self.barriers.len() + self.queues.len()
+    }
+
     fn not_withdrawn(&self, nonce: u64) -> Result<()> {
         match self.on_their_way.get(&nonce) {
             Some(way) if way.withdrawn => Err(Error::withdrawn()),
@@ -692,6 +718,7 @@ impl State {
     pub(crate) fn keys(&self, namespace: &Namespace) -> Vec<String> {
         let mut keys: Vec<_> = self.places(namespace).map(|(key, ..)| key).collect();
         keys.extend(self.barrier_keys(namespace));
+        keys.extend(self.queue_keys(namespace).map(|(key, _)| key));
         keys.sort_unstable();
         keys
     }
@@ -703,7 +730,8 @@ impl State {
             .find(|(key, ..)| key == wanted)
             .map(|(_, object, arrival)| (object.clone(), arrival));
         let Some((object, arrival)) = found else {
-            return self.delete_at_barrier(namespace, wanted);
+            return self.delete_at_barrier(namespace, wanted)
+                || self.delete_dealing(namespace, wanted);
         };
         let Some(place) = self.leave(&object, arrival) else {
             return false;
@@ -732,11 +760,13 @@ impl State {
         let places = self.lines.values().flat_map(BTreeMap::values);
         let waits = places.filter(|place| place.token.is_none()).count();
         let (at_barriers, before_barriers) = self.count_at_barriers();
+        let (items, claims, in_queues) = self.queued();
         Footprint {
             sessions: self.sessions.len(),
             observed: self.elections.observed(),
-            holdings: self.lines.len() + at_barriers,
-            waits: waits + before_barriers,
+            holdings: self.lines.len() + at_barriers + claims,
+            waits: waits + before_barriers + in_queues,
+            items,
             on_their_way: self
                 .sessions
                 .values()

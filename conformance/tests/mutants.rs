@@ -7,6 +7,8 @@
 
 #[path = "mutants/election.rs"]
 mod election;
+#[path = "mutants/queue.rs"]
+mod queue;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,8 +19,8 @@ use tenure_conformance::{
     CASES, Case, Harness, Link, Linked, Need, Operator, Outcome, Subject, async_trait, run,
 };
 use tenure_core::backend::{
-    Ask, Backend, Barrier, Election, Grant, HasElection, HasLocker, HasStm, Held, Lease, Locker,
-    Opened, Settle, Stm,
+    Ask, Backend, Barrier, Election, Grant, HasElection, HasLocker, HasQueue, HasStm, Held, Lease,
+    Locker, Opened, Queue, Settle, Stm,
 };
 use tenure_core::{
     Claim, Clock, Durability, Error, ErrorKind, FencingToken, Guarantees, LossReason, MinorityLoss,
@@ -124,6 +126,8 @@ enum Bug {
     HopefulResolve,
     /// Whatever the size, it is sent.
     NoLimits,
+    /// Something about queues.
+    Queue(queue::Bug),
 }
 
 /// Which case must catch which mutant.
@@ -360,6 +364,7 @@ fn every_case_can_fail() {
     let caught: HashSet<&str> = CAUGHT
         .iter()
         .chain(election::CAUGHT)
+        .chain(queue::CAUGHT)
         .flat_map(|(_, ids)| ids.iter().copied())
         .chain(barrier::CAUGHT.iter().flat_map(|(_, ids)| *ids).copied())
         .chain(rw_lock::caught())
@@ -377,7 +382,7 @@ fn every_case_can_fail() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_mutant_is_caught() {
     let mut runs = tokio::task::JoinSet::new();
-    for (bug, ids) in CAUGHT.iter().chain(election::CAUGHT) {
+    for (bug, ids) in CAUGHT.iter().chain(election::CAUGHT).chain(queue::CAUGHT) {
         runs.spawn(async move {
             let subject: Arc<dyn Subject> = Arc::new(Mutants(*bug));
             (
@@ -802,6 +807,15 @@ impl Lease for MutantLease {
             inner: Arc::clone(&self.inner).typed_stm(),
             world: Arc::clone(&self.world),
         }))
+    }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        let bug = match self.world.bug {
+            Bug::Queue(bug) => Some(bug),
+            _ => None,
+        };
+        let queue = Arc::clone(&self.inner).typed_queue();
+        Some(Arc::new(queue::MutantQueue::new(queue, bug, &self.world)))
     }
 }
 

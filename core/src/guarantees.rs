@@ -64,6 +64,10 @@ pub struct Guarantees {
     pub fenced_commit: Claim<FencedCommit>,
     /// T4: what becomes of a commit whose answer was lost.
     pub unknown_commit: Claim<UnknownCommit>,
+    /// Q1: how often an accepted item is delivered.
+    pub queue_delivery: Claim<QueueDelivery>,
+    /// Q3: in which order items are delivered.
+    pub queue_order: Claim<QueueOrder>,
     /// Whether an acknowledged grant outlives the store's own crash.
     pub durability: Claim<Durability>,
     /// Whether the store goes on when a minority of its members is lost.
@@ -239,6 +243,26 @@ pub enum UnknownCommit {
     Unsupported,
 }
 
+/// Q1: how often an accepted item of a queue is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueDelivery {
+    /// Until a consumer acknowledges it: at least once, and to one consumer at a time.
+    AtLeastOnce,
+    /// Some consumer may remove an item before its work is done, and die: at most once.
+    AtMostOnce,
+}
+
+/// Q3: the order in which items of a queue are delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueOrder {
+    /// By priority, then as the store accepted them; what comes back keeps its place.
+    PriorityThenFifo,
+    /// In no stated order.
+    Unordered,
+}
+
 /// Whether an acknowledged grant outlives the store's own crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -336,6 +360,8 @@ lines! {
     Isolation isolation "T1" "transactions";
     FencedCommit fenced_commit "T3" "commit bound to a guard";
     UnknownCommit unknown_commit "T4" "commit without an answer";
+    QueueDelivery queue_delivery "Q1" "queued item delivered";
+    QueueOrder queue_order "Q3" "queue order";
     Durability durability "" "acknowledged grant";
     MinorityLoss minority_loss "" "minority lost";
     RwOrder rw_order "R2" "readers and writers";
@@ -391,6 +417,8 @@ words!(UnknownCommit {
     Reported => "reported as unknown",
     Unsupported => "none",
 });
+words!(QueueDelivery { AtLeastOnce => "at least once", AtMostOnce => "at most once", });
+words!(QueueOrder { PriorityThenFifo => "by priority, then FIFO", Unordered => "unordered", });
 words!(Durability { Durable => "on disk", Volatile => "in memory only", });
 words!(MinorityLoss { Survives => "survived", SingleMember => "no: one member", });
 words!(RwOrder {

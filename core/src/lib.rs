@@ -70,8 +70,8 @@ pub use error::{Effect, Error, ErrorKind, Result};
 pub use fence_gate::{FenceGate, StaleToken};
 pub use guarantees::{
     Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
-    Guarantees, HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume,
-    Row, RwOrder, TokenOrder, Transactions, UnknownCommit,
+    Guarantees, HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery,
+    QueueOrder, Release, Resume, Row, RwOrder, TokenOrder, Transactions, UnknownCommit,
 };
 pub use holding::Holding;
 pub use locker::{LockGuard, LockHandle};
@@ -132,6 +132,8 @@ pub use value::MAX_VALUE_BYTES;
 ///             isolation: Claim::new(Transactions::Unsupported, "..."),
 ///             fenced_commit: Claim::new(FencedCommit::Unsupported, "..."),
 ///             unknown_commit: Claim::new(UnknownCommit::Unsupported, "..."),
+///             queue_delivery: Claim::new(QueueDelivery::AtMostOnce, "..."),
+///             queue_order: Claim::new(QueueOrder::Unordered, "..."),
 ///             durability: Claim::new(Durability::Volatile, "..."),
 ///             minority_loss: Claim::new(MinorityLoss::SingleMember, "..."),
 ///             rw_order: Claim::new(RwOrder::Unsupported, "..."),

@@ -480,7 +480,7 @@ impl<Q: Queue + ?Sized> QueueHandle<Q> {
     pub async fn depth(&self) -> Result<Depth> {
         let name = self.name();
         self.handle
-            .question("len", |queue| async move { queue.depth(name).await })
+            .question("depth", |queue| async move { queue.depth(name).await })
             .await
     }
 
@@ -500,7 +500,8 @@ impl<Q: Queue + ?Sized> QueueHandle<Q> {
             .await
     }
 
-    /// Removes all items that are with no consumer, and says how many.
+    /// Removes all items that are with no consumer, and says how many. Where the store's answer was
+    /// lost on the way, what that request removed is not counted.
     ///
     /// # Errors
     ///

@@ -342,6 +342,45 @@ impl Holder {
         self.process.kill().map(drop)
     }
 
+    /// Begins to put `count` items into `queue`, one by one: `tag-0`, `tag-1`, ...
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] while an answer is outstanding.
+    pub fn begin_produce(&mut self, queue: &str, tag: &str, count: u64) -> Result<()> {
+        self.send(format!("produce {queue} {tag} {count}"))
+    }
+
+    /// The end of [`begin_produce`](Self::begin_produce): how many were accepted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with what it failed with.
+    pub fn produced(&mut self, timeout: Duration) -> Result<u64> {
+        self.answer(timeout)?.value("produced")
+    }
+
+    /// Begins to work off `queue`, which takes `work` for each item. Each delivery leaves a line `VALUE COUNT TOKEN` in `file` before its
+    /// acknowledgement, and each acknowledgement that was confirmed a line `VALUE done TOKEN`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] while an answer is outstanding.
+    pub fn begin_consume(&mut self, queue: &str, work: Duration, file: &Path) -> Result<()> {
+        let work = work.as_millis();
+        self.send(format!("consume {queue} {work} {}", file.display()))
+    }
+
+    /// The end of [`begin_consume`](Self::begin_consume), once the queue is empty: how many were
+    /// acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with what it failed with.
+    pub fn consumed(&mut self, timeout: Duration) -> Result<u64> {
+        self.answer(timeout)?.value("consumed")
+    }
+
     /// The process, for everything else.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process

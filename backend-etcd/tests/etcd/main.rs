@@ -12,6 +12,7 @@ mod ghosts;
 mod interop;
 mod limits;
 mod line;
+mod queue;
 mod rw_lock;
 mod security;
 mod sessions;

@@ -171,7 +171,7 @@ impl State {
         if let Some(refusal) = refusal {
             return Err(refusal);
         }
-        if lease.places.len() + lease.barriers.len() >= CAPACITY {
+        if lease.load() >= CAPACITY {
             return Err(error::full(CAPACITY));
         }
         lease.barriers.insert(attempt.nonce, attempt.object.clone());

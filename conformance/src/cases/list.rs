@@ -3,7 +3,7 @@
 use tenure_core::Line;
 
 use super::{
-    barrier, cancel, election, lock, names, promise, random, rw_lock, session, stm, store,
+    barrier, cancel, election, lock, names, promise, queue, random, rw_lock, session, stm, store,
 };
 use crate::case::Case;
 use crate::harness::Need;
@@ -567,6 +567,103 @@ macro_rules! for_each_case {
         stm::t5_limits_are_errors_before_sending {
             "T5", "what is too large, written twice or misnamed is refused before anything is sent",
             None, [Silence], transactions
+        }
+
+        queue::q1_an_item_is_delivered_until_it_is_acknowledged {
+            "Q1", "an item that a consumer lets go of is delivered again; one that was acknowledged is gone",
+            Some(Line::QueueDelivery), [], delivers_until_acknowledged
+        }
+        queue::q1_an_enqueue_without_an_answer_yields_one_item {
+            "Q1", "an enqueue whose answer was lost, and which is repeated, puts in one item",
+            None, [Mute], always
+        }
+        queue::q1_an_id_makes_an_enqueue_idempotent {
+            "Q1", "two items with one id are one, also when the first has left the queue",
+            None, [], always
+        }
+        queue::q1_a_batch_is_all_or_nothing {
+            "Q1", "a batch is accepted whole and in its order, and delivered as one; one too large is refused",
+            None, [], always
+        }
+        queue::q1_depth_peek_and_purge_tell_the_truth {
+            "Q1", "depth and peek see what is there, and purge spares what is with a consumer",
+            None, [], always
+        }
+        queue::q1_popped_items_are_gone {
+            "Q1", "pop acknowledges before it returns",
+            None, [], always
+        }
+        queue::q1_a_queue_in_use_does_not_grow {
+            "Q1", "items that have passed leave nothing behind",
+            None, [Keys], always
+        }
+        queue::q1_items_outlive_a_crash {
+            "Q1", "accepted items are there after the store crashed",
+            Some(Line::Durability), [Restart], durable
+        }
+        queue::q2_one_consumer_at_a_time {
+            "Q2", "of many consumers on many connections each item is with one, once",
+            None, [], always
+        }
+        queue::q2_what_comes_back_counts_its_deliveries {
+            "Q2", "a nacked item comes back with its count raised, and under a greater token",
+            Some(Line::QueueDelivery), [], delivers_until_acknowledged
+        }
+        queue::q2_a_dead_consumers_item_comes_back {
+            "Q2", "the item of a consumer that was killed comes back by TTL plus the stated bound",
+            Some(Line::QueueDelivery), [], delivers_until_acknowledged
+        }
+        queue::q2_a_closed_consumers_items_come_back_at_once {
+            "Q2", "the items of a session that is closed come back without waiting for the TTL",
+            Some(Line::QueueDelivery), [], delivers_until_acknowledged
+        }
+        queue::q2_a_delay_is_kept {
+            "Q2", "an item given back with a delay is not delivered before it is over, and is after",
+            None, [], always
+        }
+        queue::q2_dead_letters_go_elsewhere {
+            "Q2", "an item delivered too often goes to the end of another queue",
+            None, [], always
+        }
+        queue::q3_by_priority_then_as_accepted {
+            "Q3", "items come by priority, then in the order in which the store accepted them",
+            Some(Line::QueueOrder), [], queues_in_order
+        }
+        queue::q3_urgent_items_from_elsewhere_come_first {
+            "Q3", "a dequeue that begins after an urgent item was accepted elsewhere delivers that",
+            Some(Line::QueueOrder), [], queues_in_order
+        }
+        queue::q3_what_comes_back_keeps_its_place {
+            "Q3", "an item that comes back is delivered before those accepted after it",
+            Some(Line::QueueOrder), [], queues_in_order
+        }
+        queue::q4_a_late_ack_is_refused {
+            "Q4", "acknowledging an item that another has by now fails with Lost, and spares the other",
+            Some(Line::FencedRelease), [Delete], fenced_release
+        }
+        queue::q5_an_enqueue_wakes_a_waiting_consumer {
+            "Q5", "an item reaches a consumer that waits for it at once, from elsewhere too",
+            None, [], always
+        }
+        queue::q5_an_item_wakes_one_consumer {
+            "Q5", "of those who wait an item wakes one",
+            None, [], always
+        }
+        queue::q6_cancelled_dequeue_loses_nothing {
+            "Q6", "a dequeue that is dropped at any await point leaves the item as it was",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        queue::q6_cancelled_wait_takes_nothing {
+            "Q6", "a dequeue that was dropped while it waited takes nothing that comes later",
+            Some(Line::Cancellation), [], prompt_cancellation
+        }
+        queue::q6_a_dequeue_cut_off_loses_nothing {
+            "Q6", "what a dequeue got or may get over a silent connection goes back when it is dropped",
+            Some(Line::Cancellation), [Silence, Mute], prompt_cancellation
+        }
+        queue::l8_queues_are_isolated {
+            "L8", "queues whose names contain each other, and a lock of the same name, do not meet",
+            Some(Line::NameIsolation), [], isolated_names
         }
         store::store_a_grant_outlives_a_crash {
             "store", "an acknowledged grant is in force after the store crashed",

@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod election;
 pub mod lock;
 pub mod names;
+pub mod queue;
 pub mod random;
 pub mod rw_lock;
 pub mod session;

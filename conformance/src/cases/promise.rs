@@ -2,8 +2,8 @@
 
 use tenure_core::{
     Barriers, Cancellation, Claim, Durability, EarlyRelease, Expiry, FencedCommit, Guarantees,
-    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, Release, Resume, RwOrder,
-    TokenOrder, Transactions, UnknownCommit,
+    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder,
+    Release, Resume, RwOrder, TokenOrder, Transactions, UnknownCommit,
 };
 
 use crate::case::Promise;
@@ -84,6 +84,14 @@ pub(super) fn observers_converge_and_expiry_is_bounded(g: &Guarantees) -> Promis
         Promise::Made => expiry_is_bounded(g),
         denied => denied,
     }
+}
+
+pub(super) fn delivers_until_acknowledged(g: &Guarantees) -> Promise {
+    claims(&g.queue_delivery, |it| *it == QueueDelivery::AtLeastOnce)
+}
+
+pub(super) fn queues_in_order(g: &Guarantees) -> Promise {
+    claims(&g.queue_order, |it| *it == QueueOrder::PriorityThenFifo)
 }
 
 pub(super) fn durable(g: &Guarantees) -> Promise {

@@ -11,6 +11,8 @@
 //! | `spin GAP_MS` | `spinning`, then `gap_ms=N before=BOOL valid=BOOL remaining_ms=N` |
 //! | `write FILE TEXT` | `written`: a line `TOKEN TEXT` at the end of the file, whatever the lock says |
 //! | `lost` | `reason=R at_ms=N`, once the lock (or the session, if none was taken) is lost |
+//! | `produce QUEUE TAG COUNT` | `produced=N`: items `TAG-0`, `TAG-1`, ..., one by one |
+//! | `consume QUEUE WORK_MS FILE` | `consumed=N`, once the queue is empty: in the file a line `VALUE COUNT TOKEN` for each delivery, and `VALUE done TOKEN` for each that was acknowledged |
 //! | `release`, `close` | `released`, `closed` |
 //! | anything that fails | `error kind=K message=M` |
 //!
@@ -84,6 +86,18 @@ impl Holder {
                 self.write(file, text)
             }
             "lost" => self.lost().await,
+            "produce" => {
+                let (name, rest) = two(rest)?;
+                let (tag, count) = two(rest)?;
+                let count = count.trim().parse();
+                let count = count.map_err(|_| wrong("that is no number of items"))?;
+                self.produce(name, tag, count).await
+            }
+            "consume" => {
+                let (name, rest) = two(rest)?;
+                let (work, file) = two(rest)?;
+                self.consume(name, milliseconds(work)?, file).await
+            }
             "release" => {
                 let guard = self.guard.take().ok_or_else(|| wrong("nothing is held"))?;
                 guard.release().await?;
@@ -189,14 +203,42 @@ impl Holder {
             .as_ref()
             .ok_or_else(|| wrong("nothing is held"))?;
         let line = format!("{} {text}\n", guard.token());
-        std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(file)
-            // In one piece, so that writers do not mix.
-            .and_then(|mut file| file.write_all(line.as_bytes()))
-            .map_err(|error| wrong(format!("cannot write {file}: {error}")))?;
+        append(file, &line)?;
         Ok("written".to_owned())
+    }
+
+    async fn produce(&self, name: &str, tag: &str, count: u64) -> Result<String> {
+        let queue = self.session.as_ref().ok_or_else(no_session)?.queue(name)?;
+        for number in 0..count {
+            queue.enqueue(format!("{tag}-{number}")).await?;
+        }
+        Ok(format!("produced={count}"))
+    }
+
+    /// Works off a queue until nothing is left in it, with others or alone. What it writes it writes
+    /// at once, so that what a killed process did is known: a delivery before its work, an
+    /// acknowledgement after it was confirmed.
+    async fn consume(&self, name: &str, work: Duration, file: &str) -> Result<String> {
+        let queue = self.session.as_ref().ok_or_else(no_session)?.queue(name)?;
+        let mut consumed = 0;
+        loop {
+            let delivery = match queue.dequeue_timeout(Duration::from_millis(500)).await {
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    if queue.len().await? == 0 {
+                        return Ok(format!("consumed={consumed}"));
+                    }
+                    continue;
+                }
+                delivery => delivery?,
+            };
+            let value = String::from_utf8_lossy(delivery.value()).into_owned();
+            let token = delivery.token();
+            append(file, &format!("{value} {} {token}\n", delivery.count()))?;
+            tokio::time::sleep(work).await;
+            delivery.ack().await?;
+            append(file, &format!("{value} done {token}\n"))?;
+            consumed += 1;
+        }
     }
 
     async fn lost(&self) -> Result<String> {
@@ -210,6 +252,16 @@ impl Holder {
             .unwrap_or_default();
         Ok(format!("reason={reason} at_ms={}", at.as_millis()))
     }
+}
+
+fn append(file: &str, line: &str) -> Result<()> {
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(file)
+        // In one piece, so that writers do not mix.
+        .and_then(|mut file| file.write_all(line.as_bytes()))
+        .map_err(|error| wrong(format!("cannot write {file}: {error}")))
 }
 
 fn say(line: &str) -> std::io::Result<()> {
