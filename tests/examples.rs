@@ -1,0 +1,99 @@
+//! Every example does what it says, on every store; the bank also while the store is killed.
+#![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tenure_testbed::{EtcdServer, Process};
+
+/// For a machine on which everything else runs, too.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Each example, with a line near its end that shows that it got there.
+const EXAMPLES: [(&str, &str); 9] = [
+    ("lock", "the ledger: ["),
+    ("election", "node-2 was elected"),
+    ("rw_lock", "another reader came in"),
+    ("queue", "given up: \"broken job\""),
+    ("priority_queue", "treated: a cough"),
+    ("barrier", "worker 3 goes on"),
+    ("double_barrier", "participant 3 knows that phase 2 is over"),
+    ("bank", "account sum is 500"),
+    ("transfer", "bob: 51"),
+];
+
+fn example(name: &str, url: &str) -> Process {
+    Process::spawn(command(name, url)).unwrap()
+}
+
+fn command(name: &str, url: &str) -> Command {
+    let test = std::env::current_exe().unwrap();
+    let target = test.parent().and_then(|deps| deps.parent()).unwrap();
+    let path: PathBuf = target.join("examples").join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: `cargo build --examples` makes it",
+        path.display()
+    );
+    let mut command = Command::new(path);
+    command.arg(url).env_remove("TENURE_URL");
+    command
+}
+
+fn runs(name: &str, last: &str, url: &str) {
+    let output = command(name, url).output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && printed.contains(last),
+        "{name} on {url}: {output:?}"
+    );
+}
+
+#[test]
+fn every_example_runs_on_the_embedded_store() {
+    for (name, last) in EXAMPLES {
+        runs(name, last, "memory:");
+    }
+}
+
+#[test]
+fn every_example_runs_on_etcd() {
+    let etcd = EtcdServer::start().unwrap();
+    let url = format!("etcd://{}/examples", etcd.address());
+    for (name, last) in EXAMPLES {
+        runs(name, last, &url);
+    }
+}
+
+/// Transfers go on from where they were: no money is made or lost, whatever became of the commits
+/// that were on their way.
+#[test]
+fn the_bank_keeps_its_money_while_etcd_is_killed() {
+    let mut etcd = EtcdServer::start().unwrap();
+    let mut bank = example("bank", &format!("etcd://{}/bank", etcd.address()));
+    for _ in 0..2 {
+        // In the midst of it: what is waited for is that some transfers have happened.
+        bank_is_at_work(&etcd);
+        etcd.kill().unwrap();
+        etcd.restart().unwrap();
+    }
+    bank.expect_line("account sum is 500", PATIENCE).unwrap();
+    assert!(bank.wait(PATIENCE).unwrap().success());
+}
+
+/// Until the first account has changed 20 times more.
+fn bank_is_at_work(etcd: &EtcdServer) {
+    let version = || -> u64 {
+        let get = ["get", "tenure/1/bank/data/account-0", "-w", "fields"];
+        let printed = etcd.run_etcdctl(&get).unwrap_or_default();
+        let line = printed.lines().find(|line| line.starts_with("\"Version\""));
+        let number = line.and_then(|line| line.rsplit(' ').next());
+        number.and_then(|number| number.parse().ok()).unwrap_or(0)
+    };
+    let (start, begun) = (version(), std::time::Instant::now());
+    while version() < start + 20 {
+        assert!(begun.elapsed() < PATIENCE, "no transfer in {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
