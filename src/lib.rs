@@ -1,6 +1,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
-//! Distributed locks under leases, stamped with fencing tokens, over etcd or an embedded store,
-//! behind one API.
+//! Distributed locks, elections, read-write locks, queues, barriers and transactional memory, under
+//! leases and stamped with fencing tokens, over etcd or an embedded store, behind one API.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]

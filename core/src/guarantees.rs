@@ -355,16 +355,16 @@ lines! {
     FencedRelease fenced_release "L7" "late release";
     NameIsolation name_isolation "L8" "names";
     Resume resume "S4" "detach and resume";
+    RwOrder rw_order "R2" "readers and writers";
     Observers observers "E4" "election observed";
+    QueueDelivery queue_delivery "Q1" "queued item delivered";
+    QueueOrder queue_order "Q3" "queue order";
     Barriers barriers "B4" "a participant's death";
     Isolation isolation "T1" "transactions";
     FencedCommit fenced_commit "T3" "commit bound to a guard";
     UnknownCommit unknown_commit "T4" "commit without an answer";
-    QueueDelivery queue_delivery "Q1" "queued item delivered";
-    QueueOrder queue_order "Q3" "queue order";
     Durability durability "" "acknowledged grant";
     MinorityLoss minority_loss "" "minority lost";
-    RwOrder rw_order "R2" "readers and writers";
 }
 
 macro_rules! words {

@@ -29,6 +29,19 @@
 //! | E3 | Proclaiming and resigning by one who does not lead any more fail and change nothing |
 //! | E4 | An observer ends up at the last proclaimed value, and never goes back |
 //! | E5 | L3 to L7 hold for candidates as for those who wait for a lock |
+//! | R1 | A writer is alone; readers share |
+//! | R2 | Arrival order: a waiting writer is not overtaken by later readers, nor a waiting reader starved by writers |
+//! | R3 | A writer's token is greater than every token granted before, of either kind; a downgrade keeps token and place |
+//! | Q1 | An item that was accepted is delivered until it is acknowledged |
+//! | Q2 | An item is with one valid consumer at a time; it comes back, with its count raised, when that one gives it back or its session ends |
+//! | Q3 | By priority, then in the order in which the store accepted the items; one that comes back keeps its place |
+//! | Q4 | A late acknowledgement fails with `Lost` |
+//! | Q5 | An item wakes one waiting consumer |
+//! | Q6 | A cancelled `dequeue` loses no item |
+//! | B1 | Waiting at a barrier ends only with a release, or at once if nobody holds it |
+//! | B2 | Nobody enters a double barrier before all have come, nor leaves before all have left or died |
+//! | B3 | One too many is refused |
+//! | B4 | A barrier is reusable; the dead do not hold up the others beyond their TTL; another count is an error |
 //! | T1 | Committed transactions are serializable under the first two levels, and every attempt reads one consistent snapshot |
 //! | T2 | A transaction whose code fails leaves no trace |
 //! | T3 | A transaction bound to a guard commits only if that is held in the store at the commit |
