@@ -43,4 +43,8 @@ conformance!(bare, Bare::start().unwrap(), not_run: [
     l7_an_unconfirmed_release_is_repeated,
     l8_namespaces_are_isolated,
     e3_a_deposed_leader_changes_nothing, e3_a_proclamation_is_made_good_after_a_silence, e4_an_observer_that_was_cut_off_shows_the_last_state, e4_an_observer_bears_disturbances, e5_a_dead_candidate_is_never_elected, b1_no_release_is_missed_in_a_silence, b1_no_release_is_missed_in_a_reconnect, b2_nothing_is_missed_in_a_reconnect, b2_nothing_is_missed_in_a_silence, l8_keys_are_isolated, t3_a_lost_guard_commits_nothing, t3_a_revoked_holder_commits_nothing, t4_a_lost_answer_is_resolved, t4_what_cannot_be_known_is_reported, t5_limits_are_errors_before_sending,
+    q1_a_queue_in_use_does_not_grow,
+    q1_an_enqueue_without_an_answer_yields_one_item,
+    q4_a_late_ack_is_refused,
+    q6_a_dequeue_cut_off_loses_nothing,
 ]);
