@@ -720,6 +720,8 @@ async fn alone_again(barrier: &DoubleBarrierHandle) -> Result<(), Outcome> {
         if let Ok(met) = met {
             promptly("leaving one who had gone away", met.leave()).await??;
         }
+        // An answer may come without a pause in which anything is taken back.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
