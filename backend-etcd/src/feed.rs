@@ -60,7 +60,9 @@ impl Feeds {
             self.open(&feed);
             if look || feed.lock().has_news_since(after) {
                 let reading = self.read(prefix).await?;
-                feed.lock().note(&reading);
+                if feed.lock().note(&reading) {
+                    feed.changed.notify_waiters();
+                }
                 if after.is_none_or(|after| reading.revision > after) {
                     return Ok(Sighting {
                         order: reading.revision.unsigned_abs(),
@@ -90,12 +92,13 @@ impl Feeds {
         Ok(Reading {
             revision: answer.header().map_or(0, |header| header.revision()),
             head: head.map(|kv| {
-                let created = kv.create_revision();
+                let (created, modified) = (kv.create_revision(), kv.mod_revision());
                 let (key, value) = kv.into_key_value();
                 Head {
                     key,
                     value,
                     created,
+                    modified,
                 }
             }),
         })
@@ -132,6 +135,7 @@ struct Head {
     key: Vec<u8>,
     value: Vec<u8>,
     created: i64,
+    modified: i64,
 }
 
 impl Reading {
@@ -152,8 +156,8 @@ struct State {
     watch: Option<Watch>,
     /// Since which revision nothing is missed, if so.
     stands: Option<i64>,
-    /// What was read last since then: at which revision, and the leader's key.
-    read: Option<(i64, Option<Vec<u8>>)>,
+    /// What was read last since then: at which revision, and the leader's key with its last change.
+    read: Option<(i64, Option<(Vec<u8>, i64)>)>,
     /// The last event that may have changed the state.
     news: i64,
     observers: usize,
@@ -168,15 +172,24 @@ impl State {
             .is_some_and(|stands| stands > after || self.news > after)
     }
 
-    fn note(&mut self, reading: &Reading) {
+    /// Says whether this is news to those who have read before it: the event that it follows may
+    /// come only now, and is old then.
+    fn note(&mut self, reading: &Reading) -> bool {
         let newer = self
             .read
             .as_ref()
             .is_none_or(|(at, _)| *at < reading.revision);
-        if newer && self.stands.is_some_and(|since| since <= reading.revision) {
-            let key = reading.head.as_ref().map(|head| head.key.clone());
-            self.read = Some((reading.revision, key));
+        if !newer || self.stands.is_none_or(|since| since > reading.revision) {
+            return false;
         }
+        let head = reading.head.as_ref();
+        let head = head.map(|head| (head.key.clone(), head.modified));
+        let same = self.read.as_ref().is_some_and(|(_, was)| *was == head);
+        if !same {
+            self.news = self.news.max(reading.revision);
+        }
+        self.read = Some((reading.revision, head));
+        !same
     }
 
     /// Whether an event at `revision` on `key` may change who leads, or with what value.
@@ -184,7 +197,7 @@ impl State {
         match &self.read {
             Some((at, _)) if revision <= *at => false,
             // Once something has changed since the reading, anything may follow from the next.
-            Some((at, Some(leader))) if self.news <= *at => leader == key,
+            Some((at, Some((leader, _)))) if self.news <= *at => leader == key,
             _ => true,
         }
     }
@@ -292,6 +305,7 @@ mod tests {
             key: key.into(),
             value: Vec::new(),
             created: 1,
+            modified: 1,
         });
         feed.lock().note(&Reading { revision, head });
     }
@@ -319,6 +333,19 @@ mod tests {
         feed.deleted(&[(b"b", 14)], true);
         read(&feed, 13, Some("b"));
         assert!(news(&feed, 13));
+    }
+
+    #[test]
+    fn what_one_observer_reads_is_news_to_another() {
+        let feed = standing(10);
+        read(&feed, 12, Some("a")); // both have seen this
+        // A third one comes, and its reading overtakes the event that it follows.
+        read(&feed, 20, Some("b"));
+        feed.deleted(&[(b"a", 15)], true);
+        assert!(news(&feed, 12) && !news(&feed, 20));
+        // Nothing has changed since: that somebody reads is no news.
+        read(&feed, 30, Some("b"));
+        assert!(!news(&feed, 20));
     }
 
     #[test]
