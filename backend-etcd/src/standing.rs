@@ -67,9 +67,13 @@ impl EtcdSession {
     /// Takes a place if that holds at once; leaves nothing behind if not.
     pub(crate) async fn try_line(&self, ask: &Ask, side: Side) -> Result<Option<Grant>> {
         let (line, tickets) = (self.line(ask), &self.tickets);
-        let key = tickets.key(ask, &line, side);
-        let entering = line.enter(&key, ask.alarm());
+        let announced = tickets.key(ask, &line, side);
+        let entering = line.enter(&announced, ask.alarm());
         let token = tickets.place_if_free(ask, &line, side).await;
+        let key = tickets.known_key(ask).unwrap_or_else(|| announced.clone());
+        if key != announced {
+            line.unannounce(&announced);
+        }
         if let Ok(Some(token)) = token {
             line.stands(&key, token, ask.alarm());
         }

@@ -312,30 +312,45 @@ impl Tickets {
         line: &Line,
         side: Side,
     ) -> Result<Option<i64>> {
-        let (key, marker) = (self.key(ask, line, side), self.marker(ask));
-        let put = || self.put_in_line(&key, ask);
+        let stem = line.sides().stem(side, line.prefix());
         // Where only readers stand, all of them hold: nobody waits.
         let nobody = match (line.sides(), side) {
             (Sides::InKey, Side::Read) => format!("{}write", line.prefix()),
             _ => line.prefix().to_owned(),
         };
-        let mut txn = Txn::new()
-            .when([Self::absent(&nobody).with_prefix(), Self::absent(&marker)])
-            .and_then([put()]);
-        if (line.sides(), side) == (Sides::InValue, Side::Read) {
-            // In a transaction of its own: a comparison of values fails where there is none.
-            let readers = Compare::value(line.prefix(), CompareOp::Less, ABOVE_READERS);
-            let among_readers = Txn::new()
-                .when([readers.with_prefix(), Self::absent(&marker)])
-                .and_then([put()]);
-            txn = txn.or_else([TxnOp::txn(among_readers)]);
+        loop {
+            let (key, marker) = (self.key(ask, line, side), self.marker(ask));
+            let put = || self.put_in_line(&key, ask);
+            // Among readers, the key itself may be there: of what was held before a detach.
+            let new = || [Self::absent(&key), Self::absent(&marker)];
+            let mut when = vec![Self::absent(&nobody).with_prefix()];
+            when.extend(new());
+            let mut otherwise = Vec::new();
+            if (line.sides(), side) == (Sides::InValue, Side::Read) {
+                // In a transaction of its own: a comparison of values fails where there is none.
+                let readers = Compare::value(line.prefix(), CompareOp::Less, ABOVE_READERS);
+                let mut when = vec![readers.with_prefix()];
+                when.extend(new());
+                let among_readers = Txn::new().when(when).and_then([put()]);
+                otherwise.push(TxnOp::txn(among_readers));
+            }
+            if side == Side::Read {
+                let look = GetOptions::new().with_keys_only();
+                otherwise.push(TxnOp::get(key.as_str(), Some(look)));
+            }
+            let txn = Txn::new().when(when).and_then([put()]).or_else(otherwise);
+            let answer = self.send(ask, txn).await?;
+            if succeeded(&answer) {
+                return Ok(Some(answer.header().map_or(0, |header| header.revision())));
+            }
+            let taken = ranges(answer).iter().any(|(kvs, _)| !kvs.is_empty());
+            if taken && key == self.plain_key(&stem) {
+                self.move_aside(ask, &stem);
+                continue;
+            }
+            self.settled(ask);
+            return Ok(None);
         }
-        let answer = self.send(ask, txn).await?;
-        if succeeded(&answer) {
-            return Ok(Some(answer.header().map_or(0, |header| header.revision())));
-        }
-        self.settled(ask);
-        Ok(None)
     }
 
     /// Makes the writer `ask`, whose key was created at `token`, a reader: in its place, for a put

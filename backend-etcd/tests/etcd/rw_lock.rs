@@ -315,6 +315,37 @@ async fn a_resumed_session_takes_up_its_side() {
     bed.until_empty(SOON).await;
 }
 
+/// What was held before a detach and is not taken up yet has the session's plain key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trying_in_a_resumed_session_spares_what_it_held() {
+    let bed = Bed::new("rw-resume-try").await;
+    let store = bed.store().await;
+    let session = open(&store, secs(40)).await;
+    let before = session.rw_lock("x").unwrap().read().await.unwrap();
+    let (token, id) = (before.token(), session.detach().await.unwrap());
+    drop(before);
+    let session = store.resume(&id).await.unwrap();
+    let lock = session.rw_lock("x").unwrap();
+    let tried = lock.try_read().await.unwrap();
+    assert!(tried.token() > token);
+    let taken_up = lock.reclaim_read(token).await.unwrap();
+    let standing = bed.list(prefix(&bed, "x")).await;
+    let of = |guard: &tenure_core::Holding| (guard.key().to_owned(), revision(guard));
+    assert_eq!(standing, [of(&taken_up), of(&tried)]);
+    tried.release().await.unwrap();
+    let refused = bed.session(secs(40)).await;
+    let refused = refused.rw_lock("x").unwrap().try_write().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::WouldBlock);
+    assert!(taken_up.is_valid());
+    taken_up.release().await.unwrap();
+    session.close().await.unwrap();
+    bed.until_empty(SOON).await;
+}
+
+fn revision(guard: &tenure_core::Holding) -> i64 {
+    i64::try_from(guard.token().get()).unwrap()
+}
+
 /// Go's `recipes.RWMutex`, with raw calls: a leased key `<prefix>/read/<nanos>` or
 /// `<prefix>/write/<nanos>`; then waits for the last key of those that block it with a lower
 /// revision, one by one, until there is none.
