@@ -123,8 +123,10 @@ where
         }
         tracing::debug!(name = %ask.name(), %error, "attempt failed, trying again");
         tokio::select! {
-            () = core.clock.sleep(backoff.next()) => {}
+            // First: once it is withdrawn, no further attempt may meet what takes it back.
+            biased;
             () = ask.withdrawn() => return Err(Error::withdrawn()),
+            () = core.clock.sleep(backoff.next()) => {}
         }
     }
 }
