@@ -418,9 +418,15 @@ impl EtcdBarrier {
         let mut looks = Looks::from(bell.heard());
         let mut seen = bell.heard();
         let (key, token, mut scene) = self.come(ask, &place, count).await?;
+        let mut refused = None;
         loop {
             if !scene.waiters.iter().any(|waiter| waiter.created == token) {
-                return Err(Error::lost(LossReason::Revoked));
+                let Some(why) = refused else {
+                    return Err(Error::lost(LossReason::Revoked));
+                };
+                // Whoever began the next generation has cleared it away meanwhile.
+                self.forget_answered(ask);
+                return Err(Error::new(ErrorKind::Conflict, why));
             }
             match scene.find(token, count) {
                 Finding::In(inside) => return Ok(entered(key, token, inside)),
@@ -431,6 +437,7 @@ impl EtcdBarrier {
                     {
                         return Err(Error::new(ErrorKind::Conflict, why));
                     }
+                    refused = Some(why);
                 }
                 Finding::Complete(members) => self.open(&place, &members, count).await?,
                 Finding::Wait => tokio::select! {
