@@ -17,3 +17,4 @@ mod rw_lock;
 mod security;
 mod sessions;
 mod stm;
+mod storm;
