@@ -145,6 +145,9 @@ impl Reading {
     }
 }
 
+/// A key, and when it was changed last.
+type Changed = (Vec<u8>, i64);
+
 /// One prefix that is observed.
 struct Feed {
     prefix: String,
@@ -157,7 +160,7 @@ struct State {
     /// Since which revision nothing is missed, if so.
     stands: Option<i64>,
     /// What was read last since then: at which revision, and the leader's key with its last change.
-    read: Option<(i64, Option<(Vec<u8>, i64)>)>,
+    read: Option<(i64, Option<Changed>)>,
     /// The last event that may have changed the state.
     news: i64,
     observers: usize,
