@@ -47,7 +47,7 @@ async fn disturb(bed: &Bed, proxies: &[Proxy], seen: &Seen) {
                 proxy.cut();
             }
             2 | 3 => {
-                let way = if rnd(&mut seed) % 2 == 0 {
+                let way = if rnd(&mut seed).is_multiple_of(2) {
                     Direction::Up
                 } else {
                     Direction::Down
@@ -119,7 +119,7 @@ async fn a_writer_is_alone_in_a_storm() {
                                     assert!(guard.is_valid());
                                     assert_eq!(seen.writers.load(SeqCst), 0);
                                     seen.readers.fetch_sub(1, SeqCst);
-                                    if rnd(&mut seed) % 2 == 0 {
+                                    if rnd(&mut seed).is_multiple_of(2) {
                                         match within(LATER, "release", guard.release()).await {
                                             Ok(()) => {}
                                             Err(e) => {
@@ -272,7 +272,7 @@ async fn one_leads_and_all_see_the_last_in_a_storm() {
                         latest += 1;
                         let value = format!("{}-{latest}", lead.token());
                         let proclaim = lead.proclaim(&value);
-                        if rnd(&mut seed) % 3 == 0 {
+                        if rnd(&mut seed).is_multiple_of(3) {
                             let _ = tokio::time::timeout(ms(rnd(&mut seed) % 3), proclaim).await;
                         } else {
                             within(LATER, "proclaim", proclaim).await.unwrap();
@@ -285,7 +285,7 @@ async fn one_leads_and_all_see_the_last_in_a_storm() {
                     }
                     assert!(lead.is_valid());
                     leaders.fetch_sub(1, SeqCst);
-                    if rnd(&mut seed) % 2 == 0 {
+                    if rnd(&mut seed).is_multiple_of(2) {
                         let _ = within(LATER, "resign", lead.resign()).await;
                     }
                 }
