@@ -884,6 +884,11 @@ struct Post(Arc<Hub>);
 impl Drop for Post {
     fn drop(&mut self) {
         self.0.at_work.store(false, Ordering::Release);
+        if std::thread::panicking() {
+            // The next one would, too.
+            let error = Error::new(ErrorKind::Internal, "the work at this queue panicked");
+            return self.0.fail(&error);
+        }
         // Who came too late to be seen, or is left behind by a runtime that ends, sets another to
         // work.
         for waiter in self.0.view.lock().waiters.values() {
@@ -962,6 +967,87 @@ impl Books {
             if claims.is_empty() {
                 entries.taken.remove(&claim.nonce);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::EtcdBackend;
+    use tenure_core::Name;
+
+    fn item(place: Place, revision: i64) -> Change {
+        let put = Put {
+            created: revision,
+            lease: 0,
+            number: 0,
+            name: None,
+        };
+        Change {
+            part: Part::Item(place),
+            put: Some(put),
+            revision,
+        }
+    }
+
+    /// News may come between the choice of an item and the claim: the claim must fail by them.
+    #[tokio::test]
+    async fn a_claim_holds_only_for_what_was_seen_when_it_was_chosen() {
+        let session = EtcdBackend::unmet().await;
+        let hub = session
+            .shared
+            .queues
+            .hub(&session, &Name::new("x").unwrap());
+        {
+            let mut state = hub.view.lock();
+            state.complete(10, vec![item((5, 1), 9)], None);
+            let held = Put {
+                created: 8,
+                lease: 3,
+                number: 0,
+                name: None,
+            };
+            state.apply(item((4, 2), 8));
+            state.apply(Change {
+                part: Part::Claim((4, 2)),
+                put: Some(held),
+                revision: 8,
+            });
+            let waiter = Waiter {
+                session: Arc::clone(&session),
+                nonce: 1,
+                want: Want::new(1),
+                at_once: false,
+                told: Arc::default(),
+            };
+            state.waiters.insert(1, waiter);
+        }
+        let Plan::Claim(mut picks, sight) = hub.plan() else {
+            panic!("there is something to claim");
+        };
+        {
+            let mut state = hub.view.lock();
+            state.apply(Change {
+                part: Part::Epoch,
+                put: None,
+                revision: 20,
+            });
+            state.apply(item((0, 3), 20));
+            state.apply(Change {
+                part: Part::Claim((4, 2)),
+                put: None,
+                revision: 21,
+            });
+        }
+        let (compares, _) = hub.claiming(&mut picks, sight);
+        let compares: Vec<_> = compares.iter().map(|it| format!("{it:?}")).collect();
+        let due = [
+            changed_at(hub.keys.epoch(), 0),
+            Compare::create_revision(hub.keys.consumer(3), CompareOp::Greater, 0),
+        ];
+        for compare in due {
+            assert!(compares.contains(&format!("{compare:?}")), "{compares:#?}");
         }
     }
 }

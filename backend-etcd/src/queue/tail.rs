@@ -168,6 +168,16 @@ struct Post(Arc<Producers>);
 impl Drop for Post {
     fn drop(&mut self) {
         self.0.at_work.store(false, Ordering::Release);
+        if std::thread::panicking() {
+            // The next one would, too.
+            let unresolved = self.0.turn.try_lock().ok();
+            let unresolved = unresolved.and_then(|mut turn| turn.unresolved.take());
+            let requests = unresolved.into_iter().flat_map(|batch| batch.requests);
+            for mut request in requests.chain(self.0.waiting().drain(..)) {
+                let error = Error::new(ErrorKind::Internal, "the work at this queue panicked");
+                request.tell(Err(error.with_effect(Effect::Unknown)));
+            }
+        }
         // Who came too late to be seen, or is left behind by a runtime that ends, sets another to
         // work.
         self.0.gone.notify_waiters();
