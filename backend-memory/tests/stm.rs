@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use support::*;
 use tenure_core::{
-    Compare, Effect, ErrorKind, Holding, Isolation, LossReason, Op, Result, Session, SessionOptions,
-    StmHandle,
+    Compare, Effect, ErrorKind, Holding, Isolation, LossReason, Op, Result, Session,
+    SessionOptions, StmHandle,
 };
 use tenure_memory::{Fault, MemorySession, MemoryStm};
 

@@ -599,7 +599,10 @@ impl State {
 
     /// Whether a session has the delivery `token` of that queue.
     pub(crate) fn has_delivery(&self, session: u64, object: &Object, token: FencingToken) -> bool {
-        let claims = self.sessions.get(&session).map(|lease| &lease.queues.claims);
+        let claims = self
+            .sessions
+            .get(&session)
+            .map(|lease| &lease.queues.claims);
         let claim = claims.and_then(|claims| claims.get(&token.get()));
         claim.is_some_and(|(of, _)| of == object)
     }
