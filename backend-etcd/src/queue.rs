@@ -37,6 +37,9 @@ use crate::watcher::Watcher;
 /// Items in one step of a purge or a search for the head.
 const PAGE: i64 = 24;
 
+/// As long as a lease of etcd may live, which is for centuries.
+const LONGEST_DELAY: Duration = Duration::from_secs(9_000_000_000);
+
 /// What a take comes to.
 type Served = Result<Vec<Taken>>;
 
@@ -61,6 +64,40 @@ pub struct EtcdQueue {
 impl EtcdQueue {
     fn hub(&self, name: &Name) -> Arc<Hub> {
         self.session.shared.queues.hub(&self.session, name)
+    }
+
+    /// Removes the item `kv` if no consumer has it.
+    async fn remove(
+        &self,
+        hub: &Hub,
+        place: Place,
+        kv: &etcd_client::proto::PbKeyValue,
+    ) -> Result<bool> {
+        let queues = &self.session.shared.queues;
+        let name = hub.keys.name_in(&kv.key);
+        loop {
+            let mut ops = vec![
+                delete(kv.key.as_slice()),
+                delete(hub.keys.count(place)),
+                delete(hub.keys.delayed(place)),
+            ];
+            if let Some(name) = &name {
+                ops.push(queues.remember(&hub.keys.id_named(name)).await?);
+            }
+            let txn = Txn::new()
+                .when([
+                    created_at(kv.key.as_slice(), kv.create_revision),
+                    absent(hub.keys.claim(place)),
+                ])
+                .and_then(ops);
+            match hub.send(&txn).await {
+                // Not the session's lease: the one on which ids are remembered.
+                Err(error) if error.kind() == ErrorKind::Lost && name.is_some() => {
+                    queues.new_memory().await;
+                }
+                answer => return Ok(answer?.succeeded()),
+            }
+        }
     }
 
     /// Ends the delivery `grant` by `ops`.
@@ -134,6 +171,7 @@ impl Queue for EtcdQueue {
     async fn nack(&self, ask: &Ask, grant: &Grant, delay: Duration) -> Result<()> {
         let (hub, claim) = (self.hub(ask.name()), claim(grant)?);
         let mut ops = vec![hub.keys.touch()];
+        let delay = delay.min(LONGEST_DELAY);
         if !delay.is_zero() {
             // Rounded up, like the key's own life: never early.
             let millis = delay.as_nanos().div_ceil(1_000_000);
@@ -223,22 +261,7 @@ impl Queue for EtcdQueue {
                 if kv.create_revision > until || claimed {
                     continue;
                 }
-                let mut ops = vec![
-                    delete(kv.key.as_slice()),
-                    delete(hub.keys.count(*place)),
-                    delete(hub.keys.delayed(*place)),
-                ];
-                if let Some(name) = hub.keys.name_in(&kv.key) {
-                    let id = hub.keys.id_named(&name);
-                    ops.push(self.session.shared.queues.remember(&id).await?);
-                }
-                let txn = Txn::new()
-                    .when([
-                        created_at(kv.key.as_slice(), kv.create_revision),
-                        absent(hub.keys.claim(*place)),
-                    ])
-                    .and_then(ops);
-                purged += u64::from(hub.send(&txn).await?.succeeded());
+                purged += u64::from(self.remove(&hub, *place, kv).await?);
             }
         }
     }

@@ -67,6 +67,10 @@ impl EtcdBackend {
             check_layout(&wire, &layout).await
         };
         met.map_err(|error| explain_first_contact(error, config.tls.is_some()))?;
+        Ok(Self::over(wire, layout, &config))
+    }
+
+    fn over(wire: Arc<Wire>, layout: Layout, config: &EtcdConfig) -> Self {
         let lines = Lines::new(Arc::clone(&wire));
         let feeds = Feeds::new(Arc::clone(&wire), lines.watcher());
         let queues = Hubs::new(Arc::clone(&wire), lines.watcher());
@@ -79,10 +83,19 @@ impl EtcdBackend {
             layout,
             interop: config.interop,
         });
-        Ok(Self {
+        Self {
             shared,
             ttl: config.ttl,
-        })
+        }
+    }
+
+    /// A session that never met its server.
+    #[cfg(test)]
+    pub(crate) async fn unmet() -> Arc<EtcdSession> {
+        let config = EtcdConfig::new(["127.0.0.1:1"]);
+        let wire = Wire::connect(&config).await.expect("a lazy connection");
+        let layout = Layout::new(config.namespace.clone(), false);
+        Self::over(wire, layout, &config).session(7)
     }
 
     fn session(&self, lease: i64) -> Arc<EtcdSession> {

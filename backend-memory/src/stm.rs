@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Done, Fence, Outcome, Read, Resolution, Slot, Slots, Stm, Transaction, path,
+    Done, Fence, Kind, Outcome, Read, Resolution, Slot, Slots, Stm, Transaction, path,
 };
 use tenure_core::{Effect, Entry, Error, ErrorKind, Name, Namespace, Op, OpResult, Result};
 
 use crate::session::MemorySession;
-use crate::store::{Member, State};
+use crate::store::{Member, Object, State};
 
 /// The namespace's keys, as one session of the embedded store sees them.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ impl Stm for MemoryStm {
     fn check(&self, transaction: &Transaction) -> Result<()> {
         // As long as the keys are in a networked store: the same limits everywhere.
         let namespace = &self.0.namespace;
-        transaction.check(|name| path(namespace, tenure_core::backend::Kind::Data, name).len())
+        transaction.check(|name| path(namespace, Kind::Data, name).len())
     }
 }
 
@@ -254,13 +254,20 @@ impl State {
     /// Whether what `fence` names is held now, by whatever session.
     fn holds(&self, namespace: &Namespace, fence: &Fence) -> bool {
         let session = fence.session().as_str().parse().unwrap_or(0);
-        self.token_of(
-            namespace,
-            session,
-            fence.kind(),
-            fence.name(),
-            fence.nonce(),
-        ) == Some(fence.token())
+        let object = Object {
+            namespace: namespace.clone(),
+            kind: fence.kind(),
+            name: fence.name().clone(),
+        };
+        let (nonce, token) = (fence.nonce(), fence.token());
+        match object.kind {
+            // By the token alone: the ask of a delivery is not the one that took the item.
+            Kind::Queue => self.has_delivery(session, &object, token),
+            _ => {
+                self.token_of(namespace, session, object.kind, &object.name, nonce) == Some(token)
+                    || self.is_inside(session, &object, nonce, token)
+            }
+        }
     }
 }
 

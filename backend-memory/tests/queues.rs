@@ -228,3 +228,20 @@ async fn a_detached_session_gives_its_deliveries_back() {
     let late = delivery.ack().await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Lost);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_delay_without_end_is_a_long_one() {
+    let store = store();
+    let session = open(&store).await;
+    let queue = session.queue("x").unwrap();
+    put(&queue, &["a"]).await;
+    let delivery = queue.dequeue().await.unwrap();
+    delivery.nack_after(std::time::Duration::MAX).await.unwrap();
+    assert_eq!(queue.depth().await.unwrap().delayed, 1);
+    let waited = queue.dequeue_timeout(secs(5)).await;
+    assert_eq!(waited.unwrap_err().kind(), ErrorKind::TimedOut);
+    put(&queue, &["b"]).await;
+    let next = queue.dequeue().await.unwrap();
+    assert_eq!((next.value(), next.count()), (&b"b"[..], 1));
+    next.ack().await.unwrap();
+}

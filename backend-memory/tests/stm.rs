@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use support::*;
 use tenure_core::{
-    Compare, Effect, ErrorKind, Isolation, LossReason, Op, Result, Session, SessionOptions,
-    StmHandle,
+    Compare, Effect, ErrorKind, Holding, Isolation, LossReason, Op, Result, Session,
+    SessionOptions, StmHandle,
 };
 use tenure_memory::{Fault, MemorySession, MemoryStm};
 
@@ -320,4 +320,45 @@ async fn a_panic_in_a_transaction_leaves_the_session_usable() {
     assert_eq!(increment(&stm).await.unwrap(), 1);
     let absent = stm.txn().when([Compare::create("a").eq(0)]).commit().await;
     assert!(absent.unwrap().succeeded);
+}
+
+/// Whatever derefs to a `Holding` can bind a commit: while it is held, and not after (rule T3).
+#[tokio::test(start_paused = true)]
+async fn every_kind_of_guard_binds_a_commit() {
+    let store = store();
+    let (holder, writer) = (session(&store).await, session(&store).await);
+    let stm = writer.stm().unwrap();
+    let queue = holder.queue("x").unwrap();
+    queue.enqueue("a").await.unwrap();
+    let rw_lock = holder.rw_lock("x").unwrap();
+    let lock = holder.locker("x").unwrap().lock().await.unwrap();
+    let reader = rw_lock.read().await.unwrap();
+    let leader = holder.election("x").unwrap().campaign("me").await.unwrap();
+    let inside = holder.double_barrier("x", 1).unwrap();
+    let inside = inside.enter().await.unwrap();
+    let delivery = queue.dequeue().await.unwrap();
+    let guards: [(&str, &Holding); 5] = [
+        ("lock", &lock),
+        ("reader", &reader),
+        ("leader", &leader),
+        ("inside", &inside),
+        ("delivery", &delivery),
+    ];
+    for (what, guard) in guards {
+        let put = || stm.txn().then([Op::put(what, "")]).fenced_by(guard);
+        assert!(put().commit().await.is_ok(), "{what}");
+        assert!(store.backend().delete(guard.key()), "{what}");
+        let error = put().commit().await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.effect()),
+            (ErrorKind::Lost, Effect::None),
+            "{what}"
+        );
+    }
+    // Delivered once more, it is not the delivery that was lost.
+    let again = queue.dequeue().await.unwrap();
+    let late = stm.txn().then([Op::put("a", "")]).fenced_by(&delivery);
+    assert_eq!(late.commit().await.unwrap_err().kind(), ErrorKind::Lost);
+    let next = stm.txn().then([Op::put("a", "")]).fenced_by(&again);
+    next.commit().await.unwrap();
 }

@@ -109,6 +109,16 @@ pub struct Want {
     pub dead_letters: Option<DeadLetters>,
 }
 
+impl Want {
+    /// Up to `most` items, however often they were delivered before.
+    pub fn new(most: usize) -> Self {
+        Self {
+            most,
+            dead_letters: None,
+        }
+    }
+}
+
 /// Where items go that were delivered too often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -1,8 +1,9 @@
 //! The consuming side: one for each queue and client. It hands items to those of this client who
 //! wait, in the order in which they came; one transaction claims for all who can be served.
 //!
-//! There is no task behind it: of those who wait one has the *turn*, and does the work for all.
-//! The others sleep until they are served, or the turn is free.
+//! As long as somebody waits, a task does the work for all; they sleep until they are served. Not
+//! one of them: a future that its owner does not poll for a while would hold up all others.
+//! Whoever changes something has the *turn*; nobody keeps it while there is nothing to do.
 //!
 //! # Why the order is exact
 //!
@@ -28,6 +29,7 @@
 //! landed: after that it cannot land any more. Until then nobody else gets the turn.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -38,7 +40,7 @@ use tenure_core::{Effect, Error, ErrorKind, FencingToken, MAX_BATCH, Result};
 use tokio::sync::Notify;
 
 use super::keys::{Keys, Part, Place, absent, changed_at, created_at, delete, get, look, put};
-use super::tail::{Producers, Tail};
+use super::tail::{Producers, Tail, copy};
 use super::view::{Change, PAGE, Put, Stage, View, Waiter, number};
 use super::{Claim, Served};
 use crate::client::Wire;
@@ -51,6 +53,11 @@ use crate::watcher::{Sink, Target, Watcher};
 const SLOW_CHECK: Duration = Duration::from_secs(10);
 /// How long the news of what the store has just shown may take.
 const NEWS: Duration = Duration::from_millis(200);
+/// How long it may take until the watch stands, before it is asked for again.
+const OPENING: Duration = Duration::from_secs(3);
+/// Between two attempts, while the store does not answer.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// Comparisons in one transaction; etcd takes 128.
 const COMPARES: usize = 124;
 
@@ -62,7 +69,9 @@ pub(super) struct Hub {
     pub(super) keys: Keys,
     view: Arc<View>,
     turn: tokio::sync::Mutex<Turn>,
-    pub(super) producers: Producers,
+    /// Whether the task is there.
+    at_work: AtomicBool,
+    pub(super) producers: Arc<Producers>,
 }
 
 #[derive(Default)]
@@ -84,8 +93,15 @@ struct Pick {
     delayed: Option<i64>,
 }
 
+/// What the view said when something was picked: a claim holds only as long as that is so.
+struct Sight {
+    epoch: i64,
+    /// The sessions that have something before the last pick.
+    before: Vec<i64>,
+}
+
 enum Plan {
-    Claim(Vec<Pick>),
+    Claim(Vec<Pick>, Sight),
     Bury(Pick, DeadLetters),
     ReadOn,
     /// Somebody does not wait, and nothing is ready.
@@ -102,13 +118,14 @@ impl Hub {
     ) -> Self {
         let keys = Keys::new(layout, name);
         Self {
-            producers: Producers::new(Arc::clone(&wire), keys.clone()),
+            producers: Arc::new(Producers::new(Arc::clone(&wire), keys.clone())),
             view: Arc::new(View::new(keys.clone())),
             wire,
             watcher,
             layout: layout.clone(),
             keys,
             turn: tokio::sync::Mutex::default(),
+            at_work: AtomicBool::new(false),
         }
     }
 
@@ -127,7 +144,7 @@ impl Hub {
 
     /// Takes items for `ask`: at least one, unless it is `at_once`.
     pub(super) async fn take(
-        &self,
+        self: &Arc<Self>,
         session: &Arc<EtcdSession>,
         ask: &Ask,
         want: &Want,
@@ -142,18 +159,11 @@ impl Hub {
                 }
                 return served;
             }
+            self.set_to_work();
             tokio::select! {
                 biased;
                 () = ask.withdrawn() => return Err(Error::withdrawn()),
                 () = told.notified() => {}
-                mut turn = self.turn.lock() => tokio::select! {
-                    biased;
-                    () = ask.withdrawn() => return Err(Error::withdrawn()),
-                    led = self.lead(&mut turn, ask.nonce()) => {
-                        // Something may have been claimed: core is to ask for it back.
-                        led.map_err(|error| error.with_effect(Effect::Unknown))?;
-                    }
-                },
             }
         }
     }
@@ -201,6 +211,10 @@ impl Hub {
                 state.waiters.remove(&arrival);
             }
             state.served.remove(&nonce);
+            if state.waiters.is_empty() {
+                // The task is not needed any more.
+                self.view.changed.notify_waiters();
+            }
         };
         leave();
         if session.books.may_have(nonce) {
@@ -266,73 +280,115 @@ impl Hub {
     }
 }
 
-/// The turn.
+/// The work.
 impl Hub {
-    /// Does the work of all who wait, until `nonce` is served.
-    async fn lead(&self, turn: &mut Turn, nonce: u64) -> Result<()> {
-        loop {
-            if self.view.lock().served.contains_key(&nonce) {
-                return Ok(());
-            }
-            if !turn.unresolved.is_empty() {
-                self.resolve(turn).await?;
-                continue;
-            }
-            let mut changed = std::pin::pin!(self.view.changed.notified());
-            // Registered before the look, so that news in between still wakes us.
-            changed.as_mut().enable();
-            let stage = self.view.lock().stage;
-            // Until when to wait for news, and whether to read everything anew if there are none.
-            let (until, doubt) = match stage {
-                Stage::Closed => {
-                    self.open();
-                    (Instant::now() + SLOW_CHECK, false)
+    /// Sees to it that the task is there.
+    fn set_to_work(self: &Arc<Self>) {
+        if self.at_work.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let post = Post(Arc::clone(self));
+        tokio::spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            while !post.0.view.lock().waiters.is_empty() {
+                match post.0.work().await {
+                    Ok(()) => pause = FIRST_PAUSE,
+                    Err(error) => {
+                        post.0.fail(&error);
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(LAST_PAUSE);
+                    }
                 }
-                Stage::Opening => (Instant::now() + SLOW_CHECK, false),
-                Stage::Stale | Stage::Reading => {
-                    self.read_all().await?;
-                    continue;
+            }
+        });
+    }
+
+    /// Tells all who wait. They keep their places: what is on its way for them is theirs if they
+    /// ask again, and goes back if they withdraw.
+    fn fail(&self, error: &Error) {
+        let mut state = self.view.lock();
+        let state = &mut *state;
+        for waiter in state.waiters.values() {
+            // Something may have been claimed: core is to ask for it back.
+            let copy = copy(error.kind(), error)
+                .retryable(error.is_retryable())
+                .with_effect(Effect::Unknown);
+            state.served.insert(waiter.nonce, Err(copy));
+            waiter.told.notify_one();
+        }
+    }
+
+    /// Does what there is to do, and sleeps until there may be more.
+    async fn work(&self) -> Result<()> {
+        let mut changed = std::pin::pin!(self.view.changed.notified());
+        // Registered before the look, so that news in between still wakes us.
+        changed.as_mut().enable();
+        let Some((until, doubt)) = self.step().await? else {
+            return Ok(());
+        };
+        let timed_out = tokio::select! {
+            biased;
+            () = changed => false,
+            () = tokio::time::sleep_until(until.into()) => true,
+        };
+        if timed_out && doubt {
+            self.view.distrust();
+            self.reopen().await?;
+        }
+        Ok(())
+    }
+
+    /// One step. None if there may be another; else until when to wait for news, and whether to
+    /// read everything anew if there are none.
+    async fn step(&self) -> Result<Option<(Instant, bool)>> {
+        let mut turn = self.turn.lock().await;
+        if self.view.lock().waiters.is_empty() {
+            return Ok(None);
+        }
+        if !turn.unresolved.is_empty() {
+            self.resolve(&mut turn).await?;
+            return Ok(None);
+        }
+        let stage = self.view.lock().stage;
+        let known = match stage {
+            Stage::Closed | Stage::Opening => {
+                self.open();
+                return Ok(Some((Instant::now() + OPENING, true)));
+            }
+            Stage::Stale | Stage::Reading => {
+                self.read_all().await?;
+                true
+            }
+            Stage::Complete => match self.plan() {
+                Plan::Claim(picks, sight) => self.claim(&mut turn, picks, sight).await?,
+                Plan::Bury(pick, letters) => self.bury(&pick, &letters).await?,
+                Plan::ReadOn => {
+                    self.read_on().await?;
+                    true
                 }
-                Stage::Complete => match self.plan() {
-                    Plan::Claim(picks) => {
-                        if self.claim(turn, picks).await? {
-                            continue;
-                        }
-                        (Instant::now() + NEWS, true)
-                    }
-                    Plan::Bury(pick, letters) => {
-                        if self.bury(&pick, &letters).await? {
-                            continue;
-                        }
-                        (Instant::now() + NEWS, true)
-                    }
-                    Plan::ReadOn => {
-                        self.read_on().await?;
-                        continue;
-                    }
-                    Plan::Confirm => {
-                        if self.confirm().await? {
-                            continue;
-                        }
-                        (Instant::now() + NEWS, true)
-                    }
-                    Plan::Sleep(due) => {
-                        let check = Instant::now() + SLOW_CHECK;
-                        due.filter(|due| *due < check)
-                            .map_or((check, true), |due| (due, false))
-                    }
-                },
-            };
-            let timed_out = tokio::select! {
-                biased;
-                () = changed => false,
-                () = tokio::time::sleep_until(until.into()) => true,
-            };
-            // A delay that is over needs no reading.
-            if timed_out && doubt {
-                self.view.distrust();
+                Plan::Confirm => self.confirm().await?,
+                Plan::Sleep(due) => {
+                    let check = Instant::now() + SLOW_CHECK;
+                    // A delay that is over needs no reading.
+                    let due = due.filter(|due| *due < check);
+                    return Ok(Some(due.map_or((check, true), |due| (due, false))));
+                }
+            },
+        };
+        Ok((!known).then(|| (Instant::now() + NEWS, true)))
+    }
+
+    /// Asks for the watch anew if it was not opened: it may have been refused. Whether we may look
+    /// at the queue at all, a reading tells.
+    async fn reopen(&self) -> Result<()> {
+        if self.view.lock().stage == Stage::Opening {
+            self.read(vec![look(self.keys.epoch())]).await?;
+            let mut state = self.view.lock();
+            if state.stage == Stage::Opening {
+                state.close();
             }
         }
+        Ok(())
     }
 
     fn open(&self) {
@@ -389,7 +445,14 @@ impl Hub {
         }
         let at_once = state.waiters.values().any(|waiter| waiter.at_once);
         match () {
-            () if !picks.is_empty() => Plan::Claim(picks),
+            () if !picks.is_empty() => {
+                let last = picks.last().map_or((0, 0), |pick| pick.place);
+                let sight = Sight {
+                    epoch: state.epoch,
+                    before: state.leases_before(last),
+                };
+                Plan::Claim(picks, sight)
+            }
             () if state.horizon.is_some() && !state.waiters.is_empty() => Plan::ReadOn,
             () if at_once => Plan::Confirm,
             () => Plan::Sleep(due),
@@ -397,10 +460,9 @@ impl Hub {
     }
 
     /// The comparisons and operations that claim as many of `picks` as one transaction takes.
-    fn claiming(&self, picks: &mut Vec<Pick>) -> (Vec<Compare>, Vec<TxnOp>) {
-        let state = self.view.lock();
+    fn claiming(&self, picks: &mut Vec<Pick>, sight: Sight) -> (Vec<Compare>, Vec<TxnOp>) {
         let own: HashSet<i64> = picks.iter().map(|pick| pick.session.lease).collect();
-        let mut compares = vec![changed_at(self.keys.epoch(), state.epoch)];
+        let mut compares = vec![changed_at(self.keys.epoch(), sight.epoch)];
         let mut sessions: Vec<&Pick> = Vec::new();
         for pick in picks.iter() {
             if !sessions
@@ -415,9 +477,10 @@ impl Hub {
             let fence = pick.session.books.fence(&key);
             compares.push(changed_at(key, fence));
         }
-        let last = picks.last().map_or((0, 0), |pick| pick.place);
-        let before = state.leases_before(last);
-        let others = before.into_iter().filter(|lease| !own.contains(lease));
+        let others = sight
+            .before
+            .into_iter()
+            .filter(|lease| !own.contains(lease));
         // With more sessions at work than fit, the order is that of the news for the rest.
         let room = COMPARES - compares.len() - 4;
         compares.extend(others.take(room).map(|lease| {
@@ -450,11 +513,11 @@ impl Hub {
     }
 
     /// Claims `picks`; says whether the view may go on without news.
-    async fn claim(&self, turn: &mut Turn, mut picks: Vec<Pick>) -> Result<bool> {
+    async fn claim(&self, turn: &mut Turn, mut picks: Vec<Pick>, sight: Sight) -> Result<bool> {
         if self.register(&picks).await? {
             return Ok(true);
         }
-        let (compares, ops) = self.claiming(&mut picks);
+        let (compares, ops) = self.claiming(&mut picks, sight);
         let own: Vec<String> = consumers(&self.keys, &picks).into_keys().collect();
         let txn = Txn::new()
             .when(compares)
@@ -790,7 +853,14 @@ impl Hub {
                     look(self.keys.claim(pick.place)),
                     look(self.keys.count(pick.place)),
                 ]);
-            let answer = self.send(&txn).await?;
+            let answer = match self.send(&txn).await {
+                // Not the lease of a session: the one on which ids are remembered.
+                Err(error) if error.kind() == ErrorKind::Lost && pick.name.is_some() => {
+                    pick.session.shared.queues.new_memory().await;
+                    continue;
+                }
+                answer => answer?,
+            };
             if answer.succeeded() {
                 return Ok(false);
             }
@@ -804,6 +874,25 @@ impl Hub {
             if changed(0) != 0 || changed(1) != pick.count.0 {
                 return Ok(false); // somebody else had it since
             }
+        }
+    }
+}
+
+/// The task's place. Given up when the task ends, however it does.
+struct Post(Arc<Hub>);
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        self.0.at_work.store(false, Ordering::Release);
+        if std::thread::panicking() {
+            // The next one would, too.
+            let error = Error::new(ErrorKind::Internal, "the work at this queue panicked");
+            return self.0.fail(&error);
+        }
+        // Who came too late to be seen, or is left behind by a runtime that ends, sets another to
+        // work.
+        for waiter in self.0.view.lock().waiters.values() {
+            waiter.told.notify_one();
         }
     }
 }
@@ -878,6 +967,87 @@ impl Books {
             if claims.is_empty() {
                 entries.taken.remove(&claim.nonce);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::EtcdBackend;
+    use tenure_core::Name;
+
+    fn item(place: Place, revision: i64) -> Change {
+        let put = Put {
+            created: revision,
+            lease: 0,
+            number: 0,
+            name: None,
+        };
+        Change {
+            part: Part::Item(place),
+            put: Some(put),
+            revision,
+        }
+    }
+
+    /// News may come between the choice of an item and the claim: the claim must fail by them.
+    #[tokio::test]
+    async fn a_claim_holds_only_for_what_was_seen_when_it_was_chosen() {
+        let session = EtcdBackend::unmet().await;
+        let hub = session
+            .shared
+            .queues
+            .hub(&session, &Name::new("x").unwrap());
+        {
+            let mut state = hub.view.lock();
+            state.complete(10, vec![item((5, 1), 9)], None);
+            let held = Put {
+                created: 8,
+                lease: 3,
+                number: 0,
+                name: None,
+            };
+            state.apply(item((4, 2), 8));
+            state.apply(Change {
+                part: Part::Claim((4, 2)),
+                put: Some(held),
+                revision: 8,
+            });
+            let waiter = Waiter {
+                session: Arc::clone(&session),
+                nonce: 1,
+                want: Want::new(1),
+                at_once: false,
+                told: Arc::default(),
+            };
+            state.waiters.insert(1, waiter);
+        }
+        let Plan::Claim(mut picks, sight) = hub.plan() else {
+            panic!("there is something to claim");
+        };
+        {
+            let mut state = hub.view.lock();
+            state.apply(Change {
+                part: Part::Epoch,
+                put: None,
+                revision: 20,
+            });
+            state.apply(item((0, 3), 20));
+            state.apply(Change {
+                part: Part::Claim((4, 2)),
+                put: None,
+                revision: 21,
+            });
+        }
+        let (compares, _) = hub.claiming(&mut picks, sight);
+        let compares: Vec<_> = compares.iter().map(|it| format!("{it:?}")).collect();
+        let due = [
+            changed_at(hub.keys.epoch(), 0),
+            Compare::create_revision(hub.keys.consumer(3), CompareOp::Greater, 0),
+        ];
+        for compare in due {
+            assert!(compares.contains(&format!("{compare:?}")), "{compares:#?}");
         }
     }
 }

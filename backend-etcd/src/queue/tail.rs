@@ -12,13 +12,14 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use etcd_client::{Compare, Txn, TxnOp};
 use tenure_core::backend::Ask;
 use tenure_core::{Effect, Error, ErrorKind, Item, Result};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::keys::{Keys, Place, absent, changed_at, get, put};
 use crate::client::Wire;
@@ -87,9 +88,19 @@ impl Tail {
 struct Request {
     nonce: u64,
     session: Arc<EtcdSession>,
+    ask: Ask,
     items: Vec<Item>,
     bytes: usize,
-    done: oneshot::Sender<Result<()>>,
+    /// Until it is told.
+    done: Option<oneshot::Sender<Result<()>>>,
+}
+
+impl Request {
+    fn tell(&mut self, result: Result<()>) {
+        if let Some(done) = self.done.take() {
+            let _ = done.send(result); // it may have left
+        }
+    }
 }
 
 struct Batch {
@@ -108,8 +119,8 @@ impl Batch {
     }
 
     fn finish(self, result: impl Fn() -> Result<()>) {
-        for request in self.requests {
-            let _ = request.done.send(result()); // it may have left
+        for mut request in self.requests {
+            request.tell(result());
         }
     }
 
@@ -146,6 +157,31 @@ pub(super) struct Producers {
     keys: Keys,
     waiting: Mutex<VecDeque<Request>>,
     turn: tokio::sync::Mutex<Turn>,
+    /// Whether the task that puts in what waits is there; and the news that it has gone.
+    at_work: AtomicBool,
+    gone: Notify,
+}
+
+/// The task's place. Given up when the task ends, however it does.
+struct Post(Arc<Producers>);
+
+impl Drop for Post {
+    fn drop(&mut self) {
+        self.0.at_work.store(false, Ordering::Release);
+        if std::thread::panicking() {
+            // The next one would, too.
+            let unresolved = self.0.turn.try_lock().ok();
+            let unresolved = unresolved.and_then(|mut turn| turn.unresolved.take());
+            let requests = unresolved.into_iter().flat_map(|batch| batch.requests);
+            for mut request in requests.chain(self.0.waiting().drain(..)) {
+                let error = Error::new(ErrorKind::Internal, "the work at this queue panicked");
+                request.tell(Err(error.with_effect(Effect::Unknown)));
+            }
+        }
+        // Who came too late to be seen, or is left behind by a runtime that ends, sets another to
+        // work.
+        self.0.gone.notify_waiters();
+    }
 }
 
 /// Takes back what was not sent when its caller goes.
@@ -164,6 +200,8 @@ impl Producers {
             keys,
             waiting: Mutex::default(),
             turn: tokio::sync::Mutex::default(),
+            at_work: AtomicBool::new(false),
+            gone: Notify::new(),
         }
     }
 
@@ -177,7 +215,7 @@ impl Producers {
 
     /// Puts `items` in, together with what others of this client put in now.
     pub(super) async fn enqueue(
-        &self,
+        self: &Arc<Self>,
         session: &Arc<EtcdSession>,
         ask: &Ask,
         items: &[Item],
@@ -195,24 +233,47 @@ impl Producers {
         self.waiting().push_back(Request {
             nonce: ask.nonce(),
             session: Arc::clone(session),
+            ask: ask.clone(),
             items: items.to_vec(),
             bytes,
-            done,
+            done: Some(done),
         });
         let _queued = Queued(self, ask.nonce());
         loop {
+            let mut gone = std::pin::pin!(self.gone.notified());
+            gone.as_mut().enable();
+            self.set_to_work();
             tokio::select! {
                 biased;
                 told = &mut told => return told.unwrap_or_else(|_| Err(unknown())),
-                mut turn = self.turn.lock() => {
-                    let batch = match turn.unresolved.take() {
-                        Some(batch) => Some((batch, true)),
-                        None => self.next_batch().map(|batch| (batch, false)),
-                    };
-                    if let Some((batch, sent)) = batch {
-                        self.put_in(&mut turn, batch, sent, ask).await?;
-                    }
-                }
+                () = gone => {}
+            }
+        }
+    }
+
+    /// Sees to it that the task is there. Not one of those who wait does the work of all: a future
+    /// that its owner does not poll for a while would hold up the others.
+    fn set_to_work(self: &Arc<Self>) {
+        if self.at_work.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let post = Post(Arc::clone(self));
+        tokio::spawn(async move { post.0.work().await });
+    }
+
+    /// Puts in what waits, until nothing does.
+    async fn work(&self) {
+        let mut turn = self.turn.lock().await;
+        loop {
+            let (batch, sent) = match turn.unresolved.take() {
+                Some(batch) => (batch, true),
+                None => match self.next_batch() {
+                    Some(batch) => (batch, false),
+                    None => return,
+                },
+            };
+            if !self.put_in(&mut turn, batch, sent).await {
+                return;
             }
         }
     }
@@ -237,33 +298,54 @@ impl Producers {
         })
     }
 
-    /// Puts one batch in, however often it takes. Gives up only when the caller has gone.
-    async fn put_in(&self, turn: &mut Turn, batch: Batch, mut sent: bool, ask: &Ask) -> Result<()> {
+    /// Puts one batch in, however often it takes. Gives up (`false`) only when all have gone.
+    async fn put_in(&self, turn: &mut Turn, batch: Batch, mut sent: bool) -> bool {
         let mut pause = Duration::from_millis(20);
         // Kept there, not here: dropped in the middle, this leaves the question to the next one.
         turn.unresolved = Some(batch);
         loop {
             match self.attempt(turn, &mut sent).await {
-                Ok(true) => return Ok(()),
+                Ok(true) => return true,
                 // Lost against another client: again, but not all at the same moment.
                 Ok(false) => {
                     tokio::time::sleep(Duration::from_micros(random(1_500))).await;
                     continue;
                 }
                 Err(error) if error.is_retryable() => {
-                    if ask.is_withdrawn() {
-                        return Err(error.with_effect(Effect::Unknown));
+                    if self.dismiss(turn) {
+                        return false;
                     }
                     tracing::debug!(%error, "an enqueue was not answered, looking whether it landed");
                 }
                 Err(error) => {
                     self.refused(turn, &error);
-                    return Ok(());
+                    return true;
                 }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(500));
         }
+    }
+
+    /// Tells those who were let go of that the store does not answer; says whether nobody is left.
+    fn dismiss(&self, turn: &mut Turn) -> bool {
+        let batch = turn.unresolved.as_mut();
+        let mut left = false;
+        for request in batch.into_iter().flat_map(|batch| &mut batch.requests) {
+            if request.ask.is_withdrawn() {
+                request.tell(Err(unknown()));
+            }
+            left |= request.done.as_ref().is_some_and(|done| !done.is_closed());
+        }
+        let mut waiting = self.waiting();
+        waiting.retain_mut(|request| {
+            let stays = !request.ask.is_withdrawn();
+            if !stays {
+                request.tell(Err(unknown().with_effect(Effect::None)));
+            }
+            stays
+        });
+        !left && waiting.is_empty()
     }
 
     /// One transaction; `true` once the batch is settled.
@@ -421,7 +503,7 @@ fn random(below: u64) -> u64 {
 }
 
 /// An error for each of those who share a request.
-fn copy(kind: ErrorKind, error: &Error) -> Error {
+pub(super) fn copy(kind: ErrorKind, error: &Error) -> Error {
     match error.loss() {
         Some(reason) => Error::lost(reason),
         None => Error::new(kind, error.to_string()),

@@ -1,5 +1,7 @@
 //! Queues: what only etcd can get wrong. The rules themselves are the conformance suite's.
 
+use std::future::Future;
+use std::task::Poll;
 use std::time::Duration;
 
 use tenure_core::{ErrorKind, Item, MAX_BATCH, MAX_VALUE_BYTES, QueueHandle};
@@ -368,4 +370,92 @@ async fn clients_that_contend_lose_and_double_nothing() {
     seen.dedup();
     assert_eq!(seen.len(), CLIENTS * ITEMS);
     assert_eq!(queue(&bed, "x").await.len().await.unwrap(), 0);
+}
+
+/// Futures that wait in a `select!` or among others are not polled while their owner is at work.
+#[tokio::test]
+async fn a_dequeue_that_nobody_polls_holds_up_no_other() {
+    let bed = Bed::new("unpolled").await;
+    let (consuming, producing) = (queue(&bed, "x").await, queue(&bed, "x").await);
+    let mut first = Box::pin(consuming.dequeue());
+    // The first who waits, and the only one: then left alone.
+    assert!(tokio::time::timeout(ms(200), &mut first).await.is_err());
+    let handle = consuming.clone();
+    let second = tokio::spawn(async move { handle.dequeue().await });
+    producing.enqueue("a").await.unwrap();
+    producing.enqueue("b").await.unwrap();
+    let second = within(SOON, "delivered", second).await.unwrap().unwrap();
+    assert_eq!(text(second.value()), "b");
+    let third = within(SOON, "an answer", consuming.try_dequeue()).await;
+    assert!(third.unwrap().is_none());
+    let first = within(SOON, "delivered", first).await.unwrap();
+    assert_eq!(text(first.value()), "a");
+    first.ack().await.unwrap();
+    second.ack().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_enqueue_that_nobody_polls_holds_up_no_other() {
+    let bed = Bed::new("unpolled").await;
+    let queue = queue(&bed, "x").await;
+    queue.enqueue("before").await.unwrap();
+    let mut first = Box::pin(queue.enqueue("a"));
+    let polled = std::future::poll_fn(|context| Poll::Ready(first.as_mut().poll(context)));
+    assert!(polled.await.is_pending());
+    within(SOON, "accepted", queue.enqueue("b")).await.unwrap();
+    within(SOON, "accepted", first).await.unwrap();
+    let seen: Vec<_> = drain(&queue).await.into_iter().map(|it| it.0).collect();
+    assert_eq!(seen, ["before", "a", "b"]);
+}
+
+/// What remembers the ids of those that left is a lease that others may end.
+#[tokio::test]
+async fn the_lease_of_remembered_ids_may_end_early() {
+    let bed = Bed::new("memory").await;
+    let session = bed.session(secs(30)).await;
+    let queue = session.queue("x").unwrap();
+    let item = |id: &str| Item::new("x").id(id).unwrap();
+    let forget = async || {
+        let ids = format!("{}/queue_ids/x/first", bed.root());
+        let kvs = bed.raw.kv_client().get(ids.as_str(), None).await;
+        let lease = kvs.unwrap().kvs()[0].lease();
+        bed.raw.lease_client().revoke(lease).await.unwrap();
+    };
+    queue.enqueue(item("first")).await.unwrap();
+    queue.dequeue().await.unwrap().ack().await.unwrap();
+    forget().await;
+    queue.enqueue(item("second")).await.unwrap();
+    assert_eq!(within(SOON, "purged", queue.purge()).await.unwrap(), 1);
+    queue.enqueue(item("first")).await.unwrap();
+    assert_eq!(within(SOON, "purged", queue.purge()).await.unwrap(), 1);
+    forget().await;
+    let burying = queue.clone().dead_letters(1, "graves").unwrap();
+    queue.enqueue(item("third")).await.unwrap();
+    burying.dequeue().await.unwrap().nack().await.unwrap();
+    let buried = within(SOON, "an answer", burying.try_dequeue()).await;
+    if let Err(error) = &buried {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    }
+    let graves = session.queue("graves").unwrap();
+    let waiting = tokio::spawn(async move { burying.dequeue().await.map(drop) });
+    let grave = within(SOON, "buried", graves.dequeue()).await.unwrap();
+    grave.ack().await.unwrap();
+    waiting.abort();
+}
+
+#[tokio::test]
+async fn a_delay_without_end_is_a_long_one() {
+    let bed = Bed::new("endless").await;
+    let queue = queue(&bed, "x").await;
+    queue.enqueue("a").await.unwrap();
+    let delivery = queue.dequeue().await.unwrap();
+    within(SOON, "given back", delivery.nack_after(Duration::MAX))
+        .await
+        .unwrap();
+    assert_eq!(queue.depth().await.unwrap().delayed, 1);
+    assert!(queue.try_dequeue().await.unwrap().is_none());
+    queue.enqueue("b").await.unwrap();
+    let next = within(SOON, "delivered", queue.dequeue()).await.unwrap();
+    assert_eq!(text(next.value()), "b");
+    next.ack().await.unwrap();
 }

@@ -345,3 +345,25 @@ async fn an_auth_token_may_expire_under_a_session() {
         .unwrap();
     assert!(sessions.iter().all(|session| session.is_valid()));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_without_rights_is_told() {
+    let server = EtcdServer::builder().root_password("root-secret");
+    let server = server.start_async().await.unwrap();
+    limit(&server, "app");
+    let store = connect(url(&format!("etcd://app:secret@{}/app", server.address()))).await;
+    let session = open(&store, secs(20)).await;
+    let queue = session.queue("x").unwrap();
+    let taken = [
+        "role",
+        "revoke-permission",
+        "app",
+        "--prefix=true",
+        "tenure/1/app/",
+    ];
+    server.run_etcdctl(&taken).unwrap();
+    let tried = within(SOON, "an answer", queue.try_dequeue()).await;
+    assert_eq!(tried.unwrap_err().kind(), ErrorKind::Unauthorized);
+    let waited = within(SOON, "an answer", queue.dequeue()).await;
+    assert_eq!(waited.unwrap_err().kind(), ErrorKind::Unauthorized);
+}

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use etcd_client::CompactionOptions;
-use tenure_core::{Compare, ErrorKind, Isolation, MAX_OPERATIONS, MAX_VALUE_BYTES, Op, OpResult};
+use tenure_core::{
+    Compare, ErrorKind, Holding, Isolation, MAX_OPERATIONS, MAX_VALUE_BYTES, Op, OpResult,
+};
 use tenure_etcd::EtcdConfig;
 use tenure_testbed::{Direction, EtcdServer, Flow, Proxy};
 
@@ -437,6 +439,45 @@ async fn a_fence_is_judged_by_the_store() {
     let foreign = elsewhere.stm().unwrap();
     let error = foreign.fenced_by(&again).txn().commit().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+}
+
+/// Whatever derefs to a `Holding` can bind a commit: while it is held, and not after (rule T3).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_kind_of_guard_binds_a_commit() {
+    let bed = Bed::new("stm-guards").await;
+    let store = bed.store().await;
+    let (holder, writer) = (open(&store, secs(20)).await, open(&store, secs(20)).await);
+    let stm = writer.stm().unwrap();
+    let queue = holder.queue("x").unwrap();
+    queue.enqueue("a").await.unwrap();
+    let rw_lock = holder.rw_lock("x").unwrap();
+    let lock = holder.locker("x").unwrap().lock().await.unwrap();
+    let reader = rw_lock.read().await.unwrap();
+    let leader = holder.election("x").unwrap().campaign("me").await.unwrap();
+    let inside = holder.double_barrier("x", 1).unwrap();
+    let inside = inside.enter().await.unwrap();
+    let delivery = queue.dequeue().await.unwrap();
+    let guards: [(&str, &Holding); 5] = [
+        ("lock", &lock),
+        ("reader", &reader),
+        ("leader", &leader),
+        ("inside", &inside),
+        ("delivery", &delivery),
+    ];
+    for (what, guard) in guards {
+        let put = || stm.txn().then([Op::put(what, "")]).fenced_by(guard);
+        put().commit().await.unwrap();
+        bed.delete(guard.key()).await;
+        let error = put().commit().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Lost, "{what}: {error}");
+        assert_eq!(error.effect(), tenure_core::Effect::None, "{what}");
+    }
+    // Delivered once more, it is not the delivery that was lost.
+    let again = within(SOON, "delivered", queue.dequeue()).await.unwrap();
+    let late = stm.txn().then([Op::put("a", "")]).fenced_by(&delivery);
+    assert_eq!(late.commit().await.unwrap_err().kind(), ErrorKind::Lost);
+    let next = stm.txn().then([Op::put("a", "")]).fenced_by(&again);
+    next.commit().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -335,6 +335,19 @@ impl State {
         }
     }
 
+    /// Whether the participant `nonce` is inside, as `token`.
+    pub(crate) fn is_inside(
+        &self,
+        session: u64,
+        object: &Object,
+        nonce: u64,
+        token: FencingToken,
+    ) -> bool {
+        let room = self.barriers.rooms.get(object);
+        let room = room.filter(|room| room.generation.is_some());
+        room.and_then(|room| room.find(session, nonce)) == Some(token.get())
+    }
+
     pub(super) fn barrier_keys(&self, namespace: &Namespace) -> Vec<String> {
         let ours = |object: &&Object| object.namespace == *namespace;
         let holds = self.barriers.holds.keys().filter(ours).map(hold_key);

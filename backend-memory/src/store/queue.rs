@@ -597,6 +597,16 @@ impl State {
         held.kind == Kind::Queue && !dealings.claims.contains_key(&held.token.get())
     }
 
+    /// Whether a session has the delivery `token` of that queue.
+    pub(crate) fn has_delivery(&self, session: u64, object: &Object, token: FencingToken) -> bool {
+        let claims = self
+            .sessions
+            .get(&session)
+            .map(|lease| &lease.queues.claims);
+        let claim = claims.and_then(|claims| claims.get(&token.get()));
+        claim.is_some_and(|(of, _)| of == object)
+    }
+
     /// The claims and waits of a namespace, as operators see them.
     pub(super) fn queue_keys(&self, namespace: &Namespace) -> impl Iterator<Item = (String, u64)> {
         let queues = self.queues.iter();
