@@ -415,8 +415,8 @@ async fn lost_answers_neither_double_nor_hide_an_item() {
         let session = open(&connect(config).await, secs(20)).await;
         let ours = session.queue(name.as_str()).unwrap();
         let enqueueing = round % 3 == 0;
-        // The one writes its marker, the other its claim.
-        let part = if enqueueing { "batches/" } else { "withdrawn/" };
+        // Of the key that keeps producers apart, and of the fence of a claim.
+        let part = if enqueueing { "__" } else { "/withdrawn/" };
         let dropped = proxy.when(Direction::Up, part.as_bytes(), Direction::Down, Flow::Drop);
         if !enqueueing {
             there.enqueue("work").await.unwrap();
