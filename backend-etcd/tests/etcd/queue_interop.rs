@@ -411,7 +411,7 @@ async fn lost_answers_neither_double_nor_hide_an_item() {
     let there = queue(&bed, &name).await;
     for round in 0..6 {
         let proxy = Proxy::start(bed.address).unwrap();
-        let config = bed.through(proxy.address()).timeout(ms(400)).interop(true);
+        let config = bed.through(proxy.address()).timeout(secs(1)).interop(true);
         let session = open(&connect(config).await, secs(20)).await;
         let ours = session.queue(name.as_str()).unwrap();
         let enqueueing = round % 3 == 0;
