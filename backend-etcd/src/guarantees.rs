@@ -157,7 +157,7 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
         queue_delivery: if interop {
             Claim::new(
                 QueueDelivery::AtMostOnce,
-                "Go's consumers delete an item before its work is done: one that dies takes it along",
+                "Go's consumers delete an item before its work is done, claimed or not: one that dies takes it along; among tenure's own, at least once",
             )
         } else {
             Claim::new(
@@ -168,7 +168,7 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
         queue_order: if interop {
             Claim::new(
                 QueueOrder::Unordered,
-                "Go names items by each producer's own clock, and its consumers heed no claims",
+                "Go's consumers heed neither claims nor, in a plain queue, priorities; among tenure's own, by priority and then by revision, but for what comes back meanwhile",
             )
         } else {
             Claim::new(

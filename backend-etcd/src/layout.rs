@@ -6,6 +6,9 @@
 //! one line likewise (see `sides.rs`); with interop below `<prefix>/read/` and `<prefix>/write/`, as
 //! in Go's recipes.
 //!
+//! Queues have a layout of their own (see `queue/keys.rs`); with interop that of Go's recipes (see
+//! `queue/interop.rs`).
+//!
 //! A barrier is one key, there while it is held. A double barrier has `waiters/<lease>` for each
 //! participant, and `ready` from the moment when all have come until the last has left.
 

@@ -1,7 +1,8 @@
 //! Queues. An item is a key that stays until it is acknowledged; a claim is another, on the
 //! consumer's lease. When that ends, the item is where it was.
 //!
-//! `queue/keys.rs` has the layout, `queue/tail.rs` the producing side, `queue/hub.rs` the consuming
+//! `queue/interop.rs` is about queues shared with Go's recipes; the rest is about our own layout.
+//! `queue/keys.rs` has that, `queue/tail.rs` the producing side, `queue/hub.rs` the consuming
 //! one with its `queue/view.rs`. Here is what is done with an item once a consumer has it, and what
 //! only looks.
 //!
@@ -14,6 +15,7 @@
 //! claim the item with the key. Nobody is early: a client hears of a delay after it began.
 
 mod hub;
+mod interop;
 mod keys;
 mod tail;
 mod view;
@@ -28,6 +30,8 @@ use tenure_core::{Depth, Error, ErrorKind, ID_MEMORY, Item, LossReason, Name, Pe
 
 pub(crate) use hub::Books;
 use hub::Hub;
+pub(crate) use interop::Visits;
+use interop::{Doors, Shop};
 use keys::{Part, Place, absent, created_at, delete, get, put};
 
 use crate::client::Wire;
@@ -62,6 +66,12 @@ pub struct EtcdQueue {
 }
 
 impl EtcdQueue {
+    /// The queue as Go knows it, in interop mode.
+    fn shop(&self, name: &Name) -> Option<Shop> {
+        let interop = self.session.shared.interop;
+        interop.then(|| Shop::new(&self.session, name))
+    }
+
     fn hub(&self, name: &Name) -> Arc<Hub> {
         self.session.shared.queues.hub(&self.session, name)
     }
@@ -134,23 +144,35 @@ fn claim(grant: &Grant) -> Result<&Claim> {
 #[async_trait]
 impl Queue for EtcdQueue {
     async fn enqueue(&self, ask: &Ask, items: &[Item]) -> Result<()> {
+        if let Some(shop) = self.shop(ask.name()) {
+            return shop.enqueue(ask, items).await;
+        }
         let hub = self.hub(ask.name());
         hub.producers.enqueue(&self.session, ask, items).await
     }
 
     async fn try_take(&self, ask: &Ask, want: &Want) -> Result<Vec<Taken>> {
+        if let Some(shop) = self.shop(ask.name()) {
+            return shop.try_take(ask, want).await;
+        }
         self.hub(ask.name())
             .take(&self.session, ask, want, true)
             .await
     }
 
     async fn take(&self, ask: &Ask, want: &Want) -> Result<Vec<Taken>> {
+        if let Some(shop) = self.shop(ask.name()) {
+            return shop.take(ask, want).await;
+        }
         self.hub(ask.name())
             .take(&self.session, ask, want, false)
             .await
     }
 
     async fn ack(&self, ask: &Ask, grant: &Grant) -> Result<()> {
+        if let Some(shop) = self.shop(ask.name()) {
+            return shop.ack(grant).await;
+        }
         let (hub, claim) = (self.hub(ask.name()), claim(grant)?);
         let queues = &self.session.shared.queues;
         let mut ops = vec![
@@ -169,6 +191,9 @@ impl Queue for EtcdQueue {
     }
 
     async fn nack(&self, ask: &Ask, grant: &Grant, delay: Duration) -> Result<()> {
+        if let Some(shop) = self.shop(ask.name()) {
+            return shop.nack(grant, delay).await;
+        }
         let (hub, claim) = (self.hub(ask.name()), claim(grant)?);
         let mut ops = vec![hub.keys.touch()];
         let delay = delay.min(LONGEST_DELAY);
@@ -186,6 +211,9 @@ impl Queue for EtcdQueue {
     }
 
     async fn depth(&self, name: &Name) -> Result<Depth> {
+        if let Some(shop) = self.shop(name) {
+            return shop.depth().await;
+        }
         let hub = self.hub(name);
         let count = |part| {
             let options = GetOptions::new().with_prefix().with_count_only();
@@ -219,6 +247,9 @@ impl Queue for EtcdQueue {
     }
 
     async fn peek(&self, name: &Name) -> Result<Option<Peeked>> {
+        if let Some(shop) = self.shop(name) {
+            return shop.peek().await;
+        }
         let hub = self.hub(name);
         let mut after = None;
         loop {
@@ -246,6 +277,9 @@ impl Queue for EtcdQueue {
     }
 
     async fn purge(&self, ask: &Ask) -> Result<u64> {
+        if let Some(shop) = self.shop(ask.name()) {
+            return shop.purge().await;
+        }
         let hub = self.hub(ask.name());
         let (mut after, mut purged, mut until) = (None, 0, None);
         loop {
@@ -274,6 +308,9 @@ impl Settle for EtcdQueue {
     }
 
     async fn withdraw(&self, ask: &Ask) -> Result<()> {
+        if let Some(shop) = self.shop(ask.name()) {
+            return shop.withdraw(ask).await;
+        }
         self.hub(ask.name()).withdraw(&self.session, ask).await
     }
 }
@@ -346,6 +383,8 @@ pub(crate) struct Hubs {
     hubs: Mutex<(HashMap<String, Arc<Hub>>, usize)>,
     /// The lease on which ids are remembered, and since when.
     memory: tokio::sync::Mutex<Option<(i64, Instant)>>,
+    /// Where those wait who share a queue with Go.
+    doors: Doors,
 }
 
 /// Idle hubs are looked for when their number has doubled, and at least this many are there.
@@ -354,6 +393,7 @@ const SWEEP_AT: usize = 64;
 impl Hubs {
     pub(crate) fn new(wire: Arc<Wire>, watcher: Arc<Watcher>) -> Self {
         Self {
+            doors: Doors::new(Arc::clone(&watcher)),
             wire,
             watcher,
             hubs: Mutex::new((HashMap::new(), SWEEP_AT)),

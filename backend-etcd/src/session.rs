@@ -25,7 +25,7 @@ use crate::guarantees;
 use crate::layout::Layout;
 use crate::line::Lines;
 use crate::locker::EtcdLocker;
-use crate::queue::{Books, EtcdQueue, Hubs};
+use crate::queue::{Books, EtcdQueue, Hubs, Visits};
 use crate::rw_lock::EtcdRwLock;
 use crate::stm::EtcdStm;
 use crate::ticket::{Tickets, ranges};
@@ -107,6 +107,7 @@ impl EtcdBackend {
             tickets,
             slots: Slots::new(),
             books: Books::default(),
+            visits: Visits::default(),
             keeper: Mutex::new(None),
             patience: Mutex::new(Duration::from_secs(1)),
         })
@@ -337,6 +338,8 @@ pub struct EtcdSession {
     pub(crate) slots: Slots,
     /// What this session has of queues.
     pub(crate) books: Books,
+    /// The same of those that it shares with Go.
+    pub(crate) visits: Visits,
     /// The keepalive stream, while no renewal is using it. A renewal that is dropped takes it
     /// along, so that no later one reads the answer to an earlier question.
     keeper: Mutex<Option<Keeper>>,
@@ -498,9 +501,7 @@ impl Lease for EtcdSession {
     }
 
     fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
-        // Go's consumers delete what they take, claimed or not, and its producers number items by
-        // their own clocks: what is promised of a queue cannot be kept together with them.
-        (!self.shared.interop).then(|| self.typed_queue() as Arc<dyn Queue>)
+        Some(self.typed_queue())
     }
 }
 

@@ -146,3 +146,26 @@ async fn a_hundred_random_histories() {
         done.unwrap();
     }
 }
+
+/// The same of queues.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes"]
+async fn a_hundred_random_histories_of_queues() {
+    use tenure_conformance::cases::random_queue::a_random_history_of_a_queue;
+    let mut runs = tokio::task::JoinSet::new();
+    for seed in 0..100 {
+        while runs.len() >= 10 {
+            runs.join_next().await.unwrap().unwrap();
+        }
+        runs.spawn(async move {
+            let outcome = a_random_history_of_a_queue(&MemoryHarness::new(), seed).await;
+            assert!(
+                matches!(outcome, Ok(tenure_conformance::Outcome::Held { .. })),
+                "{outcome:?}"
+            );
+        });
+    }
+    while let Some(done) = runs.join_next().await {
+        done.unwrap();
+    }
+}

@@ -13,6 +13,7 @@ mod interop;
 mod limits;
 mod line;
 mod queue;
+mod queue_interop;
 mod rw_lock;
 mod security;
 mod sessions;

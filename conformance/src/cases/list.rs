@@ -3,7 +3,8 @@
 use tenure_core::Line;
 
 use super::{
-    barrier, cancel, election, lock, names, promise, queue, random, rw_lock, session, stm, store,
+    barrier, cancel, election, lock, names, promise, queue, random, random_queue, rw_lock, session,
+    stm, store,
 };
 use crate::case::Case;
 use crate::harness::Need;
@@ -604,6 +605,10 @@ macro_rules! for_each_case {
         queue::q2_one_consumer_at_a_time {
             "Q2", "of many consumers on many connections each item is with one, once",
             None, [], always
+        }
+        random_queue::q2_random_consumers_lose_and_double_nothing {
+            "Q2", "random consumers that give up, give back and leave: every item is accounted for",
+            Some(Line::QueueDelivery), [], delivers_until_acknowledged
         }
         queue::q2_what_comes_back_counts_its_deliveries {
             "Q2", "a nacked item comes back with its count raised, and under a greater token",

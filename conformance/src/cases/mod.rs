@@ -9,6 +9,7 @@ pub mod lock;
 pub mod names;
 pub mod queue;
 pub mod random;
+pub mod random_queue;
 pub mod rw_lock;
 pub mod session;
 pub mod stm;

@@ -19,6 +19,7 @@ use crate::harness::{Harness, Link, Linked, Need, Operator, Subject};
 pub struct EtcdHarness {
     server: Server,
     namespace: Namespace,
+    interop: bool,
 }
 
 enum Server {
@@ -42,6 +43,7 @@ impl EtcdHarness {
         Ok(Self {
             server: Server::Own(Box::new(Mutex::new(server)), address),
             namespace: fresh_namespace("conformance")?,
+            interop: false,
         })
     }
 
@@ -54,6 +56,7 @@ impl EtcdHarness {
         Ok(Self {
             server: Server::Shared(server),
             namespace: fresh_namespace("conformance")?,
+            interop: false,
         })
     }
 
@@ -74,7 +77,17 @@ impl EtcdHarness {
         Ok(Self {
             server: Server::Foreign(url),
             namespace: fresh_namespace(&parent)?,
+            interop: false,
         })
+    }
+
+    /// The same in interop mode. Names are keys then, so the server must be this harness's alone.
+    #[must_use]
+    pub fn interop(self) -> Self {
+        Self {
+            interop: true,
+            ..self
+        }
     }
 
     /// Where the server listens; none for a foreign one, which may have many places.
@@ -92,9 +105,12 @@ impl EtcdHarness {
             (_, Some(address)) => EtcdConfig::new([address]),
             (_, None) => return Err(Error::unsupported("a connection without an address")),
         };
-        Ok(tenure_etcd::connect(config.namespace(namespace))
-            .await?
-            .into_dyn())
+        let config = config.namespace(namespace);
+        let config = match self.interop {
+            true => config.interop(true),
+            false => config,
+        };
+        Ok(tenure_etcd::connect(config).await?.into_dyn())
     }
 
     /// The server as an operator sees it, past every proxy.

@@ -1,5 +1,6 @@
 //! Queues that break the rules.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(super) enum Bug {
     WithdrawNothing,
     /// The claim of a dequeue that was dropped counts as a delivery.
     WithdrawCounts,
+    /// Of urgent items that were nacked twice, none is left.
+    TiresOfUrgency,
     /// Two names that only differ behind a slash are one.
     FoldedNames,
 }
@@ -91,7 +94,11 @@ pub(super) const CAUGHT: &[(AnyBug, &[&str])] = &[
     (bug(Bug::Litter), &["q1_a_queue_in_use_does_not_grow"]),
     (
         bug(Bug::Shared),
-        &["q2_one_consumer_at_a_time", "q5_an_item_wakes_one_consumer"],
+        &[
+            "q2_one_consumer_at_a_time",
+            "q2_random_consumers_lose_and_double_nothing",
+            "q5_an_item_wakes_one_consumer",
+        ],
     ),
     (
         bug(Bug::NeverCounts),
@@ -130,6 +137,10 @@ pub(super) const CAUGHT: &[(AnyBug, &[&str])] = &[
         bug(Bug::WithdrawCounts),
         &["q6_a_dequeue_cut_off_loses_nothing"],
     ),
+    (
+        bug(Bug::TiresOfUrgency),
+        &["q2_random_consumers_lose_and_double_nothing"],
+    ),
     (bug(Bug::FoldedNames), &["l8_queues_are_isolated"]),
     (AnyBug::Amnesia, &["q1_items_outlive_a_crash"]),
 ];
@@ -140,6 +151,8 @@ pub(super) struct MutantQueue {
     world: Arc<World>,
     /// What was asked for last.
     wanted: Mutex<Option<Want>>,
+    /// What was delivered once too often.
+    tired_of: Mutex<HashSet<(String, FencingToken)>>,
 }
 
 impl MutantQueue {
@@ -149,6 +162,7 @@ impl MutantQueue {
             bug,
             world: Arc::clone(world),
             wanted: Mutex::default(),
+            tired_of: Mutex::default(),
         }
     }
 
@@ -168,6 +182,10 @@ impl MutantQueue {
             match self.bug {
                 Some(Bug::DeletesOnTake) => self.inner.ack(ask, &item.grant).await?,
                 Some(Bug::NeverCounts) => item.deliveries = 1,
+                Some(Bug::TiresOfUrgency) if item.priority == 1 && item.deliveries > 1 => {
+                    let delivery = (item.grant.key().to_owned(), item.grant.token());
+                    self.tired_of.lock().unwrap().insert(delivery);
+                }
                 Some(Bug::Shared) => {
                     let (token, key) = (item.grant.token(), item.grant.key().to_owned());
                     self.inner.release(ask, &item.grant).await?;
@@ -268,6 +286,13 @@ impl Queue for MutantQueue {
     async fn nack(&self, ask: &Ask, grant: &Grant, delay: Duration) -> Result<()> {
         match self.bug {
             Some(Bug::DeletesOnTake | Bug::Shared) => Ok(()),
+            Some(Bug::TiresOfUrgency) => {
+                let delivery = (grant.key().to_owned(), grant.token());
+                if self.tired_of.lock().unwrap().contains(&delivery) {
+                    return self.inner.ack(ask, grant).await;
+                }
+                self.inner.nack(ask, grant, delay).await
+            }
             Some(Bug::Impatient) => self.inner.nack(ask, grant, Duration::ZERO).await,
             Some(Bug::ToTheEnd) => {
                 let value = format!("{} moved", grant.key());
