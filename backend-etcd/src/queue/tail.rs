@@ -265,6 +265,8 @@ impl Producers {
     async fn work(&self) {
         let mut turn = self.turn.lock().await;
         loop {
+            // Those who were answered a moment ago come with the next they have, if they have.
+            tokio::task::yield_now().await;
             let (batch, sent) = match turn.unresolved.take() {
                 Some(batch) => (batch, true),
                 None => match self.next_batch() {
