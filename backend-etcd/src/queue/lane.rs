@@ -10,8 +10,9 @@
 //! before it changes anything, so that none sees what another does. What the store refuses as a
 //! whole (a lease has ended, there is no room for what is put) is sent again one by one.
 //!
-//! An acknowledgement that comes late changes nothing: its own claim is gone, or it still is in
-//! force and its consumer was told that the end is unknown.
+//! A request without an answer may land late. For an acknowledgement that is no harm: it compares
+//! its own claim, and its consumer was told that the outcome is unknown. The claims have a fence
+//! (see `hub.rs`), and it stands inside the request, too.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -264,9 +265,9 @@ impl Passage<'_> {
     }
 }
 
-/// Lets those go first who were answered a moment ago: they come with the next they want. Takes no
-/// time if there are none.
-async fn settle_down() {
+/// Lets those go first who were answered a moment ago: they come with the next they want, and who
+/// misses a request waits for all of it. Of no duration, and of no clock; more turns gain nothing.
+pub(super) async fn settle_down() {
     tokio::task::yield_now().await;
 }
 
