@@ -2,9 +2,9 @@
 //! consumer's lease. When that ends, the item is where it was.
 //!
 //! `queue/interop.rs` is about queues shared with Go's recipes; the rest is about our own layout.
-//! `queue/keys.rs` has that, `queue/tail.rs` the producing side, `queue/hub.rs` the consuming
-//! one with its `queue/view.rs`. Here is what is done with an item once a consumer has it, and what
-//! only looks.
+//! `queue/keys.rs` has that, `queue/tail.rs` the producing side, `queue/hub.rs` the consuming one
+//! with its `queue/view.rs`, and `queue/lane.rs` how claims and acknowledgements share requests.
+//! Here is what is done with an item once a consumer has it, and what only looks.
 //!
 //! # Delays
 //!
@@ -17,6 +17,7 @@
 mod hub;
 mod interop;
 mod keys;
+mod lane;
 mod tail;
 mod view;
 
@@ -110,21 +111,16 @@ impl EtcdQueue {
         }
     }
 
-    /// Ends the delivery `grant` by `ops`.
-    async fn end(&self, hub: &Hub, grant: &Grant, ops: Vec<TxnOp>) -> Result<()> {
-        let claim = claim(grant)?;
-        let key = hub.keys.claim(claim.place);
-        let txn = Txn::new()
-            .when([created_at(key.as_str(), claim.token)])
-            .and_then(std::iter::once(delete(key)).chain(ops).collect::<Vec<_>>());
-        let ended = match hub.send(&txn).await {
+    /// Takes note of the `answer` to what ends the delivery of `claim`: whether its comparison held.
+    fn ended(&self, claim: &Claim, answer: Result<bool>) -> Result<()> {
+        let ended = match answer {
             // A lease that an operation names; whether the claim is in force is not known by that.
             Err(error) if error.kind() == ErrorKind::Lost => {
                 return Err(
                     Error::new(ErrorKind::Unavailable, "a lease has ended").with_source(error)
                 );
             }
-            answer => answer?.succeeded(),
+            answer => answer?,
         };
         self.session.books.settled(claim);
         if ended {
@@ -133,6 +129,14 @@ impl EtcdQueue {
             Err(Error::lost(LossReason::Revoked))
         }
     }
+}
+
+/// Ends the delivery of `claim` by `ops`, if it is in force.
+fn ending(hub: &Hub, claim: &Claim, ops: Vec<TxnOp>) -> Txn {
+    let key = hub.keys.claim(claim.place);
+    Txn::new()
+        .when([created_at(key.as_str(), claim.token)])
+        .and_then(std::iter::once(delete(key)).chain(ops).collect::<Vec<_>>())
 }
 
 fn claim(grant: &Grant) -> Result<&Claim> {
@@ -182,7 +186,8 @@ impl Queue for EtcdQueue {
         if let Some(name) = &claim.name {
             ops.push(queues.remember(&hub.keys.id_named(name)).await?);
         }
-        let ended = self.end(&hub, grant, ops).await;
+        let answer = hub.lane.end(claim.place, ending(&hub, claim, ops)).await;
+        let ended = self.ended(claim, answer);
         if claim.name.is_some() && ended.is_err() {
             // Perhaps not the claim, but the lease of the memory is gone.
             queues.new_memory().await;
@@ -207,7 +212,8 @@ impl Queue for EtcdQueue {
                 lease,
             ));
         }
-        self.end(&hub, grant, ops).await
+        let answer = hub.send(&ending(&hub, claim, ops)).await;
+        self.ended(claim, answer.map(|answer| answer.succeeded()))
     }
 
     async fn depth(&self, name: &Name) -> Result<Depth> {

@@ -40,6 +40,7 @@ use tenure_core::{Effect, Error, ErrorKind, FencingToken, MAX_BATCH, Result};
 use tokio::sync::Notify;
 
 use super::keys::{Keys, Part, Place, absent, changed_at, created_at, delete, get, look, put};
+use super::lane::{Lane, Passage};
 use super::tail::{Producers, Tail, copy};
 use super::view::{Change, PAGE, Put, Stage, View, Waiter, number};
 use super::{Claim, Served};
@@ -72,6 +73,7 @@ pub(super) struct Hub {
     /// Whether the task is there.
     at_work: AtomicBool,
     pub(super) producers: Arc<Producers>,
+    pub(super) lane: Arc<Lane>,
 }
 
 #[derive(Default)]
@@ -119,6 +121,7 @@ impl Hub {
         let keys = Keys::new(layout, name);
         Self {
             producers: Arc::new(Producers::new(Arc::clone(&wire), keys.clone())),
+            lane: Arc::new(Lane::new(Arc::clone(&wire))),
             view: Arc::new(View::new(keys.clone())),
             wire,
             watcher,
@@ -140,6 +143,7 @@ impl Hub {
                 .try_lock()
                 .is_ok_and(|turn| turn.unresolved.is_empty())
             && self.producers.is_idle()
+            && self.lane.is_idle()
     }
 
     /// Takes items for `ask`: at least one, unless it is `at_once`.
@@ -257,13 +261,7 @@ impl Hub {
     }
 
     pub(super) async fn send(&self, txn: &Txn) -> Result<TxnResponse> {
-        let sending = self.wire.call(|client| {
-            // The client's own limit of 4 MiB is less than a batch of values may have.
-            let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
-            let txn = txn.clone();
-            async move { kv.txn(txn).await }
-        });
-        sending.await
+        self.lane.send(txn).await
     }
 
     pub(super) async fn read(&self, reads: Vec<TxnOp>) -> Result<(i64, Vec<Vec<PbKeyValue>>)> {
@@ -360,7 +358,17 @@ impl Hub {
                 true
             }
             Stage::Complete => match self.plan() {
-                Plan::Claim(picks, sight) => self.claim(&mut turn, picks, sight).await?,
+                Plan::Claim(..) => {
+                    let passage = self.lane.enter().await;
+                    // Others may have come since, and who was there may have gone.
+                    match self.plan() {
+                        Plan::Claim(picks, _) if self.register(&picks).await? => true,
+                        Plan::Claim(picks, sight) => {
+                            self.claim(&mut turn, picks, sight, passage).await?
+                        }
+                        _ => true,
+                    }
+                }
                 Plan::Bury(pick, letters) => self.bury(&pick, &letters).await?,
                 Plan::ReadOn => {
                     self.read_on().await?;
@@ -513,11 +521,15 @@ impl Hub {
     }
 
     /// Claims `picks`; says whether the view may go on without news.
-    async fn claim(&self, turn: &mut Turn, mut picks: Vec<Pick>, sight: Sight) -> Result<bool> {
-        if self.register(&picks).await? {
-            return Ok(true);
-        }
+    async fn claim(
+        &self,
+        turn: &mut Turn,
+        mut picks: Vec<Pick>,
+        sight: Sight,
+        passage: Passage<'_>,
+    ) -> Result<bool> {
         let (compares, ops) = self.claiming(&mut picks, sight);
+        let (size, places) = (compares.len().max(ops.len()), places(&picks));
         let own: Vec<String> = consumers(&self.keys, &picks).into_keys().collect();
         let txn = Txn::new()
             .when(compares)
@@ -525,7 +537,7 @@ impl Hub {
             .or_else(own.iter().map(|key| look(key.as_str())).collect::<Vec<_>>());
         // Kept there, not here: dropped in the middle, this leaves the question to the next one.
         turn.unresolved = picks;
-        let answer = match self.send(&txn).await {
+        let answer = match passage.send(txn, size, &places).await {
             Ok(answer) => answer,
             Err(error) if error.effect() == Effect::None => {
                 // Some session has ended in the store: to be found by asking for each.
@@ -895,6 +907,10 @@ impl Drop for Post {
             waiter.told.notify_one();
         }
     }
+}
+
+fn places(picks: &[Pick]) -> HashSet<Place> {
+    picks.iter().map(|pick| pick.place).collect()
 }
 
 /// The sessions of `picks`, each by the key that says that it lives.

@@ -22,6 +22,7 @@ use tenure_core::{Effect, Error, ErrorKind, Item, Result};
 use tokio::sync::{Notify, oneshot};
 
 use super::keys::{Keys, Place, absent, changed_at, get, put};
+use super::lane::settle_down;
 use crate::client::Wire;
 use crate::session::EtcdSession;
 use crate::ticket::ranges;
@@ -265,6 +266,7 @@ impl Producers {
     async fn work(&self) {
         let mut turn = self.turn.lock().await;
         loop {
+            settle_down().await;
             let (batch, sent) = match turn.unresolved.take() {
                 Some(batch) => (batch, true),
                 None => match self.next_batch() {
