@@ -59,14 +59,15 @@ pub(crate) struct Shared {
 
 impl EtcdBackend {
     pub(crate) async fn connect(config: EtcdConfig) -> Result<Self> {
-        let wire = Wire::connect(&config).await?;
+        let wire = Wire::connect(&config).await;
+        let wire = wire.map_err(|error| explain_first_contact(error, &config))?;
         let layout = Layout::new(config.namespace.clone(), config.interop);
         let met = if config.interop {
             meet(&wire, &layout).await
         } else {
             check_layout(&wire, &layout).await
         };
-        met.map_err(|error| explain_first_contact(error, config.tls.is_some()))?;
+        met.map_err(|error| explain_first_contact(error, &config))?;
         Ok(Self::over(wire, layout, &config))
     }
 
@@ -124,16 +125,27 @@ async fn meet(wire: &Arc<Wire>, layout: &Layout) -> Result<()> {
     read.await.map(drop)
 }
 
-/// A server that is talked to in the wrong way hangs up, most often without saying why.
-fn explain_first_contact(error: Error, tls: bool) -> Error {
-    let hung_up = error.effect() == Effect::Unknown && std::error::Error::source(&error).is_some();
-    if error.kind() != ErrorKind::Unavailable || !error.is_retryable() || !hung_up {
+/// Says where nobody answers, and what may be wrong. A server that is talked to in the wrong way hangs
+/// up, most often without saying why.
+fn explain_first_contact(error: Error, config: &EtcdConfig) -> Error {
+    if error.kind() != ErrorKind::Unavailable || !error.is_retryable() {
         return error;
     }
-    let hint = if tls {
-        "etcd hung up at the first request: if it demands a client certificate, give it one that it trusts (`cert`, `key`)"
-    } else {
-        "etcd hung up at the first request: if it speaks TLS, write `etcds://`"
+    let hung_up = error.effect() == Effect::Unknown && std::error::Error::source(&error).is_some();
+    let endpoints = config.endpoints.join(", ");
+    let hint = match (hung_up, config.tls.is_some()) {
+        (true, true) => format!(
+            "etcd at {endpoints} hung up at the first request: if it demands a client certificate, give it one that it trusts (`cert`, `key`)"
+        ),
+        (true, false) => format!(
+            "etcd at {endpoints} hung up at the first request: if it speaks TLS, write `etcds://`"
+        ),
+        (false, true) => format!(
+            "no etcd answers at {endpoints}: start it or correct the address; if it does not speak TLS, write `etcd://`"
+        ),
+        (false, false) => {
+            format!("no etcd answers at {endpoints}: start it or correct the address")
+        }
     };
     Error::new(ErrorKind::Unavailable, hint).with_source(error)
 }

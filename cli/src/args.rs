@@ -30,7 +30,7 @@ URLs:
   etcd://[user:password@]host:port[,host:port...]/namespace?ttl=10s
                            etcd (cargo feature `etcd`); etcds:// for TLS";
 
-/// Distributed locks for shells, operators and scripts.
+/// Distributed coordination for shells, operators and scripts.
 #[derive(Debug, Parser)]
 #[command(name = "tenure", version, max_term_width = 100, after_help = EXIT_CODES)]
 pub(crate) struct Cli {

@@ -266,7 +266,8 @@ impl<B: Barrier + ?Sized> DoubleBarrierHandle<B> {
     /// # Errors
     ///
     /// `Conflict` for one too many (all have entered already, and not all have left yet), and when
-    /// those who are there gave another count. `Lost` when the session ends while waiting.
+    /// those who are there gave another count. `TooLarge` for more participants than the store's
+    /// barriers carry (etcd: 120). `Lost` when the session ends while waiting.
     ///
     /// # Cancel safety
     ///

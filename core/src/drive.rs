@@ -254,10 +254,14 @@ impl Core {
     /// Without a look at the clock: drops ask this, and they may come when a thread's own
     /// storage, and with it tokio's, is gone already.
     pub(crate) fn ended_here(&self) -> bool {
-        matches!(
-            self.loss.get(),
-            Some(LossReason::Closed | LossReason::Detached)
-        )
+        self.ended().is_some()
+    }
+
+    /// How the session was ended here, if it was.
+    pub(crate) fn ended(&self) -> Option<LossReason> {
+        self.loss
+            .get()
+            .filter(|reason| matches!(reason, LossReason::Closed | LossReason::Detached))
     }
 
     fn lose(&self, reason: LossReason) {

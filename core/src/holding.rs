@@ -74,10 +74,11 @@ impl Holding {
 
     /// Why it was lost, if it was.
     pub fn loss(&self) -> Option<LossReason> {
-        self.ask
-            .alarm()
-            .reason()
-            .or_else(|| self.keeper.core().validity().err())
+        let core = self.keeper.core();
+        // What was ended here is gone from the store, too, and the alarm may tell so first.
+        core.ended()
+            .or_else(|| self.ask.alarm().reason())
+            .or_else(|| core.validity().err())
     }
 
     /// For how long it is certain to be held without a further renewal; zero once it is lost.
@@ -95,13 +96,14 @@ impl Holding {
     ///
     /// Cancel safe.
     pub fn lost(&self) -> impl Future<Output = LossReason> + Send + use<> {
-        let (alarm, session) = (self.ask.alarm(), self.keeper.core().lost());
+        let (alarm, core) = (self.ask.alarm(), Arc::clone(self.keeper.core()));
         async move {
-            tokio::select! {
+            let reason = tokio::select! {
                 biased;
                 reason = alarm.raised() => reason,
-                reason = session => reason,
-            }
+                reason = core.lost() => reason,
+            };
+            core.ended().unwrap_or(reason)
         }
     }
 

@@ -342,7 +342,8 @@ impl<Q: Queue + ?Sized> QueueHandle<Q> {
     ///
     /// # Errors
     ///
-    /// `TooLarge` for more than [`MAX_BATCH`] items; those of [`enqueue`](Self::enqueue).
+    /// `TooLarge` for more than [`MAX_BATCH`] items, or for more bytes than one request of the store
+    /// carries (etcd: 1.5 MiB in all); those of [`enqueue`](Self::enqueue).
     ///
     /// # Cancel safety
     ///

@@ -993,10 +993,12 @@ impl Tx {
     ///
     /// As for [`put`](Self::put); `Config` when `value` has no JSON.
     pub fn put_as<T: Serialize + ?Sized>(&self, key: impl AsRef<str>, value: &T) -> Result<()> {
-        let json = serde_json::to_vec(value).map_err(|error| {
-            Error::new(ErrorKind::Config, "the value cannot be written as JSON")
-                .on(key.as_ref())
-                .with_source(error)
+        let json = self.checked(|| {
+            serde_json::to_vec(value).map_err(|error| {
+                Error::new(ErrorKind::Config, "the value cannot be written as JSON")
+                    .on(key.as_ref())
+                    .with_source(error)
+            })
         })?;
         self.put(key, json)
     }

@@ -345,8 +345,9 @@ pub(crate) async fn watching<T, F: Future<Output = Result<T>>>(
 ) -> Result<T> {
     tokio::select! {
         biased;
-        answer = repeated(core, ask) => answer,
+        // First: what the end of the session does to the store is not news to its owner.
         reason = core.left() => Err(Error::lost(reason)),
+        answer = repeated(core, ask) => answer,
     }
 }
 
