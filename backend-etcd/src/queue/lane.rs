@@ -273,12 +273,12 @@ pub(super) async fn settle_down() {
 
 /// The answers to the parts of a request.
 fn split(answer: TxnResponse) -> Vec<Result<TxnResponse>> {
-    let header = answer.0.header.clone();
+    let header = answer.0.header;
     let parts = answer.0.responses.into_iter();
     let parts = parts.map(|operation| match operation.response {
         Some(PbTxnOpResponse::ResponseTxn(mut inner)) => {
             // The request has one revision, which only the answer to all of it says.
-            inner.header.clone_from(&header);
+            inner.header = header;
             Ok(TxnResponse(inner))
         }
         _ => Err(unknown()),
