@@ -23,7 +23,7 @@
 //! - A batch without an answer is found by its marker. It may also land after it was repeated, but
 //!   for the comparison of the base keys, which the repetition has put.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -160,9 +160,21 @@ struct Claim {
     nonce: u64,
 }
 
-/// What one session has of queues that it shares with Go: by the nonce of the ask.
+/// What one session has of queues that it shares with Go.
 #[derive(Default)]
-pub(crate) struct Visits(Mutex<HashMap<u64, Visit>>);
+pub(crate) struct Visits {
+    /// By the nonce of the ask.
+    asks: Mutex<HashMap<u64, Visit>>,
+    /// Where it left each priority when it put something in last, and nothing is on its way.
+    ends: Mutex<HashMap<String, End>>,
+}
+
+/// The number that comes next in a priority, if nobody has put anything in since a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    next: u64,
+    since: i64,
+}
 
 #[derive(Default)]
 struct Visit {
@@ -176,7 +188,11 @@ struct Visit {
 
 impl Visits {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Visit>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ends(&self) -> MutexGuard<'_, HashMap<String, End>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn may_have(&self, nonce: u64) -> bool {
@@ -496,21 +512,30 @@ impl Shop {
         }
         let (lease, nonce) = (self.session.lease, ask.nonce());
         let marker = format!("{}{lease:x}-{nonce:x}", self.keys.all("batches"));
-        let numbers: BTreeMap<u64, u64> = items
+        let priorities: BTreeSet<u64> = items
             .iter()
-            .map(|item| (item.get_priority().into(), 0))
+            .map(|item| item.get_priority().into())
             .collect();
+        let mut known = self.known_ends(&priorities);
         loop {
-            let lasts = numbers.keys().map(|priority| self.last(*priority));
-            let reads = lasts.chain([look(marker.as_str())]).collect();
-            let (read_at, mut found) = self.read(reads).await?;
-            // An earlier request of this ask has landed.
-            let landed = found.pop().is_some_and(|(kvs, _)| !kvs.is_empty());
-            if landed
-                || self
-                    .append(&marker, items, &numbers, read_at, &found)
-                    .await?
-            {
+            let ends = match known.take() {
+                Some(ends) => ends,
+                None => {
+                    let lasts = priorities.iter().map(|priority| self.last(*priority));
+                    let reads = lasts.chain([look(marker.as_str())]).collect();
+                    let (since, mut found) = self.read(reads).await?;
+                    // An earlier request of this ask has landed.
+                    if found.pop().is_some_and(|(kvs, _)| !kvs.is_empty()) {
+                        break;
+                    }
+                    let ends = found.iter().map(|(kvs, _)| End {
+                        next: Self::next_number(kvs),
+                        since,
+                    });
+                    priorities.iter().copied().zip(ends).collect()
+                }
+            };
+            if self.append(&marker, items, ends).await? {
                 break;
             }
         }
@@ -521,29 +546,41 @@ impl Shop {
         Ok(())
     }
 
-    /// Puts `items` behind what was found at `read_at`, and the batch's marker; says whether nobody
-    /// else was faster.
+    /// Where this session left all of `priorities`. Only for one who puts something there now.
+    fn known_ends(&self, priorities: &BTreeSet<u64>) -> Option<BTreeMap<u64, End>> {
+        let mut ends = self.session.visits.ends();
+        let mut take =
+            |priority: &u64| Some((*priority, ends.remove(&self.keys.shelf(*priority))?));
+        priorities.iter().map(&mut take).collect()
+    }
+
+    /// Puts `items` behind `ends`, and the batch's marker; says whether nobody else was faster.
     async fn append(
         &self,
         marker: &str,
         items: &[Item],
-        numbers: &BTreeMap<u64, u64>,
-        read_at: i64,
-        found: &[(Vec<PbKeyValue>, bool)],
+        mut ends: BTreeMap<u64, End>,
     ) -> Result<bool> {
-        let next = found.iter().map(|(kvs, _)| Self::next_number(kvs));
-        let mut numbers: BTreeMap<u64, u64> = numbers.keys().copied().zip(next).collect();
-        let unchanged = numbers.keys().map(|it| self.unchanged(*it, read_at));
+        let unchanged = ends.iter().map(|(it, end)| self.unchanged(*it, end.since));
         let compares: Vec<_> = unchanged.chain([absent(marker)]).collect();
         let mut ops = vec![put(marker, "", self.session.lease)];
-        ops.extend(numbers.keys().map(|it| put(self.keys.base(*it), "", 0)));
+        ops.extend(ends.keys().map(|it| put(self.keys.base(*it), "", 0)));
         for item in items {
             let priority = u64::from(item.get_priority());
-            let number = numbers.entry(priority).or_default();
-            ops.push(self.put_item(priority, *number, item.value()));
-            *number += 1;
+            if let Some(end) = ends.get_mut(&priority) {
+                ops.push(self.put_item(priority, end.next, item.value()));
+                end.next += 1;
+            }
         }
         let answer = self.send(&Txn::new().when(compares).and_then(ops)).await?;
+        if answer.succeeded() {
+            let since = revision(&answer);
+            let ends = ends.into_iter().map(|(priority, end)| {
+                let next = end.next;
+                (self.keys.shelf(priority), End { next, since })
+            });
+            self.session.visits.ends().extend(ends);
+        }
         Ok(answer.succeeded())
     }
 }
