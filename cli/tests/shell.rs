@@ -118,8 +118,8 @@ fn a_wait_can_be_given_up() {
     shell.next("r: withdrawn");
     shell.next("runlock: withdrawn");
     shell.does("wunlock", "wunlock: released");
-    // Nothing of it is left in line.
-    shell.takes("w", "w: held");
+    // Nothing of it stays in line.
+    shell.takes_in_the_end("w", "w: held");
     shell.ends();
 }
 

@@ -139,6 +139,20 @@ impl Shell {
         self.token(outcome)
     }
 
+    /// The same where what was given up may still be on its way out of the line.
+    #[track_caller]
+    pub(crate) fn takes_in_the_end(&mut self, line: &str, outcome: &str) -> u64 {
+        self.send(line);
+        let next = self.next("");
+        match next.ends_with(": waiting") {
+            true => self.token(outcome),
+            false => {
+                assert!(next.starts_with(&format!("{outcome} token=")), "{next}");
+                next.rsplit_once('=').unwrap().1.parse().unwrap()
+            }
+        }
+    }
+
     /// The token with which the next line ends.
     #[track_caller]
     pub(crate) fn token(&mut self, outcome: &str) -> u64 {
