@@ -50,8 +50,8 @@ pub(super) enum Bug {
     WithdrawNothing,
     /// The claim of a dequeue that was dropped counts as a delivery.
     WithdrawCounts,
-    /// Of urgent items that were nacked twice, none is left.
-    TiresOfUrgency,
+    /// Of items with a priority that were nacked, none is left.
+    ForgetsPriorities,
     /// Two names that only differ behind a slash are one.
     FoldedNames,
 }
@@ -134,7 +134,7 @@ pub(super) const CAUGHT: &[(AnyBug, &[&str])] = &[
         &["q6_a_dequeue_cut_off_loses_nothing"],
     ),
     (
-        bug(Bug::TiresOfUrgency),
+        bug(Bug::ForgetsPriorities),
         &["q2_random_consumers_lose_and_double_nothing"],
     ),
     (bug(Bug::FoldedNames), &["l8_queues_are_isolated"]),
@@ -147,8 +147,8 @@ pub(super) struct MutantQueue {
     world: Arc<World>,
     /// What was asked for last.
     wanted: Mutex<Option<Want>>,
-    /// What was delivered once too often.
-    tired_of: Mutex<HashSet<(String, FencingToken)>>,
+    /// What was delivered with a priority.
+    with_priority: Mutex<HashSet<(String, FencingToken)>>,
 }
 
 impl MutantQueue {
@@ -158,7 +158,7 @@ impl MutantQueue {
             bug,
             world: Arc::clone(world),
             wanted: Mutex::default(),
-            tired_of: Mutex::default(),
+            with_priority: Mutex::default(),
         }
     }
 
@@ -178,9 +178,9 @@ impl MutantQueue {
             match self.bug {
                 Some(Bug::DeletesOnTake) => self.inner.ack(ask, &item.grant).await?,
                 Some(Bug::NeverCounts) => item.deliveries = 1,
-                Some(Bug::TiresOfUrgency) if item.priority == 1 && item.deliveries > 1 => {
+                Some(Bug::ForgetsPriorities) if item.priority > 0 => {
                     let delivery = (item.grant.key().to_owned(), item.grant.token());
-                    self.tired_of.lock().unwrap().insert(delivery);
+                    self.with_priority.lock().unwrap().insert(delivery);
                 }
                 Some(Bug::Shared) => {
                     let (token, key) = (item.grant.token(), item.grant.key().to_owned());
@@ -282,9 +282,9 @@ impl Queue for MutantQueue {
     async fn nack(&self, ask: &Ask, grant: &Grant, delay: Duration) -> Result<()> {
         match self.bug {
             Some(Bug::DeletesOnTake | Bug::Shared) => Ok(()),
-            Some(Bug::TiresOfUrgency) => {
+            Some(Bug::ForgetsPriorities) => {
                 let delivery = (grant.key().to_owned(), grant.token());
-                if self.tired_of.lock().unwrap().contains(&delivery) {
+                if self.with_priority.lock().unwrap().contains(&delivery) {
                     return self.inner.ack(ask, grant).await;
                 }
                 self.inner.nack(ask, grant, delay).await
