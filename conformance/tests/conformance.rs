@@ -126,7 +126,7 @@ fn names_begin_with_their_rule_and_are_unique() {
 
 /// The long form: a hundred seeds. `cargo test -- --ignored`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes"]
+#[ignore = "takes a minute"]
 async fn a_hundred_random_histories() {
     use tenure_conformance::cases::random::a_random_history;
     let mut runs = tokio::task::JoinSet::new();
@@ -149,7 +149,6 @@ async fn a_hundred_random_histories() {
 
 /// The same of queues.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes"]
 async fn a_hundred_random_histories_of_queues() {
     use tenure_conformance::cases::random_queue::a_random_history_of_a_queue;
     let mut runs = tokio::task::JoinSet::new();
