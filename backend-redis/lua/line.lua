@@ -1,0 +1,190 @@
+-- Lines: a sorted set of places in the order of their arrival. The first live place holds; of
+-- readers, all before the first live writer. Nothing is written down about who holds: it follows
+-- from the places, as in etcd's lock recipe. A place's score is its token.
+--
+-- A writer waits for the place right before it, a reader for the nearest writer before it. Whoever
+-- waits knows when the lease of that one ends, and looks then; so whoever buries a dead place need
+-- tell nobody, except when it hands on.
+
+-- How many dead places one step buries at most: a step must be short. Those left are met by the
+-- next step, which comes at once because the reply says so.
+local burials = 100
+
+local function member_of(session, field, side)
+  return session .. ':' .. field .. ':' .. side
+end
+
+-- Session, nonce and side of a place.
+local function parts_of(member)
+  return string.match(member, '^([^:]+):([^:]+):(.)$')
+end
+
+-- Whether this line has readers, and so a second set with its writers alone.
+local function has_sides(path)
+  return kind_of(path) == 'rw_lock'
+end
+
+-- For kinds whose watchers want to know: `head_changed[kind](path)` is called when another place
+-- has become the first. `forgotten[kind](path, member)` removes what goes with a place.
+local head_changed, forgotten = {}, {}
+
+local function add_place(path, member, side, token)
+  redis.call('ZADD', root .. path, text(token), member)
+  if side == 'w' and has_sides(path) then
+    redis.call('ZADD', root .. path .. '/writers', text(token), member)
+  end
+end
+
+-- Takes a place out. `rank` is where it stood.
+local function take_out(path, member, rank)
+  local kind = kind_of(path)
+  redis.call('ZREM', root .. path, member)
+  if has_sides(path) then
+    redis.call('ZREM', root .. path .. '/writers', member)
+  end
+  if forgotten[kind] then
+    forgotten[kind](path, member)
+  end
+  if rank == 0 and head_changed[kind] then
+    head_changed[kind](path)
+  end
+end
+
+-- Takes a dead place out. Says false if enough were taken out in this step.
+local function bury(path, member, rank)
+  if burials == 0 then
+    return false
+  end
+  burials = burials - 1
+  local session, field = parts_of(member)
+  take_out(path, member, rank)
+  unnote(session, field)
+  return true
+end
+
+-- Whether a place holds; if not, which place's end it waits for.
+local function standing(path, member, side, token)
+  local key = root .. path
+  while true do
+    local ahead, rank
+    if side == 'w' then
+      rank = redis.call('ZRANK', key, member) - 1
+      ahead = rank >= 0 and redis.call('ZRANGE', key, rank, rank)[1]
+    else
+      ahead = redis.call('ZREVRANGEBYSCORE', key .. '/writers', '(' .. text(token), '-inf', 'LIMIT', 0, 1)[1]
+      rank = ahead and redis.call('ZRANK', key, ahead)
+    end
+    if not ahead then
+      return true
+    end
+    if alive((parts_of(ahead))) or not bury(path, ahead, rank) then
+      return false, ahead
+    end
+  end
+end
+
+-- The reply about a place: it holds, or waits for another that has so many milliseconds left.
+local function answer(path, member, side, token)
+  local holding, ahead = standing(path, member, side, token)
+  if holding then
+    return {'held', token}
+  end
+  return {'wait', left((parts_of(ahead)))}
+end
+
+-- Whether a newcomer on `side` would hold at once, with nobody passed over.
+local function is_free(path, side)
+  local key = root .. path
+  if side == 'r' then
+    key = key .. '/writers'
+  end
+  while true do
+    local member = redis.call('ZRANGE', key, 0, 0)[1]
+    if not member then
+      return true
+    end
+    if alive((parts_of(member))) or not bury(path, member, side == 'w' and 0 or redis.call('ZRANK', root .. path, member)) then
+      return false
+    end
+  end
+end
+
+-- Tells those who waited for a place on `side` that stood at `rank` and has gone.
+local function hand_on(path, rank, side)
+  local key = root .. path
+  local writer -- where the first writer stands
+  while true do
+    local place = redis.call('ZRANGE', key, rank, rank, 'WITHSCORES')
+    local member, token = place[1], tonumber(place[2])
+    if not member then
+      return
+    end
+    local session, field, its_side = parts_of(member)
+    if not alive(session) then
+      if not bury(path, member, rank) then
+        return
+      end
+      -- Who waited for the dead one waits for nothing now.
+      if its_side == 'w' then
+        side, writer = 'w', nil
+      end
+    elseif its_side == 'w' then
+      return tell(session, field, rank == 0 and token)
+    elseif side == 'r' then
+      return -- readers do not wait for readers
+    else
+      if not writer then
+        local first = redis.call('ZRANGE', key .. '/writers', 0, 0, 'WITHSCORES')
+        writer = tonumber(first[2]) or math.huge
+      end
+      tell(session, field, token < writer and token)
+      rank = rank + 1
+    end
+  end
+end
+
+-- Removes a place, and says whether it was there.
+local function remove_place(path, member)
+  local rank = redis.call('ZRANK', root .. path, member)
+  if not rank then
+    return false
+  end
+  local _, _, side = parts_of(member)
+  take_out(path, member, rank)
+  hand_on(path, rank, side)
+  return true
+end
+
+-- My place under `field`, its token and its side; nothing if there is none.
+local function my_place(path, field)
+  for _, side in ipairs(has_sides(path) and {'w', 'r'} or {'w'}) do
+    local member = member_of(me, field, side)
+    local token = redis.call('ZSCORE', root .. path, member)
+    if token then
+      return member, tonumber(token), side
+    end
+  end
+end
+
+-- Finds a place by what a grant's key says of it: `<session>:<nonce>`.
+local function place_holds(path, who, token)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', root .. path, text(token), text(token))) do
+    local session, field, side = parts_of(member)
+    if session .. ':' .. field == who then
+      return alive(session) and (standing(path, member, side, token)) == true
+    end
+  end
+  return false
+end
+
+local function free_place(path, session, field)
+  for _, side in ipairs(has_sides(path) and {'w', 'r'} or {'w'}) do
+    remove_place(path, member_of(session, field, side))
+  end
+  unnote(session, field)
+end
+
+for _, kind in ipairs({'lock', 'election', 'rw_lock'}) do
+  freeing[kind] = free_place
+  holds[kind] = place_holds
+end

@@ -1,0 +1,10 @@
+-- uses: all
+-- Removes whatever an ask has: a place in line, or a grant.
+local refused = enter()
+if refused then return refused end
+
+local path = redis.call('HGET', root .. 'held/' .. me, nonce)
+if path then
+  freeing[kind_of(path)](path, me, nonce)
+end
+return {'ok'}

@@ -1,0 +1,129 @@
+//! Standing in a line, whatever the line is for (see `lua/line.lua`).
+//!
+//! An acquire takes a place, then sleeps until it is told of its turn, or until the lease of the place
+//! that it waits for ends: nobody tells of that.
+
+use std::time::Duration;
+
+use tenure_core::backend::{Ask, Grant, Side};
+use tenure_core::{Error, FencingToken, LossReason, Result};
+
+use crate::error;
+use crate::layout::{hex, path_of};
+use crate::scripts::{self, Script};
+use crate::session::RedisSession;
+use crate::step::{Arg, Reply};
+use crate::waits::News;
+
+/// The side of whatever is not shared is that of a writer.
+pub(crate) const fn side_of(side: Side) -> &'static str {
+    match side {
+        Side::Read => "r",
+        Side::Write => "w",
+    }
+}
+
+impl RedisSession {
+    /// A grant's key: the line, and whose place in it. The last `#` parts them.
+    pub(crate) fn place_granted(&self, ask: &Ask, token: FencingToken) -> Grant {
+        let key = format!(
+            "{}{}#{}:{}",
+            self.root,
+            path_of(ask),
+            self.id,
+            hex(ask.nonce())
+        );
+        Grant::new(token, key)
+    }
+
+    /// Takes a place with `join` if that holds at once; leaves nothing behind if not.
+    pub(crate) async fn try_line(
+        &self,
+        ask: &Ask,
+        join: &'static Script,
+        side: Side,
+        more: &[Arg<'_>],
+    ) -> Result<Option<Grant>> {
+        let joined = self.join(ask, join, side, "try", more).await?;
+        match joined.status() {
+            "held" => Ok(Some(self.place_granted(ask, joined.token(0)?))),
+            "none" => Ok(None),
+            // The place was taken by an earlier attempt whose answer was lost, and is not the first
+            // any more: an operator has been there.
+            "wait" => {
+                self.withdraw_from_store(ask).await?;
+                Ok(None)
+            }
+            _ => Err(joined.unexpected()),
+        }
+    }
+
+    /// Takes a place with `join`, and waits until it holds.
+    pub(crate) async fn stand_in_line(
+        &self,
+        ask: &Ask,
+        join: &'static Script,
+        side: Side,
+        more: &[Arg<'_>],
+    ) -> Result<Grant> {
+        let waiting = self.waiting(ask.nonce());
+        let mut found = self.join(ask, join, side, "wait", more).await?;
+        loop {
+            let patience = match found.status() {
+                "held" => return Ok(self.place_granted(ask, found.token(0)?)),
+                "wait" => Duration::from_millis(found.unsigned(0)?),
+                "none" => return Err(error::removed_from_line()),
+                _ => return Err(found.unexpected()),
+            };
+            let news = tokio::select! {
+                news = waiting.news() => news,
+                () = tokio::time::sleep(patience) => News::Look,
+                () = ask.withdrawn() => return Err(Error::withdrawn()),
+            };
+            if let News::Granted(token) = news {
+                return Ok(self.place_granted(ask, token));
+            }
+            let path = path_of(ask);
+            found = self
+                .step(&scripts::LOOK, ask.nonce(), &[(&path).into()])
+                .await?;
+        }
+    }
+
+    async fn join(
+        &self,
+        ask: &Ask,
+        join: &'static Script,
+        side: Side,
+        how: &str,
+        more: &[Arg<'_>],
+    ) -> Result<Reply> {
+        let path = path_of(ask);
+        let mut arguments = vec![(&path).into(), side_of(side).into(), how.into()];
+        arguments.extend_from_slice(more);
+        self.step(join, ask.nonce(), &arguments).await
+    }
+
+    /// Gives back what `ask` was granted.
+    pub(crate) async fn leave_line(&self, ask: &Ask, grant: &Grant) -> Result<()> {
+        let path = path_of(ask);
+        let arguments = [(&path).into(), grant.token().into()];
+        let left = self
+            .step_once(&scripts::LEAVE, ask.nonce(), &arguments)
+            .await?;
+        match left.status() {
+            "ok" => Ok(()),
+            "gone" => Err(Error::lost(LossReason::Revoked)),
+            _ => Err(left.unexpected()),
+        }
+    }
+
+    /// Removes whatever `ask` has, of any kind.
+    pub(crate) async fn withdraw_from_store(&self, ask: &Ask) -> Result<()> {
+        let withdrawn = self.step(&scripts::WITHDRAW, ask.nonce(), &[]).await?;
+        match withdrawn.status() {
+            "ok" => Ok(()),
+            _ => Err(withdrawn.unexpected()),
+        }
+    }
+}

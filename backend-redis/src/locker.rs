@@ -1,0 +1,48 @@
+//! Locks.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tenure_core::Result;
+use tenure_core::backend::{Ask, Grant, Locker, Settle, Side};
+
+use crate::scripts;
+use crate::session::RedisSession;
+
+/// The locks of a session on Redis: a line for each name.
+#[derive(Debug)]
+pub struct RedisLocker {
+    session: Arc<RedisSession>,
+}
+
+impl RedisLocker {
+    pub(crate) fn new(session: Arc<RedisSession>) -> Self {
+        Self { session }
+    }
+}
+
+#[async_trait]
+impl Settle for RedisLocker {
+    async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
+        self.session.leave_line(ask, grant).await
+    }
+
+    async fn withdraw(&self, ask: &Ask) -> Result<()> {
+        self.session.withdraw_from_store(ask).await
+    }
+}
+
+#[async_trait]
+impl Locker for RedisLocker {
+    async fn try_acquire(&self, ask: &Ask) -> Result<Option<Grant>> {
+        let join = &scripts::JOIN;
+        self.session.try_line(ask, join, Side::Write, &[]).await
+    }
+
+    async fn acquire(&self, ask: &Ask) -> Result<Grant> {
+        let join = &scripts::JOIN;
+        self.session
+            .stand_in_line(ask, join, Side::Write, &[])
+            .await
+    }
+}
