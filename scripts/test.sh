@@ -18,11 +18,12 @@ protoc_works() {
     [ "$works" = 1 ]
 }
 
-# Debian's packages for what is missing: a real etcd for the tests, and the compiler of protocol
-# buffers that building the etcd client needs.
+# Debian's packages for what is missing: a real etcd and a real Redis for the tests, and the compiler
+# of protocol buffers that building the etcd client needs.
 missing_packages() {
     has "${TENURE_ETCD:-etcd}" || echo etcd-server
     has "${TENURE_ETCDCTL:-etcdctl}" || echo etcd-client
+    has "${TENURE_REDIS_SERVER:-redis-server}" || echo redis-server
     protoc_works || printf '%s\n' protobuf-compiler libprotobuf-dev
 }
 
@@ -31,7 +32,7 @@ install_missing() {
     mapfile -t packages < <(missing_packages)
     [ "${#packages[@]}" -gt 0 ] || return 0
     if ! has apt-get; then
-        die "please install etcd and etcdctl (3.4 or later) and protoc, then run this again; missing here, by their names in Debian: ${packages[*]}"
+        die "please install etcd and etcdctl (3.4 or later), redis-server (7.0 or later) and protoc, then run this again; missing here, by their names in Debian: ${packages[*]}"
     fi
     if [ "$(id -u)" -ne 0 ]; then
         has sudo || die "please run as root: apt-get install ${packages[*]}"
@@ -43,17 +44,25 @@ install_missing() {
     "${as_root[@]}" apt-get update
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install --yes --no-install-recommends "${packages[@]}"
-    # The package may start a server of its own. The tests start theirs on free ports: the one that
-    # came just now is not needed, and under systemd it is kept from coming back at the next boot.
     if [[ " ${packages[*]} " == *" etcd-server "* ]]; then
-        say "stopping the etcd service of the package, should it run; the tests start servers of their own"
-        if [ -d /run/systemd/system ]; then
-            "${as_root[@]}" systemctl disable --now etcd || true
-        elif [ -e /run/etcd.pid ]; then
-            # Not by its init script, whose `stop` ends every etcd of the machine.
-            "${as_root[@]}" start-stop-daemon --stop --oknodo --quiet --retry 10 \
-                --pidfile /run/etcd.pid --exec /usr/bin/etcd || true
-        fi
+        # Not by its init script, whose `stop` ends every etcd of the machine.
+        stop_service etcd /run/etcd.pid /usr/bin/etcd
+    fi
+    if [[ " ${packages[*]} " == *" redis-server "* ]]; then
+        stop_service redis-server /run/redis/redis-server.pid /usr/bin/redis-server
+    fi
+}
+
+# A package may start a server of its own. The tests start theirs on free ports: the one that came
+# just now is not needed, and under systemd it is kept from coming back at the next boot.
+stop_service() {
+    local service=$1 pidfile=$2 program=$3
+    say "stopping the service $service of the package, should it run; the tests start servers of their own"
+    if [ -d /run/systemd/system ]; then
+        "${as_root[@]}" systemctl disable --now "$service" || true
+    elif [ -e "$pidfile" ]; then
+        "${as_root[@]}" start-stop-daemon --stop --oknodo --quiet --retry 10 \
+            --pidfile "$pidfile" --exec "$program" || true
     fi
 }
 

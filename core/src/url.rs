@@ -240,6 +240,20 @@ mod tests {
     }
 
     #[test]
+    fn schemes_with_a_plus_and_passwords_without_a_user() {
+        let mut url =
+            StoreUrl::parse("rediss+sentinel://:pass@a:1,b:2/service?namespace=ns").unwrap();
+        assert_eq!(url.scheme(), "rediss+sentinel");
+        assert_eq!(url.credentials().0, Some(""));
+        assert_eq!(url.credentials().1.unwrap().expose(), "pass");
+        assert_eq!(url.hosts(), ["a:1", "b:2"]);
+        assert_eq!(url.path(), "service");
+        assert_eq!(url.take("namespace").as_deref(), Some("ns"));
+        // Whether a store can do without hosts is for its backend to say.
+        assert!(StoreUrl::parse("redis://").unwrap().hosts().is_empty());
+    }
+
+    #[test]
     fn opaque_form() {
         assert_eq!(StoreUrl::parse("memory:").unwrap().path(), "");
         assert_eq!(StoreUrl::parse("memory:shared").unwrap().path(), "shared");

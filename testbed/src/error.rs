@@ -54,6 +54,15 @@ pub enum Error {
         output: String,
     },
 
+    /// A server refused a command that the test bed sent over the server's own protocol.
+    #[error("`{command}` was refused by the server: {message}")]
+    Reply {
+        /// The command, without secrets.
+        command: String,
+        /// The server's answer.
+        message: String,
+    },
+
     /// A holder could not do what it was told: an error of tenure in another process.
     #[error("`{command}` was refused by the holder ({kind}): {message}")]
     Refused {

@@ -9,7 +9,6 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -17,42 +16,9 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Error, Result};
 use crate::ports::Port;
+use crate::programs::find_binary;
 use crate::reaper::{Guarded, Reaper, excerpt, is_running, tail};
-
-/// A certificate and its private key, both PEM files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
-    /// The certificate.
-    pub cert: PathBuf,
-    /// The private key.
-    pub key: PathBuf,
-}
-
-/// What a server needs to serve TLS, and `etcdctl` to reach it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tls {
-    ca: PathBuf,
-    server: Identity,
-    client: Option<(PathBuf, Identity)>,
-}
-
-impl Tls {
-    /// A server that shows the certificate `server`, which `ca` (a PEM file) has signed.
-    pub fn new(ca: impl Into<PathBuf>, server: Identity) -> Self {
-        Self {
-            ca: ca.into(),
-            server,
-            client: None,
-        }
-    }
-
-    /// The server demands a certificate signed by `client_ca` of every client; `etcdctl` shows
-    /// `client`.
-    pub fn require_client(mut self, client_ca: impl Into<PathBuf>, client: Identity) -> Self {
-        self.client = Some((client_ca.into(), client));
-        self
-    }
-}
+use crate::tls::Tls;
 
 /// Options of an [`EtcdServer`] that is not yet started.
 #[derive(Debug, Clone)]
@@ -227,7 +193,7 @@ impl EtcdServer {
 
     /// The client address, to put a proxy in front of.
     pub fn address(&self) -> SocketAddr {
-        loopback(&self.client)
+        self.client.address()
     }
 
     /// The version of the binary, such as `3.4.23`.
@@ -469,8 +435,8 @@ fn arguments(
     } else {
         "http"
     };
-    let client = format!("{scheme}://{}", loopback(client));
-    let peer = format!("http://{}", loopback(peer));
+    let client = format!("{scheme}://{}", client.address());
+    let peer = format!("http://{}", peer.address());
     let mut args = vec![
         format!("--name={}", options.name),
         format!("--data-dir={}", reaper.folder().join("data").display()),
@@ -480,7 +446,7 @@ fn arguments(
         format!("--initial-advertise-peer-urls={peer}"),
         format!("--initial-cluster={}={peer}", options.name),
         // Health without TLS and without a client certificate, whatever the clients need.
-        format!("--listen-metrics-urls=http://{}", loopback(metrics)),
+        format!("--listen-metrics-urls=http://{}", metrics.address()),
         "--logger=zap".to_owned(),
     ];
     if let Some(tls) = &options.tls {
@@ -509,10 +475,6 @@ fn open_log(reaper: &Reaper) -> Result<File> {
         .append(true)
         .open(&path)
         .doing(format!("write {}", path.display()))
-}
-
-fn loopback(port: &Port) -> SocketAddr {
-    SocketAddr::from((Ipv4Addr::LOCALHOST, port.number()))
 }
 
 /// Waits until a server serves; owns what it needs, so that it can do so on another thread.
@@ -655,33 +617,5 @@ impl Binary {
         };
         known.insert(path, binary.clone());
         Ok(binary)
-    }
-}
-
-/// The path of an executable: what the variable names, else the first of that name in `PATH`.
-fn find_binary(
-    binary: &'static str,
-    package: &'static str,
-    variable: &'static str,
-) -> Result<PathBuf> {
-    let named = std::env::var_os(variable).filter(|value| !value.is_empty());
-    let in_path = std::env::var_os("PATH").unwrap_or_default();
-    choose(named.map(PathBuf::from), &in_path, binary).ok_or(Error::MissingBinary {
-        binary,
-        package,
-        variable,
-    })
-}
-
-fn choose(named: Option<PathBuf>, in_path: &OsStr, binary: &str) -> Option<PathBuf> {
-    let is_program = |path: &PathBuf| {
-        path.metadata()
-            .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
-    };
-    match named {
-        Some(path) => Some(path).filter(is_program),
-        None => std::env::split_paths(in_path)
-            .map(|folder| folder.join(binary))
-            .find(is_program),
     }
 }

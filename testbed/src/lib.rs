@@ -1,6 +1,7 @@
 //! Real servers, a faulty network and lock-holder processes for the tests of tenure.
 //!
 //! * [`etcd`]: a real etcd as a child process, which can be killed, restarted and paused.
+//! * [`redis`]: a real Redis, alone, with a replica, under sentinels or as a cluster.
 //! * [`proxy`]: a TCP proxy that delays, holds, swallows, cuts and refuses.
 //! * [`holder`]: a process that takes locks as a test tells it, to be paused and killed.
 //! * [`process`]: a child process that a test talks to line by line, pauses and kills.
@@ -45,14 +46,22 @@ pub mod etcd;
 pub mod holder;
 mod ports;
 pub mod process;
+mod programs;
 pub mod proxy;
 mod reaper;
+pub mod redis;
+mod tls;
 
 #[cfg(feature = "tls")]
 pub use certs::Certs;
 pub use error::{Error, Result};
-pub use etcd::{EtcdBuilder, EtcdServer, Identity, Tls};
+pub use etcd::{EtcdBuilder, EtcdServer};
 pub use holder::Holder;
 pub use process::Process;
 pub use proxy::{Direction, Flow, Proxy, Trigger};
+pub use redis::{
+    RedisBuilder, RedisCluster, RedisClusterBuilder, RedisReplica, RedisReplicaBuilder,
+    RedisSentinels, RedisSentinelsBuilder, RedisServer,
+};
 pub use rustix::process::Signal;
+pub use tls::{Identity, Tls};

@@ -42,6 +42,11 @@ impl Port {
     pub(crate) fn number(&self) -> u16 {
         self.number
     }
+
+    /// The port on 127.0.0.1.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.number))
+    }
 }
 
 #[cfg(test)]
