@@ -3,6 +3,7 @@ local ttl = tonumber(ARGV[5])
 if redis.call('EXISTS', my_session) == 1 then
   return {'taken'}
 end
+lift_tokens()
 redis.call('HSET', my_session, 'connection', ARGV[2], 'ttl', text(ttl))
 redis.call('PEXPIRE', my_session, text(ttl))
 redis.call('ZADD', root .. 'sessions', text(now() + ttl * 1000), me)

@@ -25,11 +25,21 @@ local function now()
   return instant
 end
 
--- Rises for ever: from the last one, and if Redis forgot that, from the server's clock.
-local function next_token()
+-- Tokens rise for ever, also when Redis has forgotten some: they stay at or above the server's clock
+-- in microseconds as it was when a connection was first used. A Redis that forgets (a restart without
+-- its log, a failover to a replica that lagged) breaks all connections, and the first step over a new
+-- one lifts them over everything that was given before. Counting up does not overtake the clock:
+-- nobody takes a million places a second.
+local function lift_tokens()
   local last = tonumber(redis.call('GET', root .. 'last') or 0)
-  local token = math.max(last + 1, now())
-  redis.call('SET', root .. 'last', text(token))
+  redis.call('SET', root .. 'last', text(math.max(last, now())))
+end
+local function next_token()
+  local token = redis.call('INCR', root .. 'last')
+  if token <= 1e15 then
+    lift_tokens() -- somebody has deleted the key
+    token = redis.call('INCR', root .. 'last')
+  end
   return token
 end
 
@@ -101,6 +111,7 @@ local function enter()
     return {'stale'}
   elseif mine > known then
     redis.call('HSET', my_session, 'connection', ARGV[2])
+    lift_tokens()
   end
   living[me] = true
   if facts[3] and string.sub(facts[3], 1, 16) == nonce then
@@ -111,7 +122,12 @@ end
 -- Removes up to a hundred of the things that a session left which has ended.
 local function end_of(session)
   local index = root .. 'held/' .. session
-  local entries = redis.call('HSCAN', index, '0', 'COUNT', 100)[2]
+  -- Where most entries have gone already, a scan finds nothing for a while.
+  local cursor, entries = '0', {}
+  repeat
+    local found = redis.call('HSCAN', index, cursor, 'COUNT', 100)
+    cursor, entries = found[1], found[2]
+  until #entries > 0 or cursor == '0'
   for i = 1, math.min(#entries, 200), 2 do
     freeing[kind_of(entries[i + 1])](entries[i + 1], session, entries[i])
   end

@@ -104,13 +104,16 @@ impl RedisSession {
         self.step(join, ask.nonce(), &arguments).await
     }
 
-    /// Gives back what `ask` was granted.
-    pub(crate) async fn leave_line(&self, ask: &Ask, grant: &Grant) -> Result<()> {
+    /// Gives back with `leave` what `ask` was granted.
+    pub(crate) async fn leave_line(
+        &self,
+        ask: &Ask,
+        leave: &'static Script,
+        grant: &Grant,
+    ) -> Result<()> {
         let path = path_of(ask);
         let arguments = [(&path).into(), grant.token().into()];
-        let left = self
-            .step_once(&scripts::LEAVE, ask.nonce(), &arguments)
-            .await?;
+        let left = self.step_once(leave, ask.nonce(), &arguments).await?;
         match left.status() {
             "ok" => Ok(()),
             "gone" => Err(Error::lost(LossReason::Revoked)),

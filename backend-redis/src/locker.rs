@@ -24,7 +24,8 @@ impl RedisLocker {
 #[async_trait]
 impl Settle for RedisLocker {
     async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
-        self.session.leave_line(ask, grant).await
+        let leave = &scripts::UNLOCK;
+        self.session.leave_line(ask, leave, grant).await
     }
 
     async fn withdraw(&self, ask: &Ask) -> Result<()> {
@@ -35,12 +36,12 @@ impl Settle for RedisLocker {
 #[async_trait]
 impl Locker for RedisLocker {
     async fn try_acquire(&self, ask: &Ask) -> Result<Option<Grant>> {
-        let join = &scripts::JOIN;
+        let join = &scripts::LOCK;
         self.session.try_line(ask, join, Side::Write, &[]).await
     }
 
     async fn acquire(&self, ask: &Ask) -> Result<Grant> {
-        let join = &scripts::JOIN;
+        let join = &scripts::LOCK;
         self.session
             .stand_in_line(ask, join, Side::Write, &[])
             .await

@@ -17,8 +17,9 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    fn assemble(name: &'static str, body: &str) -> Self {
-        let mut source = PRELUDE.to_owned();
+    /// `first` comes even before the prelude.
+    fn assemble(name: &'static str, first: &str, body: &str) -> Self {
+        let mut source = first.to_owned() + PRELUDE;
         let uses = body
             .lines()
             .next()
@@ -38,9 +39,10 @@ impl Script {
 }
 
 macro_rules! scripts {
-    ($($NAME:ident $file:literal;)*) => {
+    ($($NAME:ident $file:literal $(after $first:literal)?;)*) => {
         $(pub(crate) static $NAME: LazyLock<Script> = LazyLock::new(|| {
-            Script::assemble($file, include_str!(concat!("../lua/", $file, ".lua")))
+            let first = concat!($(include_str!(concat!("../lua/", $first, ".lua")))?);
+            Script::assemble($file, first, include_str!(concat!("../lua/", $file, ".lua")))
         });)*
 
         #[cfg(test)]
@@ -57,6 +59,8 @@ scripts! {
     JOIN "join";
     LOOK "look";
     LEAVE "leave";
+    LOCK "join" after "take_alone";
+    UNLOCK "leave" after "leave_alone";
 }
 
 #[cfg(test)]
@@ -66,7 +70,7 @@ mod tests {
     #[test]
     fn every_script_says_what_it_uses() {
         for script in ALL {
-            let body = script.source.strip_prefix(PRELUDE).unwrap();
+            let (_, body) = script.source.split_once(PRELUDE).unwrap();
             for (part, text) in PARTS {
                 let declares = |word: &str| body.contains(word);
                 if *part == "line" && declares("standing(") {
