@@ -1,6 +1,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 //! Distributed locks, elections, read-write locks, queues, barriers and transactional memory, under
-//! leases and stamped with fencing tokens, over etcd or an embedded store, behind one API.
+//! leases and stamped with fencing tokens, over etcd, Redis or an embedded store, behind one API.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -25,9 +25,10 @@
 //! |---|---|
 //! | `memory` (default) | `memory:` (private), `memory:shared-name` (shared in this process) |
 //! | `etcd` | `etcd://[user:password@]host:port[,host:port...]/namespace?ttl=10s`, `etcds://` for TLS |
+//! | `redis` | `redis://[user:password@]host:port[/db]?namespace=ns`, `rediss://` for TLS; `redis+sentinel://host:port,host:port/service`, `redis+cluster://host:port,host:port`, and `rediss+...` for TLS |
 //!
 //! An application picks its store by URL with [`connect`], or names a concrete backend:
-//! [`memory`] and `etcd` have the crates of their own.
+//! [`memory`], `etcd` and `redis` have the crates of their own.
 
 use tenure_core::backend::StoreUrl;
 pub use tenure_core::*;
@@ -38,6 +39,9 @@ pub use tenure_etcd as etcd;
 #[cfg(feature = "memory")]
 #[cfg_attr(docsrs, doc(cfg(feature = "memory")))]
 pub use tenure_memory as memory;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use tenure_redis as redis;
 
 /// What a URL does not say, or what is to override it.
 #[derive(Clone, Debug, Default)]
@@ -61,7 +65,17 @@ impl ConnectOptions {
 }
 
 /// Every scheme that tenure knows, with the feature that brings it.
-const SCHEMES: &[(&str, &str)] = &[("memory", "memory"), ("etcd", "etcd"), ("etcds", "etcd")];
+const SCHEMES: &[(&str, &str)] = &[
+    ("memory", "memory"),
+    ("etcd", "etcd"),
+    ("etcds", "etcd"),
+    ("redis", "redis"),
+    ("rediss", "redis"),
+    ("redis+sentinel", "redis"),
+    ("rediss+sentinel", "redis"),
+    ("redis+cluster", "redis"),
+    ("rediss+cluster", "redis"),
+];
 
 /// Connects to the store at `url`.
 ///
@@ -112,6 +126,15 @@ async fn open(url: &str, options: ConnectOptions) -> Result<Store> {
                 config = config.namespace(namespace);
             }
             Ok(etcd::connect(config).await?.into_dyn())
+        }
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster"
+        | "rediss+cluster" => {
+            let mut config = redis::RedisConfig::from_url(url)?;
+            if let Some(namespace) = options.namespace {
+                config = config.namespace(namespace);
+            }
+            Ok(redis::connect(config).await?.into_dyn())
         }
         scheme => {
             let _ = &options;

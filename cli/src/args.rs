@@ -28,7 +28,11 @@ Otherwise the exit code is the command's own: 128+n if signal n killed it.
 URLs:
   memory:                  the embedded store, private to this process
   etcd://[user:password@]host:port[,host:port...]/namespace?ttl=10s
-                           etcd (cargo feature `etcd`); etcds:// for TLS";
+                           etcd (cargo feature `etcd`); etcds:// for TLS
+  redis://[user:password@]host:port[/db]?namespace=ns&ttl=10s
+  redis+sentinel://[user:password@]host:port[,host:port...]/service?namespace=ns
+  redis+cluster://[user:password@]host:port[,host:port...]?namespace=ns
+                           Redis (cargo feature `redis`); rediss:// and the like for TLS";
 
 /// Distributed coordination for shells, operators and scripts.
 #[derive(Debug, Parser)]

@@ -1,7 +1,8 @@
 //! Every case on every store of this house, from the one list.
 //!
 //! `--features etcd` adds etcd, which must be installed: one server for the cases that can share
-//! it, and one more for each case that its neighbours would feel.
+//! it, and one more for each case that its neighbours would feel. `--features redis` does the same
+//! with Redis.
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
 use rstest::rstest;
@@ -19,6 +20,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("memory", "e4_an_observer_bears_disturbances"),
     // Its capacity is far beyond what a test can fill.
     ("etcd", "s5_too_many_holdings_are_refused"),
+    ("redis", "s5_too_many_holdings_are_refused"),
 ];
 
 async fn stage(store: &str, id: &str) -> Box<dyn Harness> {
@@ -27,6 +29,8 @@ async fn stage(store: &str, id: &str) -> Box<dyn Harness> {
         "memory" => Box::new(MemoryHarness::new()),
         #[cfg(feature = "etcd")]
         "etcd" => etcd::stage(id).await,
+        #[cfg(feature = "redis")]
+        "redis" => redis::stage(id).await,
         other => panic!("no harness for {other}"),
     }
 }
@@ -55,6 +59,30 @@ mod etcd {
     }
 }
 
+#[cfg(feature = "redis")]
+mod redis {
+    use std::sync::{Arc, LazyLock};
+
+    use tenure_conformance::stores::RedisHarness;
+    use tenure_testbed::RedisServer;
+
+    use super::*;
+
+    /// Ends with the process: its watchdog sees to it.
+    static SHARED: LazyLock<Arc<RedisServer>> =
+        LazyLock::new(|| Arc::new(RedisServer::start().expect("redis-server must be installed")));
+
+    pub(super) async fn stage(id: &str) -> Box<dyn Harness> {
+        let case = find(id).expect("a case of the list");
+        if case.needs.iter().any(|need| need.wants_own_store()) {
+            return Box::new(RedisHarness::start().await.expect("Redis must start"));
+        }
+        let server = tokio::task::spawn_blocking(|| Arc::clone(&SHARED));
+        let server = server.await.expect("the thread that starts Redis");
+        Box::new(RedisHarness::sharing(server).expect("a namespace"))
+    }
+}
+
 async fn check(store: &str, id: &str) {
     let not_run: Vec<&str> = NOT_RUN
         .iter()
@@ -64,7 +92,7 @@ async fn check(store: &str, id: &str) {
     expect(&*stage(store, id).await, id, &not_run).await;
 }
 
-#[cfg(not(feature = "etcd"))]
+#[cfg(not(any(feature = "etcd", feature = "redis")))]
 macro_rules! tests {
     ({} $($module:ident::$id:ident $rest:tt)*) => {$(
         #[rstest]
@@ -76,12 +104,39 @@ macro_rules! tests {
     )*};
 }
 
-#[cfg(feature = "etcd")]
+#[cfg(all(feature = "etcd", not(feature = "redis")))]
 macro_rules! tests {
     ({} $($module:ident::$id:ident $rest:tt)*) => {$(
         #[rstest]
         #[case::memory("memory")]
         #[case::etcd("etcd")]
+        #[tokio::test]
+        async fn $id(#[case] store: &str) {
+            check(store, stringify!($id)).await;
+        }
+    )*};
+}
+
+#[cfg(all(feature = "redis", not(feature = "etcd")))]
+macro_rules! tests {
+    ({} $($module:ident::$id:ident $rest:tt)*) => {$(
+        #[rstest]
+        #[case::memory("memory")]
+        #[case::redis("redis")]
+        #[tokio::test]
+        async fn $id(#[case] store: &str) {
+            check(store, stringify!($id)).await;
+        }
+    )*};
+}
+
+#[cfg(all(feature = "etcd", feature = "redis"))]
+macro_rules! tests {
+    ({} $($module:ident::$id:ident $rest:tt)*) => {$(
+        #[rstest]
+        #[case::memory("memory")]
+        #[case::etcd("etcd")]
+        #[case::redis("redis")]
         #[tokio::test]
         async fn $id(#[case] store: &str) {
             check(store, stringify!($id)).await;

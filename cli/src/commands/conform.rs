@@ -74,8 +74,8 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
 /// The stores that need nothing from outside: the embedded one, and those whose server program is
 /// installed, started for the purpose.
 async fn whatever_is_here() -> Result<Subjects, Failure> {
-    let etcd = start_etcd().await?;
-    Ok(embedded().into_iter().chain(etcd).collect())
+    let (etcd, redis) = (start_etcd().await?, start_redis().await?);
+    Ok(embedded().into_iter().chain(etcd).chain(redis).collect())
 }
 
 #[cfg(feature = "memory")]
@@ -90,16 +90,10 @@ fn embedded() -> Option<Arc<dyn Subject>> {
 
 #[cfg(feature = "etcd")]
 async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
-    match tenure_conformance::stores::EtcdSubject::start().await {
-        Ok(etcd) => Ok(Some(Arc::new(etcd))),
-        Err(error) => match not_installed(&error) {
-            Some(missing) => {
-                say(format_args!("etcd is left out: {missing}"));
-                Ok(None)
-            }
-            None => Err(error.into()),
-        },
-    }
+    if_installed(
+        "etcd",
+        tenure_conformance::stores::EtcdSubject::start().await,
+    )
 }
 
 #[cfg(not(feature = "etcd"))]
@@ -108,7 +102,39 @@ async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
     Ok(None)
 }
 
-#[cfg(feature = "etcd")]
+#[cfg(feature = "redis")]
+async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
+    if_installed(
+        "redis",
+        tenure_conformance::stores::RedisSubject::start().await,
+    )
+}
+
+#[cfg(not(feature = "redis"))]
+async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
+    say("redis is left out: this build is without the cargo feature `redis`");
+    Ok(None)
+}
+
+/// What was started; nothing, and a word about it, where the server program is missing.
+#[cfg(any(feature = "etcd", feature = "redis"))]
+fn if_installed<S: Subject + 'static>(
+    store: &str,
+    started: tenure::Result<S>,
+) -> Result<Option<Arc<dyn Subject>>, Failure> {
+    match started {
+        Ok(subject) => Ok(Some(Arc::new(subject))),
+        Err(error) => match not_installed(&error) {
+            Some(missing) => {
+                say(format_args!("{store} is left out: {missing}"));
+                Ok(None)
+            }
+            None => Err(error.into()),
+        },
+    }
+}
+
+#[cfg(any(feature = "etcd", feature = "redis"))]
 fn not_installed(error: &tenure::Error) -> Option<&tenure_testbed::Error> {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref())
@@ -126,6 +152,10 @@ async fn at(url: &str) -> Result<Arc<dyn Subject>, Failure> {
         Some("memory") => Arc::new(tenure_conformance::stores::MemorySubject),
         #[cfg(feature = "etcd")]
         Some("etcd" | "etcds") => Arc::new(tenure_conformance::stores::EtcdSubject::at(url)?),
+        #[cfg(feature = "redis")]
+        Some(scheme) if scheme.starts_with("redis") => {
+            Arc::new(tenure_conformance::stores::RedisSubject::at(url)?)
+        }
         _ => {
             return Err(Failure::new(
                 exit::BAD_CONFIG,

@@ -1,7 +1,6 @@
 //! etcd under test: a server of our own, one that cases share, or one that runs somewhere.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,11 +8,12 @@ use etcd_client::{Client, CompactionOptions, ConnectOptions, DeleteOptions, GetO
 use tenure_core::backend::{StoreUrl, namespace_root};
 use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
 use tenure_etcd::EtcdConfig;
-use tenure_testbed::{Direction, EtcdServer, Flow, Proxy};
+use tenure_testbed::{EtcdServer, Proxy};
 use tokio::sync::Mutex;
 
+use super::{fresh_namespace, testbed};
 use crate::case::Case;
-use crate::harness::{Harness, Link, Linked, Need, Operator, Subject};
+use crate::harness::{Harness, Linked, Need, Operator, Subject};
 
 /// A namespace on an etcd, and what can be done to that etcd.
 pub struct EtcdHarness {
@@ -137,22 +137,6 @@ impl EtcdHarness {
     fn root(&self) -> String {
         namespace_root(&self.namespace)
     }
-}
-
-/// A namespace that no other case has.
-fn fresh_namespace(parent: &str) -> Result<Namespace> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    Namespace::new(format!(
-        "{parent}-{}-{:x}-{}",
-        std::process::id(),
-        since.as_millis(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    ))
-}
-
-fn testbed(error: tenure_testbed::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, "the test bed failed").with_source(error)
 }
 
 fn etcd(error: etcd_client::Error) -> Error {
@@ -323,24 +307,6 @@ impl Operator for EtcdHarness {
             Server::Own(server, _) => server.lock().await.kill().map_err(testbed),
             _ => Err(Error::unsupported("stopping a server that others use")),
         }
-    }
-}
-
-impl Link for Proxy {
-    fn silence(&self) {
-        Proxy::silence(self);
-    }
-
-    fn mute(&self) {
-        self.set(Direction::Down, Flow::Drop);
-    }
-
-    fn heal(&self) {
-        Proxy::heal(self);
-    }
-
-    fn cut(&self) {
-        Proxy::cut(self);
     }
 }
 

@@ -4,8 +4,16 @@
 mod etcd;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(any(feature = "etcd", feature = "redis"))]
+mod server;
 
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdHarness, EtcdSubject};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryHarness, MemorySubject};
+#[cfg(feature = "redis")]
+pub use redis::{RedisHarness, RedisSubject};
+#[cfg(any(feature = "etcd", feature = "redis"))]
+use server::{fresh_namespace, testbed};

@@ -1,0 +1,471 @@
+//! Redis under test: a server of our own, one that cases share, or one that runs somewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, cmd};
+use tenure_core::backend::{StoreUrl, namespace_root};
+use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
+use tenure_redis::RedisConfig;
+use tenure_testbed::{Proxy, RedisServer};
+use tokio::sync::Mutex;
+
+use super::{fresh_namespace, testbed};
+use crate::case::Case;
+use crate::harness::{Harness, Linked, Need, Operator, Subject};
+
+/// A namespace on a Redis, and what can be done to that Redis.
+pub struct RedisHarness {
+    server: Server,
+    namespace: Namespace,
+}
+
+enum Server {
+    /// Ours alone: it may be restarted.
+    Own(Box<Mutex<RedisServer>>, String),
+    /// Other cases use it too: its connections can be disturbed, not the server.
+    Shared(Arc<RedisServer>),
+    /// Somebody's, at this URL: nothing of it is ours to disturb.
+    Foreign(String),
+}
+
+impl RedisHarness {
+    /// Starts a server for this harness alone, as a child process.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when Redis is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        let server = RedisServer::start_async().await.map_err(testbed)?;
+        let url = server.url();
+        Ok(Self {
+            server: Server::Own(Box::new(Mutex::new(server)), url),
+            namespace: fresh_namespace("conformance")?,
+        })
+    }
+
+    /// A clean namespace on a server that others use too.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub fn sharing(server: Arc<RedisServer>) -> Result<Self> {
+        Ok(Self {
+            server: Server::Shared(server),
+            namespace: fresh_namespace("conformance")?,
+        })
+    }
+
+    /// A clean namespace on the server, the sentinels' primary or the cluster at `url`, without any
+    /// control over its faults. Its name starts with the URL's own namespace.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for a URL that makes no sense.
+    pub fn at(url: impl Into<String>) -> Result<Self> {
+        let url = url.into();
+        let mut parsed = StoreUrl::parse(&url)?;
+        let parent = match parsed.take("namespace") {
+            None => "conformance".to_owned(),
+            Some(namespace) => format!("{namespace}/conformance"),
+        };
+        RedisConfig::from_url(StoreUrl::parse(&url)?)?;
+        Ok(Self {
+            server: Server::Foreign(url),
+            namespace: fresh_namespace(&parent)?,
+        })
+    }
+
+    fn url(&self) -> String {
+        match &self.server {
+            Server::Own(_, url) | Server::Foreign(url) => url.clone(),
+            Server::Shared(server) => server.url(),
+        }
+    }
+
+    async fn connect_to(&self, url: &str, namespace: Namespace) -> Result<Store> {
+        let config = RedisConfig::from_url(StoreUrl::parse(url)?)?.namespace(namespace);
+        Ok(tenure_redis::connect(config).await?.into_dyn())
+    }
+
+    /// The server as an operator sees it, past every proxy.
+    async fn client(&self) -> Result<MultiplexedConnection> {
+        let url = self.url();
+        if !url.starts_with("redis:") {
+            return Err(Error::unsupported(
+                "operating anything but one server without TLS",
+            ));
+        }
+        // Our own query keys mean nothing to the client.
+        let plain = url.split('?').next().unwrap_or_default();
+        let client = Client::open(plain).map_err(redis)?;
+        let patient = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(Duration::from_secs(10)))
+            .set_response_timeout(Some(Duration::from_secs(10)));
+        let connection = client.get_multiplexed_async_connection_with_config(&patient);
+        connection.await.map_err(redis)
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T> {
+        let mut client = self.client().await?;
+        command.query_async(&mut client).await.map_err(redis)
+    }
+
+    /// What begins with `root` and matches `pattern` after that.
+    async fn scan(&self, root: &str, pattern: &str) -> Result<Vec<String>> {
+        let mut client = self.client().await?;
+        let pattern = literally(root) + pattern;
+        let (mut cursor, mut found) = ("0".to_owned(), Vec::new());
+        loop {
+            let mut scan = cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(&pattern);
+            scan.arg("COUNT").arg(1000);
+            let (next, keys): (String, Vec<String>) =
+                scan.query_async(&mut client).await.map_err(redis)?;
+            found.extend(keys);
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        // A scan may come by the same key twice.
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    fn root(&self) -> String {
+        root(&self.namespace)
+    }
+}
+
+/// What all keys of a namespace begin with: a hash tag, so that they share one slot of a cluster.
+fn root(namespace: &Namespace) -> String {
+    format!("{{{}}}/", namespace_root(namespace))
+}
+
+/// A glob that matches this text and nothing else.
+fn literally(text: &str) -> String {
+    let mut glob = String::with_capacity(text.len());
+    for character in text.chars() {
+        if matches!(character, '*' | '?' | '[' | ']' | '\\') {
+            glob.push('\\');
+        }
+        glob.push(character);
+    }
+    glob
+}
+
+fn redis(error: redis::RedisError) -> Error {
+    Error::new(ErrorKind::Unavailable, "the operator's client failed").with_source(error)
+}
+
+impl std::fmt::Debug for RedisHarness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisHarness")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Harness for RedisHarness {
+    async fn connect(&self) -> Result<Store> {
+        self.connect_to(&self.url(), self.namespace.clone()).await
+    }
+
+    fn offers(&self) -> &[Need] {
+        const OWN: &[Need] = &[
+            Need::Silence,
+            Need::Cut,
+            Need::Mute,
+            Need::Elsewhere,
+            Need::Revoke,
+            Need::Delete,
+            Need::Keys,
+            Need::Restart,
+            Need::Disturb,
+            Need::LoseMinority,
+            Need::Sessions,
+        ];
+        match &self.server {
+            Server::Own(..) => OWN,
+            Server::Shared(_) => &OWN[..7],
+            Server::Foreign(url) if url.starts_with("redis:") => &OWN[3..7],
+            Server::Foreign(_) => &OWN[3..4],
+        }
+    }
+
+    async fn linked(&self) -> Result<Linked> {
+        let address = match &self.server {
+            Server::Own(server, _) => server.lock().await.address(),
+            Server::Shared(server) => server.address(),
+            Server::Foreign(_) => return Err(Error::unsupported("a link to a foreign server")),
+        };
+        let proxy = Proxy::start(address).map_err(testbed)?;
+        let through = format!("redis://{}", proxy.address());
+        let store = self.connect_to(&through, self.namespace.clone()).await?;
+        Ok(Linked {
+            store,
+            link: Box::new(proxy),
+        })
+    }
+
+    async fn elsewhere(&self) -> Result<Store> {
+        let nested = Namespace::new(format!("{}/lock", self.namespace))?;
+        self.connect_to(&self.url(), nested).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
+    }
+
+    fn ttl(&self) -> Duration {
+        // What a busy machine can renew in time.
+        Duration::from_secs(2)
+    }
+
+    async fn clean_up(&self) -> Result<()> {
+        match &self.server {
+            // It ends with us.
+            Server::Own(..) => return Ok(()),
+            Server::Foreign(url) if !url.starts_with("redis:") => return Ok(()),
+            _ => {}
+        }
+        let nested = Namespace::new(format!("{}/lock", self.namespace))?;
+        for root in [self.root(), root(&nested)] {
+            let keys = self.scan(&root, "*").await?;
+            for some in keys.chunks(100) {
+                self.ask::<()>(cmd("UNLINK").arg(some)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Operator for RedisHarness {
+    async fn revoke(&self, session: &SessionId) -> Result<()> {
+        let key = format!("{}session/{session}", self.root());
+        match self.ask::<u64>(cmd("DEL").arg(key)).await? {
+            0 => Err(Error::new(ErrorKind::Conflict, "there is no such session")),
+            _ => Ok(()),
+        }
+    }
+
+    /// A place in a line or in a hash is named `<key>#<member>`, where the side of a place in a line
+    /// may be left out; anything else is a key.
+    async fn delete(&self, key: &str) -> Result<()> {
+        let mut deletions = vec![cmd("DEL").arg(key).to_owned()];
+        if let Some((key, member)) = key.rsplit_once('#') {
+            let kind: String = self.ask(cmd("TYPE").arg(key)).await?;
+            let remove = match kind.as_str() {
+                "hash" => "HDEL",
+                "set" => "SREM",
+                _ => "ZREM",
+            };
+            let sides = ["", ":w", ":r"].map(|side| format!("{member}{side}"));
+            deletions = sides
+                .iter()
+                .map(|member| cmd(remove).arg(key).arg(member).to_owned())
+                .collect();
+        }
+        for deletion in deletions {
+            if self.ask::<u64>(&deletion).await? > 0 {
+                return Ok(());
+            }
+        }
+        Err(Error::new(ErrorKind::Conflict, "there is no such key"))
+    }
+
+    async fn keys(&self) -> Result<Vec<String>> {
+        // Holdings and places in line; what else the namespace has (its last token) stays.
+        let mut places = Vec::new();
+        for line in self.scan(&self.root(), "lock/*").await? {
+            let members: Vec<String> = self.ask(cmd("ZRANGE").arg(&line).arg(0).arg(-1)).await?;
+            places.extend(members.iter().map(|member| format!("{line}#{member}")));
+        }
+        Ok(places)
+    }
+
+    async fn sessions(&self) -> Result<usize> {
+        Ok(self.scan("{tenure/", "*}/session/*").await?.len())
+    }
+
+    async fn restart(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.restart_async().await.map_err(testbed),
+            _ => Err(Error::unsupported("restarting a server that others use")),
+        }
+    }
+
+    async fn disturb(&self) -> Result<()> {
+        let Server::Own(server, _) = &self.server else {
+            return Err(Error::unsupported("disturbing a server that others use"));
+        };
+        let server = server.lock().await;
+        // As after a restart, the scripts have to be sent again, over new connections.
+        for command in [
+            &["SCRIPT", "FLUSH"][..],
+            &["CLIENT", "KILL", "TYPE", "normal"],
+            &["CLIENT", "KILL", "TYPE", "pubsub"],
+        ] {
+            server.command(command).map_err(testbed)?;
+        }
+        Ok(())
+    }
+
+    async fn lose_minority(&self) -> Result<()> {
+        match &self.server {
+            // Of one server, the smallest part that can be lost is all of it.
+            Server::Own(server, _) => server.lock().await.kill().map_err(testbed),
+            _ => Err(Error::unsupported("stopping a server that others use")),
+        }
+    }
+}
+
+/// Redis as a column of the report.
+pub struct RedisSubject {
+    name: String,
+    server: Option<Arc<RedisServer>>,
+    url: Option<String>,
+}
+
+impl RedisSubject {
+    /// A Redis that is started here for the purpose: one that most cases share, and one more for
+    /// every case that its neighbours would feel.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when Redis is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        let server = RedisServer::start_async().await.map_err(testbed)?;
+        Ok(Self {
+            name: "redis".to_owned(),
+            server: Some(Arc::new(server)),
+            url: None,
+        })
+    }
+
+    /// The Redis at `url`, whose faults are not ours to provoke.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for a URL that makes no sense.
+    pub fn at(url: impl Into<String>) -> Result<Self> {
+        let url = url.into();
+        RedisHarness::at(url.clone())?;
+        let parsed = StoreUrl::parse(&url)?;
+        Ok(Self {
+            // Without the credentials.
+            name: format!("{} at {}", parsed.scheme(), parsed.hosts().join(",")),
+            server: None,
+            url: Some(url),
+        })
+    }
+}
+
+impl std::fmt::Debug for RedisSubject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisSubject")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Subject for RedisSubject {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>> {
+        let own_store = case.needs.iter().any(|need| need.wants_own_store());
+        Ok(Box::new(match (&self.url, &self.server) {
+            (Some(url), _) => RedisHarness::at(url.clone())?,
+            (None, Some(server)) if !own_store => RedisHarness::sharing(Arc::clone(server))?,
+            _ => RedisHarness::start().await?,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+    use super::*;
+
+    /// What an operator sees and takes away, on keys such as the backend makes.
+    #[tokio::test]
+    async fn an_operators_work() {
+        let server = Arc::new(RedisServer::start_async().await.unwrap());
+        let harness = RedisHarness::sharing(Arc::clone(&server)).unwrap();
+        let other = RedisHarness::sharing(Arc::clone(&server)).unwrap();
+        let (root, line) = (harness.root(), format!("{}lock/a*b", harness.root()));
+        let command = |args: &[&str]| server.command(args).unwrap();
+        for (root, session) in [(harness.root(), "5f"), (other.root(), "60")] {
+            command(&["HSET", &format!("{root}session/{session}"), "ttl", "2000"]);
+            command(&[
+                "ZADD",
+                &format!("{root}lock/a*b"),
+                "7",
+                &format!("{session}:1:w"),
+            ]);
+            command(&["SET", &format!("{root}last"), "7"]);
+        }
+        command(&["ZADD", &line, "8", "5f:2:w"]);
+        command(&["HSET", &format!("{root}election/e/values"), "5f:3:w", "me"]);
+
+        let places = [format!("{line}#5f:1:w"), format!("{line}#5f:2:w")];
+        assert_eq!(harness.keys().await.unwrap(), places);
+        assert_eq!(harness.sessions().await.unwrap(), 2, "of the whole store");
+        harness.delete(&places[0]).await.unwrap();
+        // As a guard names it, without the side.
+        harness.delete(&format!("{line}#5f:2")).await.unwrap();
+        assert!(harness.keys().await.unwrap().is_empty());
+        let again = harness.delete(&places[0]).await.unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::Conflict);
+        let value = format!("{root}election/e/values#5f:3:w");
+        harness.delete(&value).await.unwrap();
+        harness.delete(&format!("{root}last")).await.unwrap();
+
+        let session = SessionId::new("5f");
+        harness.revoke(&session).await.unwrap();
+        assert_eq!(harness.sessions().await.unwrap(), 1);
+        assert!(harness.revoke(&session).await.is_err(), "it is gone");
+
+        assert_eq!(
+            other.keys().await.unwrap().len(),
+            1,
+            "not ours, not touched"
+        );
+        other.clean_up().await.unwrap();
+        assert_eq!(command(&["DBSIZE"]), "0");
+    }
+
+    #[tokio::test]
+    async fn a_disturbance_reaches_scripts_and_connections() {
+        let harness = RedisHarness::start().await.unwrap();
+        let mut client = harness.client().await.unwrap();
+        let mut load = cmd("SCRIPT");
+        let hash: String = load
+            .arg("LOAD")
+            .arg("return 1")
+            .query_async(&mut client)
+            .await
+            .unwrap();
+        harness.disturb().await.unwrap();
+        let ping = cmd("PING").query_async::<String>(&mut client).await;
+        assert!(ping.is_err(), "the connection is gone");
+        let known: Vec<bool> = harness
+            .ask(cmd("SCRIPT").arg("EXISTS").arg(hash))
+            .await
+            .unwrap();
+        assert_eq!(known, [false]);
+        harness.restart().await.unwrap();
+        harness.lose_minority().await.unwrap();
+        assert!(harness.client().await.is_err(), "it is down");
+    }
+}
