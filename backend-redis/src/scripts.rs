@@ -3,7 +3,10 @@
 use std::sync::LazyLock;
 
 /// Parts that a script may name in its first line, `-- uses: line, queue`; `all` is all of them.
-const PARTS: &[(&str, &str)] = &[("line", include_str!("../lua/line.lua"))];
+const PARTS: &[(&str, &str)] = &[
+    ("line", include_str!("../lua/line.lua")),
+    ("election", include_str!("../lua/election.lua")),
+];
 
 const PRELUDE: &str = include_str!("../lua/prelude.lua");
 
@@ -57,6 +60,17 @@ scripts! {
     JOIN "join";
     LOOK "look";
     LEAVE "leave";
+    RECLAIM "reclaim";
+    CAMPAIGN "campaign";
+    PROCLAIM "proclaim";
+    LEADER "leader";
+    OBSERVE "observe";
+    DOWNGRADE "downgrade";
+    KEEP "keep";
+    DETACH "detach";
+    DROP "drop";
+    RESUME "resume";
+    AUDIT "audit";
 }
 
 #[cfg(test)]
