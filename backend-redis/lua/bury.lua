@@ -1,6 +1,7 @@
 -- uses: all
 -- Removes a part of what a session left that has ended; `more` if there is more.
 local dead = ARGV[5]
+in_any_case()
 local refused = enter()
 if refused then return refused end
 

@@ -3,8 +3,8 @@
 -- from the places, as in etcd's lock recipe. A place's score is its token.
 --
 -- A writer waits for the place right before it, a reader for the nearest writer before it. Whoever
--- waits knows when the lease of that one ends, and looks then; so whoever buries a dead place need
--- tell nobody, except when it hands on.
+-- waits knows when the lease of that one ends, and looks then. But a lease may also end early, by a
+-- revocation: so whoever buries a dead place tells those who waited for it, if they are others.
 
 -- How many dead places one step buries at most: a step must be short. Those left are met by the
 -- next step, which comes at once because the reply says so.
@@ -25,13 +25,33 @@ local function has_sides(path)
 end
 
 -- For kinds whose watchers want to know: `head_changed[kind](path)` is called when another place
--- has become the first. `forgotten[kind](path, member)` removes what goes with a place.
-local head_changed, forgotten = {}, {}
+-- has become the first. `forgotten[kind](path, member)` removes what goes with a place,
+-- `renamed[kind](path, before, member)` moves it to another member.
+local head_changed, forgotten, renamed = {}, {}, {}
 
 local function add_place(path, member, side, token)
   redis.call('ZADD', root .. path, text(token), member)
   if side == 'w' and has_sides(path) then
     redis.call('ZADD', root .. path .. '/writers', text(token), member)
+  end
+end
+
+-- An operator may have removed a writer's place, and not have known of the second set.
+local function forget_writer(path, member)
+  redis.call('ZREM', root .. path .. '/writers', member)
+end
+
+-- Gives a place to another member, where it stands.
+local function rename_place(path, before, member, token)
+  redis.call('ZREM', root .. path, before)
+  if has_sides(path) then
+    redis.call('ZREM', root .. path .. '/writers', before)
+  end
+  local _, _, side = parts_of(member)
+  add_place(path, member, side, token)
+  local rename = renamed[kind_of(path)]
+  if rename then
+    rename(path, before, member)
   end
 end
 
@@ -62,6 +82,18 @@ local function bury(path, member, rank)
   return true
 end
 
+local hand_on
+
+-- The same, and tells those who waited for it.
+local function bury_and_tell(path, member, rank)
+  if not bury(path, member, rank) then
+    return false
+  end
+  local _, _, side = parts_of(member)
+  hand_on(path, rank, side)
+  return true
+end
+
 -- Whether a place holds; if not, which place's end it waits for.
 local function standing(path, member, side, token)
   local key = root .. path
@@ -77,8 +109,14 @@ local function standing(path, member, side, token)
     if not ahead then
       return true
     end
-    if alive((parts_of(ahead))) or not bury(path, ahead, rank) then
-      return false, ahead
+    if rank then
+      -- Only this writer waited for the place right before it; for a writer, other readers may.
+      local buried = side == 'w' and bury or bury_and_tell
+      if alive((parts_of(ahead))) or not buried(path, ahead, rank) then
+        return false, ahead
+      end
+    else
+      forget_writer(path, ahead)
     end
   end
 end
@@ -103,14 +141,32 @@ local function is_free(path, side)
     if not member then
       return true
     end
-    if alive((parts_of(member))) or not bury(path, member, side == 'w' and 0 or redis.call('ZRANK', root .. path, member)) then
+    local rank = side == 'w' and 0 or redis.call('ZRANK', root .. path, member)
+    if not rank then
+      forget_writer(path, member)
+    elseif alive((parts_of(member))) or not bury_and_tell(path, member, rank) then
+      return false
+    end
+  end
+end
+
+-- The first live place as `{member, token}`, nothing if there is none; false if too many dead ones are
+-- before it for one step.
+local function live_head(path)
+  while true do
+    local first = redis.call('ZRANGE', root .. path, 0, 0, 'WITHSCORES')
+    if not first[1] then
+      return nil
+    elseif alive((parts_of(first[1]))) then
+      return first
+    elseif not bury_and_tell(path, first[1], 0) then
       return false
     end
   end
 end
 
 -- Tells those who waited for a place on `side` that stood at `rank` and has gone.
-local function hand_on(path, rank, side)
+function hand_on(path, rank, side)
   local key = root .. path
   local writer -- where the first writer stands
   while true do
@@ -168,10 +224,10 @@ end
 
 -- Finds a place by what a grant's key says of it: `<session>:<nonce>`.
 local function place_holds(path, who, token)
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', root .. path, text(token), text(token))) do
-    local session, field, side = parts_of(member)
-    if session .. ':' .. field == who then
-      return alive(session) and (standing(path, member, side, token)) == true
+  for _, side in ipairs(has_sides(path) and {'w', 'r'} or {'w'}) do
+    local member = who .. ':' .. side
+    if tonumber(redis.call('ZSCORE', root .. path, member)) == token then
+      return alive((parts_of(member))) and (standing(path, member, side, token)) == true
     end
   end
   return false
@@ -179,7 +235,10 @@ end
 
 local function free_place(path, session, field)
   for _, side in ipairs(has_sides(path) and {'w', 'r'} or {'w'}) do
-    remove_place(path, member_of(session, field, side))
+    local member = member_of(session, field, side)
+    if not remove_place(path, member) then
+      take_out(path, member) -- what else there is of it: an operator may have removed the place
+    end
   end
   unnote(session, field)
 end

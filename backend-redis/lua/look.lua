@@ -1,4 +1,4 @@
--- uses: line
+-- uses: line, election
 -- How my place in the line at `path` stands.
 local path = ARGV[5]
 local refused = enter()

@@ -119,21 +119,50 @@ local function enter()
   end
 end
 
+-- What a step begins with that works towards detaching the session: it may have been detached by an
+-- earlier one whose answer was lost.
+local function detaching()
+  local facts = redis.call('HMGET', my_session, 'connection', 'detached')
+  if not facts[1] then
+    return {'lost'}
+  elseif tonumber(ARGV[2]) < tonumber(facts[1]) then
+    return {'stale'}
+  elseif facts[2] then
+    return {'ok'}
+  end
+  -- Nothing that was sent before over another connection gets in between.
+  redis.call('HSET', my_session, 'connection', ARGV[2])
+end
+
+-- Once a step has written, Redis lets it go on although its memory is full. What frees memory, or
+-- lets go of something, begins with a write that needs none.
+local function in_any_case()
+  redis.call('HDEL', my_session, '')
+end
+
+-- Up to a hundred entries of a hash. Not by a scan: from its start, that would cross more and more
+-- places that it has emptied.
+local function some_of(index)
+  local flat, entries = redis.call('HRANDFIELD', index, 100, 'WITHVALUES'), {}
+  for i = 1, #flat, 2 do
+    entries[flat[i]] = flat[i + 1]
+  end
+  return entries
+end
+
 -- Removes up to a hundred of the things that a session left which has ended.
 local function end_of(session)
-  local index = root .. 'held/' .. session
-  -- Where most entries have gone already, a scan finds nothing for a while.
-  local cursor, entries = '0', {}
-  repeat
-    local found = redis.call('HSCAN', index, cursor, 'COUNT', 100)
-    cursor, entries = found[1], found[2]
-  until #entries > 0 or cursor == '0'
-  for i = 1, math.min(#entries, 200), 2 do
-    freeing[kind_of(entries[i + 1])](entries[i + 1], session, entries[i])
+  for _, list in ipairs({'held/', 'dropped/'}) do
+    local index = root .. list .. session
+    for field, path in pairs(some_of(index)) do
+      freeing[kind_of(path)](path, session, field)
+      redis.call('HDEL', index, field)
+    end
+    if redis.call('EXISTS', index) == 1 then
+      return 'more'
+    end
   end
-  if redis.call('EXISTS', index) == 1 then
-    return 'more'
-  end
+  redis.call('UNLINK', root .. 'kept/' .. session)
   redis.call('ZREM', root .. 'sessions', session)
   return 'ok'
 end

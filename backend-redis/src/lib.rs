@@ -6,17 +6,21 @@
 
 mod client;
 mod config;
+mod election;
 mod endpoint;
 mod error;
 mod guarantees;
 mod layout;
 mod line;
 mod locker;
+mod rw_lock;
 mod scripts;
 mod session;
 mod step;
 mod waits;
 
 pub use config::RedisConfig;
+pub use election::RedisElection;
 pub use locker::RedisLocker;
+pub use rw_lock::RedisRwLock;
 pub use session::{MAX_TTL, MIN_TTL, RedisBackend, RedisSession, connect};

@@ -121,6 +121,25 @@ impl RedisSession {
         }
     }
 
+    /// Takes up for `ask` what this session holds on `side` under `token`.
+    pub(crate) async fn take_up_in_line(
+        &self,
+        ask: &Ask,
+        token: FencingToken,
+        side: Side,
+    ) -> Result<Option<Grant>> {
+        let path = path_of(ask);
+        let arguments = [(&path).into(), side_of(side).into(), token.into()];
+        let taken = self
+            .step(&scripts::RECLAIM, ask.nonce(), &arguments)
+            .await?;
+        match taken.status() {
+            "held" => Ok(Some(self.place_granted(ask, taken.token(0)?))),
+            "none" => Ok(None),
+            _ => Err(taken.unexpected()),
+        }
+    }
+
     /// Removes whatever `ask` has, of any kind.
     pub(crate) async fn withdraw_from_store(&self, ask: &Ask) -> Result<()> {
         let withdrawn = self.step(&scripts::WITHDRAW, ask.nonce(), &[]).await?;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tenure_core::Result;
 use tenure_core::backend::{Ask, Grant, Locker, Settle, Side};
+use tenure_core::{FencingToken, Result};
 
 use crate::scripts;
 use crate::session::RedisSession;
@@ -30,6 +30,10 @@ impl Settle for RedisLocker {
 
     async fn withdraw(&self, ask: &Ask) -> Result<()> {
         self.session.withdraw_from_store(ask).await
+    }
+
+    async fn reclaim(&self, ask: &Ask, token: FencingToken) -> Result<Option<Grant>> {
+        self.session.take_up_in_line(ask, token, Side::Write).await
     }
 }
 

@@ -3,7 +3,10 @@
 use std::sync::LazyLock;
 
 /// Parts that a script may name in its first line, `-- uses: line, queue`; `all` is all of them.
-const PARTS: &[(&str, &str)] = &[("line", include_str!("../lua/line.lua"))];
+const PARTS: &[(&str, &str)] = &[
+    ("line", include_str!("../lua/line.lua")),
+    ("election", include_str!("../lua/election.lua")),
+];
 
 const PRELUDE: &str = include_str!("../lua/prelude.lua");
 
@@ -61,6 +64,17 @@ scripts! {
     LEAVE "leave";
     LOCK "join" after "take_alone";
     UNLOCK "leave" after "leave_alone";
+    RECLAIM "reclaim";
+    CAMPAIGN "campaign";
+    PROCLAIM "proclaim";
+    LEADER "leader";
+    OBSERVE "observe";
+    DOWNGRADE "downgrade";
+    KEEP "keep";
+    DETACH "detach";
+    DROP "drop";
+    RESUME "resume";
+    AUDIT "audit";
 }
 
 #[cfg(test)]

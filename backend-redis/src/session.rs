@@ -7,16 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Backend, HasLocker, Lease, Locker, Opened};
+use tenure_core::backend::{
+    Backend, Election, HasElection, HasLocker, HasRwLock, Held, Kind, Lease, Locker, Opened, RwLock,
+};
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 
 use crate::client::{Client, Listening};
 use crate::config::RedisConfig;
+use crate::election::RedisElection;
 use crate::error;
 use crate::layout;
 use crate::locker::RedisLocker;
+use crate::rw_lock::RedisRwLock;
 use crate::scripts::{self, Script};
 use crate::step::{Arg, Reply};
 use crate::waits::{Bell, Topic, Waiting, Waits};
@@ -26,6 +30,10 @@ pub const MIN_TTL: Duration = Duration::from_millis(500);
 
 /// The longest TTL.
 pub const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many things one step works on, where their number is the caller's: short enough for a server
+/// that does nothing else meanwhile.
+const CHUNK: usize = 500;
 
 /// How many holdings and waits one session carries.
 const CAPACITY: usize = 100_000;
@@ -112,6 +120,30 @@ impl Backend for RedisBackend {
         }
     }
 
+    async fn resume(&self, id: &SessionId) -> Result<Opened<RedisSession>> {
+        if !is_id(id.as_str()) {
+            return Err(Error::lost(LossReason::Expired));
+        }
+        // The TTL is in the record.
+        let mut session = self.session(id.as_str().into(), Duration::ZERO).await?;
+        let resumed = session.take_over().await?;
+        match resumed.status() {
+            "ok" => {}
+            "conflict" => {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    "the session was never detached, or has been resumed already: open a new one",
+                ));
+            }
+            _ => return Err(resumed.unexpected()),
+        }
+        session.ttl = Duration::from_millis(resumed.unsigned(0)?);
+        self.client.number_above(resumed.unsigned(1)?);
+        // Whoever detached it may have ended before this was done.
+        session.drop_the_rest().await?;
+        Ok(opened_as(session))
+    }
+
     async fn guarantees(&self) -> Result<Guarantees> {
         crate::guarantees::read(&self.client).await
     }
@@ -134,6 +166,10 @@ fn opened_as(session: RedisSession) -> Opened<RedisSession> {
 fn random_id() -> Arc<str> {
     let random = || RandomState::new().hash_one(std::process::id());
     format!("{:016x}{:016x}", random(), random()).into()
+}
+
+fn is_id(id: &str) -> bool {
+    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 pub(crate) fn millis(duration: Duration) -> u64 {
@@ -271,6 +307,32 @@ impl RedisSession {
         Ok(Topic::new(bell, listening))
     }
 
+    /// Uses up the record of the session's detaching. Asked again if the answer does not come: the
+    /// record says who used it up.
+    async fn take_over(&self) -> Result<Reply> {
+        let nonce = RandomState::new().hash_one(&self.id);
+        let mut attempts = 3;
+        loop {
+            attempts -= 1;
+            match self.step(&scripts::RESUME, nonce, &[]).await {
+                Err(error) if error.is_retryable() && attempts > 0 => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Removes what the session had and did not keep when it was detached.
+    async fn drop_the_rest(&self) -> Result<()> {
+        loop {
+            let dropped = self.step(&scripts::DROP, 0, &[]).await?;
+            match dropped.status() {
+                "more" => {}
+                "ok" => return Ok(()),
+                _ => return Err(dropped.unexpected()),
+            }
+        }
+    }
+
     /// Removes what the session `dead` left, as far as others have not.
     async fn bury(&self, dead: &str) -> Result<()> {
         while self.step(&scripts::BURY, 0, &[dead.into()]).await?.status() == "more" {}
@@ -304,8 +366,68 @@ impl Lease for RedisSession {
         }
     }
 
+    async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
+        let mut missing = Vec::new();
+        for held in held.chunks(CHUNK) {
+            let arguments: Vec<Arg<'_>> = held
+                .iter()
+                .filter_map(|held| {
+                    let (path, whose) = held.key.strip_prefix(&*self.root)?.rsplit_once('#')?;
+                    Some([path.into(), whose.into(), held.token.into()])
+                })
+                .flatten()
+                .collect();
+            if arguments.len() != 3 * held.len() {
+                return Err(error::unexpected("audit", "a key of another kind"));
+            }
+            let audited = self.step(&scripts::AUDIT, 0, &arguments).await?;
+            if audited.status() != "ok" {
+                return Err(audited.unexpected());
+            }
+            for field in 0..audited.len() {
+                let gone = usize::try_from(audited.unsigned(field)?).ok();
+                missing.extend(gone.and_then(|gone| held.get(gone)).map(|held| held.nonce));
+            }
+        }
+        Ok(missing)
+    }
+
+    fn detachable(&self) -> bool {
+        true
+    }
+
+    async fn detach(&self, held: &[Held]) -> Result<()> {
+        // What stands in a line; the rest goes back.
+        let kept = held
+            .iter()
+            .filter(|held| matches!(held.kind, Kind::Lock | Kind::Election | Kind::RwLock));
+        let kept: Vec<_> = kept.map(|held| layout::hex(held.nonce)).collect();
+        let mut chunks = kept.chunks(CHUNK);
+        // The first also when there is none: it forgets what an earlier attempt has named.
+        let (mut chunk, mut how) = (chunks.next().unwrap_or_default(), "first");
+        loop {
+            let mut arguments = vec![how.into()];
+            arguments.extend(chunk.iter().map(Arg::from));
+            self.step(&scripts::KEEP, 0, &arguments).await?;
+            match chunks.next() {
+                Some(next) => (chunk, how) = (next, "more"),
+                None => break,
+            }
+        }
+        self.step(&scripts::DETACH, 0, &[]).await?;
+        self.drop_the_rest().await
+    }
+
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
-        Some(HasLocker::typed_locker(self))
+        Some(self.typed_locker())
+    }
+
+    fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
+        Some(self.typed_election())
+    }
+
+    fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {
+        Some(self.typed_rw_lock())
     }
 }
 
@@ -314,5 +436,21 @@ impl HasLocker for RedisSession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<RedisLocker> {
         Arc::new(RedisLocker::new(self))
+    }
+}
+
+impl HasElection for RedisSession {
+    type Election = RedisElection;
+
+    fn typed_election(self: Arc<Self>) -> Arc<RedisElection> {
+        Arc::new(RedisElection::new(self))
+    }
+}
+
+impl HasRwLock for RedisSession {
+    type RwLock = RedisRwLock;
+
+    fn typed_rw_lock(self: Arc<Self>) -> Arc<RedisRwLock> {
+        Arc::new(RedisRwLock::new(self))
     }
 }
