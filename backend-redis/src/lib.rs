@@ -4,6 +4,7 @@
 //! feature `redis`. What Redis keeps for tenure, and what it can and cannot promise, is in
 //! `docs/redis.md`.
 
+mod barrier;
 mod client;
 mod config;
 mod endpoint;
@@ -15,8 +16,11 @@ mod locker;
 mod scripts;
 mod session;
 mod step;
+mod stm;
 mod waits;
 
+pub use barrier::RedisBarrier;
 pub use config::RedisConfig;
 pub use locker::RedisLocker;
 pub use session::{MAX_TTL, MIN_TTL, RedisBackend, RedisSession, connect};
+pub use stm::RedisStm;

@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Backend, HasLocker, Lease, Locker, Opened};
+use tenure_core::backend::{
+    Backend, Barrier, HasBarrier, HasLocker, HasStm, Lease, Locker, Opened, Stm,
+};
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 
+use crate::barrier::RedisBarrier;
 use crate::client::{Client, Listening};
 use crate::config::RedisConfig;
 use crate::error;
@@ -19,6 +22,7 @@ use crate::layout;
 use crate::locker::RedisLocker;
 use crate::scripts::{self, Script};
 use crate::step::{Arg, Reply};
+use crate::stm::RedisStm;
 use crate::waits::{Bell, Topic, Waiting, Waits};
 
 /// The shortest TTL: below, a slow answer alone would end a session.
@@ -184,6 +188,10 @@ impl Once {
         slot
     }
 
+    fn keeps(&self, nonce: u64) -> bool {
+        locked(&self.open).contains_key(&nonce)
+    }
+
     fn answered(&self, nonce: u64) {
         if let Some(slot) = locked(&self.open).remove(&nonce) {
             locked(&self.free).push(slot);
@@ -210,8 +218,7 @@ impl RedisSession {
         nonce: u64,
         arguments: &[Arg<'_>],
     ) -> Result<Reply> {
-        let slot = self.once.take(nonce);
-        let done = self.step_in(script, Some(slot), nonce, arguments).await;
+        let done = self.step_kept(script, nonce, arguments).await;
         let settled = match &done {
             Ok(_) => true,
             // Unless it is unknown whether it happened, in this attempt or an earlier one, nobody
@@ -219,9 +226,30 @@ impl RedisSession {
             Err(error) => !error.is_retryable(),
         };
         if settled {
-            self.once.answered(nonce);
+            self.settled(nonce);
         }
         done
+    }
+
+    /// A step that remembers its result in a slot, which stays its own until it is [settled](Self::settled).
+    pub(crate) async fn step_kept(
+        &self,
+        script: &'static Script,
+        nonce: u64,
+        arguments: &[Arg<'_>],
+    ) -> Result<Reply> {
+        let slot = self.once.take(nonce);
+        self.step_in(script, Some(slot), nonce, arguments).await
+    }
+
+    /// Whether `nonce` has a slot.
+    pub(crate) fn keeps(&self, nonce: u64) -> bool {
+        self.once.keeps(nonce)
+    }
+
+    /// Nobody will ask any more what came of `nonce`.
+    pub(crate) fn settled(&self, nonce: u64) {
+        self.once.answered(nonce);
     }
 
     async fn step_in(
@@ -307,6 +335,14 @@ impl Lease for RedisSession {
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(HasLocker::typed_locker(self))
     }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(HasBarrier::typed_barrier(self))
+    }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Some(HasStm::typed_stm(self))
+    }
 }
 
 impl HasLocker for RedisSession {
@@ -314,5 +350,21 @@ impl HasLocker for RedisSession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<RedisLocker> {
         Arc::new(RedisLocker::new(self))
+    }
+}
+
+impl HasBarrier for RedisSession {
+    type Barrier = RedisBarrier;
+
+    fn typed_barrier(self: Arc<Self>) -> Arc<RedisBarrier> {
+        Arc::new(RedisBarrier::new(self))
+    }
+}
+
+impl HasStm for RedisSession {
+    type Stm = RedisStm;
+
+    fn typed_stm(self: Arc<Self>) -> Arc<RedisStm> {
+        Arc::new(RedisStm::new(self))
     }
 }

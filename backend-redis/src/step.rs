@@ -86,7 +86,6 @@ impl Reply {
     }
 
     /// How many fields there are after the status.
-    #[expect(dead_code, reason = "for the primitives to come")]
     pub(crate) fn len(&self) -> usize {
         self.fields.len()
     }
