@@ -25,6 +25,35 @@ pub(crate) fn removed_from_line() -> Error {
     Error::lost(LossReason::Revoked)
 }
 
+/// The barrier is held.
+pub(crate) fn held() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "the barrier is held already: wait for its release",
+    )
+}
+
+pub(crate) fn another_count(count: u64) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("those who are there gave another count: {count}"),
+    )
+}
+
+pub(crate) fn one_too_many() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "one too many: all have entered already, and not all have left; enter again when they have",
+    )
+}
+
+pub(crate) fn too_many(count: u32, most: u32) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("a barrier for {count} participants; {most} is the most on Redis"),
+    )
+}
+
 pub(crate) fn unexpected(script: &str, what: impl std::fmt::Display) -> Error {
     Error::new(
         ErrorKind::Internal,
@@ -49,7 +78,8 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
         "OOM" => refused(
             ErrorKind::Unavailable,
             "Redis has reached its `maxmemory`: free memory or raise the limit",
-        ),
+        )
+        .retryable(false),
         "READONLY" => refused(ErrorKind::Unavailable, "this Redis is a read-only replica"),
         "LOADING" => refused(ErrorKind::Unavailable, "Redis is still loading its data"),
         "BUSY" => refused(

@@ -4,6 +4,7 @@
 //! feature `redis`. What Redis keeps for tenure, and what it can and cannot promise, is in
 //! `docs/redis.md`.
 
+mod barrier;
 mod client;
 mod config;
 mod election;
@@ -17,10 +18,13 @@ mod rw_lock;
 mod scripts;
 mod session;
 mod step;
+mod stm;
 mod waits;
 
+pub use barrier::RedisBarrier;
 pub use config::RedisConfig;
 pub use election::RedisElection;
 pub use locker::RedisLocker;
 pub use rw_lock::RedisRwLock;
 pub use session::{MAX_TTL, MIN_TTL, RedisBackend, RedisSession, connect};
+pub use stm::RedisStm;

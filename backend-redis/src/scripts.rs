@@ -2,10 +2,14 @@
 
 use std::sync::LazyLock;
 
-/// Parts that a script may name in its first line, `-- uses: line, queue`; `all` is all of them.
+/// Parts that a script may name in its first line, `-- uses: line, queue`; `all` is all of them that
+/// free what is held.
 const PARTS: &[(&str, &str)] = &[
     ("line", include_str!("../lua/line.lua")),
     ("election", include_str!("../lua/election.lua")),
+    ("barrier", include_str!("../lua/barrier.lua")),
+    ("stm", include_str!("../lua/stm.lua")),
+    ("commit", include_str!("../lua/commit.lua")),
 ];
 
 const PRELUDE: &str = include_str!("../lua/prelude.lua");
@@ -29,7 +33,8 @@ impl Script {
             .and_then(|line| line.strip_prefix("-- uses: "));
         for (part, text) in PARTS {
             let wanted = uses.is_some_and(|uses| {
-                uses == "all" || uses.split(',').any(|wanted| wanted.trim() == *part)
+                let frees = !matches!(*part, "stm" | "commit");
+                uses == "all" && frees || uses.split(',').any(|wanted| wanted.trim() == *part)
             });
             if wanted {
                 source.push_str(text);
@@ -75,6 +80,17 @@ scripts! {
     DROP "drop";
     RESUME "resume";
     AUDIT "audit";
+    BARRIER_HOLD "barrier_hold";
+    BARRIER_LIFT "barrier_lift";
+    BARRIER_LOOK "barrier_look";
+    BARRIER_UNHOLD "barrier_unhold";
+    DOUBLE_BARRIER_ENTER "double_barrier_enter";
+    DOUBLE_BARRIER_LEAVE "double_barrier_leave";
+    DOUBLE_BARRIER_LOOK "double_barrier_look";
+    STM_READ "stm_read";
+    STM_COMMIT "stm_commit";
+    STM_COMMIT_FENCED "stm_commit_fenced";
+    STM_RESOLVE "stm_resolve";
 }
 
 #[cfg(test)]

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Election, HasElection, HasLocker, HasRwLock, Held, Kind, Lease, Locker, Opened, RwLock,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, HasStm, Held, Kind,
+    Lease, Locker, Opened, RwLock, Stm,
 };
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 
+use crate::barrier::RedisBarrier;
 use crate::client::{Client, Listening};
 use crate::config::RedisConfig;
 use crate::election::RedisElection;
@@ -23,6 +25,7 @@ use crate::locker::RedisLocker;
 use crate::rw_lock::RedisRwLock;
 use crate::scripts::{self, Script};
 use crate::step::{Arg, Reply};
+use crate::stm::RedisStm;
 use crate::waits::{Bell, Topic, Waiting, Waits};
 
 /// The shortest TTL: below, a slow answer alone would end a session.
@@ -220,6 +223,10 @@ impl Once {
         slot
     }
 
+    fn keeps(&self, nonce: u64) -> bool {
+        locked(&self.open).contains_key(&nonce)
+    }
+
     fn answered(&self, nonce: u64) {
         if let Some(slot) = locked(&self.open).remove(&nonce) {
             locked(&self.free).push(slot);
@@ -246,8 +253,7 @@ impl RedisSession {
         nonce: u64,
         arguments: &[Arg<'_>],
     ) -> Result<Reply> {
-        let slot = self.once.take(nonce);
-        let done = self.step_in(script, Some(slot), nonce, arguments).await;
+        let done = self.step_kept(script, nonce, arguments).await;
         let settled = match &done {
             Ok(_) => true,
             // Unless it is unknown whether it happened, in this attempt or an earlier one, nobody
@@ -255,9 +261,30 @@ impl RedisSession {
             Err(error) => !error.is_retryable(),
         };
         if settled {
-            self.once.answered(nonce);
+            self.settled(nonce);
         }
         done
+    }
+
+    /// A step that remembers its result in a slot, which stays its own until it is [settled](Self::settled).
+    pub(crate) async fn step_kept(
+        &self,
+        script: &'static Script,
+        nonce: u64,
+        arguments: &[Arg<'_>],
+    ) -> Result<Reply> {
+        let slot = self.once.take(nonce);
+        self.step_in(script, Some(slot), nonce, arguments).await
+    }
+
+    /// Whether `nonce` has a slot.
+    pub(crate) fn keeps(&self, nonce: u64) -> bool {
+        self.once.keeps(nonce)
+    }
+
+    /// Nobody will ask any more what came of `nonce`.
+    pub(crate) fn settled(&self, nonce: u64) {
+        self.once.answered(nonce);
     }
 
     async fn step_in(
@@ -429,6 +456,14 @@ impl Lease for RedisSession {
     fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {
         Some(self.typed_rw_lock())
     }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(HasBarrier::typed_barrier(self))
+    }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Some(HasStm::typed_stm(self))
+    }
 }
 
 impl HasLocker for RedisSession {
@@ -452,5 +487,21 @@ impl HasRwLock for RedisSession {
 
     fn typed_rw_lock(self: Arc<Self>) -> Arc<RedisRwLock> {
         Arc::new(RedisRwLock::new(self))
+    }
+}
+
+impl HasBarrier for RedisSession {
+    type Barrier = RedisBarrier;
+
+    fn typed_barrier(self: Arc<Self>) -> Arc<RedisBarrier> {
+        Arc::new(RedisBarrier::new(self))
+    }
+}
+
+impl HasStm for RedisSession {
+    type Stm = RedisStm;
+
+    fn typed_stm(self: Arc<Self>) -> Arc<RedisStm> {
+        Arc::new(RedisStm::new(self))
     }
 }

@@ -1,0 +1,16 @@
+-- uses: barrier
+-- Leaves a double barrier. ARGV: its path, and the token.
+-- {ok}, or {gone}: it was taken out before.
+local refused = enter()
+if refused then return refused end
+if before then
+  return {'ok'}
+end
+local path, token = ARGV[5], tonumber(ARGV[6])
+local score = redis.call('ZSCORE', root .. path, me .. ':' .. nonce)
+if not score or tonumber(score) ~= token then
+  return {'gone'}
+end
+freeing['double_barrier'](path, me, nonce)
+remember('ok')
+return {'ok'}
