@@ -10,6 +10,7 @@
 local remembered = 60 * 60 * 1000
 
 local function new_order(path, member)
+  lift_tokens() -- whoever observes need not have gone over this connection before
   local order = next_token()
   redis.call('SET', root .. path .. '/order', text(order) .. ' ' .. member, 'PX', remembered)
   return order

@@ -121,13 +121,24 @@ local function standing(path, member, side, token)
   end
 end
 
--- The reply about a place: it holds, or waits for another that has so many milliseconds left.
+-- Whether a place waits right behind one that holds. Nobody else would notice if an operator removed
+-- that one.
+local function is_next(path, member, side)
+  local rank = redis.call('ZRANK', root .. path, member)
+  if side == 'w' and has_sides(path) then
+    return rank == 1 or redis.call('ZRANGE', root .. path .. '/writers', 0, 0)[1] == member
+  end
+  return rank == 1
+end
+
+-- The reply about a place: it holds, or waits for another that has so many milliseconds left, and
+-- whether it is the next.
 local function answer(path, member, side, token)
   local holding, ahead = standing(path, member, side, token)
   if holding then
     return {'held', token}
   end
-  return {'wait', left((parts_of(ahead)))}
+  return {'wait', left((parts_of(ahead))), is_next(path, member, side) and 1 or 0}
 end
 
 -- Whether a newcomer on `side` would hold at once, with nobody passed over.
@@ -199,6 +210,15 @@ function hand_on(path, rank, side)
   end
 end
 
+-- Tells whoever may hold now although nobody handed on: a place was removed by an operator.
+local function taken_silently(path)
+  hand_on(path, 0, 'w')
+  local changed = head_changed[kind_of(path)]
+  if changed then
+    changed(path)
+  end
+end
+
 -- Removes a place, and says whether it was there.
 local function remove_place(path, member)
   local rank = redis.call('ZRANK', root .. path, member)
@@ -222,7 +242,7 @@ local function my_place(path, field)
   end
 end
 
--- Finds a place by what a grant's key says of it: `<session>:<nonce>`.
+-- Whether the place holds of which a grant's key says this: `<session>:<nonce>`.
 local function place_holds(path, who, token)
   for _, side in ipairs(has_sides(path) and {'w', 'r'} or {'w'}) do
     local member = who .. ':' .. side
@@ -241,6 +261,10 @@ local function free_place(path, session, field)
     end
   end
   unnote(session, field)
+end
+
+local function is_line(path)
+  return freeing[kind_of(path)] == free_place
 end
 
 for _, kind in ipairs({'lock', 'election', 'rw_lock'}) do

@@ -23,6 +23,9 @@ use crate::scripts::Script;
 /// How long a failed reconnection waits before the next attempt.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a channel is kept that nobody listens to: whoever watches something comes back at once.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// A store's way to Redis, shared by its sessions.
 pub(crate) struct Client {
     pub(crate) config: RedisConfig,
@@ -114,6 +117,19 @@ impl Client {
         let state = self.state();
         let connection = state.connection.as_ref()?;
         (!connection.is_broken()).then(|| Arc::clone(connection))
+    }
+
+    /// Has the next step go over a new connection.
+    pub(crate) fn give_up(&self) {
+        if let Some(connection) = &self.state().connection {
+            connection.give_up();
+        }
+    }
+
+    /// Whether `connection` is not what the next step would go over.
+    pub(crate) fn is_replaced(&self, connection: &Connection) -> bool {
+        self.current()
+            .is_none_or(|current| current.number != connection.number)
     }
 
     /// From now on connections have numbers above `number`. The present one is given up if it has
@@ -297,9 +313,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        if let Some(connection) = &self.state().connection {
-            connection.give_up();
-        }
+        self.give_up();
     }
 }
 
@@ -313,25 +327,61 @@ impl Drop for Listening {
         if !channel.listeners.is_empty() {
             return;
         }
-        state.channels.remove(&self.channel);
-        let connection = state.connection.clone().filter(|c| !c.is_broken());
-        drop(state);
-        // Nobody waits for the answer. Outside a runtime nobody can send: then the connection is
-        // going anyway.
-        if let (Some(connection), Ok(runtime)) = (connection, tokio::runtime::Handle::try_current())
-        {
-            let (client, channel) = (Arc::clone(&self.client), std::mem::take(&mut self.channel));
-            runtime.spawn(async move {
-                // Taken up again in the meantime: that one's request may be ahead of ours.
-                let mut command = redis::cmd("UNSUBSCRIBE");
-                command.arg(&channel);
-                let _ = client.send(&connection, &command).await;
-                let again = client.state().channels.contains_key(&channel);
-                if again {
-                    let _ = client.subscribe(&connection, &[channel]).await;
-                }
-            });
+        // Outside a runtime nobody can send: then the connection is going anyway.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                let (client, channel) = (
+                    Arc::downgrade(&self.client),
+                    std::mem::take(&mut self.channel),
+                );
+                runtime.spawn(unsubscribe(client, channel));
+            }
+            Err(_) => {
+                state.channels.remove(&self.channel);
+            }
         }
+    }
+}
+
+/// Leaves a channel that nobody listens to, unless somebody does again after a while.
+async fn unsubscribe(client: Weak<Client>, channel: String) {
+    tokio::time::sleep(LINGER).await;
+    let Some(client) = client.upgrade() else {
+        return;
+    };
+    let connection = {
+        let mut state = client.state();
+        match state.channels.get(&channel) {
+            Some(entry) if entry.listeners.is_empty() => {}
+            _ => return,
+        }
+        state.channels.remove(&channel);
+        state.connection.clone().filter(|c| !c.is_broken())
+    };
+    let Some(connection) = connection else {
+        return;
+    };
+    let mut command = redis::cmd("UNSUBSCRIBE");
+    command.arg(&channel);
+    let _ = client.send(&connection, &command).await;
+    // Taken up again in the meantime: that one's request may have been ahead of ours, and messages
+    // may have gone by since.
+    if !client.state().channels.contains_key(&channel) {
+        return;
+    }
+    let again = [channel];
+    let _ = client.subscribe(&connection, &again).await;
+    let missed: Vec<_> = {
+        let state = client.state();
+        let listeners = again
+            .iter()
+            .filter_map(|channel| state.channels.get(channel));
+        listeners
+            .flat_map(|channel| channel.listeners.values().cloned())
+            .collect()
+    };
+    for listener in missed {
+        listener.missed();
     }
 }
 

@@ -16,7 +16,7 @@ use tenure_core::{
 };
 
 use crate::barrier::RedisBarrier;
-use crate::client::{Client, Listening};
+use crate::client::{Client, Connection, Listening};
 use crate::config::RedisConfig;
 use crate::election::RedisElection;
 use crate::error;
@@ -294,11 +294,39 @@ impl RedisSession {
         nonce: u64,
         arguments: &[Arg<'_>],
     ) -> Result<Reply> {
-        let connection = self.client.connection().await?;
+        let begun = tokio::time::Instant::now();
+        loop {
+            let connection = self.client.connection().await?;
+            let done = self
+                .step_over(&connection, script, slot, nonce, arguments)
+                .await;
+            match done {
+                // Every step can be repeated. So the caller hears nothing of a broken connection if
+                // the next one works.
+                Err(error)
+                    if error.is_retryable()
+                        && self.client.is_replaced(&connection)
+                        && begun.elapsed() < self.client.config.timeout =>
+                {
+                    tracing::debug!(%error, script = script.name, "again, over another connection");
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn step_over(
+        &self,
+        connection: &Connection,
+        script: &'static Script,
+        slot: Option<u64>,
+        nonce: u64,
+        arguments: &[Arg<'_>],
+    ) -> Result<Reply> {
         let nonce = layout::hex(nonce);
         let value = self
             .client
-            .run(&connection, script, &self.root, |command| {
+            .run(connection, script, &self.root, |command| {
                 command.arg(&*self.id).arg(connection.number);
                 match slot {
                     Some(slot) => command.arg(slot),
@@ -370,9 +398,15 @@ impl RedisSession {
 #[async_trait]
 impl Lease for RedisSession {
     async fn renew(&self) -> Result<()> {
-        let renewed = self
-            .step(&scripts::RENEW, 0, &[millis(self.ttl).into()])
-            .await?;
+        // Less than core gives it: it would drop this, and a silent connection stay in use.
+        let limit = self.client.config.timeout.min(self.ttl * 3 / 10);
+        let ttl = [millis(self.ttl).into()];
+        let renewing = self.step(&scripts::RENEW, 0, &ttl);
+        let Ok(renewed) = tokio::time::timeout(limit, renewing).await else {
+            self.client.give_up();
+            return Err(error::unanswered(limit));
+        };
+        let renewed = renewed?;
         let overdue = renewed.text(0)?;
         if !overdue.is_empty() {
             // Nobody's lease hangs on it, and whoever renews next finds it again.
