@@ -79,7 +79,8 @@ async fn watched(mut connection: MultiplexedConnection, key: String) -> Fallible
 }
 
 async fn incremented(session: &Session<RedisSession>, key: &str) -> Fallible {
-    let counting = session.stm()?.attempts(10_000).run(async |tx| {
+    let stm = session.stm()?.attempts(10_000);
+    let counting = stm.run(async |tx| {
         let count: u64 = tx.get_as(key).await?.unwrap_or(0);
         tx.put_as(key, &(count + 1))
     });
