@@ -1,6 +1,7 @@
 -- uses: barrier
 -- Ends the hold that is met, whoever's it is. ARGV: the barrier's path.
 -- {ok, 1 or 0}: whether there was one.
+in_any_case()
 local refused = enter()
 if refused then return refused end
 if before then

@@ -1,6 +1,7 @@
 -- uses: barrier
 -- What holds a barrier. ARGV: its path.
 -- {none}; {held, token, for how many ms its lease lasts}, or -1 for good.
+in_any_case()
 local refused = enter()
 if refused then return refused end
 local hold = find_hold(ARGV[5])

@@ -1,5 +1,6 @@
 -- uses: barrier
 -- Takes back what a nonce held, also for good. ARGV: the barrier's path.
+in_any_case()
 local refused = enter()
 if refused and refused[1] ~= 'lost' then
   return refused

@@ -1,6 +1,7 @@
 -- uses: barrier
 -- Leaves a double barrier. ARGV: its path, and the token.
 -- {ok}, or {gone}: it was taken out before.
+in_any_case()
 local refused = enter()
 if refused then return refused end
 if before then

@@ -2,6 +2,7 @@
 -- Looks at a double barrier from inside or outside. ARGV: its path; the token of one who has left,
 -- or '' for one who waits to be let in.
 -- Waiting: {held, token}, {wait}, {gone}. Left: {none} once all have; else {wait, ms}.
+in_any_case()
 local refused = enter()
 if refused then return refused end
 local path, mine = ARGV[5], tonumber(ARGV[6])

@@ -1,6 +1,7 @@
 -- uses: stm
 -- Some keys at one instant. ARGV: the most bytes of values; the keys.
 -- {ok, revision, value, create, mod, version, ...}: of as many of the keys as fit, one at least.
+in_any_case()
 local refused = enter()
 if refused then return refused end
 local answer, room = {'ok', revision()}, tonumber(ARGV[5])

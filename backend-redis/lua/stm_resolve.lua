@@ -2,6 +2,7 @@
 --
 -- Aborted is for good: what is on its way is behind this step on its connection, or on an older
 -- connection, which this step has shut out.
+in_any_case()
 local refused = enter()
 if refused then return refused end
 if not before then

@@ -64,19 +64,19 @@ pub(crate) async fn read(client: &Client) -> Result<Guarantees> {
         ),
         barriers: Claim::new(
             Barriers::WithoutTheDead,
-            "places in a barrier belong to their session, and go with it",
+            "holds and participants name their session, and a step that would count one looks whether its lease runs",
         ),
         isolation: Claim::new(
             Transactions::StrictSerializable,
-            "a commit compares what was read and writes under one mutex; an attempt's earlier reads are compared again with each further one",
+            "a commit is one script, which compares what was read and writes at one instant; an attempt's earlier reads are compared again with each further one",
         ),
         fenced_commit: Claim::new(
             FencedCommit::Atomic,
-            "the line that the guard stands in is looked at under the same mutex",
+            "the script of the commit looks whether the guard holds, at the same instant",
         ),
         unknown_commit: Claim::new(
             UnknownCommit::Resolved,
-            "each commit leaves its nonce in a slot of its session; whoever doubts writes there first, or reads it",
+            "each commit leaves its nonce in its session's record; whoever doubts finds it there, or has shut the commit's connection out",
         ),
         queue_delivery: Claim::new(
             QueueDelivery::AtLeastOnce,

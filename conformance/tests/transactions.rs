@@ -1,20 +1,20 @@
-//! The same random transactions on the embedded store and on a real etcd come to the same.
-#![cfg(feature = "etcd")]
+//! The same random transactions on the embedded store and on a real etcd or Redis come to the same.
+#![cfg(any(feature = "etcd", feature = "redis"))]
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
 use tenure_conformance::Harness;
 use tenure_conformance::cases::stm::append_lists;
 use tenure_conformance::checkers::list_append::Level;
-use tenure_conformance::stores::{EtcdHarness, MemoryHarness};
+use tenure_conformance::stores::MemoryHarness;
 use tenure_core::{
     Compare, Entry, Isolation, Op, OpResult, Relation, SessionOptions, StmHandle, Target,
     TxnOutcome,
 };
-use tenure_testbed::EtcdServer;
 use tokio::runtime::Runtime;
 
 /// What a revision is compared with: the same moment on both stores.
@@ -180,46 +180,69 @@ impl Machine {
 }
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
-static SERVER: LazyLock<std::sync::Arc<EtcdServer>> =
-    LazyLock::new(|| EtcdServer::start().expect("etcd must be installed").into());
 
-/// Lists for a minute at each level: `cargo test ... -- --ignored --nocapture`.
-#[test]
-#[ignore = "takes minutes"]
-fn lists_for_a_minute() {
-    let server = std::sync::Arc::clone(&SERVER);
-    RUNTIME.block_on(async {
-        let etcd = EtcdHarness::sharing(server).unwrap();
-        for (isolation, serializable) in [
-            (Isolation::SerializableSnapshot, true),
-            (Isolation::Serializable, true),
-            (Isolation::ReadCommitted, false),
-        ] {
-            let minute = Duration::from_secs(if serializable { 60 } else { 5 });
-            let findings = append_lists(&etcd, isolation, u64::MAX, minute).await;
-            let findings = findings.unwrap();
-            let first = findings.first(Level::StrictSerializable);
-            println!("{isolation}: {} committed, {first:?}", findings.committed);
-            assert_eq!(first.is_none(), serializable, "{isolation}");
-        }
-    });
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
-
-    #[test]
-    fn the_same_program_comes_to_the_same(program in proptest::collection::vec(step(), 1..20)) {
-        let server = std::sync::Arc::clone(&SERVER);
-        RUNTIME.block_on(async {
-            let etcd = EtcdHarness::sharing(server).unwrap();
-            let mut model = Machine::on(&MemoryHarness::new()).await;
-            let mut real = Machine::on(&etcd).await;
-            for (number, step) in program.iter().enumerate() {
-                let (expected, found) = (model.run(step).await, real.run(step).await);
-                prop_assert_eq!(expected, found, "step {}: {:?}", number, step);
-            }
-            Ok(())
-        })?;
+/// Lists for a minute at each level.
+async fn append_for_minutes(harness: &dyn Harness) {
+    for (isolation, serializable) in [
+        (Isolation::SerializableSnapshot, true),
+        (Isolation::Serializable, true),
+        (Isolation::ReadCommitted, false),
+    ] {
+        let minute = Duration::from_secs(if serializable { 60 } else { 5 });
+        let findings = append_lists(harness, isolation, u64::MAX, minute).await;
+        let findings = findings.unwrap();
+        let first = findings.first(Level::StrictSerializable);
+        println!("{isolation}: {} committed, {first:?}", findings.committed);
+        assert_eq!(first.is_none(), serializable, "{isolation}");
     }
 }
+
+async fn comes_to_the_same(harness: &dyn Harness, program: &[Step]) -> Result<(), TestCaseError> {
+    let mut model = Machine::on(&MemoryHarness::new()).await;
+    let mut real = Machine::on(harness).await;
+    for (number, step) in program.iter().enumerate() {
+        let (expected, found) = (model.run(step).await, real.run(step).await);
+        prop_assert_eq!(expected, found, "step {}: {:?}", number, step);
+    }
+    Ok(())
+}
+
+macro_rules! on {
+    ($store:ident, $feature:literal, $Harness:ident, $Server:ident) => {
+        #[cfg(feature = $feature)]
+        mod $store {
+            use std::sync::Arc;
+
+            use tenure_conformance::stores::$Harness;
+            use tenure_testbed::$Server;
+
+            use super::*;
+
+            static SERVER: LazyLock<Arc<$Server>> =
+                LazyLock::new(|| $Server::start().expect("it must be installed").into());
+
+            /// `cargo test ... -- --ignored --nocapture`
+            #[test]
+            #[ignore = "takes minutes"]
+            fn lists_for_a_minute() {
+                let harness = $Harness::sharing(Arc::clone(&SERVER)).unwrap();
+                RUNTIME.block_on(append_for_minutes(&harness));
+            }
+
+            proptest! {
+                #![proptest_config(ProptestConfig::with_cases(40))]
+
+                #[test]
+                fn the_same_program_comes_to_the_same(
+                    program in proptest::collection::vec(step(), 1..20)
+                ) {
+                    let harness = $Harness::sharing(Arc::clone(&SERVER)).unwrap();
+                    RUNTIME.block_on(comes_to_the_same(&harness, &program))?;
+                }
+            }
+        }
+    };
+}
+
+on!(etcd, "etcd", EtcdHarness, EtcdServer);
+on!(redis, "redis", RedisHarness, RedisServer);
