@@ -21,8 +21,7 @@
 -- the last in line, the timekeeper. The last, because it is served last: so the duty changes hands
 -- when somebody joins, in the answer to that, and hardly ever otherwise.
 --
--- What needs memory is written before anything is removed: a Redis that has none left refuses the
--- first such command of a script, and then nothing has happened.
+-- A Redis whose memory is full refuses what puts items in. The rest it lets pass: it makes room.
 
 local queue = {
   id_memory = 600000, -- ms
@@ -30,7 +29,7 @@ local queue = {
   most = 100,
   -- The most items in one delivery, and the bytes beyond which none is added.
   batch = 32,
-  batch_bytes = 4194304,
+  batch_bytes = 2097152,
 }
 
 -- Milliseconds by the server's clock.
@@ -170,6 +169,12 @@ function queue.claim(q, session, its_nonce, want)
   return chosen, more, moved
 end
 
+-- Whether a session that waits can be given something: one that was detached does not wait any more.
+function queue.is_there(session)
+  local facts = redis.call('HMGET', root .. 'session/' .. session, 'connection', 'detached')
+  return facts[1] and not facts[2]
+end
+
 -- Takes a wait out of the line. Who is the last from now on keeps the time.
 function queue.stop_waiting(q, session, its_nonce)
   local wait = session .. ':' .. its_nonce
@@ -216,7 +221,7 @@ function queue.serve(path)
         break
       end
       work = work - 1
-      if not alive(session) then
+      if not queue.is_there(session) then
         queue.stop_waiting(q, session, its_nonce)
       else
         local want = queue.wanted(redis.call('HGET', q.wants, first))

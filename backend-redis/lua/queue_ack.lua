@@ -1,6 +1,7 @@
 -- uses: queue
 -- Removes a delivered item for good. ARGV: the queue's path, the item's place, the nonce of the take,
 -- the token. {ok}, once for each nonce; {gone} if it is not this delivery's any more.
+in_any_case()
 local refused = enter()
 if refused then
   return refused

@@ -1,5 +1,6 @@
 -- uses: queue
 -- How many items there are. ARGV: the queue's path. {ok, ready, in flight, delayed}; {again}.
+in_any_case()
 local refused = enter()
 if refused then
   return refused

@@ -1,6 +1,7 @@
 -- uses: queue
 -- Takes back what a take did: its place in line goes, its items go back as if they had never been
 -- delivered. ARGV: the queue's path. {ok}.
+in_any_case()
 local refused = enter()
 if refused then
   return refused

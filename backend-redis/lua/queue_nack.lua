@@ -2,6 +2,7 @@
 -- Gives a delivered item back to its place. ARGV: the queue's path, the item's place, the nonce of
 -- the take, the token, for how long it is not to be delivered (ms). {ok}, once for each nonce; {gone}
 -- if it is not this delivery's any more.
+in_any_case()
 local refused = enter()
 if refused then
   return refused

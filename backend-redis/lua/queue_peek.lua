@@ -1,6 +1,7 @@
 -- uses: queue
 -- The item that would be delivered now. ARGV: the queue's path. {ok, place, deliveries, value};
 -- {none}; {again}.
+in_any_case()
 local refused = enter()
 if refused then
   return refused

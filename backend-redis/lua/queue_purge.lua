@@ -2,6 +2,7 @@
 -- Removes items that are with no consumer, some in each step. ARGV: the queue's path, the place after
 -- which this step begins ('' at first), the last number that is meant ('' at first).
 -- {ok, removed}; {again, removed, place, number}.
+in_any_case()
 local refused = enter()
 if refused then
   return refused

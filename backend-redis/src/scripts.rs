@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 const PARTS: &[(&str, &str)] = &[
     ("line", include_str!("../lua/line.lua")),
     ("election", include_str!("../lua/election.lua")),
+    ("queue", include_str!("../lua/queue.lua")),
 ];
 
 const PRELUDE: &str = include_str!("../lua/prelude.lua");
@@ -75,6 +76,14 @@ scripts! {
     DROP "drop";
     RESUME "resume";
     AUDIT "audit";
+    QUEUE_ENQUEUE "queue_enqueue";
+    QUEUE_TAKE "queue_take";
+    QUEUE_ACK "queue_ack";
+    QUEUE_NACK "queue_nack";
+    QUEUE_LEAVE "queue_leave";
+    QUEUE_DEPTH "queue_depth";
+    QUEUE_PEEK "queue_peek";
+    QUEUE_PURGE "queue_purge";
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Election, HasElection, HasLocker, HasRwLock, Held, Kind, Lease, Locker, Opened, RwLock,
+    Backend, Election, HasElection, HasLocker, HasQueue, HasRwLock, Held, Kind, Lease, Locker, Opened, Queue, RwLock,
 };
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
@@ -20,6 +20,7 @@ use crate::election::RedisElection;
 use crate::error;
 use crate::layout;
 use crate::locker::RedisLocker;
+use crate::queue::RedisQueue;
 use crate::rw_lock::RedisRwLock;
 use crate::scripts::{self, Script};
 use crate::step::{Arg, Reply};
@@ -429,6 +430,10 @@ impl Lease for RedisSession {
     fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {
         Some(self.typed_rw_lock())
     }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        Some(self.typed_queue())
+    }
 }
 
 impl HasLocker for RedisSession {
@@ -452,5 +457,13 @@ impl HasRwLock for RedisSession {
 
     fn typed_rw_lock(self: Arc<Self>) -> Arc<RedisRwLock> {
         Arc::new(RedisRwLock::new(self))
+    }
+}
+
+impl HasQueue for RedisSession {
+    type Queue = RedisQueue;
+
+    fn typed_queue(self: Arc<Self>) -> Arc<RedisQueue> {
+        Arc::new(RedisQueue::new(self))
     }
 }
