@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Election, HasElection, HasLocker, HasQueue, HasRwLock, Held, Kind, Lease, Locker, Opened, Queue, RwLock,
+    Backend, Election, HasElection, HasLocker, HasQueue, HasRwLock, Held, Kind, Lease, Locker,
+    Opened, Queue, RwLock,
 };
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
