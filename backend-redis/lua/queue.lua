@@ -148,25 +148,26 @@ function queue.choose(q, want)
   return chosen, false, moved > 0
 end
 
--- Claims the next items for a take, and says which. The rest as `choose` has it.
+-- Claims the next items for a take: {token, place, deliveries} of each. The rest as `choose` has it.
 function queue.claim(q, session, its_nonce, want)
   local chosen, more, moved = queue.choose(q, want)
+  local claimed = {}
   if #chosen == 0 then
-    return chosen, more, moved
+    return claimed, more, moved
   end
-  for _, place in ipairs(chosen) do
-    local field = its_nonce .. ':' .. place
-    redis.call('HSET', q.claims, place, session .. ':' .. its_nonce .. ':' .. text(next_token()))
+  for number, place in ipairs(chosen) do
+    local token, field = text(next_token()), its_nonce .. ':' .. place
+    redis.call('HSET', q.claims, place, session .. ':' .. its_nonce .. ':' .. token)
     redis.call('ZADD', q.in_flight, 0, session .. ':' .. field)
     redis.call('HSET', root .. 'held/' .. session, field, q.path)
-    redis.call('HINCRBY', q.deliveries, place, 1)
+    claimed[number] = {token, place, redis.call('HINCRBY', q.deliveries, place, 1)}
   end
   redis.call('ZREM', q.ready, unpack(chosen))
   local due = queue.now() + left(session)
   if redis.call('ZADD', q.consumers, 'NX', text(due), session) == 1 then
     queue.remind(q, due)
   end
-  return chosen, more, moved
+  return claimed, more, moved
 end
 
 -- Whether a session that waits can be given something: one that was detached does not wait any more.

@@ -11,50 +11,55 @@ end
 local q, mine = queue.open(ARGV[5]), me .. ':' .. nonce
 local waits, words = ARGV[6] == '1', ARGV[7] ~= '' and ARGV[7]
 
--- The items that this take has, if it has any.
-local function taken()
-  local claims = queue.claims_of(q, mine, queue.batch)
-  if #claims == 0 then
-    return nil
-  end
+local function answer(claimed)
   local items = {'items'}
-  for _, claim in ipairs(claims) do
-    local place = queue.place_in(string.sub(claim, #me + 2))
-    local its_claim = redis.call('HGET', q.claims, place)
-    if its_claim then
-      items[#items + 1] = string.match(its_claim, ':(%d+)$')
-      items[#items + 1] = place
-      items[#items + 1] = redis.call('HGET', q.deliveries, place) or '1'
-      items[#items + 1] = redis.call('HGET', q.values, place) or ''
-    end
+  for _, item in ipairs(claimed) do
+    items[#items + 1] = item[1]
+    items[#items + 1] = item[2]
+    items[#items + 1] = item[3]
+    items[#items + 1] = redis.call('HGET', q.values, item[2]) or ''
   end
-  return #items > 1 and items
-end
-
-local items = taken()
-if items then
   return items
 end
-local more = queue.refresh(q)
-if redis.call('EXISTS', q.line) == 1 then
-  queue.serve(q.path)
-  items = taken()
-  if items then
-    return items
+
+-- What this take has already.
+local function before_this()
+  local claimed = {}
+  for _, claim in ipairs(queue.claims_of(q, mine, queue.batch)) do
+    local place = queue.place_in(string.sub(claim, #me + 2))
+    local token = string.match(redis.call('HGET', q.claims, place) or '', ':(%d+)$')
+    if token then
+      claimed[#claimed + 1] = {token, place, redis.call('HGET', q.deliveries, place) or 1}
+    end
   end
+  return claimed
+end
+
+local claimed = before_this()
+if #claimed > 0 then
+  return answer(claimed)
+end
+local more = queue.refresh(q)
+local is_line = redis.call('EXISTS', q.line) == 1
+if is_line then
+  queue.serve(q.path)
+  claimed = before_this()
+  if #claimed > 0 then
+    return answer(claimed)
+  end
+  is_line = redis.call('EXISTS', q.line) == 1
 end
 if more then
   return {'again'}
 end
-local in_line = redis.call('EXISTS', q.line) == 1
-if not in_line then
-  local want = queue.wanted(words)
-  local claimed, again, moved = queue.claim(q, me, nonce, want)
+if not is_line then
+  local want, again, moved = queue.wanted(words)
+  claimed, again, moved = queue.claim(q, me, nonce, want)
   if moved then
     queue.serve(want.letters.path)
   end
   if #claimed > 0 then
-    return taken()
+    return answer(claimed)
   elseif again then
     return {'again'}
   end
@@ -62,7 +67,7 @@ end
 if not waits then
   return {'none'}
 end
-if not (in_line and redis.call('ZSCORE', q.line, mine)) then
+if not (is_line and redis.call('ZSCORE', q.line, mine)) then
   note(nonce, q.path)
   redis.call('ZADD', q.line, text(next_token()), mine)
   if words then
