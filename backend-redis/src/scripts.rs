@@ -8,6 +8,7 @@ const PARTS: &[(&str, &str)] = &[
     ("line", include_str!("../lua/line.lua")),
     ("election", include_str!("../lua/election.lua")),
     ("barrier", include_str!("../lua/barrier.lua")),
+    ("queue", include_str!("../lua/queue.lua")),
     ("stm", include_str!("../lua/stm.lua")),
     ("commit", include_str!("../lua/commit.lua")),
 ];
@@ -91,6 +92,14 @@ scripts! {
     STM_COMMIT "stm_commit";
     STM_COMMIT_FENCED "stm_commit_fenced";
     STM_RESOLVE "stm_resolve";
+    QUEUE_ENQUEUE "queue_enqueue";
+    QUEUE_TAKE "queue_take";
+    QUEUE_ACK "queue_ack";
+    QUEUE_NACK "queue_nack";
+    QUEUE_LEAVE "queue_leave";
+    QUEUE_DEPTH "queue_depth";
+    QUEUE_PEEK "queue_peek";
+    QUEUE_PURGE "queue_purge";
 }
 
 #[cfg(test)]

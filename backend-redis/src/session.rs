@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, HasStm, Held, Kind,
-    Lease, Locker, Opened, RwLock, Stm,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm,
+    Held, Kind, Lease, Locker, Opened, Queue, RwLock, Stm,
 };
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
@@ -22,6 +22,7 @@ use crate::election::RedisElection;
 use crate::error;
 use crate::layout;
 use crate::locker::RedisLocker;
+use crate::queue::RedisQueue;
 use crate::rw_lock::RedisRwLock;
 use crate::scripts::{self, Script};
 use crate::step::{Arg, Reply};
@@ -498,6 +499,10 @@ impl Lease for RedisSession {
     fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
         Some(HasStm::typed_stm(self))
     }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        Some(self.typed_queue())
+    }
 }
 
 impl HasLocker for RedisSession {
@@ -537,5 +542,13 @@ impl HasStm for RedisSession {
 
     fn typed_stm(self: Arc<Self>) -> Arc<RedisStm> {
         Arc::new(RedisStm::new(self))
+    }
+}
+
+impl HasQueue for RedisSession {
+    type Queue = RedisQueue;
+
+    fn typed_queue(self: Arc<Self>) -> Arc<RedisQueue> {
+        Arc::new(RedisQueue::new(self))
     }
 }

@@ -1,0 +1,15 @@
+-- uses: queue
+-- How many items there are. ARGV: the queue's path. {ok, ready, in flight, delayed}; {again}.
+in_any_case()
+local refused = enter()
+if refused then
+  return refused
+end
+local q = queue.open(ARGV[5])
+local more = queue.refresh(q)
+queue.serve(q.path)
+if more then
+  return {'again'}
+end
+return {'ok', redis.call('ZCARD', q.ready), redis.call('ZCARD', q.in_flight),
+  redis.call('ZCARD', q.delayed)}

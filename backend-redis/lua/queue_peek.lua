@@ -1,0 +1,20 @@
+-- uses: queue
+-- The item that would be delivered now. ARGV: the queue's path. {ok, place, deliveries, value};
+-- {none}; {again}.
+in_any_case()
+local refused = enter()
+if refused then
+  return refused
+end
+local q = queue.open(ARGV[5])
+local more = queue.refresh(q)
+queue.serve(q.path)
+if more then
+  return {'again'}
+end
+local place = redis.call('ZRANGE', q.ready, 0, 0)[1]
+if not place then
+  return {'none'}
+end
+return {'ok', place, redis.call('HGET', q.deliveries, place) or '0',
+  redis.call('HGET', q.values, place) or ''}
