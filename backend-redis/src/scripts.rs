@@ -43,7 +43,6 @@ macro_rules! scripts {
             Script::assemble($file, include_str!(concat!("../lua/", $file, ".lua")))
         });)*
 
-        #[cfg(test)]
         const ALL: &[&LazyLock<Script>] = &[$(&$NAME),*];
     };
 }
@@ -57,6 +56,11 @@ scripts! {
     JOIN "join";
     LOOK "look";
     LEAVE "leave";
+}
+
+/// All of them.
+pub(crate) fn all() -> impl Iterator<Item = &'static Script> {
+    ALL.iter().map(|script| &***script)
 }
 
 #[cfg(test)]

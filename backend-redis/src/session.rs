@@ -12,6 +12,7 @@ use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 
+use crate::acks::Acks;
 use crate::client::{Client, Listening};
 use crate::config::RedisConfig;
 use crate::error;
@@ -77,7 +78,7 @@ fn granted(ttl: Duration) -> Result<Duration> {
 
 impl RedisBackend {
     async fn session(&self, id: Arc<str>, ttl: Duration) -> Result<RedisSession> {
-        let waits = Arc::<Waits>::default();
+        let waits = Arc::new(Waits::new(Acks::wanted(&self.client.config)));
         let channel = format!("{}wake/{id}", self.root);
         let listener = Arc::clone(&waits);
         let listening = self.client.listen(channel, listener).await?;
@@ -251,7 +252,12 @@ impl RedisSession {
         match reply.status() {
             "lost" => Err(Error::lost(LossReason::Revoked)),
             "stale" => Err(error::stale()),
-            _ => Ok(reply),
+            _ => {
+                if Acks::needed(script.name, reply.status()) {
+                    self.client.confirm(&connection).await?;
+                }
+                Ok(reply)
+            }
         }
     }
 
