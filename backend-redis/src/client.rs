@@ -6,22 +6,25 @@
 //! nothing. On one connection, Redis keeps the order.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use redis::aio::{MultiplexedConnection, SendError};
+use redis::aio::SendError;
 use redis::{AsyncConnectionConfig, Cmd, Msg, PushInfo, PushKind, RedisError, Value};
-use tenure_core::{Effect, Result};
+use tenure_core::{Error, ErrorKind, Result};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::time::Instant;
 
+use crate::acks::Acks;
 use crate::config::RedisConfig;
-use crate::endpoint;
+use crate::endpoint::{self, Directory, Wire};
 use crate::error;
+use crate::layout;
 use crate::scripts::Script;
 
-/// How long a failed reconnection waits before the next attempt.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The pause after the first of several connection attempts that fail, and the longest one.
+const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 /// How long a channel is kept that nobody listens to: whoever watches something comes back at once.
 const LINGER: Duration = Duration::from_secs(1);
@@ -30,9 +33,12 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) struct Client {
     pub(crate) config: RedisConfig,
     me: Weak<Self>,
+    directory: Directory,
     state: Mutex<State>,
     /// Held by whoever makes a new connection.
-    connecting: AsyncMutex<()>,
+    connecting: AsyncMutex<Attempts>,
+    /// How many attempts to connect have ended.
+    ended: AtomicU64,
 }
 
 #[derive(Default)]
@@ -44,6 +50,41 @@ struct State {
     channels: HashMap<String, Channel>,
     /// Tells listeners apart.
     listeners: u64,
+}
+
+/// The attempts to connect since the last one that succeeded.
+#[derive(Default)]
+struct Attempts {
+    failed: Option<Failure>,
+    /// The next one may not begin before.
+    next: Option<Instant>,
+    pause: Duration,
+}
+
+/// How the last attempt failed: an error that can be told to many.
+struct Failure {
+    kind: ErrorKind,
+    message: String,
+    retryable: bool,
+}
+
+impl Attempts {
+    fn failed(&mut self, error: &Error) {
+        let [first, longest] = PAUSES;
+        self.pause = (self.pause * 2).clamp(first, longest);
+        self.next = Some(Instant::now() + self.pause);
+        self.failed = Some(Failure {
+            kind: error.kind(),
+            message: error.to_string(),
+            retryable: error.is_retryable(),
+        });
+    }
+}
+
+impl Failure {
+    fn tell(&self) -> Error {
+        Error::new(self.kind, self.message.clone()).retryable(self.retryable)
+    }
 }
 
 #[derive(Default)]
@@ -70,7 +111,8 @@ pub(crate) struct Listening {
 /// One connection.
 pub(crate) struct Connection {
     pub(crate) number: u64,
-    redis: MultiplexedConnection,
+    wire: Wire,
+    acks: Option<Acks>,
     broken: AtomicBool,
     gone: Notify,
 }
@@ -80,10 +122,16 @@ impl Connection {
         self.broken.load(Ordering::Acquire)
     }
 
-    /// Nobody uses it any more.
+    /// Nothing more is sent over it; what is on its way may arrive.
     fn give_up(&self) {
         self.broken.store(true, Ordering::Release);
         self.gone.notify_one();
+    }
+
+    /// It is of no use any more: who waits for an answer need not wait longer.
+    fn cut(&self) {
+        self.give_up();
+        self.wire.cut();
     }
 }
 
@@ -92,8 +140,10 @@ impl Client {
         Arc::new_cyclic(|me| Self {
             config,
             me: me.clone(),
+            directory: Directory::default(),
             state: Mutex::default(),
             connecting: AsyncMutex::default(),
+            ended: AtomicU64::new(0),
         })
     }
 
@@ -102,15 +152,33 @@ impl Client {
     }
 
     /// The connection, made anew if there is none that works.
+    ///
+    /// However many ask at the same time, there is one attempt at a time, and its failure is told to
+    /// all who waited for it. The next begins after a pause that grows.
     pub(crate) async fn connection(&self) -> Result<Arc<Connection>> {
         if let Some(connection) = self.current() {
             return Ok(connection);
         }
-        let _alone = self.connecting.lock().await;
-        match self.current() {
-            Some(connection) => Ok(connection),
-            None => self.connect().await,
+        let seen = self.ended.load(Ordering::Acquire);
+        let mut attempts = self.connecting.lock().await;
+        if let Some(connection) = self.current() {
+            return Ok(connection);
         }
+        if self.ended.load(Ordering::Acquire) != seen
+            && let Some(failure) = &attempts.failed
+        {
+            return Err(failure.tell());
+        }
+        if let Some(next) = attempts.next {
+            tokio::time::sleep_until(next).await;
+        }
+        let connected = self.connect().await;
+        match &connected {
+            Ok(_) => *attempts = Attempts::default(),
+            Err(error) => attempts.failed(error),
+        }
+        self.ended.fetch_add(1, Ordering::AcqRel);
+        connected
     }
 
     fn current(&self) -> Option<Arc<Connection>> {
@@ -145,38 +213,21 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<Arc<Connection>> {
-        let limit = self.config.connect_timeout;
-        let connecting = async {
-            let info = endpoint::primary(&self.config).await?;
-            let client = redis::Client::open(info).map_err(error::from_redis)?;
-            // Its pushes come before it has its number.
-            let (me, itself) = (self.me.clone(), Arc::new(Mutex::new(Weak::new())));
-            let connection = Arc::clone(&itself);
-            let config = AsyncConnectionConfig::new()
-                // Both are ours: see below, and `command`.
-                .set_connection_timeout(None)
-                .set_response_timeout(None)
-                .set_push_sender(move |push| -> std::result::Result<(), SendError> {
-                    pushed(&me, &connection, push);
-                    Ok(())
-                });
-            let redis = client
-                .get_multiplexed_async_connection_with_config(&config)
-                .await
-                .map_err(|e| error::from_redis(e).with_effect(Effect::None))?;
-            Ok((redis, itself))
+        let root = layout::root(&self.config.namespace);
+        let pushes = || self.pushes();
+        let found = self.directory.primary(&self.config, &root, pushes).await;
+        let (wire, itself) = found?;
+        let acks = match Acks::wanted(&self.config) {
+            true => Some(Acks::connect(&self.config, &wire.address, root).await?),
+            false => None,
         };
-        let (redis, itself) = tokio::time::timeout(limit, connecting)
-            .await
-            .map_err(|_| {
-                error::no_connection(format!("no connection to Redis within {limit:?}"))
-            })??;
         let (connection, channels) = {
             let mut state = self.state();
             state.number += 1;
             let connection = Arc::new(Connection {
                 number: state.number,
-                redis,
+                wire,
+                acks,
                 broken: AtomicBool::new(false),
                 gone: Notify::new(),
             });
@@ -190,33 +241,91 @@ impl Client {
         let missed: Vec<_> = {
             let mut state = self.state();
             state.connection = Some(Arc::clone(&connection));
+            // Not if a resumed session wants a higher number, which it asked for meanwhile.
+            if state.number > connection.number {
+                connection.give_up();
+            }
             let listeners = state.channels.values().flat_map(|c| c.listeners.values());
             listeners.cloned().collect()
         };
         for listener in missed {
             listener.missed();
         }
-        tracing::debug!(number = connection.number, "connected to Redis");
+        tracing::debug!(
+            number = connection.number,
+            address = %connection.wire.address,
+            version = connection.wire.facts.version,
+            "connected to Redis"
+        );
         self.mend(Arc::clone(&connection));
         Ok(connection)
     }
 
-    /// Replaces the connection once it breaks, if somebody listens: those send nothing that would
-    /// find out.
+    /// The settings of a new connection, and where its pushes look for it: they come before it has
+    /// its number.
+    fn pushes(&self) -> (AsyncConnectionConfig, Arc<Mutex<Weak<Connection>>>) {
+        let (me, itself) = (self.me.clone(), Arc::new(Mutex::new(Weak::new())));
+        let connection = Arc::clone(&itself);
+        let settings = endpoint::settings().set_push_sender(
+            move |push| -> std::result::Result<(), SendError> {
+                pushed(&me, &connection, push);
+                Ok(())
+            },
+        );
+        (settings, itself)
+    }
+
+    /// Watches over a connection for those who listen: they send nothing that would find out that the
+    /// server is silent or gone. Replaces it when it breaks.
     fn mend(&self, connection: Arc<Connection>) {
         let me = self.me.clone();
+        let beat = self.config.timeout;
         tokio::spawn(async move {
-            connection.gone.notified().await;
+            loop {
+                tokio::select! {
+                    () = connection.gone.notified() => break,
+                    () = tokio::time::sleep(beat) => {}
+                }
+                let Some(client) = me.upgrade() else {
+                    return;
+                };
+                if !client.state().channels.is_empty() {
+                    // What it answers does not matter, but that it does.
+                    let _ = client.send(&connection, &redis::cmd("PING")).await;
+                }
+            }
             drop(connection);
             while let Some(client) = me.upgrade() {
-                let needed = !client.state().channels.is_empty();
-                if !needed || client.connection().await.is_ok() {
+                if client.state().channels.is_empty() {
                     return;
                 }
-                drop(client);
-                tokio::time::sleep(PAUSE).await;
+                match client.connection().await {
+                    Ok(_) => return,
+                    // No repetition helps: those who wait shall hear it.
+                    Err(error) if !error.is_retryable() => {
+                        tracing::warn!(%error, "cannot connect to Redis any more");
+                        client.tell_missed(None);
+                        return;
+                    }
+                    Err(error) => tracing::debug!(%error, "cannot connect to Redis yet"),
+                }
             }
         });
+    }
+
+    /// Has the listeners of a channel, or all, look again.
+    fn tell_missed(&self, channel: Option<&str>) {
+        let listeners: Vec<_> = {
+            let state = self.state();
+            let channels = state.channels.iter();
+            channels
+                .filter(|(name, _)| channel.is_none_or(|channel| channel == *name))
+                .flat_map(|(_, channel)| channel.listeners.values().cloned())
+                .collect()
+        };
+        for listener in listeners {
+            listener.missed();
+        }
     }
 
     async fn subscribe(&self, connection: &Connection, channels: &[String]) -> Result<()> {
@@ -262,7 +371,7 @@ impl Client {
         connection: &Connection,
         command: &Cmd,
     ) -> Result<std::result::Result<Value, RedisError>> {
-        let mut redis = connection.redis.clone();
+        let mut redis = connection.wire.redis.clone();
         let limit = self.config.timeout;
         match tokio::time::timeout(limit, redis.send_packed_command(command)).await {
             Ok(Err(error)) => {
@@ -275,11 +384,30 @@ impl Client {
                 }
                 Ok(Err(error))
             }
-            Ok(answer) => Ok(answer.and_then(Value::extract_error)),
+            Ok(Ok(value)) => {
+                let answer = value.extract_error();
+                if answer.as_ref().is_err_and(error::means_moved) {
+                    connection.give_up();
+                }
+                Ok(answer)
+            }
             Err(_) => {
-                connection.give_up();
+                connection.cut();
                 Err(error::unanswered(limit))
             }
+        }
+    }
+
+    /// Waits until enough others have what `connection` has done so far, if that was asked for.
+    pub(crate) async fn confirm(&self, connection: &Connection) -> Result<()> {
+        match &connection.acks {
+            None => Ok(()),
+            Some(acks) => acks.confirm(&self.config).await.inspect_err(|error| {
+                if error.is_retryable() && acks.is_broken() {
+                    // It belongs to the connection: only while both live is it the same server.
+                    connection.cut();
+                }
+            }),
         }
     }
 
@@ -371,18 +499,7 @@ async fn unsubscribe(client: Weak<Client>, channel: String) {
     }
     let again = [channel];
     let _ = client.subscribe(&connection, &again).await;
-    let missed: Vec<_> = {
-        let state = client.state();
-        let listeners = again
-            .iter()
-            .filter_map(|channel| state.channels.get(channel));
-        listeners
-            .flat_map(|channel| channel.listeners.values().cloned())
-            .collect()
-    };
-    for listener in missed {
-        listener.missed();
-    }
+    client.tell_missed(Some(&again[0]));
 }
 
 /// Something came that nobody asked for.

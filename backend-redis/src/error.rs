@@ -62,9 +62,35 @@ pub(crate) fn unexpected(script: &str, what: impl std::fmt::Display) -> Error {
     .with_effect(Effect::Unknown)
 }
 
+/// The first word of a server's refusal. Before Redis 7 that of a command in a script is hidden in
+/// the script's own error.
+pub(crate) fn code(error: &RedisError) -> &str {
+    const HIDDEN: &[&str] = &[
+        "READONLY",
+        "NOPERM",
+        "OOM",
+        "MISCONF",
+        "NOREPLICAS",
+        "CLUSTERDOWN",
+        "WRONGTYPE",
+    ];
+    let code = error.code().unwrap_or_default();
+    let detail = error.detail().unwrap_or_default();
+    if code != "ERR" || !detail.contains("user_script") {
+        return code;
+    }
+    let hidden = HIDDEN.iter().find(|word| {
+        detail.split('-').skip(1).any(|rest| {
+            rest.strip_prefix(**word)
+                .is_some_and(|rest| rest.starts_with(' '))
+        })
+    });
+    hidden.unwrap_or(&code)
+}
+
 /// What became of a connection attempt or a request.
 pub(crate) fn from_redis(error: RedisError) -> Error {
-    let code = error.code().unwrap_or_default().to_owned();
+    let code = code(&error).to_owned();
     let refused = |kind, message: &str| Error::new(kind, message.to_owned());
     let translated = match code.as_str() {
         "NOAUTH" | "WRONGPASS" => refused(
@@ -74,7 +100,12 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
         "NOPERM" => refused(
             ErrorKind::Unauthorized,
             "the Redis user lacks a right: see \"Least privilege\" in the documentation",
-        ),
+        )
+        // Steps before it in the same script may have had theirs.
+        .with_effect(match error.to_string().contains("script") {
+            true => Effect::Unknown,
+            false => Effect::None,
+        }),
         "OOM" => refused(
             ErrorKind::Unavailable,
             "Redis has reached its `maxmemory`: free memory or raise the limit",
@@ -94,9 +125,13 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
             ErrorKind::Unavailable,
             "Redis refuses writes because too few replicas are connected",
         ),
-        "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" => refused(
+        "ASK" | "TRYAGAIN" => refused(
             ErrorKind::Unavailable,
-            "this Redis does not serve the namespace now",
+            "the cluster is moving the namespace's slot to another node; nothing happened",
+        ),
+        "MASTERDOWN" | "CLUSTERDOWN" | "MOVED" => refused(
+            ErrorKind::Unavailable,
+            "this Redis does not serve the namespace now; nothing happened",
         ),
         "WRONGTYPE" => refused(
             ErrorKind::Conflict,
@@ -122,10 +157,66 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
     translated.with_source(error)
 }
 
-/// Whether the answer says that another server has to be asked from now on.
+/// Whether the answer says that another server has to be asked from now on. Not so `ASK`: until the
+/// slot has moved as a whole, its present owner is the one to ask.
 pub(crate) fn means_moved(error: &RedisError) -> bool {
     matches!(
-        error.code(),
-        Some("READONLY" | "MOVED" | "ASK" | "CLUSTERDOWN" | "MASTERDOWN")
+        code(error),
+        "READONLY" | "MOVED" | "CLUSTERDOWN" | "MASTERDOWN"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::Value;
+
+    fn server(line: &str) -> RedisError {
+        let value = redis::parse_redis_value(format!("-{line}\r\n").as_bytes());
+        value.and_then(Value::extract_error).unwrap_err()
+    }
+
+    #[test]
+    fn refusals_within_scripts() {
+        for (line, expected) in [
+            (
+                "READONLY You can't write against a read only replica.",
+                "READONLY",
+            ),
+            ("ASK 3999 127.0.0.1:6381", "ASK"),
+            (
+                "ERR Error running script (call to f_1): @user_script:7: @user_script: 7: -READONLY You can't write against a read only replica.",
+                "READONLY",
+            ),
+            (
+                "ERR Error running script (call to f_1): @user_script:7: x-OOMPH",
+                "ERR",
+            ),
+            ("ERR unknown command 'FOO', with args: '-READONLY '", "ERR"),
+        ] {
+            assert_eq!(code(&server(line)), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_certainly_did_not_happen() {
+        for line in [
+            "MOVED 1 a:1",
+            "ASK 1 a:1",
+            "TRYAGAIN x",
+            "CLUSTERDOWN x",
+            "READONLY x",
+            "LOADING x",
+            "NOREPLICAS x",
+            "MISCONF x",
+            "OOM x",
+        ] {
+            let error = from_redis(server(line));
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{line}");
+            assert_eq!(error.effect(), Effect::None, "{line}");
+            assert!(error.is_retryable(), "{line}");
+        }
+        assert!(!from_redis(server("WRONGPASS x")).is_retryable());
+        assert_eq!(from_redis(server("ERR x")).effect(), Effect::Unknown);
+    }
 }

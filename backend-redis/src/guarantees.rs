@@ -97,3 +97,10 @@ pub(crate) async fn read(client: &Client) -> Result<Guarantees> {
         ),
     })
 }
+
+/// One value out of an answer of `INFO`.
+pub(crate) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim_end)
+}

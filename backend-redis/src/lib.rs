@@ -4,6 +4,7 @@
 //! feature `redis`. What Redis keeps for tenure, and what it can and cannot promise, is in
 //! `docs/redis.md`.
 
+mod acks;
 mod barrier;
 mod client;
 mod config;
@@ -15,11 +16,13 @@ mod layout;
 mod line;
 mod locker;
 mod queue;
+mod rights;
 mod rw_lock;
 mod scripts;
 mod session;
 mod step;
 mod stm;
+mod tls;
 mod waits;
 
 pub use barrier::RedisBarrier;
@@ -27,6 +30,7 @@ pub use config::RedisConfig;
 pub use election::RedisElection;
 pub use locker::RedisLocker;
 pub use queue::{MAX_BATCH_BYTES, RedisQueue};
+pub use rights::acl_rules;
 pub use rw_lock::RedisRwLock;
 pub use session::{MAX_TTL, MIN_TTL, RedisBackend, RedisSession, connect};
 pub use stm::RedisStm;

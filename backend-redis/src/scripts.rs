@@ -54,7 +54,6 @@ macro_rules! scripts {
             Script::assemble($file, first, include_str!(concat!("../lua/", $file, ".lua")))
         });)*
 
-        #[cfg(test)]
         const ALL: &[&LazyLock<Script>] = &[$(&$NAME),*];
     };
 }
@@ -100,6 +99,11 @@ scripts! {
     QUEUE_DEPTH "queue_depth";
     QUEUE_PEEK "queue_peek";
     QUEUE_PURGE "queue_purge";
+}
+
+/// All of them.
+pub(crate) fn all() -> impl Iterator<Item = &'static Script> {
+    ALL.iter().map(|script| &***script)
 }
 
 #[cfg(test)]

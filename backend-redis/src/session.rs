@@ -15,6 +15,7 @@ use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 
+use crate::acks::Acks;
 use crate::barrier::RedisBarrier;
 use crate::client::{Client, Connection, Listening};
 use crate::config::RedisConfig;
@@ -89,7 +90,7 @@ fn granted(ttl: Duration) -> Result<Duration> {
 
 impl RedisBackend {
     async fn session(&self, id: Arc<str>, ttl: Duration) -> Result<RedisSession> {
-        let waits = Arc::<Waits>::default();
+        let waits = Arc::new(Waits::new(Acks::wanted(&self.client.config)));
         let channel = format!("{}wake/{id}", self.root);
         let listener = Arc::clone(&waits);
         let listening = self.client.listen(channel, listener).await?;
@@ -343,7 +344,12 @@ impl RedisSession {
         match reply.status() {
             "lost" => Err(Error::lost(LossReason::Revoked)),
             "stale" => Err(error::stale()),
-            _ => Ok(reply),
+            _ => {
+                if Acks::needed(script.name, reply.status()) {
+                    self.client.confirm(&connection).await?;
+                }
+                Ok(reply)
+            }
         }
     }
 

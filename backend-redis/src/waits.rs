@@ -22,6 +22,8 @@ pub(crate) enum News {
 /// The asks of one session that wait.
 #[derive(Default)]
 pub(crate) struct Waits {
+    /// A grant that is pushed does not count before it is confirmed: whoever gets one has to look.
+    only_look: bool,
     cells: Mutex<HashMap<u64, Arc<Cell>>>,
 }
 
@@ -39,6 +41,13 @@ impl Cell {
 }
 
 impl Waits {
+    pub(crate) fn new(only_look: bool) -> Self {
+        Self {
+            only_look,
+            ..Self::default()
+        }
+    }
+
     fn cells(&self) -> MutexGuard<'_, HashMap<u64, Arc<Cell>>> {
         self.cells.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,6 +77,7 @@ impl Listener for Waits {
         let Ok(nonce) = u64::from_str_radix(nonce, 16) else {
             return;
         };
+        let token = token.filter(|_| !self.only_look);
         if let Some(cell) = self.cells().get(&nonce) {
             cell.tell(token.map_or(News::Look, News::Granted));
         }

@@ -38,7 +38,7 @@ impl fmt::Debug for Secret {
 ///
 /// A backend takes the parts it knows with [`take`](Self::take) and its sisters and then calls
 /// [`finish`](Self::finish), which refuses what nobody took.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct StoreUrl {
     scheme: String,
     user: Option<String>,
@@ -47,6 +47,20 @@ pub struct StoreUrl {
     path: String,
     query: BTreeMap<String, String>,
     known: Vec<&'static str>,
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of the query only the keys: a value may be a password, too.
+        f.debug_struct("StoreUrl")
+            .field("scheme", &self.scheme)
+            .field("user", &self.user)
+            .field("password", &self.password)
+            .field("hosts", &self.hosts)
+            .field("path", &self.path)
+            .field("query", &self.query.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 fn config(message: impl Into<String>) -> Error {
@@ -166,6 +180,11 @@ impl StoreUrl {
         self.query.remove(key)
     }
 
+    /// Takes the query's `key` as what must never be printed.
+    pub fn take_secret(&mut self, key: &'static str) -> Option<Secret> {
+        self.take(key).map(Secret)
+    }
+
     /// Takes a duration such as `500ms`, `10s` or `2m`.
     ///
     /// # Errors
@@ -261,8 +280,9 @@ mod tests {
 
     #[test]
     fn unknown_keys_and_secrets() {
-        let mut url = StoreUrl::parse("etcd://u:canary@h:1/ns?tll=10s").unwrap();
+        let mut url = StoreUrl::parse("etcd://u:canary@h:1/ns?tll=10s&word=canary").unwrap();
         assert!(!format!("{url:?}").contains("canary"));
+        assert_eq!(url.take_secret("word").unwrap().expose(), "canary");
         let _ = url.take("ttl");
         let error = url.finish().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
