@@ -9,11 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::backend::{Backend, HasLocker, Lease, Locker, Opened};
 use tenure_core::{
-    Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
+    Effect, Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 
 use crate::acks::Acks;
-use crate::client::{Client, Listening};
+use crate::client::{Client, Connection, Listening};
 use crate::config::RedisConfig;
 use crate::error;
 use crate::layout;
@@ -233,10 +233,31 @@ impl RedisSession {
         arguments: &[Arg<'_>],
     ) -> Result<Reply> {
         let connection = self.client.connection().await?;
+        let answer = self.step_over(&connection, script, slot, nonce, arguments);
+        match answer.await {
+            // Refused by a server that is not the one any more, so it certainly did not happen: once
+            // more, with the one that is.
+            Err(error) if error.effect() == Effect::None && connection.is_left() => {
+                let connection = self.client.connection().await?;
+                self.step_over(&connection, script, slot, nonce, arguments)
+                    .await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn step_over(
+        &self,
+        connection: &Connection,
+        script: &'static Script,
+        slot: Option<u64>,
+        nonce: u64,
+        arguments: &[Arg<'_>],
+    ) -> Result<Reply> {
         let nonce = layout::hex(nonce);
         let value = self
             .client
-            .run(&connection, script, &self.root, |command| {
+            .run(connection, script, &self.root, |command| {
                 command.arg(&*self.id).arg(connection.number);
                 match slot {
                     Some(slot) => command.arg(slot),
@@ -254,7 +275,7 @@ impl RedisSession {
             "stale" => Err(error::stale()),
             _ => {
                 if Acks::needed(script.name, reply.status()) {
-                    self.client.confirm(&connection).await?;
+                    self.client.confirm(connection).await?;
                 }
                 Ok(reply)
             }
