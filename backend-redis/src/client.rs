@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::acks::Acks;
 use crate::config::RedisConfig;
-use crate::endpoint::{self, Directory, Wire};
+use crate::endpoint::{self, Directory, Facts, Wire};
 use crate::error;
 use crate::layout;
 use crate::scripts::Script;
@@ -114,12 +114,28 @@ pub(crate) struct Connection {
     wire: Wire,
     acks: Option<Acks>,
     broken: AtomicBool,
+    left: AtomicBool,
     gone: Notify,
 }
 
 impl Connection {
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.wire.facts
+    }
+
     fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
+    }
+
+    /// Whether its server said that it is not the one any more.
+    pub(crate) fn is_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// Another server is to be asked.
+    fn leave(&self) {
+        self.left.store(true, Ordering::Release);
+        self.give_up();
     }
 
     /// Nothing more is sent over it; what is on its way may arrive.
@@ -229,6 +245,7 @@ impl Client {
                 wire,
                 acks,
                 broken: AtomicBool::new(false),
+                left: AtomicBool::new(false),
                 gone: Notify::new(),
             });
             *itself.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&connection);
@@ -378,16 +395,18 @@ impl Client {
                 if error.is_io_error()
                     || error.is_connection_dropped()
                     || error.is_unrecoverable_error()
-                    || error::means_moved(&error)
                 {
                     connection.give_up();
+                }
+                if error::means_moved(&error) {
+                    connection.leave();
                 }
                 Ok(Err(error))
             }
             Ok(Ok(value)) => {
                 let answer = value.extract_error();
                 if answer.as_ref().is_err_and(error::means_moved) {
-                    connection.give_up();
+                    connection.leave();
                 }
                 Ok(answer)
             }
@@ -425,17 +444,18 @@ impl Client {
             arguments(&mut command);
             command
         };
-        match self
+        let answer = match self
             .sent(connection, &command("EVALSHA", &script.hash))
             .await?
         {
             // It forgot its scripts, or never knew this one. Nothing has happened.
             Err(error) if error.code() == Some("NOSCRIPT") => {
-                self.send(connection, &command("EVAL", &script.source))
-                    .await
+                self.sent(connection, &command("EVAL", &script.source))
+                    .await?
             }
-            answer => answer.map_err(error::from_redis),
-        }
+            answer => answer,
+        };
+        answer.map_err(|error| error::from_script(error, &script.source))
     }
 }
 
@@ -523,5 +543,97 @@ fn pushed(client: &Weak<Client>, connection: &Mutex<Weak<Connection>>, push: Pus
     };
     for listener in listeners {
         listener.message(message.get_payload_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use tenure_testbed::RedisServer;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn client(address: impl ToString) -> Arc<Client> {
+        let limit = Duration::from_secs(10);
+        let config = RedisConfig::new(address.to_string());
+        Client::new(config.timeout(limit).connect_timeout(limit))
+    }
+
+    #[tokio::test]
+    async fn however_many_ask_there_is_one_connection() {
+        let server = RedisServer::start_async().await.unwrap();
+        let client = client(server.address());
+        for number in 1..=3 {
+            let all = join_all((0..100).map(|_| client.connection())).await;
+            for connection in all {
+                assert_eq!(connection.unwrap().number, number);
+            }
+            client.connection().await.unwrap().cut();
+        }
+    }
+
+    #[tokio::test]
+    async fn however_many_ask_there_is_one_attempt_at_a_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(listener.local_addr().unwrap());
+        let accepted = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                drop(stream);
+            }
+        });
+        let start = Instant::now();
+        for round in 1..=4 {
+            let all = join_all((0..100).map(|_| client.connection())).await;
+            for refused in all {
+                assert!(refused.is_err_and(|error| error.is_retryable()));
+            }
+            assert_eq!(accepted.load(Ordering::SeqCst), round);
+        }
+        // The pauses between the four.
+        let [first, _] = PAUSES;
+        assert!(start.elapsed() >= first * (1 + 2 + 4));
+    }
+
+    #[tokio::test]
+    async fn a_higher_number_is_one_for_the_next_connection() {
+        let server = RedisServer::start_async().await.unwrap();
+        let client = client(server.address());
+        assert_eq!(client.connection().await.unwrap().number, 1);
+        client.number_above(7);
+        assert_eq!(client.connection().await.unwrap().number, 8);
+        client.number_above(7);
+        assert_eq!(client.connection().await.unwrap().number, 8);
+    }
+
+    struct Bell(Notify);
+
+    impl Listener for Bell {
+        fn message(&self, _: &[u8]) {}
+
+        fn missed(&self) {
+            self.0.notify_one();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_listens_gets_a_new_connection_without_asking() {
+        let server = RedisServer::start_async().await.unwrap();
+        let client = client(server.address());
+        let bell = Arc::new(Bell(Notify::new()));
+        let listener = Arc::clone(&bell) as Arc<dyn Listener>;
+        let _listening = client.listen("x".into(), listener).await.unwrap();
+        // The first connection was one, too.
+        bell.0.notified().await;
+        for _ in 0..20 {
+            let kill = ["CLIENT", "KILL", "TYPE", "pubsub"];
+            server.command(&kill).unwrap();
+            bell.0.notified().await;
+            let heard = server.command(&["PUBSUB", "NUMSUB", "x"]).unwrap();
+            assert!(heard.ends_with('1'), "{heard}");
+        }
     }
 }

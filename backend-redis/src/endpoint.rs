@@ -14,7 +14,7 @@ use redis::{
     AsyncConnectionConfig, Cmd, ErrorKind as Redis, ProtocolVersion, RedisConnectionInfo,
     RedisError, Value,
 };
-use tenure_core::{Effect, Error, ErrorKind, Result};
+use tenure_core::{Effect, Error, Result};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
@@ -83,7 +83,7 @@ impl Facts {
     }
 }
 
-fn text(value: &Value) -> String {
+pub(crate) fn text(value: &Value) -> String {
     match value {
         Value::BulkString(bytes) => String::from_utf8_lossy(bytes).into_owned(),
         Value::SimpleString(text) => text.clone(),

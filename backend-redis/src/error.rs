@@ -79,6 +79,10 @@ pub(crate) fn code(error: &RedisError) -> &str {
     if code != "ERR" || !detail.contains("user_script") {
         return code;
     }
+    // In Redis 7.0 without a word of its own.
+    if detail.starts_with("The user executing the script can't") {
+        return "NOPERM";
+    }
     let hidden = HIDDEN.iter().find(|word| {
         detail.split('-').skip(1).any(|rest| {
             rest.strip_prefix(**word)
@@ -86,6 +90,31 @@ pub(crate) fn code(error: &RedisError) -> &str {
         })
     });
     hidden.unwrap_or(&code)
+}
+
+/// What became of a script. Redis names the line of a refused command, and not the command.
+pub(crate) fn from_script(error: RedisError, source: &str) -> Error {
+    let refused = (code(&error) == "NOPERM").then(|| {
+        let detail = error.detail().unwrap_or_default();
+        let line = detail.split("user_script:").nth(1).unwrap_or_default();
+        let line: String = line.chars().take_while(char::is_ascii_digit).collect();
+        let line = source
+            .lines()
+            .nth(line.parse::<usize>().ok()?.checked_sub(1)?)?;
+        let command = line.split("redis.call('").nth(1)?.split('\'').next()?;
+        Some(command.to_owned())
+    });
+    match refused.flatten() {
+        None => from_redis(error),
+        Some(command) => Error::new(
+            ErrorKind::Unauthorized,
+            format!(
+                "the Redis user lacks the right to `{command}`, or to its key or channel: see \"Least privilege\" in the documentation"
+            ),
+        )
+        .with_effect(Effect::Unknown)
+        .with_source(error),
+    }
 }
 
 /// What became of a connection attempt or a request.

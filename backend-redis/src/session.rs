@@ -12,7 +12,7 @@ use tenure_core::backend::{
     Held, Kind, Lease, Locker, Opened, Queue, RwLock, Stm,
 };
 use tenure_core::{
-    Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
+    Effect, Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 
 use crate::acks::Acks;
@@ -167,6 +167,12 @@ fn opened_as(session: RedisSession) -> Opened<RedisSession> {
     }
 }
 
+/// Whether a server refused the step that is not the one to ask any more: it certainly did not
+/// happen, and the next connection goes to the one that is.
+fn refused(error: &Error, connection: &Connection) -> bool {
+    error.effect() == Effect::None && connection.is_left()
+}
+
 /// 128 random bits.
 fn random_id() -> Arc<str> {
     let random = || RandomState::new().hash_one(std::process::id());
@@ -307,7 +313,8 @@ impl RedisSession {
                 // the next one works.
                 Err(error)
                     if error.is_retryable()
-                        && self.client.is_replaced(&connection)
+                        && (self.client.is_replaced(&connection)
+                            || refused(&error, &connection))
                         && begun.elapsed() < self.client.config.timeout =>
                 {
                     tracing::debug!(%error, script = script.name, "again, over another connection");
@@ -346,7 +353,7 @@ impl RedisSession {
             "stale" => Err(error::stale()),
             _ => {
                 if Acks::needed(script.name, reply.status()) {
-                    self.client.confirm(&connection).await?;
+                    self.client.confirm(connection).await?;
                 }
                 Ok(reply)
             }
