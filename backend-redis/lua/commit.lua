@@ -102,7 +102,7 @@ local function commit()
     apply(branch, when, answer)
     return answer
   end
-  when = next_revision()
+  when = next_revision(when)
   answer[2] = when
   local function mark()
     redis.call('SET', revision_key, text(when))

@@ -9,9 +9,10 @@ local function revision()
   return tonumber(redis.call('GET', revision_key) or 0)
 end
 
--- By the clock, so that it goes on rising where Redis has lost its data.
-local function next_revision()
-  return math.max(revision() + 1, now())
+-- By the clock: where Redis has lost its last commits, none of their revisions is given again, which
+-- others may still compare with.
+local function next_revision(last)
+  return math.max(last + 1, now())
 end
 
 -- What stands under a key: {value, create, mod, version}, or nil.
