@@ -236,6 +236,29 @@ async fn leaving_waits_for_the_longest_lease_of_the_dead() {
     bed.until_empty().await;
 }
 
+/// A barrier that is held for a session stays when that is detached and resumed, and ends with it; a
+/// participant leaves.
+#[tokio::test]
+async fn a_hold_survives_its_sessions_resumption() {
+    let bed = Bed::new("resumed");
+    let store = bed.store().await;
+    let session = open(&store, secs(20)).await;
+    let gate = session.barrier("gate").unwrap();
+    gate.hold(HoldFor::Session).await.unwrap();
+    let inside = session.double_barrier("phase", 1).unwrap();
+    let inside = inside.enter().await.unwrap();
+    let id = session.detach().await.unwrap();
+    assert!(held(&bed));
+    assert_eq!(in_room(&bed), 0);
+    drop(inside);
+    let session = store.resume(&id).await.unwrap();
+    let gate = session.barrier("gate").unwrap();
+    assert!(gate.is_held().await.unwrap());
+    session.close().await.unwrap();
+    assert!(!held(&bed));
+    bed.until_empty().await;
+}
+
 /// The largest party passes; a larger one is refused before anything is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_party_passes() {

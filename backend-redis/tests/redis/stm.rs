@@ -258,14 +258,23 @@ async fn a_guard_binds_a_commit() {
     let (holder, writer) = (open(&store, secs(20)).await, open(&store, secs(20)).await);
     let stm = stm(&writer);
     let lock = holder.locker("a/b%#c").unwrap().lock().await.unwrap();
+    let rw_lock = holder.rw_lock("x").unwrap();
+    let (reader, beside) = (rw_lock.read().await.unwrap(), rw_lock.read().await.unwrap());
+    let leader = holder.election("x").unwrap().campaign("me").await.unwrap();
     let inside = holder.double_barrier("x#y", 1).unwrap();
     let inside = inside.enter().await.unwrap();
-    let guards: [(&str, &tenure_core::Holding); 2] = [("lock", &lock), ("inside", &inside)];
+    let guards: [(&str, &tenure_core::Holding); 5] = [
+        ("lock", &lock),
+        ("reader", &reader),
+        ("reader beside", &beside),
+        ("leader", &leader),
+        ("inside", &inside),
+    ];
     for (what, guard) in guards {
         let put = || stm.txn().then([Op::put(what, "")]).fenced_by(guard);
         put().commit().await.unwrap();
         let (key, member) = guard.key().rsplit_once('#').unwrap();
-        let removed: u32 = ["", ":w"]
+        let removed: u32 = ["", ":w", ":r"]
             .map(|side| bed.ask(&["ZREM", key, &format!("{member}{side}")]))
             .iter()
             .map(|count| count.parse::<u32>().unwrap())
@@ -307,6 +316,21 @@ async fn the_dead_and_those_who_wait_bind_nothing() {
             OpResult::Get(None)
         ]
     ));
+}
+
+#[tokio::test]
+async fn a_resumed_session_commits_on() {
+    let bed = Bed::new("stm-resumed");
+    let store = bed.store().await;
+    let session = open(&store, secs(20)).await;
+    stm(&session).put("a", "1").await.unwrap();
+    let before = stm(&session);
+    let id = session.detach().await.unwrap();
+    let late = before.put("a", "late").await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Lost);
+    let session = store.resume(&id).await.unwrap();
+    stm(&session).put("a", "2").await.unwrap();
+    assert_eq!(version(&stm(&session), "a").await, 2);
 }
 
 /// As much as the portable limits allow is taken, by way of the longest keys, too.
