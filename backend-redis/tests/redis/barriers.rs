@@ -16,10 +16,22 @@ fn in_room(bed: &Bed<'_>) -> usize {
     count.parse().unwrap()
 }
 
+/// Makes Redis know the scripts: what follows counts on one request for each step.
+async fn warm(bed: &Bed<'_>) {
+    let session = bed.session(secs(20)).await;
+    let gate = session.barrier("warm").unwrap();
+    gate.hold(HoldFor::Session).await.unwrap();
+    assert!(gate.release().await.unwrap());
+    let inside = session.double_barrier("warm", 1).unwrap();
+    inside.enter().await.unwrap().leave().await.unwrap();
+    session.close().await.unwrap();
+}
+
 /// The answer to a hold is lost, and somebody releases what it held: it is not held again.
 #[tokio::test]
 async fn a_hold_takes_effect_once() {
     let bed = Bed::new("hold-once");
+    warm(&bed).await;
     for hold_for in [HoldFor::Session, HoldFor::Good] {
         let proxy = Proxy::start(bed.server.address()).unwrap();
         let store = connect(bed.through(proxy.address()).timeout(ms(400))).await;
@@ -46,6 +58,7 @@ async fn a_hold_takes_effect_once() {
 #[tokio::test]
 async fn a_hold_that_nobody_heard_of_is_lifted() {
     let bed = Bed::new("hold-lost");
+    warm(&bed).await;
     for hold_for in [HoldFor::Session, HoldFor::Good] {
         let proxy = Proxy::start(bed.server.address()).unwrap();
         let store = connect(bed.through(proxy.address()).timeout(ms(400))).await;
@@ -68,6 +81,7 @@ async fn a_hold_that_nobody_heard_of_is_lifted() {
 #[tokio::test]
 async fn a_release_ends_one_hold() {
     let bed = Bed::new("release-once");
+    warm(&bed).await;
     let proxy = Proxy::start(bed.server.address()).unwrap();
     let store = connect(bed.through(proxy.address()).timeout(ms(400))).await;
     let session = open(&store, secs(20)).await;
@@ -112,6 +126,7 @@ async fn a_hold_that_is_removed_by_hand_is_noticed() {
 #[tokio::test]
 async fn a_lost_answer_to_enter_is_found_again() {
     let bed = Bed::new("enter-lost");
+    warm(&bed).await;
     let other = bed.session(secs(20)).await;
     for _ in 0..5 {
         let proxy = Proxy::start(bed.server.address()).unwrap();
@@ -146,6 +161,7 @@ async fn a_lost_answer_to_enter_is_found_again() {
 #[tokio::test]
 async fn a_lost_answer_to_leave_is_found_again() {
     let bed = Bed::new("leave-lost");
+    warm(&bed).await;
     let proxy = Proxy::start(bed.server.address()).unwrap();
     let store = connect(bed.through(proxy.address()).timeout(ms(400))).await;
     let session = open(&store, secs(20)).await;
