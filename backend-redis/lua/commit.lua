@@ -29,7 +29,8 @@ local function fence_holds()
     return true
   end
   local path, member, token = argument(), argument(), tonumber(argument())
-  return holds[kind](path, member, token)
+  local holding = holds[kind]
+  return holding and holding(path, member, token)
 end
 
 local function compare()

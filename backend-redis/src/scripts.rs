@@ -35,7 +35,8 @@ impl Script {
         for (part, text) in PARTS {
             let wanted = uses.is_some_and(|uses| {
                 let frees = !matches!(*part, "stm" | "commit");
-                uses == "all" && frees || uses.split(',').any(|wanted| wanted.trim() == *part)
+                let mut uses = uses.split(',').map(str::trim);
+                uses.any(|wanted| wanted == *part || wanted == "all" && frees)
             });
             if wanted {
                 source.push_str(text);

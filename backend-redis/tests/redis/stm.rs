@@ -263,6 +263,15 @@ async fn a_guard_binds_a_commit() {
     let leader = holder.election("x").unwrap().campaign("me").await.unwrap();
     let inside = holder.double_barrier("x#y", 1).unwrap();
     let inside = inside.enter().await.unwrap();
+    let queue = holder.queue("x").unwrap();
+    queue.enqueue("item").await.unwrap();
+    let delivery = queue.dequeue().await.unwrap();
+    // By its token alone, and only as long as it is with this consumer.
+    let put = || {
+        let put = stm.txn().then([Op::put("delivery", "")]);
+        put.fenced_by(&delivery).commit()
+    };
+    put().await.unwrap();
     let guards: [(&str, &tenure_core::Holding); 5] = [
         ("lock", &lock),
         ("reader", &reader),
@@ -285,6 +294,13 @@ async fn a_guard_binds_a_commit() {
         assert_eq!(error.effect(), Effect::None, "{what}");
         assert_eq!(version(&stm, what).await, 1);
     }
+    holder.close().await.unwrap();
+    let error = put().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost, "{error}");
+    assert_eq!(version(&stm, "delivery").await, 1);
+    let again = writer.queue("x").unwrap().dequeue().await.unwrap();
+    let next = stm.txn().then([Op::put("delivery", "")]).fenced_by(&again);
+    next.commit().await.unwrap();
 }
 
 /// A place that waits holds nothing; nor does one whose session has died.
