@@ -339,7 +339,8 @@ function queue.refresh(q)
 end
 
 -- For how long one who waits need not look, in ms: the timekeeper until something is due, the others
--- until the timekeeper's lease ends. -1 is for ever.
+-- until the timekeeper's lease ends. Nobody for longer than its own lease: in the meantime another may
+-- have become the timekeeper, and died.
 function queue.time_for(q, wait)
   local session = queue.who(wait)
   for _ = 1, queue.most do
@@ -348,20 +349,15 @@ function queue.time_for(q, wait)
       break
     end
     local its_session, its_nonce = queue.who(keeper)
-    if its_session == session then
-      return -1
-    elseif alive(its_session) then
+    if alive(its_session) then
       return left(its_session)
     end
     queue.stop_waiting(q, its_session, its_nonce)
   end
   local delay = redis.call('ZRANGE', q.delayed, 0, 0, 'WITHSCORES')[2]
   local lease = redis.call('ZRANGE', q.consumers, 0, 0, 'WITHSCORES')[2]
-  if not (delay or lease) then
-    redis.call('DEL', q.look)
-    return -1
-  end
-  local due = math.min(tonumber(delay or math.huge), tonumber(lease or math.huge))
+  local due = math.min(tonumber(delay or math.huge), tonumber(lease or math.huge),
+    queue.now() + left(session))
   redis.call('SET', q.look, text(due))
   return math.max(due - queue.now(), 0) + 1
 end

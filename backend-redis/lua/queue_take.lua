@@ -2,7 +2,7 @@
 -- Takes items, the same ones when it is asked again. ARGV: the queue's path, 1 if it waits where
 -- there are none, what it wants (as in `wants`; '' for one item).
 -- {items, token, place, deliveries, value, ...}; {none}; {wait, ms}: until when it need not look
--- again if it is not told to, -1 for ever; {again}: at once, there was too much else to do.
+-- again if it is not told to; {again}: at once, there was too much else to do.
 in_any_case()
 local refused = enter()
 if refused then
