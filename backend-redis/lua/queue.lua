@@ -362,15 +362,31 @@ function queue.time_for(q, wait)
   return math.max(due - queue.now(), 0) + 1
 end
 
+-- How many claims of sessions that end this step may still put back for others than the one asked for.
+local queue_spare = queue.most
+
+-- A session that ends gives its claims in a queue back together, and only then are they handed on: so
+-- they come in their order.
 freeing['queue'] = function(path, session, field)
   local q = queue.open(path)
   if #field == 16 then
     queue.stop_waiting(q, session, field)
-  elseif redis.call('ZSCORE', q.in_flight, session .. ':' .. field) then
-    queue.put_back(q, session, field)
+    return
+  elseif not redis.call('ZSCORE', q.in_flight, session .. ':' .. field) then
+    unnote(session, field)
+    return
+  end
+  queue.put_back(q, session, field)
+  for _, claim in ipairs(queue.claims_of(q, session, queue_spare)) do
+    queue.put_back(q, session, string.sub(claim, #session + 2))
+    queue_spare = queue_spare - 1
+  end
+  if #queue.claims_of(q, session, 1) == 0 then
     queue.serve(path)
   else
-    unnote(session, field)
+    -- Whoever looks goes on with it, if the one who began does not.
+    redis.call('ZADD', q.consumers, 0, session)
+    queue.remind(q, 0)
   end
 end
 

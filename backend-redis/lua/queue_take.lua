@@ -39,7 +39,9 @@ local claimed = before_this()
 if #claimed > 0 then
   return answer(claimed)
 end
-local more = queue.refresh(q)
+if queue.refresh(q) then
+  return {'again'}
+end
 local is_line = redis.call('EXISTS', q.line) == 1
 if is_line then
   queue.serve(q.path)
@@ -48,9 +50,6 @@ if is_line then
     return answer(claimed)
   end
   is_line = redis.call('EXISTS', q.line) == 1
-end
-if more then
-  return {'again'}
 end
 if not is_line then
   local want, again, moved = queue.wanted(words)
