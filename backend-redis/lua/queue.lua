@@ -339,7 +339,8 @@ function queue.refresh(q)
 end
 
 -- For how long one who waits need not look, in ms: the timekeeper until something is due, the others
--- until the timekeeper's lease ends. -1 is for ever.
+-- until the timekeeper's lease ends. Nobody for longer than its own lease: in the meantime another may
+-- have become the timekeeper, and died.
 function queue.time_for(q, wait)
   local session = queue.who(wait)
   for _ = 1, queue.most do
@@ -348,33 +349,44 @@ function queue.time_for(q, wait)
       break
     end
     local its_session, its_nonce = queue.who(keeper)
-    if its_session == session then
-      return -1
-    elseif alive(its_session) then
+    if alive(its_session) then
       return left(its_session)
     end
     queue.stop_waiting(q, its_session, its_nonce)
   end
   local delay = redis.call('ZRANGE', q.delayed, 0, 0, 'WITHSCORES')[2]
   local lease = redis.call('ZRANGE', q.consumers, 0, 0, 'WITHSCORES')[2]
-  if not (delay or lease) then
-    redis.call('DEL', q.look)
-    return -1
-  end
-  local due = math.min(tonumber(delay or math.huge), tonumber(lease or math.huge))
+  local due = math.min(tonumber(delay or math.huge), tonumber(lease or math.huge),
+    queue.now() + left(session))
   redis.call('SET', q.look, text(due))
   return math.max(due - queue.now(), 0) + 1
 end
 
+-- How many claims of sessions that end this step may still put back for others than the one asked for.
+local queue_spare = queue.most
+
+-- A session that ends gives its claims in a queue back together, and only then are they handed on: so
+-- they come in their order.
 freeing['queue'] = function(path, session, field)
   local q = queue.open(path)
   if #field == 16 then
     queue.stop_waiting(q, session, field)
-  elseif redis.call('ZSCORE', q.in_flight, session .. ':' .. field) then
-    queue.put_back(q, session, field)
+    return
+  elseif not redis.call('ZSCORE', q.in_flight, session .. ':' .. field) then
+    unnote(session, field)
+    return
+  end
+  queue.put_back(q, session, field)
+  for _, claim in ipairs(queue.claims_of(q, session, queue_spare)) do
+    queue.put_back(q, session, string.sub(claim, #session + 2))
+    queue_spare = queue_spare - 1
+  end
+  if #queue.claims_of(q, session, 1) == 0 then
     queue.serve(path)
   else
-    unnote(session, field)
+    -- Whoever looks goes on with it, if the one who began does not.
+    redis.call('ZADD', q.consumers, 0, session)
+    queue.remind(q, 0)
   end
 end
 

@@ -6,10 +6,9 @@ if refused then
   return refused
 end
 local q = queue.open(ARGV[5])
-local more = queue.refresh(q)
-queue.serve(q.path)
-if more then
+if queue.refresh(q) then
   return {'again'}
 end
+queue.serve(q.path)
 return {'ok', redis.call('ZCARD', q.ready), redis.call('ZCARD', q.in_flight),
   redis.call('ZCARD', q.delayed)}

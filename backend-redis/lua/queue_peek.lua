@@ -7,11 +7,10 @@ if refused then
   return refused
 end
 local q = queue.open(ARGV[5])
-local more = queue.refresh(q)
-queue.serve(q.path)
-if more then
+if queue.refresh(q) then
   return {'again'}
 end
+queue.serve(q.path)
 local place = redis.call('ZRANGE', q.ready, 0, 0)[1]
 if not place then
   return {'none'}

@@ -2,7 +2,7 @@
 -- Takes items, the same ones when it is asked again. ARGV: the queue's path, 1 if it waits where
 -- there are none, what it wants (as in `wants`; '' for one item).
 -- {items, token, place, deliveries, value, ...}; {none}; {wait, ms}: until when it need not look
--- again if it is not told to, -1 for ever; {again}: at once, there was too much else to do.
+-- again if it is not told to; {again}: at once, there was too much else to do.
 in_any_case()
 local refused = enter()
 if refused then
@@ -39,7 +39,9 @@ local claimed = before_this()
 if #claimed > 0 then
   return answer(claimed)
 end
-local more = queue.refresh(q)
+if queue.refresh(q) then
+  return {'again'}
+end
 local is_line = redis.call('EXISTS', q.line) == 1
 if is_line then
   queue.serve(q.path)
@@ -48,9 +50,6 @@ if is_line then
     return answer(claimed)
   end
   is_line = redis.call('EXISTS', q.line) == 1
-end
-if more then
-  return {'again'}
 end
 if not is_line then
   local want, again, moved = queue.wanted(words)

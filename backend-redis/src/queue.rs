@@ -76,13 +76,6 @@ fn check_bytes(items: &[Item]) -> Result<()> {
     ))
 }
 
-async fn sleep(patience: Option<Duration>) {
-    match patience {
-        Some(patience) => tokio::time::sleep(patience).await,
-        None => std::future::pending().await,
-    }
-}
-
 impl RedisQueue {
     pub(crate) fn new(session: Arc<RedisSession>) -> Self {
         Self { session }
@@ -204,13 +197,12 @@ impl Queue for RedisQueue {
             let found = self.look(ask, want, true).await?;
             let patience = match found.status() {
                 "items" => return self.taken(ask, &found),
-                // Negative: nothing will be due by itself.
-                "wait" => u64::try_from(found.int(0)?).ok(),
+                "wait" => Duration::from_millis(found.unsigned(0)?),
                 _ => return Err(found.unexpected()),
             };
             tokio::select! {
                 _ = waiting.news() => {}
-                () = sleep(patience.map(Duration::from_millis)) => {}
+                () = tokio::time::sleep(patience) => {}
                 () = ask.withdrawn() => return Err(Error::withdrawn()),
             }
         }
