@@ -6,11 +6,13 @@ if refused then return refused end
 
 local gone = {'ok'}
 for i = 5, #ARGV, 3 do
-  local path = ARGV[i]
-  local holding = holds[kind_of(path)]
-  if holding and not holding(path, ARGV[i + 1], tonumber(ARGV[i + 2])) then
+  local path, who, token = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local in_line = is_line(path)
+  -- A place that held does so for as long as it is there.
+  local holding = in_line and has_place or holds[kind_of(path)]
+  if holding and not holding(path, who, token) then
     gone[#gone + 1] = (i - 5) / 3
-    if is_line(path) then
+    if in_line then
       taken_silently(path)
     end
   end

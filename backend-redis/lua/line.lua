@@ -24,6 +24,11 @@ local function has_sides(path)
   return kind_of(path) == 'rw_lock'
 end
 
+local both_sides, one_side = {'w', 'r'}, {'w'}
+local function sides_of(path)
+  return has_sides(path) and both_sides or one_side
+end
+
 -- For kinds whose watchers want to know: `head_changed[kind](path)` is called when another place
 -- has become the first. `forgotten[kind](path, member)` removes what goes with a place,
 -- `renamed[kind](path, before, member)` moves it to another member.
@@ -233,7 +238,7 @@ end
 
 -- My place under `field`, its token and its side; nothing if there is none.
 local function my_place(path, field)
-  for _, side in ipairs(has_sides(path) and {'w', 'r'} or {'w'}) do
+  for _, side in ipairs(sides_of(path)) do
     local member = member_of(me, field, side)
     local token = redis.call('ZSCORE', root .. path, member)
     if token then
@@ -242,19 +247,24 @@ local function my_place(path, field)
   end
 end
 
--- Whether the place holds of which a grant's key says this: `<session>:<nonce>`.
-local function place_holds(path, who, token)
-  for _, side in ipairs(has_sides(path) and {'w', 'r'} or {'w'}) do
+-- The place of which a grant's key says this: `<session>:<nonce>`.
+local function has_place(path, who, token)
+  for _, side in ipairs(sides_of(path)) do
     local member = who .. ':' .. side
     if tonumber(redis.call('ZSCORE', root .. path, member)) == token then
-      return alive((parts_of(member))) and (standing(path, member, side, token)) == true
+      return member, side
     end
   end
-  return false
+end
+
+-- Whether it holds.
+local function place_holds(path, who, token)
+  local member, side = has_place(path, who, token)
+  return member and alive((parts_of(member))) and (standing(path, member, side, token)) == true
 end
 
 local function free_place(path, session, field)
-  for _, side in ipairs(has_sides(path) and {'w', 'r'} or {'w'}) do
+  for _, side in ipairs(sides_of(path)) do
     local member = member_of(session, field, side)
     if not remove_place(path, member) then
       take_out(path, member) -- what else there is of it: an operator may have removed the place

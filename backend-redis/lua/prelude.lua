@@ -99,6 +99,12 @@ local function remember(result)
   end
 end
 
+-- Once a step has written, Redis lets it go on although its memory is full. What frees memory, or
+-- lets go of something, begins with a write that needs none.
+local function in_any_case()
+  redis.call('HDEL', my_session, '')
+end
+
 -- Whether the session lives, and the step is no late one of an older connection: that would come
 -- after steps that were sent later. Returns the reply of a step that must not go on.
 local function enter()
@@ -110,6 +116,7 @@ local function enter()
   if mine < known then
     return {'stale'}
   elseif mine > known then
+    in_any_case() -- whoever waits goes on waiting
     redis.call('HSET', my_session, 'connection', ARGV[2])
     lift_tokens()
   end
@@ -132,12 +139,6 @@ local function detaching()
   end
   -- Nothing that was sent before over another connection gets in between.
   redis.call('HSET', my_session, 'connection', ARGV[2])
-end
-
--- Once a step has written, Redis lets it go on although its memory is full. What frees memory, or
--- lets go of something, begins with a write that needs none.
-local function in_any_case()
-  redis.call('HDEL', my_session, '')
 end
 
 -- Up to a hundred entries of a hash. Not by a scan: from its start, that would cross more and more

@@ -444,16 +444,11 @@ impl Lease for RedisSession {
     async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
         let mut missing = Vec::new();
         for held in held.chunks(CHUNK) {
-            let arguments: Vec<Arg<'_>> = held
-                .iter()
-                .filter_map(|held| {
-                    let (path, whose) = held.key.strip_prefix(&*self.root)?.rsplit_once('#')?;
-                    Some([path.into(), whose.into(), held.token.into()])
-                })
-                .flatten()
-                .collect();
-            if arguments.len() != 3 * held.len() {
-                return Err(error::unexpected("audit", "a key of another kind"));
+            let mut arguments: Vec<Arg<'_>> = Vec::with_capacity(3 * held.len());
+            for held in held {
+                let key = held.key.strip_prefix(&*self.root).unwrap_or(&held.key);
+                let (path, whose) = key.rsplit_once('#').unwrap_or((key, ""));
+                arguments.extend::<[Arg<'_>; 3]>([path.into(), whose.into(), held.token.into()]);
             }
             let audited = self.step(&scripts::AUDIT, 0, &arguments).await?;
             if audited.status() != "ok" {

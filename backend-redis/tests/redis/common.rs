@@ -59,6 +59,10 @@ impl<'a> Bed<'a> {
         RedisConfig::new(address.to_string()).namespace(self.namespace.clone())
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("{}?namespace={}", self.server.url(), self.namespace)
+    }
+
     /// A client of its own.
     pub(crate) async fn store(&self) -> Store<RedisBackend> {
         connect(self.config()).await
@@ -82,6 +86,17 @@ impl<'a> Bed<'a> {
     pub(crate) fn of(&self, verb: &str, name: &str, more: &[&str]) -> String {
         let key = format!("{}{name}", self.root());
         self.ask(&[&[verb, &key], more].concat())
+    }
+
+    /// How many places there are in the line at `path`.
+    pub(crate) fn in_line(&self, path: &str) -> usize {
+        self.of("ZCARD", path, &[]).parse().expect("a number")
+    }
+
+    /// Waits until `count` places stand in the line at `path`.
+    pub(crate) async fn until_in_line(&self, path: &str, count: usize) {
+        let what = format!("{count} in the line at {path}");
+        eventually(&what, || self.in_line(path) == count).await;
     }
 
     /// Every key of the namespace, without its root.

@@ -1,6 +1,13 @@
-//! What only Redis has: its scripts over lost answers and new connections, its memory, its limits.
+//! tenure over real Redis servers: its scripts over lost answers and new connections, its memory, its
+//! limits; the crowded, the broken, the hostile.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot be set up has to fail.
 
 mod barriers;
 mod common;
+mod election;
+mod faults;
+mod holders;
+mod load;
+mod sessions;
 mod stm;
+mod storm;
