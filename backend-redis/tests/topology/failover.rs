@@ -74,6 +74,7 @@ async fn a_refusal_by_a_replica_is_tried_again() {
     let error = refused("a replica", config(server.url())).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("is a replica"), "{error}");
     server.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
     let _granted = within(SOON, "the lock", locking).await.unwrap().unwrap();
 }
