@@ -543,6 +543,8 @@ async fn ask_sentinel(
 
 #[cfg(test)]
 mod tests {
+    use tenure_core::ErrorKind;
+
     use super::*;
 
     #[test]

@@ -238,13 +238,13 @@ mod tests {
             "LOADING x",
             "NOREPLICAS x",
             "MISCONF x",
-            "OOM x",
         ] {
             let error = from_redis(server(line));
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{line}");
             assert_eq!(error.effect(), Effect::None, "{line}");
             assert!(error.is_retryable(), "{line}");
         }
+        assert_eq!(from_redis(server("OOM x")).effect(), Effect::None);
         assert!(!from_redis(server("WRONGPASS x")).is_retryable());
         assert_eq!(from_redis(server("ERR x")).effect(), Effect::Unknown);
     }

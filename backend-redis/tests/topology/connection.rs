@@ -9,12 +9,13 @@ use tokio::net::TcpListener;
 
 use crate::common::*;
 
-/// Nobody but the watchdog would find out: the session renews every eight hours.
+/// Nobody but the watchdog would find out: both sessions renew every eight hours, and the waiter looks
+/// when the holder's lease ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_server_is_noticed_though_everybody_only_waits() {
     let server = RedisServer::start_async().await.unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let holder = session(server.url(), secs(30)).await;
+    let holder = session(server.url(), secs(24 * 60 * 60)).await;
     let guard = lock(&holder, "x").await;
     let waiter = session(
         format!(

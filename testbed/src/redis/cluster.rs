@@ -294,6 +294,9 @@ impl RedisCluster {
             // Else they all begin with the same epoch, and take their time to quarrel about it.
             let epoch = (number + 1).to_string();
             node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch])?;
+        }
+        // Only then: a node that knows another takes no epoch.
+        for (number, node) in self.nodes.iter().enumerate() {
             if number < PRIMARIES {
                 let first = (number * SLOTS / PRIMARIES).to_string();
                 let last = ((number + 1) * SLOTS / PRIMARIES - 1).to_string();
