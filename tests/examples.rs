@@ -1,11 +1,16 @@
 //! Every example does what it says, on every store; the bank also while the store is killed.
+#![cfg(any(feature = "etcd", feature = "redis"))]
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
+
+#[macro_use]
+mod support;
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use tenure_testbed::{EtcdServer, Process};
+use support::Bed;
+use tenure_testbed::Process;
 
 /// For a machine on which everything else runs, too.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -57,40 +62,34 @@ fn every_example_runs_on_the_embedded_store() {
     }
 }
 
-#[test]
-fn every_example_runs_on_etcd() {
-    let etcd = EtcdServer::start().unwrap();
-    let url = format!("etcd://{}/examples", etcd.address());
+on_every_store! {
+    "examples":
+    every_example_runs
+    the_bank_keeps_its_money_while_its_store_is_killed
+}
+
+fn every_example_runs(bed: Bed) {
     for (name, last) in EXAMPLES {
-        runs(name, last, &url);
+        runs(name, last, &bed.url);
     }
 }
 
 /// Transfers go on from where they were: no money is made or lost, whatever became of the commits
 /// that were on their way.
-#[test]
-fn the_bank_keeps_its_money_while_etcd_is_killed() {
-    let mut etcd = EtcdServer::start().unwrap();
-    let mut bank = example("bank", &format!("etcd://{}/bank", etcd.address()));
+fn the_bank_keeps_its_money_while_its_store_is_killed(mut bed: Bed) {
+    let mut bank = example("bank", &bed.url);
     for _ in 0..2 {
         // In the midst of it: what is waited for is that some transfers have happened.
-        bank_is_at_work(&etcd);
-        etcd.kill().unwrap();
-        etcd.restart().unwrap();
+        bank_is_at_work(&bed);
+        bed.kill_and_restart();
     }
     bank.expect_line("account sum is 500", PATIENCE).unwrap();
     assert!(bank.wait(PATIENCE).unwrap().success());
 }
 
 /// Until the first account has changed 20 times more.
-fn bank_is_at_work(etcd: &EtcdServer) {
-    let version = || -> u64 {
-        let get = ["get", "tenure/1/bank/data/account-0", "-w", "fields"];
-        let printed = etcd.run_etcdctl(&get).unwrap_or_default();
-        let line = printed.lines().find(|line| line.starts_with("\"Version\""));
-        let number = line.and_then(|line| line.rsplit(' ').next());
-        number.and_then(|number| number.parse().ok()).unwrap_or(0)
-    };
+fn bank_is_at_work(bed: &Bed) {
+    let version = || bed.writes_of("account-0");
     let (start, begun) = (version(), std::time::Instant::now());
     while version() < start + 20 {
         assert!(begun.elapsed() < PATIENCE, "no transfer in {PATIENCE:?}");

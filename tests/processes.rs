@@ -1,35 +1,29 @@
-//! Locks over a real etcd between real processes: paused, killed, waiting in line.
+//! Locks over real stores between real processes: paused, killed, waiting in line.
 //!
 //! Nothing here sleeps to wait for something. Times are only ever compared with what the contract
 //! promises: the TTL as a lower bound, counted from before what it is counted from, and the store's
 //! own bound as an upper one.
+#![cfg(any(feature = "etcd", feature = "redis"))]
+
+#[macro_use]
+mod support;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use support::Bed;
 use tenure::{FenceGate, FencingToken};
 use tenure_testbed::holder::{HolderGrant, PATIENCE};
-use tenure_testbed::{Error, EtcdServer, Holder};
+use tenure_testbed::{Error, Holder};
 
 const TTL: Duration = Duration::from_secs(4);
-/// The backend's claim: an etcd that runs frees a dead session's locks at most this long after its
+/// The backends' claim: a store that runs frees a dead session's locks at most this long after its
 /// TTL (rule S3).
 const SLACK: Duration = Duration::from_secs(2);
 /// Validity ends this much before the store may free anything (rule S2): TTL/20.
 const MARGIN: Duration = Duration::from_millis(200);
 
-struct Bed {
-    etcd: EtcdServer,
-    url: String,
-}
-
 impl Bed {
-    fn start() -> Self {
-        let etcd = EtcdServer::start().expect("an etcd");
-        let url = format!("etcd://{}/processes", etcd.address());
-        Self { etcd, url }
-    }
-
     fn holder(&self) -> Holder {
         self.holder_with(TTL)
     }
@@ -37,7 +31,7 @@ impl Bed {
     fn holder_with(&self, ttl: Duration) -> Holder {
         let mut holder = Holder::start().expect("a holder");
         let session = holder.open_session(&self.url, ttl).expect("a session");
-        assert_eq!(session.ttl, ttl, "etcd grants what is asked for");
+        assert_eq!(session.ttl, ttl, "it grants what is asked for");
         holder
     }
 
@@ -52,20 +46,29 @@ impl Bed {
     /// Waits until so many hold the lock or wait for it, in the eyes of the store.
     fn until_line_is(&self, name: &str, places: usize) {
         let start = Instant::now();
-        let part = format!("/lock/{name}/");
         loop {
-            let get = ["get", "tenure/", "--prefix", "--keys-only"];
-            let keys = self.etcd.run_etcdctl(&get).expect("the keys");
-            let found = keys.lines().filter(|key| key.contains(&part)).count();
+            let found = self.line(name);
             if found == places {
                 return;
             }
             assert!(
                 start.elapsed() < PATIENCE,
-                "{found} in line for {name}, not {places}:\n{keys}"
+                "{found} in line for {name}, not {places}"
             );
         }
     }
+}
+
+on_every_store! {
+    "processes":
+    a_holder_paused_past_its_ttl_knows_at_its_first_check_and_its_write_is_stale
+    a_holder_paused_for_less_than_its_ttl_stays_valid
+    a_holder_that_waits_for_its_loss_is_told_after_a_pause
+    a_killed_holders_lock_is_freed_after_its_ttl_and_not_before
+    processes_are_granted_in_order_of_arrival
+    a_waiter_killed_in_the_middle_of_the_line_is_passed_over
+    a_waiter_paused_past_its_ttl_gets_an_error_and_never_the_lock
+    a_waiter_whose_turn_comes_while_it_is_paused_past_its_ttl_is_never_granted
 }
 
 #[track_caller]
@@ -96,9 +99,7 @@ fn arrived(resource: &Path) -> Vec<(FencingToken, String)> {
 
 /// S2: `is_valid` is right in the first check after SIGCONT. L1, L2: the next holder has a greater
 /// token. And what a holder that never asks does to a resource, with a gate and without.
-#[test]
-fn a_holder_paused_past_its_ttl_knows_at_its_first_check_and_its_write_is_stale() {
-    let bed = Bed::start();
+fn a_holder_paused_past_its_ttl_knows_at_its_first_check_and_its_write_is_stale(bed: Bed) {
     let folder = tempfile::tempdir().expect("a folder");
     let resource = folder.path().join("resource");
     let (mut old, mut new) = (bed.holder(), bed.holder());
@@ -152,9 +153,7 @@ fn a_holder_paused_past_its_ttl_knows_at_its_first_check_and_its_write_is_stale(
 }
 
 /// The control of the test above: a check after a pause is not false because of the pause.
-#[test]
-fn a_holder_paused_for_less_than_its_ttl_stays_valid() {
-    let bed = Bed::start();
+fn a_holder_paused_for_less_than_its_ttl_stays_valid(bed: Bed) {
     let (mut holder, mut other) = (bed.holder_with(TTL * 15), bed.holder());
     holder.lock("orders").expect("the lock");
     holder
@@ -171,9 +170,7 @@ fn a_holder_paused_for_less_than_its_ttl_stays_valid() {
 }
 
 /// S2: the loss is signalled to a process that goes on after its deadline, and says why.
-#[test]
-fn a_holder_that_waits_for_its_loss_is_told_after_a_pause() {
-    let bed = Bed::start();
+fn a_holder_that_waits_for_its_loss_is_told_after_a_pause(bed: Bed) {
     let (mut old, mut new) = (bed.holder(), bed.holder());
     old.lock("orders").expect("the lock");
     old.begin_lost().expect("waiting");
@@ -187,9 +184,7 @@ fn a_holder_that_waits_for_its_loss_is_told_after_a_pause() {
 
 /// S3: no earlier than the TTL after the last renewal reached the store, and no later than the TTL
 /// and two seconds. L2: the next token is greater.
-#[test]
-fn a_killed_holders_lock_is_freed_after_its_ttl_and_not_before() {
-    let bed = Bed::start();
+fn a_killed_holders_lock_is_freed_after_its_ttl_and_not_before(bed: Bed) {
     let mut holder = bed.holder();
     let first = holder.lock("orders").expect("the lock");
     let mut waiter = bed.waiter("orders", 2);
@@ -223,9 +218,7 @@ fn a_killed_holders_lock_is_freed_after_its_ttl_and_not_before() {
 }
 
 /// L3: in order of arrival, across processes; a release wakes the next and nobody else.
-#[test]
-fn processes_are_granted_in_order_of_arrival() {
-    let bed = Bed::start();
+fn processes_are_granted_in_order_of_arrival(bed: Bed) {
     let mut holder = bed.holder();
     let mut last = holder.lock("orders").expect("the lock").token;
     let mut line: Vec<Holder> = (2..=6).map(|places| bed.waiter("orders", places)).collect();
@@ -246,9 +239,7 @@ fn processes_are_granted_in_order_of_arrival() {
 
 /// L3: a dead waiter delays those behind it by no more than its TTL and the store's bound, and
 /// nobody is skipped or overtaken.
-#[test]
-fn a_waiter_killed_in_the_middle_of_the_line_is_passed_over() {
-    let bed = Bed::start();
+fn a_waiter_killed_in_the_middle_of_the_line_is_passed_over(bed: Bed) {
     let mut holder = bed.holder();
     let held = holder.lock("orders").expect("the lock");
     let mut before = bed.waiter("orders", 2);
@@ -276,9 +267,7 @@ fn a_waiter_killed_in_the_middle_of_the_line_is_passed_over() {
 }
 
 /// L6: a waiter that was paused until its session ended gets an error, and never the lock.
-#[test]
-fn a_waiter_paused_past_its_ttl_gets_an_error_and_never_the_lock() {
-    let bed = Bed::start();
+fn a_waiter_paused_past_its_ttl_gets_an_error_and_never_the_lock(bed: Bed) {
     let mut holder = bed.holder();
     let held = holder.lock("orders").expect("the lock");
     let mut paused = bed.waiter("orders", 2);
@@ -299,9 +288,7 @@ fn a_waiter_paused_past_its_ttl_gets_an_error_and_never_the_lock() {
 
 /// L6, the narrow case: its turn comes while it is paused, so the store counts it as the holder
 /// until its lease ends; going on after that, it reads first that it is its turn.
-#[test]
-fn a_waiter_whose_turn_comes_while_it_is_paused_past_its_ttl_is_never_granted() {
-    let bed = Bed::start();
+fn a_waiter_whose_turn_comes_while_it_is_paused_past_its_ttl_is_never_granted(bed: Bed) {
     let mut holder = bed.holder();
     holder.lock("orders").expect("the lock");
     let mut paused = bed.waiter("orders", 2);

@@ -1,10 +1,15 @@
-//! Queues over a real etcd between real processes, some of which are killed.
+//! Queues over real stores between real processes, some of which are killed.
+#![cfg(any(feature = "etcd", feature = "redis"))]
+
+#[macro_use]
+mod support;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use tenure_testbed::{EtcdServer, Holder};
+use support::Bed;
+use tenure_testbed::Holder;
 
 /// Short, so that the items of the killed come back soon.
 const TTL: Duration = Duration::from_secs(2);
@@ -79,15 +84,14 @@ fn kill_at_work(consumer: &mut Holder, file: &Path, limit: Instant) {
 }
 
 /// Q1, Q2: `each` items from each producer; two of the four consumers are killed at work.
-fn killed_consumers_cost_nothing(each: u64, limit: Duration) {
-    let etcd = EtcdServer::start().expect("an etcd");
-    let url = format!("etcd://{}/queues", etcd.address());
+fn killed_consumers_cost_nothing(bed: &Bed, each: u64, limit: Duration) {
+    let url = &bed.url;
     let folder = tempfile::tempdir().expect("a folder");
     let files: Vec<_> = (0..CONSUMERS)
         .map(|number| folder.path().join(format!("consumer-{number}")))
         .collect();
-    let mut producers: Vec<_> = (0..PRODUCERS).map(|_| holder(&url)).collect();
-    let mut consumers: Vec<_> = (0..CONSUMERS).map(|_| holder(&url)).collect();
+    let mut producers: Vec<_> = (0..PRODUCERS).map(|_| holder(url)).collect();
+    let mut consumers: Vec<_> = (0..CONSUMERS).map(|_| holder(url)).collect();
     let start = Instant::now();
     for (number, producer) in producers.iter_mut().enumerate() {
         let tag = format!("p{number}");
@@ -161,14 +165,30 @@ fn killed_consumers_cost_nothing(each: u64, limit: Duration) {
     );
 }
 
-#[test]
-fn killed_consumers_lose_nothing_and_double_nothing() {
-    killed_consumers_cost_nothing(100, Duration::from_secs(60));
+on_every_store! {
+    "queues":
+    killed_consumers_lose_nothing_and_double_nothing
 }
 
-/// The long form: `cargo test --features etcd --test queue_processes -- --ignored --nocapture`.
+fn killed_consumers_lose_nothing_and_double_nothing(bed: Bed) {
+    killed_consumers_cost_nothing(&bed, 100, Duration::from_secs(60));
+}
+
+/// The long form: `cargo test --features full --test queue_processes -- --ignored --nocapture`.
+fn ten_thousand_items_survive_killed_consumers(bed: &Bed) {
+    killed_consumers_cost_nothing(bed, 2_500, Duration::from_secs(600));
+}
+
 #[test]
+#[cfg(feature = "etcd")]
 #[ignore = "takes a minute"]
-fn ten_thousand_items_survive_killed_consumers() {
-    killed_consumers_cost_nothing(2_500, Duration::from_secs(600));
+fn ten_thousand_items_on_etcd_survive_killed_consumers() {
+    ten_thousand_items_survive_killed_consumers(&Bed::etcd("queues"));
+}
+
+#[test]
+#[cfg(feature = "redis")]
+#[ignore = "takes a minute"]
+fn ten_thousand_items_on_redis_survive_killed_consumers() {
+    ten_thousand_items_survive_killed_consumers(&Bed::redis("queues"));
 }

@@ -90,10 +90,20 @@ fn without_a_url_it_tries_what_is_here() {
     } else {
         assert!(done.stderr.contains("feature `etcd`"), "{done:?}");
     }
-    // Its program is nowhere to be found.
+    if cfg!(feature = "redis") {
+        assert!(done.stdout.contains("redis"), "{done:?}");
+    } else {
+        assert!(done.stderr.contains("feature `redis`"), "{done:?}");
+    }
+    // Their programs are nowhere to be found.
     let mut command = tenure(["conform", "--only", "l8_*"]);
     command.env("TENURE_ETCD", "/no/such/etcd");
+    command.env("TENURE_REDIS_SERVER", "/no/such/redis-server");
     let done = run(command);
     done.exits(0);
     assert!(done.stderr.contains("tenure: etcd is left out"), "{done:?}");
+    assert!(
+        done.stderr.contains("tenure: redis is left out"),
+        "{done:?}"
+    );
 }

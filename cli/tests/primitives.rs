@@ -1,6 +1,7 @@
-//! Every primitive through the command, against a real etcd: what one process leaves for another,
-//! two shells beside each other, and elections shared with `etcdctl`.
+//! Every primitive through the command, against every real store: what one process leaves for
+//! another, two shells beside each other, and elections shared with `etcdctl`.
 
+#![cfg(any(feature = "etcd", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -9,23 +10,58 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::{Done, PATIENCE, Shell, run, run_with_input, says, tenure, until};
-use tenure_testbed::{EtcdServer, Process, Signal};
+#[cfg(feature = "etcd")]
+use tenure_testbed::EtcdServer;
+#[cfg(feature = "redis")]
+use tenure_testbed::RedisServer;
+use tenure_testbed::{Process, Signal};
 
-/// An etcd, and `tenure` on it.
+/// A server, and `tenure` on it.
 struct Store {
-    etcd: EtcdServer,
+    server: Server,
     url: String,
 }
 
+enum Server {
+    #[cfg(feature = "etcd")]
+    Etcd(EtcdServer),
+    #[cfg(feature = "redis")]
+    Redis(RedisServer),
+}
+
+/// How much holds or waits: the entries of all lines, values, queues and barriers.
+#[cfg(feature = "redis")]
+const COUNT_ENTRIES: &str = r"
+local entries = 0
+for _, key in ipairs(redis.call('KEYS', '*')) do
+    if not (string.find(key, '/session') or string.find(key, '/held/')) then
+        local kind = redis.call('TYPE', key).ok
+        local count = {zset = 'ZCARD', hash = 'HLEN', set = 'SCARD', list = 'LLEN'}
+        entries = entries + (count[kind] and redis.call(count[kind], key) or 1)
+    end
+end
+return entries";
+
 impl Store {
-    fn start() -> Self {
+    #[cfg(feature = "etcd")]
+    fn etcd() -> Self {
         let etcd = EtcdServer::start().unwrap();
         let url = format!("etcd://{}/cli", etcd.address());
-        Self { etcd, url }
+        let server = Server::Etcd(etcd);
+        Self { server, url }
     }
 
+    #[cfg(feature = "redis")]
+    fn redis() -> Self {
+        let redis = RedisServer::start().unwrap();
+        let url = format!("{}?namespace=cli", redis.url());
+        let server = Server::Redis(redis);
+        Self { server, url }
+    }
+
+    #[cfg(feature = "etcd")]
     fn interop() -> Self {
-        let mut store = Self::start();
+        let mut store = Self::etcd();
         store.url.push_str("?interop=true");
         store
     }
@@ -58,13 +94,37 @@ impl Store {
         assert_eq!(done.stdout, output, "{args:?}");
     }
 
-    /// The keys of the store.
+    /// The keys of the store, or what it has in their place.
     fn keys(&self) -> usize {
-        let listed = self
-            .etcd
-            .run_etcdctl(&["get", "", "--prefix", "--keys-only"])
-            .unwrap();
-        listed.lines().filter(|line| !line.is_empty()).count()
+        match &self.server {
+            #[cfg(feature = "etcd")]
+            Server::Etcd(etcd) => {
+                let get = ["get", "", "--prefix", "--keys-only"];
+                let listed = etcd.run_etcdctl(&get).unwrap();
+                listed.lines().filter(|line| !line.is_empty()).count()
+            }
+            #[cfg(feature = "redis")]
+            Server::Redis(redis) => {
+                let counted = redis.command(&["EVAL", COUNT_ENTRIES, "0"]);
+                counted.unwrap().parse().unwrap()
+            }
+        }
+    }
+
+    /// Takes a lock away from whoever holds it, as an operator.
+    fn take_away(&self, lock: &str) {
+        match &self.server {
+            #[cfg(feature = "etcd")]
+            Server::Etcd(etcd) => {
+                let prefix = format!("tenure/1/cli/lock/{lock}/");
+                etcd.run_etcdctl(&["del", "--prefix", &prefix]).unwrap();
+            }
+            #[cfg(feature = "redis")]
+            Server::Redis(redis) => {
+                let key = format!("{{tenure/1/cli}}/lock/{lock}");
+                assert_eq!(redis.command(&["DEL", &key]).unwrap(), "1");
+            }
+        }
     }
 
     /// Waits until there is another key: somebody who waits is in line then.
@@ -97,9 +157,51 @@ fn object(done: &Done) -> serde_json::Value {
     serde_json::from_str(done.stdout.trim_end()).unwrap()
 }
 
-#[test]
-fn readers_share_and_writers_do_not() {
-    let store = Store::start();
+/// A test of its own for each of these and each store.
+macro_rules! on_every_store {
+    ($($test:ident)*) => {
+        #[cfg(feature = "etcd")]
+        mod etcd {
+            $(#[test]
+            fn $test() {
+                super::$test(super::Store::etcd());
+            })*
+        }
+
+        #[cfg(feature = "redis")]
+        mod redis {
+            $(#[test]
+            fn $test() {
+                super::$test(super::Store::redis());
+            })*
+        }
+    };
+}
+
+on_every_store! {
+    readers_share_and_writers_do_not
+    an_election_on_the_command_line
+    a_leaders_value_cannot_forge_a_line
+    a_paused_leaders_command_is_ended
+    a_queue_on_the_command_line
+    values_from_stdin_and_back
+    a_command_gets_the_value_and_decides
+    what_nobody_could_read_is_not_lost
+    a_killed_consumers_item_comes_back
+    a_paused_consumers_command_is_ended
+    a_barrier_on_the_command_line
+    all_enter_and_all_leave
+    keys_on_the_command_line
+    transactions
+    two_shells_and_an_election
+    two_shells_and_a_read_write_lock
+    two_shells_and_a_lock
+    a_shell_outlives_the_loss_of_one_thing
+    two_shells_and_a_queue
+    two_shells_and_barriers
+}
+
+fn readers_share_and_writers_do_not(store: Store) {
     let mut first = store.spawn(&["read-lock", "config"]);
     line(&mut first, "config token=");
     let mut second = store.spawn(&["read-lock", "config"]);
@@ -135,9 +237,7 @@ fn readers_share_and_writers_do_not() {
     assert!(before > 0);
 }
 
-#[test]
-fn an_election_on_the_command_line() {
-    let store = Store::start();
+fn an_election_on_the_command_line(store: Store) {
     let none = store.run(&["leader", "boss"]);
     none.exits(1);
     assert_eq!(none.stdout, "no leader\n");
@@ -186,9 +286,7 @@ fn an_election_on_the_command_line() {
     ends(&mut observer, 0);
 }
 
-#[test]
-fn a_leaders_value_cannot_forge_a_line() {
-    let store = Store::start();
+fn a_leaders_value_cannot_forge_a_line(store: Store) {
     let value = "a\nno leader";
     let mut leader = store.spawn(&["elect", "boss", value]);
     line(&mut leader, "boss leader=a\\nno leader token=");
@@ -205,9 +303,7 @@ fn a_leaders_value_cannot_forge_a_line() {
     ends(&mut observer, 0);
 }
 
-#[test]
-fn a_paused_leaders_command_is_ended() {
-    let store = Store::start();
+fn a_paused_leaders_command_is_ended(store: Store) {
     let child =
         "trap 'echo ending; exit 0' TERM; echo token=$TENURE_TOKEN; while :; do sleep 0.02; done";
     let mut paused = store.spawn(&["elect", "boss", "a", "--ttl", "2s", "--", "sh", "-c", child]);
@@ -222,9 +318,7 @@ fn a_paused_leaders_command_is_ended() {
     store.prints(&["leader", "boss"], "b\n");
 }
 
-#[test]
-fn a_queue_on_the_command_line() {
-    let store = Store::start();
+fn a_queue_on_the_command_line(store: Store) {
     store.prints(&["enqueue", "jobs", "late", "--priority", "9"], "");
     store.prints(&["enqueue", "jobs", "--", "-first"], "");
     store.prints(&["queue-len", "jobs"], "2\n");
@@ -265,9 +359,7 @@ fn a_queue_on_the_command_line() {
     ends(&mut waiting, 0);
 }
 
-#[test]
-fn values_from_stdin_and_back() {
-    let store = Store::start();
+fn values_from_stdin_and_back(store: Store) {
     let lines: Vec<String> = (0..200).map(|n| format!("job {n}")).collect();
     // The last line has no end, and one is empty.
     let input = format!("{}\n\n\u{ff}last", lines.join("\n"));
@@ -299,9 +391,7 @@ fn values_from_stdin_and_back() {
     assert_eq!(object(&counted)["enqueued"], 2);
 }
 
-#[test]
-fn a_command_gets_the_value_and_decides() {
-    let store = Store::start();
+fn a_command_gets_the_value_and_decides(store: Store) {
     // Larger than a pipe.
     let value = "v".repeat(100_000);
     store
@@ -335,9 +425,7 @@ fn a_command_gets_the_value_and_decides() {
     );
 }
 
-#[test]
-fn what_nobody_could_read_is_not_lost() {
-    let store = Store::start();
+fn what_nobody_could_read_is_not_lost(store: Store) {
     store.prints(&["enqueue", "jobs", "precious"], "");
     // A pipe without a reader.
     let mut command = store.command(&["dequeue", "jobs"]);
@@ -354,9 +442,7 @@ fn what_nobody_could_read_is_not_lost() {
     store.prints(&["dequeue", "jobs", "--wait", "10s"], "precious\n");
 }
 
-#[test]
-fn a_killed_consumers_item_comes_back() {
-    let store = Store::start();
+fn a_killed_consumers_item_comes_back(store: Store) {
     store.prints(&["enqueue", "jobs", "one"], "");
     let mut consumer = store.spawn(&[
         "dequeue",
@@ -379,9 +465,7 @@ fn a_killed_consumers_item_comes_back() {
     );
 }
 
-#[test]
-fn a_paused_consumers_command_is_ended() {
-    let store = Store::start();
+fn a_paused_consumers_command_is_ended(store: Store) {
     store.prints(&["enqueue", "jobs", "one"], "");
     let child =
         "trap 'echo ending; exit 0' TERM; echo token=$TENURE_TOKEN; while :; do sleep 0.02; done";
@@ -395,9 +479,7 @@ fn a_paused_consumers_command_is_ended() {
     store.prints(&["queue-len", "jobs"], "0\n");
 }
 
-#[test]
-fn a_barrier_on_the_command_line() {
-    let store = Store::start();
+fn a_barrier_on_the_command_line(store: Store) {
     store.prints(&["barrier", "wait", "gate"], "");
     store.prints(&["barrier", "hold", "gate"], "");
     store.run(&["barrier", "hold", "gate"]).fails(1, &["gate"]);
@@ -414,9 +496,7 @@ fn a_barrier_on_the_command_line() {
     assert!(again.stderr.contains("was not held"), "{again:?}");
 }
 
-#[test]
-fn all_enter_and_all_leave() {
-    let store = Store::start();
+fn all_enter_and_all_leave(store: Store) {
     let child = "echo inside; read line; exit 4";
     let enter = ["barrier", "enter", "phase", "--count", "2"];
     let with = [&enter[..], &["--", "sh", "-c", child]].concat();
@@ -442,9 +522,7 @@ fn all_enter_and_all_leave() {
     assert!(store.keys() <= before);
 }
 
-#[test]
-fn keys_on_the_command_line() {
-    let store = Store::start();
+fn keys_on_the_command_line(store: Store) {
     let absent = store.run(&["get", "k"]);
     absent.fails(1, &["k"]);
     assert_eq!(absent.stdout, "");
@@ -466,9 +544,7 @@ fn keys_on_the_command_line() {
     assert!(again.stderr.contains("was absent"), "{again:?}");
 }
 
-#[test]
-fn transactions() {
-    let store = Store::start();
+fn transactions(store: Store) {
     let txn = |text: &str| store.feed(&["txn"], text.as_bytes());
     let create = "create(\"state\") = 0\n\nput state \"open \\\"a\\\"\"\nput n 1\n\nget state\nget missing\nget n\n";
     txn(create).exits(0);
@@ -508,7 +584,16 @@ fn transactions() {
 /// What has no effect must not look like an answer.
 #[test]
 fn a_dead_store_is_69() {
-    let url = format!("etcd://{}/ns", support::dead_address());
+    let dead = support::dead_address();
+    if cfg!(feature = "etcd") {
+        nobody_answers_at(&format!("etcd://{dead}/ns"));
+    }
+    if cfg!(feature = "redis") {
+        nobody_answers_at(&format!("redis://{dead}"));
+    }
+}
+
+fn nobody_answers_at(url: &str) {
     for args in [
         &["leader", "x"][..],
         &["observe", "x"],
@@ -522,13 +607,11 @@ fn a_dead_store_is_69() {
         &["get", "x"],
         &["shell"],
     ] {
-        run(tenure(["--url", &url].iter().chain(args))).fails(69, &[]);
+        run(tenure(["--url", url].iter().chain(args))).fails(69, &[]);
     }
 }
 
-#[test]
-fn two_shells_and_an_election() {
-    let store = Store::start();
+fn two_shells_and_an_election(store: Store) {
     let (mut one, mut two) = (store.shell(&["--ttl", "2s"]), store.shell(&[]));
     one.does("query", "query: no leader");
     let first = one.takes("elect alpha", "elect: leader");
@@ -570,9 +653,7 @@ fn two_shells_and_an_election() {
     );
 }
 
-#[test]
-fn two_shells_and_a_read_write_lock() {
-    let store = Store::start();
+fn two_shells_and_a_read_write_lock(store: Store) {
     let (mut one, mut two) = (store.shell(&[]), store.shell(&[]));
     one.takes("r", "r: held");
     two.takes("r", "r: held");
@@ -587,9 +668,7 @@ fn two_shells_and_a_read_write_lock() {
     two.ends();
 }
 
-#[test]
-fn two_shells_and_a_lock() {
-    let store = Store::start();
+fn two_shells_and_a_lock(store: Store) {
     let (mut one, mut two) = (store.shell(&["--ttl", "2s"]), store.shell(&[]));
     let first = one.takes("lock", "lock: held");
     two.does("lock", "lock: waiting");
@@ -604,16 +683,11 @@ fn two_shells_and_a_lock() {
 }
 
 /// What an operator takes away is gone; the rest of the session is not.
-#[test]
-fn a_shell_outlives_the_loss_of_one_thing() {
-    let store = Store::start();
+fn a_shell_outlives_the_loss_of_one_thing(store: Store) {
     let mut shell = store.shell(&["--ttl", "2s"]);
     let token = shell.takes("lock @a", "lock @a: held");
     shell.takes("lock @b", "lock @b: held");
-    store
-        .etcd
-        .run_etcdctl(&["del", "--prefix", "tenure/1/cli/lock/a/"])
-        .unwrap();
+    store.take_away("a");
     let lost = shell.next("lock @a: lost reason=");
     assert!(lost.ends_with(&format!("token={token}")), "{lost}");
     shell.does("unlock @a", "unlock @a: error: not held");
@@ -621,9 +695,7 @@ fn a_shell_outlives_the_loss_of_one_thing() {
     shell.ends();
 }
 
-#[test]
-fn two_shells_and_a_queue() {
-    let store = Store::start();
+fn two_shells_and_a_queue(store: Store) {
     let (mut one, mut two) = (store.shell(&[]), store.shell(&[]));
     two.does("pop", "pop: waiting");
     one.does("push a", "push: enqueued");
@@ -636,9 +708,7 @@ fn two_shells_and_a_queue() {
     two.ends();
 }
 
-#[test]
-fn two_shells_and_barriers() {
-    let store = Store::start();
+fn two_shells_and_barriers(store: Store) {
     let (mut one, mut two) = (store.shell(&[]), store.shell(&[]));
     one.does("hold", "hold: held");
     two.does("wait", "wait: waiting");
@@ -666,12 +736,18 @@ fn two_shells_and_barriers() {
 }
 
 /// `etcdctl elect NAME VALUE`, which prints its key and its value once it leads.
+#[cfg(feature = "etcd")]
 fn etcdctl_elect(store: &Store, args: &[&str]) -> Process {
-    let command = store.etcd.etcdctl(&[&["elect"], args].concat()).unwrap();
+    #[allow(irrefutable_let_patterns, reason = "not if there is another store")]
+    let Server::Etcd(etcd) = &store.server else {
+        panic!("etcdctl works with etcd only");
+    };
+    let command = etcd.etcdctl(&[&["elect"], args].concat()).unwrap();
     Process::spawn(command).unwrap()
 }
 
 #[test]
+#[cfg(feature = "etcd")]
 fn etcdctl_and_tenure_elect_one_leader() {
     let store = Store::interop();
     let mut theirs = etcdctl_elect(&store, &["boss", "theirs"]);

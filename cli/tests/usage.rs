@@ -56,7 +56,10 @@ fn bad_urls_are_78() {
     for (url, words) in [
         ("", &["scheme"][..]),
         ("orders", &["scheme"]),
-        ("zookeeper://localhost/x", &["zookeeper", "memory", "etcd"]),
+        (
+            "zookeeper://localhost/x",
+            &["zookeeper", "memory", "etcd", "redis"],
+        ),
         ("memory:?colour=red", &["colour"]),
         ("memory:a#b", &["#"]),
     ] {
@@ -86,6 +89,14 @@ fn a_scheme_without_its_feature_names_the_feature() {
         "true",
     ]);
     done.fails(78, &["feature `etcd`"]);
+}
+
+#[test]
+#[cfg(not(feature = "redis"))]
+fn a_scheme_with_a_plus_names_its_feature() {
+    let url = "rediss+sentinel://localhost:26379/service";
+    let done = tenure_done(["--url", url, "lock", "x", "--", "true"]);
+    done.fails(78, &["feature `redis`"]);
 }
 
 #[test]

@@ -265,14 +265,15 @@ impl RedisServer {
         tail(&log_path(&self.reaper), lines)
     }
 
-    /// Sends a command, as a user who may do everything, over a connection of its own that no proxy
-    /// and no `CLIENT KILL` touches, and returns the answer: text as it is, nothing for nil, a line
-    /// for each element of a list. Blocks the thread, for as long as the server thinks about it.
+    /// Sends a command, as a user who may do everything, over a connection of its own past every
+    /// proxy, and returns the answer: text as it is, nothing for nil, a line for each element of a
+    /// list. Blocks the thread, for as long as the server thinks about it.
     ///
     /// # Errors
     ///
     /// [`Error::Reply`] when the server says no; [`Error::Io`] when it does not answer within five
-    /// seconds (killed, paused).
+    /// seconds (killed, paused), or when somebody's `CLIENT KILL` met this connection, too: sentinels
+    /// send one to a server whose part they change.
     pub fn command<A: AsRef<str>>(&self, args: &[A]) -> Result<String> {
         self.control().command(args, COMMAND)
     }

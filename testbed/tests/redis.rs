@@ -336,7 +336,8 @@ async fn sentinels_promote_the_replica() {
     // The old primary comes back as a replica of the new one.
     pair.primary.restart_async().await.expect("restarted");
     let start = Instant::now();
-    while pair.primary.command(&["GET", "b"]).expect("get") != "1" {
+    // The sentinels reset all its connections meanwhile, perhaps ours.
+    while pair.primary.command(&["GET", "b"]).ok().as_deref() != Some("1") {
         assert!(start.elapsed() < SOON, "{}", pair.primary.log_tail(30));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -408,7 +409,7 @@ async fn a_cluster_with_replicas_outlives_a_primary() {
     );
     cluster.nodes[2].restart_async().await.expect("restarted");
     let start = Instant::now();
-    while cluster.nodes[2].info("role").expect("info").as_deref() != Some("slave") {
+    while cluster.nodes[2].info("role").ok().flatten().as_deref() != Some("slave") {
         assert!(start.elapsed() < SOON, "{}", cluster.nodes[2].log_tail(30));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

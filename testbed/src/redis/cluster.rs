@@ -28,7 +28,7 @@ impl Default for RedisClusterBuilder {
         Self {
             node: RedisBuilder::default(),
             replicas: false,
-            node_timeout: Duration::from_secs(2),
+            node_timeout: Duration::from_secs(4),
         }
     }
 }
@@ -46,7 +46,7 @@ impl RedisClusterBuilder {
         self
     }
 
-    /// How long a node is silent before the others take it for dead; two seconds by default. Much
+    /// How long a node is silent before the others take it for dead; four seconds by default. Much
     /// less, and a busy machine looks like a dead node.
     pub fn node_timeout(mut self, timeout: Duration) -> Self {
         self.node_timeout = timeout;
@@ -75,6 +75,7 @@ impl RedisClusterBuilder {
         cluster.ask().wait_ready()?;
         if self.replicas {
             cluster.attach_replicas()?;
+            cluster.ask().wait_ready()?;
         }
         Ok(cluster)
     }

@@ -22,8 +22,8 @@ impl Default for RedisSentinelsBuilder {
     fn default() -> Self {
         Self {
             service: "tenure".to_owned(),
-            down_after: Duration::from_secs(1),
-            failover_timeout: Duration::from_secs(3),
+            down_after: Duration::from_secs(2),
+            failover_timeout: Duration::from_secs(5),
             sentinel: RedisBuilder::default(),
         }
     }
@@ -36,14 +36,14 @@ impl RedisSentinelsBuilder {
         self
     }
 
-    /// How long a server is silent before a sentinel takes it for dead; a second by default. Much
+    /// How long a server is silent before a sentinel takes it for dead; two seconds by default. Much
     /// less, and a busy machine looks like a dead server.
     pub fn down_after(mut self, down_after: Duration) -> Self {
         self.down_after = down_after;
         self
     }
 
-    /// How long a failover may take before it is tried again; three seconds by default.
+    /// How long a failover may take before it is tried again; five seconds by default.
     pub fn failover_timeout(mut self, timeout: Duration) -> Self {
         self.failover_timeout = timeout;
         self
