@@ -118,9 +118,11 @@ impl Hub {
         name: &tenure_core::Name,
     ) -> Self {
         let keys = Keys::new(layout, name);
+        let view = Arc::new(View::new(keys.clone()));
+        let lane = Lane::new(Arc::clone(&wire), keys.clone(), Arc::clone(&view));
         Self {
-            lane: Arc::new(Lane::new(Arc::clone(&wire), keys.clone())),
-            view: Arc::new(View::new(keys.clone())),
+            lane: Arc::new(lane),
+            view,
             wire,
             watcher,
             layout: layout.clone(),

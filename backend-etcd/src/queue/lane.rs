@@ -28,6 +28,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::keys::{Keys, Place, put};
 use super::tail::{Producers, copy};
+use super::view::View;
 use crate::client::Wire;
 use crate::session::EtcdSession;
 
@@ -35,6 +36,8 @@ use crate::session::EtcdSession;
 const ACKS: usize = 24;
 /// What etcd takes in one transaction, that which stands inside it included.
 const OPERATIONS: usize = 128;
+/// What is about to be sent waits no longer than this for claims that are about to be.
+const FOR_CLAIMS: Duration = Duration::from_millis(1);
 /// After the store had no room for a request, enqueues go by themselves for so long: what makes
 /// room is let through.
 const FULL: Duration = Duration::from_secs(10);
@@ -82,8 +85,9 @@ pub(super) struct Lane {
     departures: AtomicU64,
     /// Until when the store is taken for full.
     full: Mutex<Option<Instant>>,
-    /// Whether claims are about to be sent: they take along what waits.
-    claiming: AtomicBool,
+    /// Tells whether claims are about to be sent; and the news that they were.
+    view: Arc<View>,
+    claimed: Notify,
     /// Whether the task that sends what waits is there; and the news that it has gone.
     at_work: AtomicBool,
     gone: Notify,
@@ -125,19 +129,16 @@ impl Drop for Queued<'_> {
 pub(super) struct Passage<'a> {
     lane: &'a Lane,
     _taken: tokio::sync::MutexGuard<'a, ()>,
-    _claiming: Claiming<'a>,
 }
 
-struct Claiming<'a>(&'a AtomicBool);
-
-impl Drop for Claiming<'_> {
+impl Drop for Passage<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.lane.claimed.notify_waiters();
     }
 }
 
 impl Lane {
-    pub(super) fn new(carrier: impl Carrier + 'static, keys: Keys) -> Self {
+    pub(super) fn new(carrier: impl Carrier + 'static, keys: Keys, view: Arc<View>) -> Self {
         Self {
             carrier: Box::new(carrier),
             producers: Producers::new(keys.clone()),
@@ -148,7 +149,8 @@ impl Lane {
             taken: tokio::sync::Mutex::default(),
             departures: AtomicU64::new(0),
             full: Mutex::default(),
-            claiming: AtomicBool::new(false),
+            view,
+            claimed: Notify::new(),
             at_work: AtomicBool::new(false),
             gone: Notify::new(),
         }
@@ -224,12 +226,14 @@ impl Lane {
             if !self.has_work() {
                 return;
             }
-            // Claims stand behind us, and take along what waits; but not for ever in vain.
+            // Claims are to come, and take along what waits; but nobody waits long for them.
             let departures = self.departures.load(Ordering::Relaxed);
-            if self.claiming.load(Ordering::Acquire) && let_pass != Some(departures) {
+            if let_pass != Some(departures) && self.view.lock().has_claims() {
                 let_pass = Some(departures);
+                let mut claimed = std::pin::pin!(self.claimed.notified());
+                claimed.as_mut().enable();
                 drop(taken);
-                tokio::task::yield_now().await;
+                let _ = tokio::time::timeout(FOR_CLAIMS, claimed).await;
                 continue;
             }
             if self.depart(None).await.is_nothing() {
@@ -246,14 +250,11 @@ impl Lane {
 
     /// The lane for claims, once no request is on its way.
     pub(super) async fn enter(&self) -> Passage<'_> {
-        self.claiming.store(true, Ordering::Release);
-        let claiming = Claiming(&self.claiming);
         let taken = self.taken.lock().await;
         settle_down().await;
         Passage {
             lane: self,
             _taken: taken,
-            _claiming: claiming,
         }
     }
 
