@@ -17,8 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use etcd_client::{Txn, TxnOp};
+use hdrhistogram::Histogram;
 use tenure_core::{Delivery, Item, MAX_BATCH, QueueHandle, SessionOptions, Store};
 use tenure_etcd::{EtcdBackend, EtcdConfig, EtcdQueue};
 use tenure_testbed::EtcdServer;

@@ -175,7 +175,21 @@ impl Lane {
         ask: &Ask,
         items: &[Item],
     ) -> Result<()> {
-        let (told, _queued) = self.producers.join(session, ask, items)?;
+        let withdrawn = {
+            let ask = ask.clone();
+            move || ask.is_withdrawn()
+        };
+        self.put_in(session, ask.nonce(), withdrawn, items).await
+    }
+
+    async fn put_in(
+        self: &Arc<Self>,
+        session: &Arc<EtcdSession>,
+        nonce: u64,
+        withdrawn: impl Fn() -> bool + Send + 'static,
+        items: &[Item],
+    ) -> Result<()> {
+        let (told, _queued) = self.producers.join(session, nonce, withdrawn, items)?;
         self.answer(told).await
     }
 
@@ -428,3 +442,6 @@ fn unknown() -> Error {
     )
     .with_effect(Effect::Unknown)
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 
 use etcd_client::proto::PbKeyValue;
 use etcd_client::{Compare, Txn, TxnOp, TxnResponse};
-use tenure_core::backend::Ask;
 use tenure_core::{Effect, Error, ErrorKind, Item, Result};
 use tokio::sync::oneshot;
 
@@ -88,7 +87,8 @@ impl Tail {
 struct Request {
     nonce: u64,
     session: Arc<EtcdSession>,
-    ask: Ask,
+    /// Whether its caller does not insist any more.
+    withdrawn: Box<dyn Fn() -> bool + Send>,
     items: Vec<Item>,
     bytes: usize,
     /// Until it is told.
@@ -248,7 +248,8 @@ impl Producers {
     pub(super) fn join(
         &self,
         session: &Arc<EtcdSession>,
-        ask: &Ask,
+        nonce: u64,
+        withdrawn: impl Fn() -> bool + Send + 'static,
         items: &[Item],
     ) -> Result<(oneshot::Receiver<Result<()>>, Queued<'_>)> {
         let bytes = items.iter().map(|item| size(&self.keys, item)).sum();
@@ -262,14 +263,14 @@ impl Producers {
         }
         let (done, told) = oneshot::channel();
         self.waiting().push_back(Request {
-            nonce: ask.nonce(),
+            nonce,
             session: Arc::clone(session),
-            ask: ask.clone(),
+            withdrawn: Box::new(withdrawn),
             items: items.to_vec(),
             bytes,
             done: Some(done),
         });
-        Ok((told, Queued(self, ask.nonce())))
+        Ok((told, Queued(self, nonce)))
     }
 
     fn next_batch(&self) -> Option<Batch> {
@@ -397,12 +398,12 @@ impl Producers {
     fn dismiss(&self, turn: &mut Turn) {
         let requests = turn.batch.as_mut().map(|batch| &mut batch.requests);
         for request in requests.into_iter().flatten() {
-            if request.ask.is_withdrawn() {
+            if (request.withdrawn)() {
                 request.tell(Err(unknown()));
             }
         }
         self.waiting().retain_mut(|request| {
-            let stays = !request.ask.is_withdrawn();
+            let stays = !(request.withdrawn)();
             if !stays {
                 request.tell(Err(unknown().with_effect(Effect::None)));
             }
@@ -440,7 +441,10 @@ impl Producers {
         let mut by_lease = by_lease.into_iter().map(|(_, requests)| requests);
         turn.batch = by_lease.next().map(|first| Batch::new(first, doubtful));
         let mut waiting = self.waiting();
-        for request in by_lease.rev().flat_map(|requests| requests.into_iter().rev()) {
+        for request in by_lease
+            .rev()
+            .flat_map(|requests| requests.into_iter().rev())
+        {
             waiting.push_front(request);
         }
     }
