@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use etcd_client::{Txn, TxnOp};
 use hdrhistogram::Histogram;
-use tenure_core::{Item, MAX_BATCH, QueueHandle, SessionOptions, Store};
+use tenure_core::{Delivery, Item, MAX_BATCH, QueueHandle, SessionOptions, Store};
 use tenure_etcd::{EtcdBackend, EtcdConfig, EtcdQueue};
 use tenure_testbed::EtcdServer;
 
@@ -106,19 +107,71 @@ async fn wake(etcd: &EtcdServer, rounds: usize) -> Fallible {
     Ok(())
 }
 
+/// How often a client's bare library gets a request answered that moves `items`: it puts in as many,
+/// claims as many and acknowledges as many, with the operations that this takes.
+async fn raw(etcd: &EtcdServer, items: u64, length: Duration) -> Fallible {
+    let client = etcd_client::Client::connect([etcd.address().to_string()], None).await?;
+    let key = |part: &str, number: u64| format!("tenure/1/raw/queue/x/{part}/{number:025}");
+    let request = move |round: u64| {
+        let (mut put, mut claims, mut parts) = (Vec::new(), Vec::new(), Vec::new());
+        for item in 0..items {
+            let at = |behind: u64| (round - behind) * items + item;
+            put.push(TxnOp::put(key("items", at(0)), "0 100", None));
+            put.push(TxnOp::put(key("writers", item), "0123456789", None));
+            claims.push(TxnOp::put(key("claims", at(1)), "0123456789", None));
+            claims.push(TxnOp::put(key("counts", at(1)), "1", None));
+            claims.push(TxnOp::get(key("items", at(1)), None));
+            let done = ["items", "claims", "counts"];
+            let done = done.map(|part| TxnOp::delete(key(part, at(2)), None));
+            parts.push(TxnOp::txn(Txn::new().and_then(done)));
+        }
+        put.push(TxnOp::put(key("tail", 0), "0", None));
+        parts.extend([put, claims].map(|ops| TxnOp::txn(Txn::new().and_then(ops))));
+        Txn::new().and_then(parts)
+    };
+    let answered = tokio::spawn(async move {
+        let (start, mut answered) = (Instant::now(), Histogram::<u64>::new(3)?);
+        while start.elapsed() < length {
+            let sent = Instant::now();
+            let txn = request(answered.len() + 2);
+            client.kv_client().txn(txn).await?;
+            answered.record(sent.elapsed().as_micros().try_into()?)?;
+        }
+        Fallible::Ok(answered)
+    });
+    let answered = answered.await??;
+    println!(
+        "bare requests, one at a time, that move {items} items: {:.0}/s, p50 {} us, p99 {} us",
+        answered.len() as f64 / length.as_secs_f64(),
+        answered.value_at_quantile(0.5),
+        answered.value_at_quantile(0.99),
+    );
+    Ok(())
+}
+
+/// When a consumer asks for the next item.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Next {
+    /// Once the one it has is acknowledged.
+    Afterwards,
+    /// While it acknowledges the one it has.
+    Meanwhile,
+}
+
 /// Producers and consumers with a session each, one item at a time, every item acknowledged.
 async fn flow(
     etcd: &EtcdServer,
     producers: usize,
     consumers: usize,
     clients: usize,
+    next: Next,
     length: Duration,
 ) -> Fallible {
     let mut stores = Vec::new();
     for _ in 0..clients {
         stores.push(store(etcd).await?);
     }
-    let name = format!("flow {clients}");
+    let name = format!("flow {clients} {next:?}");
     let (stop, put, got) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(0)),
@@ -149,12 +202,32 @@ async fn flow(
         let queue = queue(&stores[consumer % clients], &name).await?;
         let (done, got, seen) = (Arc::clone(&done), Arc::clone(&got), Arc::clone(&seen));
         consuming.push(tokio::spawn(async move {
+            let acknowledge = async |delivery: Delivery<EtcdQueue>, item| {
+                delivery.ack().await?;
+                got.fetch_add(1, Ordering::Relaxed);
+                *seen.lock().unwrap().entry(item).or_default() += 1;
+                tenure_core::Result::Ok(())
+            };
             let mut newest = HashMap::<usize, u64>::new();
+            let mut had = None;
             loop {
+                let taking = async {
+                    if next == Next::Afterwards {
+                        return queue.dequeue().await;
+                    }
+                    let acknowledging = async {
+                        match had.take() {
+                            Some((delivery, item)) => acknowledge(delivery, item).await,
+                            None => Ok(()),
+                        }
+                    };
+                    let (taken, acknowledged) = tokio::join!(queue.dequeue(), acknowledging);
+                    acknowledged.and(taken)
+                };
                 // Not dropped before all is done: what a dropped dequeue had comes back, and then
                 // it comes after what others took meanwhile.
                 let delivery = tokio::select! {
-                    delivery = queue.dequeue() => delivery?,
+                    delivery = taking => delivery?,
                     () = done.notified() => return Fallible::Ok(()),
                 };
                 let text = String::from_utf8(delivery.value().to_vec())?;
@@ -166,9 +239,11 @@ async fn flow(
                     before < Some(number),
                     "{producer}: {number} after {before:?}"
                 );
-                delivery.ack().await?;
-                got.fetch_add(1, Ordering::Relaxed);
-                *seen.lock().unwrap().entry((producer, number)).or_default() += 1;
+                had = Some((delivery, (producer, number)));
+                if next == Next::Afterwards {
+                    let (delivery, item) = had.take().ok_or("nothing")?;
+                    acknowledge(delivery, item).await?;
+                }
             }
         }));
     }
@@ -191,8 +266,12 @@ async fn flow(
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len() as u64, put.load(Ordering::Relaxed), "lost");
     assert!(seen.values().all(|times| *times == 1), "acknowledged twice");
+    let next = match next {
+        Next::Afterwards => "acknowledge, then ask for the next",
+        Next::Meanwhile => "acknowledge and ask for the next",
+    };
     println!(
-        "{producers} producers, {consumers} consumers, {clients} clients: {per_second:.0} items/s, each acknowledged once, in order"
+        "{producers} producers, {consumers} consumers that {next}, {clients} clients: {per_second:.0} items/s, each acknowledged once, in order"
     );
     Ok(())
 }
@@ -211,8 +290,14 @@ async fn main() -> Fallible {
     println!("etcd {}, {seconds} s", etcd.version());
     depth(&etcd, rounds).await?;
     wake(&etcd, rounds).await?;
-    for clients in [1, 4] {
-        flow(&etcd, 4, 4, clients, Duration::from_secs_f64(seconds)).await?;
+    let length = Duration::from_secs_f64(seconds);
+    for items in [1, 2, 4] {
+        raw(&etcd, items, length / 2).await?;
+    }
+    for next in [Next::Afterwards, Next::Meanwhile] {
+        for clients in [1, 4] {
+            flow(&etcd, 4, 4, clients, next, length).await?;
+        }
     }
     Ok(())
 }

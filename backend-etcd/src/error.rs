@@ -123,6 +123,10 @@ pub(crate) fn from_client(error: ClientError) -> Error {
             .with_effect(Effect::Unknown)
             .retryable(false)
         }
+        Code::InvalidArgument if said.contains("duplicate key") => new(
+            ErrorKind::Internal,
+            "two parts of one request change the same key",
+        ),
         Code::InvalidArgument if said.contains("authentication failed") => {
             new(ErrorKind::Unauthorized, "wrong user or password")
         }

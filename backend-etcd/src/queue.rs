@@ -3,7 +3,7 @@
 //!
 //! `queue/interop.rs` is about queues shared with Go's recipes; the rest is about our own layout.
 //! `queue/keys.rs` has that, `queue/tail.rs` the producing side, `queue/hub.rs` the consuming one
-//! with its `queue/view.rs`, and `queue/lane.rs` how claims and acknowledgements share requests.
+//! with its `queue/view.rs`, and `queue/lane.rs` how all of them share requests.
 //! Here is what is done with an item once a consumer has it, and what only looks.
 //!
 //! # Delays
@@ -152,7 +152,7 @@ impl Queue for EtcdQueue {
             return shop.enqueue(ask, items).await;
         }
         let hub = self.hub(ask.name());
-        hub.producers.enqueue(&self.session, ask, items).await
+        hub.lane.enqueue(&self.session, ask, items).await
     }
 
     async fn try_take(&self, ask: &Ask, want: &Want) -> Result<Vec<Taken>> {

@@ -93,10 +93,16 @@ impl EtcdBackend {
     /// A session that never met its server.
     #[cfg(test)]
     pub(crate) async fn unmet() -> Arc<EtcdSession> {
+        Self::unmet_on(7).await
+    }
+
+    /// The same, on this lease.
+    #[cfg(test)]
+    pub(crate) async fn unmet_on(lease: i64) -> Arc<EtcdSession> {
         let config = EtcdConfig::new(["127.0.0.1:1"]);
         let wire = Wire::connect(&config).await.expect("a lazy connection");
         let layout = Layout::new(config.namespace.clone(), false);
-        Self::over(wire, layout, &config).session(7)
+        Self::over(wire, layout, &config).session(lease)
     }
 
     fn session(&self, lease: i64) -> Arc<EtcdSession> {

@@ -41,7 +41,7 @@ use tokio::sync::Notify;
 
 use super::keys::{Keys, Part, Place, absent, changed_at, created_at, delete, get, look, put};
 use super::lane::{Lane, Passage};
-use super::tail::{Producers, Tail, copy};
+use super::tail::{Tail, copy};
 use super::view::{Change, PAGE, Put, Stage, View, Waiter, number};
 use super::{Claim, Served};
 use crate::client::Wire;
@@ -57,8 +57,8 @@ const NEWS: Duration = Duration::from_millis(200);
 /// How long it may take until the watch stands, before it is asked for again.
 const OPENING: Duration = Duration::from_secs(3);
 /// Between two attempts, while the store does not answer.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LAST_PAUSE: Duration = Duration::from_millis(500);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// Comparisons in one transaction; etcd takes 128.
 const COMPARES: usize = 124;
 
@@ -72,7 +72,6 @@ pub(super) struct Hub {
     turn: tokio::sync::Mutex<Turn>,
     /// Whether the task is there.
     at_work: AtomicBool,
-    pub(super) producers: Arc<Producers>,
     pub(super) lane: Arc<Lane>,
 }
 
@@ -119,10 +118,11 @@ impl Hub {
         name: &tenure_core::Name,
     ) -> Self {
         let keys = Keys::new(layout, name);
+        let view = Arc::new(View::new(keys.clone()));
+        let lane = Lane::new(Arc::clone(&wire), keys.clone(), Arc::clone(&view));
         Self {
-            producers: Arc::new(Producers::new(Arc::clone(&wire), keys.clone())),
-            lane: Arc::new(Lane::new(Arc::clone(&wire))),
-            view: Arc::new(View::new(keys.clone())),
+            lane: Arc::new(lane),
+            view,
             wire,
             watcher,
             layout: layout.clone(),
@@ -142,7 +142,6 @@ impl Hub {
                 .turn
                 .try_lock()
                 .is_ok_and(|turn| turn.unresolved.is_empty())
-            && self.producers.is_idle()
             && self.lane.is_idle()
     }
 
@@ -261,7 +260,7 @@ impl Hub {
     }
 
     pub(super) async fn send(&self, txn: &Txn) -> Result<TxnResponse> {
-        self.lane.send(txn).await
+        self.lane.send(txn.clone()).await
     }
 
     pub(super) async fn read(&self, reads: Vec<TxnOp>) -> Result<(i64, Vec<Vec<PbKeyValue>>)> {

@@ -120,6 +120,11 @@ impl Keys {
         format!("{}/{lease:x}", self.writers)
     }
 
+    /// Put beside what is inside a request. It says nothing.
+    pub(super) fn room(&self) -> String {
+        format!("{}/room", self.writers)
+    }
+
     /// Exists while an item with this id is in the queue, and for some time after.
     pub(super) fn id(&self, id: &str) -> String {
         format!("{}/{}", self.ids, escape(id))

@@ -1,36 +1,65 @@
-//! The way of acknowledgements and claims to the store: one request of this client and queue at a
-//! time, with all that is wanted at that moment.
+//! The way to the store of what this client does with a queue: one request at a time, with all
+//! that is wanted at that moment. Enqueues, acknowledgements and claims go together.
 //!
 //! A consumer acknowledges and then takes the next item, so that with several of them some
 //! acknowledge while others take. What comes while a request is on its way waits for its answer,
-//! and goes together: that is one request for many, and answers everybody at the same moment.
+//! and goes together: that is one request for many, and answers everybody at the same moment. A
+//! request costs etcd far more than an operation in it, most of all the `fsync`.
 //!
-//! Each acknowledgement, and all claims together, are a transaction of their own *inside* the
-//! request, with their own comparisons: one that fails fails alone. etcd makes all comparisons
-//! before it changes anything, so that none sees what another does. What the store refuses as a
-//! whole (a lease has ended, there is no room for what is put) is sent again one by one.
+//! Each acknowledgement, all claims together, and all enqueues together, are a transaction of their
+//! own *inside* the request, with their own comparisons: one that fails fails alone. etcd makes all
+//! comparisons before it changes anything, so that none sees what another does. What the store
+//! refuses as a whole (a lease has ended, there is too much of it) is sent again one by one.
 //!
 //! A request without an answer may land late. For an acknowledgement that is no harm: it compares
 //! its own claim, and its consumer was told that the outcome is unknown. The claims have a fence
-//! (see `hub.rs`), and it stands inside the request, too.
+//! (see `hub.rs`), the enqueues the tail (see `tail.rs`), and both stand inside the request, too.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Txn, TxnOp, TxnResponse};
-use tenure_core::{Effect, Error, ErrorKind, Result};
+use tenure_core::backend::{Ask, async_trait};
+use tenure_core::{Effect, Error, ErrorKind, Item, Result};
 use tokio::sync::{Notify, oneshot};
 
-use super::keys::Place;
-use super::tail::copy;
+use super::keys::{Keys, Place, put};
+use super::tail::{Producers, copy};
+use super::view::View;
 use crate::client::Wire;
+use crate::session::EtcdSession;
 
 /// Acknowledgements in one request.
 const ACKS: usize = 24;
 /// What etcd takes in one transaction, that which stands inside it included.
 const OPERATIONS: usize = 128;
+/// What is about to be sent waits no longer than this for claims that are about to be.
+const FOR_CLAIMS: Duration = Duration::from_millis(1);
+/// After the store had no room for a request, enqueues go by themselves for so long: what makes
+/// room is let through.
+const FULL: Duration = Duration::from_secs(10);
+
+/// What takes a request to the store.
+#[async_trait]
+pub(super) trait Carrier: Send + Sync {
+    async fn carry(&self, txn: Txn) -> Result<TxnResponse>;
+}
+
+#[async_trait]
+impl Carrier for Arc<Wire> {
+    async fn carry(&self, txn: Txn) -> Result<TxnResponse> {
+        let sending = self.call(|client| {
+            // The client's own limit of 4 MiB is less than a batch of values may have.
+            let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
+            let txn = txn.clone();
+            async move { kv.txn(txn).await }
+        });
+        sending.await
+    }
+}
 
 /// The end of a delivery, by a transaction that compares its claim.
 struct Ending {
@@ -43,13 +72,22 @@ struct Ending {
 
 /// The lane of one queue on one client.
 pub(super) struct Lane {
-    wire: Arc<Wire>,
+    carrier: Box<dyn Carrier>,
+    producers: Producers,
+    keys: Keys,
     waiting: Mutex<VecDeque<Ending>>,
+    /// Somebody has come who waits.
+    joined: Notify,
     numbers: AtomicU64,
     /// Held while a request is on its way.
     taken: tokio::sync::Mutex<()>,
-    /// Whether claims are about to be sent: they take along what waits.
-    claiming: AtomicBool,
+    /// How many requests were sent.
+    departures: AtomicU64,
+    /// Until when the store is taken for full.
+    full: Mutex<Option<Instant>>,
+    /// Tells whether claims are about to be sent; and the news that they were.
+    view: Arc<View>,
+    claimed: Notify,
     /// Whether the task that sends what waits is there; and the news that it has gone.
     at_work: AtomicBool,
     gone: Notify,
@@ -61,6 +99,17 @@ struct Post(Arc<Lane>);
 impl Drop for Post {
     fn drop(&mut self) {
         self.0.at_work.store(false, Ordering::Release);
+        if std::thread::panicking() {
+            // The next one would, too.
+            let error = || {
+                let error = Error::new(ErrorKind::Internal, "the work at this queue panicked");
+                error.with_effect(Effect::Unknown)
+            };
+            self.0.producers.fail(error);
+            for ending in self.0.waiting().drain(..) {
+                let _ = ending.done.send(Err(error()));
+            }
+        }
         // Who came too late to be seen, or is left behind by a runtime that ends, sets another to
         // work.
         self.0.gone.notify_waiters();
@@ -80,42 +129,74 @@ impl Drop for Queued<'_> {
 pub(super) struct Passage<'a> {
     lane: &'a Lane,
     _taken: tokio::sync::MutexGuard<'a, ()>,
-    _claiming: Claiming<'a>,
 }
 
-struct Claiming<'a>(&'a AtomicBool);
-
-impl Drop for Claiming<'_> {
+impl Drop for Passage<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
+        self.lane.claimed.notify_waiters();
     }
 }
 
 impl Lane {
-    pub(super) fn new(wire: Arc<Wire>) -> Self {
+    pub(super) fn new(carrier: impl Carrier + 'static, keys: Keys, view: Arc<View>) -> Self {
         Self {
-            wire,
+            carrier: Box::new(carrier),
+            producers: Producers::new(keys.clone()),
+            keys,
             waiting: Mutex::default(),
+            joined: Notify::new(),
             numbers: AtomicU64::new(0),
             taken: tokio::sync::Mutex::default(),
-            claiming: AtomicBool::new(false),
+            departures: AtomicU64::new(0),
+            full: Mutex::default(),
+            view,
+            claimed: Notify::new(),
             at_work: AtomicBool::new(false),
             gone: Notify::new(),
         }
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting().is_empty() && !self.at_work.load(Ordering::Acquire)
+        !self.has_work() && !self.at_work.load(Ordering::Acquire)
+    }
+
+    fn has_work(&self) -> bool {
+        !self.waiting().is_empty() || !self.producers.is_idle()
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Ending>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Puts `items` in, together with what others of this client do now.
+    pub(super) async fn enqueue(
+        self: &Arc<Self>,
+        session: &Arc<EtcdSession>,
+        ask: &Ask,
+        items: &[Item],
+    ) -> Result<()> {
+        let withdrawn = {
+            let ask = ask.clone();
+            move || ask.is_withdrawn()
+        };
+        self.put_in(session, ask.nonce(), withdrawn, items).await
+    }
+
+    async fn put_in(
+        self: &Arc<Self>,
+        session: &Arc<EtcdSession>,
+        nonce: u64,
+        withdrawn: impl Fn() -> bool + Send + 'static,
+        items: &[Item],
+    ) -> Result<()> {
+        let (told, _queued) = self.producers.join(session, nonce, withdrawn, items)?;
+        self.answer(told).await
+    }
+
     /// Sends `txn`, which ends the delivery at `place`; says whether its comparison held.
     pub(super) async fn end(self: &Arc<Self>, place: Place, txn: Txn) -> Result<bool> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let (done, mut told) = oneshot::channel();
+        let (done, told) = oneshot::channel();
         self.waiting().push_back(Ending {
             number,
             place,
@@ -123,6 +204,11 @@ impl Lane {
             done,
         });
         let _queued = Queued(self, number);
+        self.answer(told).await
+    }
+
+    /// What somebody is told who has just joined those who wait.
+    async fn answer<T>(self: &Arc<Self>, mut told: oneshot::Receiver<Result<T>>) -> Result<T> {
         loop {
             let mut gone = std::pin::pin!(self.gone.notified());
             gone.as_mut().enable();
@@ -139,7 +225,7 @@ impl Lane {
     /// that its owner does not poll for a while would hold up the others.
     fn set_to_work(self: &Arc<Self>) {
         if self.at_work.swap(true, Ordering::AcqRel) {
-            return;
+            return self.joined.notify_one();
         }
         let post = Post(Arc::clone(self));
         tokio::spawn(async move { post.0.work().await });
@@ -151,31 +237,38 @@ impl Lane {
         loop {
             let taken = self.taken.lock().await;
             settle_down().await;
-            let Some(first) = self.waiting().front().map(|ending| ending.number) else {
+            if !self.has_work() {
                 return;
-            };
-            // Claims stand behind us, and take along what waits; but not for ever in vain.
-            if self.claiming.load(Ordering::Acquire) && let_pass != Some(first) {
-                let_pass = Some(first);
+            }
+            // Claims are to come, and take along what waits; but nobody waits long for them.
+            let departures = self.departures.load(Ordering::Relaxed);
+            if let_pass != Some(departures) && self.view.lock().has_claims() {
+                let_pass = Some(departures);
+                let mut claimed = std::pin::pin!(self.claimed.notified());
+                claimed.as_mut().enable();
                 drop(taken);
-                tokio::task::yield_now().await;
+                let _ = tokio::time::timeout(FOR_CLAIMS, claimed).await;
                 continue;
             }
-            let endings = self.next(ACKS, &HashSet::new());
-            self.send_all(endings, None).await;
+            if self.depart(None).await.is_nothing() {
+                drop(taken);
+                // All that waits is what is to wait.
+                let due = self.producers.due().unwrap_or_else(Instant::now);
+                tokio::select! {
+                    () = tokio::time::sleep_until(due.into()) => {}
+                    () = self.joined.notified() => {}
+                }
+            }
         }
     }
 
     /// The lane for claims, once no request is on its way.
     pub(super) async fn enter(&self) -> Passage<'_> {
-        self.claiming.store(true, Ordering::Release);
-        let claiming = Claiming(&self.claiming);
         let taken = self.taken.lock().await;
         settle_down().await;
         Passage {
             lane: self,
             _taken: taken,
-            _claiming: claiming,
         }
     }
 
@@ -196,36 +289,62 @@ impl Lane {
         next
     }
 
-    /// Sends `endings` together with `claims`, and answers the latter.
-    async fn send_all(
-        &self,
-        endings: Vec<Ending>,
-        claims: Option<Txn>,
-    ) -> Option<Result<TxnResponse>> {
-        let mut parts: Vec<Txn> = endings.iter().map(|ending| ending.txn.clone()).collect();
-        let has_claims = claims.is_some();
-        parts.extend(claims);
-        let mut answers = self.send_parts(parts).await.into_iter();
-        for ending in endings {
-            let answer = answers.next().unwrap_or_else(|| Err(unknown()));
-            // It may have left.
-            let _ = ending.done.send(answer.map(|answer| answer.succeeded()));
+    /// Sends what waits together with `claims`.
+    async fn depart(&self, claims: Option<Claims<'_>>) -> Departed {
+        let batch = self.producers.prepare();
+        let none = HashSet::new();
+        let places = claims.as_ref().map_or(&none, |claims| claims.places);
+        let size = claims.as_ref().map_or(0, |claims| claims.size);
+        let size = size.max(batch.as_ref().map_or(0, |batch| batch.size));
+        // Beside the acknowledgements: the other two, and what says that there must be room.
+        let endings = self.next(OPERATIONS.saturating_sub(size + 3).min(ACKS), places);
+        if endings.is_empty() && batch.is_none() && claims.is_none() {
+            return Departed::Nothing;
         }
-        has_claims.then(|| answers.next().unwrap_or_else(|| Err(unknown())))
+        self.departures.fetch_add(1, Ordering::Relaxed);
+        let (has_batch, has_claims) = (batch.is_some(), claims.is_some());
+        let mut parts: Vec<Txn> = endings.iter().map(|ending| ending.txn.clone()).collect();
+        parts.extend(claims.map(|claims| claims.txn));
+        let mut answers = match batch {
+            Some(batch) if !parts.is_empty() && self.is_full() => {
+                let mut answers = self.send_parts(parts, false).await;
+                answers.push(self.send(batch.txn).await);
+                answers
+            }
+            batch => {
+                parts.extend(batch.map(|batch| batch.txn));
+                self.send_parts(parts, has_batch).await
+            }
+        }
+        .into_iter();
+        let mut next = || answers.next().unwrap_or_else(|| Err(unknown()));
+        for ending in endings {
+            // It may have left.
+            let _ = ending.done.send(next().map(|answer| answer.succeeded()));
+        }
+        let claimed = has_claims.then(&mut next);
+        if has_batch {
+            self.producers.conclude(next());
+        }
+        claimed.map_or(Departed::Others, Departed::Claims)
     }
 
-    /// Sends `parts` in one request; the answer to each.
-    async fn send_parts(&self, parts: Vec<Txn>) -> Vec<Result<TxnResponse>> {
+    /// Sends `parts` in one request; the answer to each. The last may be an enqueue.
+    async fn send_parts(&self, parts: Vec<Txn>, enqueue: bool) -> Vec<Result<TxnResponse>> {
         if let [part] = &parts[..] {
-            return vec![self.send(part).await];
+            return vec![self.send(part.clone()).await];
         }
-        let together = parts.iter().cloned().map(TxnOp::txn).collect::<Vec<_>>();
-        match self.send(&Txn::new().and_then(together)).await {
+        let mut together = parts.iter().cloned().map(TxnOp::txn).collect::<Vec<_>>();
+        if enqueue {
+            // etcd does not count what is put inside: without this, a full store would take it.
+            together.push(put(self.keys.room(), "", 0));
+        }
+        match self.send(Txn::new().and_then(together)).await {
             Ok(answer) => split(answer),
             // For what one of them wants: each by itself, none shares another's fate.
-            Err(error) if error.effect() == Effect::None => {
+            Err(error) if error.effect() == Effect::None && !error.is_retryable() => {
                 let mut answers = Vec::new();
-                for part in &parts {
+                for part in parts {
                     answers.push(self.send(part).await);
                 }
                 answers
@@ -238,30 +357,60 @@ impl Lane {
         }
     }
 
-    pub(super) async fn send(&self, txn: &Txn) -> Result<TxnResponse> {
-        let sending = self.wire.call(|client| {
-            // The client's own limit of 4 MiB is less than a batch of values may have.
-            let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
-            let txn = txn.clone();
-            async move { kv.txn(txn).await }
-        });
-        sending.await
+    pub(super) async fn send(&self, txn: Txn) -> Result<TxnResponse> {
+        let answer = self.carrier.carry(txn).await;
+        if let Err(error) = &answer
+            && (error.kind(), error.is_retryable()) == (ErrorKind::Unavailable, false)
+        {
+            *self.full.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + FULL);
+        }
+        answer
+    }
+
+    fn is_full(&self) -> bool {
+        let full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        full.is_some_and(|until| until > Instant::now())
+    }
+}
+
+/// Claims, as a part of a request.
+struct Claims<'a> {
+    txn: Txn,
+    /// Comparisons or operations, whichever are more.
+    size: usize,
+    places: &'a HashSet<Place>,
+}
+
+/// What a departure came to.
+enum Departed {
+    /// There was nothing to send now.
+    Nothing,
+    /// The answer to the claims.
+    Claims(Result<TxnResponse>),
+    /// There were none.
+    Others,
+}
+
+impl Departed {
+    fn is_nothing(&self) -> bool {
+        matches!(self, Self::Nothing)
     }
 }
 
 impl Passage<'_> {
-    /// Sends `claims` of `places`, of `size` comparisons or operations, and takes along as much of
-    /// what waits as fits.
+    /// Sends the claims `txn` of `places`, of `size` comparisons or operations, and takes along as
+    /// much of what waits as fits.
     pub(super) async fn send(
         self,
-        claims: Txn,
+        txn: Txn,
         size: usize,
         places: &HashSet<Place>,
     ) -> Result<TxnResponse> {
-        let room = OPERATIONS.saturating_sub(size + 1).min(ACKS);
-        let endings = self.lane.next(room, places);
-        let answer = self.lane.send_all(endings, Some(claims)).await;
-        answer.unwrap_or_else(|| Err(unknown()))
+        let claims = Claims { txn, size, places };
+        match self.lane.depart(Some(claims)).await {
+            Departed::Claims(answer) => answer,
+            _ => Err(unknown()),
+        }
     }
 }
 
@@ -293,3 +442,6 @@ fn unknown() -> Error {
     )
     .with_effect(Effect::Unknown)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,23 +7,21 @@
 //!
 //! A transaction without an answer may land later. It compares the tail, so it can land only as
 //! long as nothing else has; and each batch leaves its name in its writers' own keys, in the same
-//! transaction. So whoever reads the two knows: landed, or never will once another lands. Sending
-//! the same batch again is safe in between: of two with the same comparison one lands.
+//! transaction. So it is sent again as it was: of two with the same comparison one lands, and the
+//! other reads the name, or that a stranger moved the tail, after which neither can land.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use etcd_client::{Compare, Txn, TxnOp};
-use tenure_core::backend::Ask;
+use etcd_client::proto::PbKeyValue;
+use etcd_client::{Compare, Txn, TxnOp, TxnResponse};
 use tenure_core::{Effect, Error, ErrorKind, Item, Result};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
-use super::keys::{Keys, Place, absent, changed_at, get, put};
-use super::lane::settle_down;
-use crate::client::Wire;
+use super::hub::{FIRST_PAUSE, LAST_PAUSE};
+use super::keys::{Keys, Place, absent, changed_at, get, look, put};
 use crate::session::EtcdSession;
 use crate::ticket::ranges;
 
@@ -89,7 +87,8 @@ impl Tail {
 struct Request {
     nonce: u64,
     session: Arc<EtcdSession>,
-    ask: Ask,
+    /// Whether its caller does not insist any more.
+    withdrawn: Box<dyn Fn() -> bool + Send>,
     items: Vec<Item>,
     bytes: usize,
     /// Until it is told.
@@ -109,9 +108,25 @@ struct Batch {
     requests: Vec<Request>,
     /// Ids that were there before this batch.
     known_ids: HashSet<String>,
+    /// Whether a request of it went unanswered.
+    doubtful: bool,
 }
 
 impl Batch {
+    fn new(requests: Vec<Request>, doubtful: bool) -> Self {
+        Self {
+            name: format!("{:x}", requests.first().map_or(0, |it| it.nonce)),
+            requests,
+            known_ids: HashSet::new(),
+            doubtful,
+        }
+    }
+
+    fn is_wanted(&self) -> bool {
+        let mut waiting = self.requests.iter().flat_map(|request| &request.done);
+        waiting.any(|done| !done.is_closed())
+    }
+
     fn leases(&self) -> Vec<i64> {
         let mut leases: Vec<_> = self.requests.iter().map(|it| it.session.lease).collect();
         leases.sort_unstable();
@@ -144,49 +159,62 @@ impl Batch {
     }
 }
 
-/// What the producer whose turn it is knows and does.
-#[derive(Default)]
-pub(super) struct Turn {
+/// A batch that is on its way.
+struct Sent {
+    /// The tail after it.
     tail: Tail,
-    /// A batch that was sent, and of which it is not known whether it landed.
-    unresolved: Option<Batch>,
+    leases: usize,
+    ids: Vec<String>,
 }
 
-/// The producers of one queue on one client.
-pub(super) struct Producers {
-    wire: Arc<Wire>,
-    keys: Keys,
-    waiting: Mutex<VecDeque<Request>>,
-    turn: tokio::sync::Mutex<Turn>,
-    /// Whether the task that puts in what waits is there; and the news that it has gone.
-    at_work: AtomicBool,
-    gone: Notify,
+/// What this client knows of the tail, and the batch that is to be put behind it.
+#[derive(Default)]
+struct Turn {
+    tail: Tail,
+    /// Until it is known to have landed, or refused.
+    batch: Option<Batch>,
+    sent: Option<Sent>,
+    /// Not before: the store did not answer, or another client was faster.
+    due: Option<Instant>,
+    pause: Duration,
 }
 
-/// The task's place. Given up when the task ends, however it does.
-struct Post(Arc<Producers>);
+impl Turn {
+    /// Whether somebody waits for the batch.
+    fn is_wanted(&self) -> bool {
+        self.batch.as_ref().is_some_and(Batch::is_wanted)
+    }
 
-impl Drop for Post {
-    fn drop(&mut self) {
-        self.0.at_work.store(false, Ordering::Release);
-        if std::thread::panicking() {
-            // The next one would, too.
-            let unresolved = self.0.turn.try_lock().ok();
-            let unresolved = unresolved.and_then(|mut turn| turn.unresolved.take());
-            let requests = unresolved.into_iter().flat_map(|batch| batch.requests);
-            for mut request in requests.chain(self.0.waiting().drain(..)) {
-                let error = Error::new(ErrorKind::Internal, "the work at this queue panicked");
-                request.tell(Err(error.with_effect(Effect::Unknown)));
-            }
+    fn settle(&mut self) {
+        if let Some(batch) = self.batch.take() {
+            batch.finish(|| Ok(()));
         }
-        // Who came too late to be seen, or is left behind by a runtime that ends, sets another to
-        // work.
-        self.0.gone.notify_waiters();
+    }
+
+    /// Whether one of the writers' keys names the batch.
+    fn landed(&self, mut writers: impl Iterator<Item = (Vec<PbKeyValue>, bool)>) -> bool {
+        let name = self.batch.as_ref().map(|batch| batch.name.as_bytes());
+        writers.any(|(kvs, _)| kvs.first().map(|kv| &*kv.value) == name && name.is_some())
     }
 }
 
+/// A part of a request.
+pub(super) struct Part {
+    pub(super) txn: Txn,
+    /// Comparisons or operations, whichever are more.
+    pub(super) size: usize,
+}
+
+/// The producers of one queue on one client. They send nothing: the [lane](super::lane) asks for
+/// what is to go with its next request, and says what became of it.
+pub(super) struct Producers {
+    keys: Keys,
+    waiting: Mutex<VecDeque<Request>>,
+    turn: Mutex<Turn>,
+}
+
 /// Takes back what was not sent when its caller goes.
-struct Queued<'a>(&'a Producers, u64);
+pub(super) struct Queued<'a>(&'a Producers, u64);
 
 impl Drop for Queued<'_> {
     fn drop(&mut self) {
@@ -195,32 +223,35 @@ impl Drop for Queued<'_> {
 }
 
 impl Producers {
-    pub(super) fn new(wire: Arc<Wire>, keys: Keys) -> Self {
+    pub(super) fn new(keys: Keys) -> Self {
         Self {
-            wire,
             keys,
             waiting: Mutex::default(),
-            turn: tokio::sync::Mutex::default(),
-            at_work: AtomicBool::new(false),
-            gone: Notify::new(),
+            turn: Mutex::default(),
         }
     }
 
+    /// Whether nobody waits.
     pub(super) fn is_idle(&self) -> bool {
-        self.waiting().is_empty() && self.turn.try_lock().is_ok_and(|it| it.unresolved.is_none())
+        self.waiting().is_empty() && !self.turn().is_wanted()
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Request>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts `items` in, together with what others of this client put in now.
-    pub(super) async fn enqueue(
-        self: &Arc<Self>,
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has `items` put in with one of the next requests.
+    pub(super) fn join(
+        &self,
         session: &Arc<EtcdSession>,
-        ask: &Ask,
+        nonce: u64,
+        withdrawn: impl Fn() -> bool + Send + 'static,
         items: &[Item],
-    ) -> Result<()> {
+    ) -> Result<(oneshot::Receiver<Result<()>>, Queued<'_>)> {
         let bytes = items.iter().map(|item| size(&self.keys, item)).sum();
         if bytes > MOST_BYTES {
             return Err(Error::new(
@@ -230,54 +261,16 @@ impl Producers {
                 ),
             ));
         }
-        let (done, mut told) = oneshot::channel();
+        let (done, told) = oneshot::channel();
         self.waiting().push_back(Request {
-            nonce: ask.nonce(),
+            nonce,
             session: Arc::clone(session),
-            ask: ask.clone(),
+            withdrawn: Box::new(withdrawn),
             items: items.to_vec(),
             bytes,
             done: Some(done),
         });
-        let _queued = Queued(self, ask.nonce());
-        loop {
-            let mut gone = std::pin::pin!(self.gone.notified());
-            gone.as_mut().enable();
-            self.set_to_work();
-            tokio::select! {
-                biased;
-                told = &mut told => return told.unwrap_or_else(|_| Err(unknown())),
-                () = gone => {}
-            }
-        }
-    }
-
-    /// Sees to it that the task is there. Not one of those who wait does the work of all: a future
-    /// that its owner does not poll for a while would hold up the others.
-    fn set_to_work(self: &Arc<Self>) {
-        if self.at_work.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let post = Post(Arc::clone(self));
-        tokio::spawn(async move { post.0.work().await });
-    }
-
-    /// Puts in what waits, until nothing does.
-    async fn work(&self) {
-        let mut turn = self.turn.lock().await;
-        loop {
-            settle_down().await;
-            let (batch, sent) = match turn.unresolved.take() {
-                Some(batch) => (batch, true),
-                None => match self.next_batch() {
-                    Some(batch) => (batch, false),
-                    None => return,
-                },
-            };
-            if !self.put_in(&mut turn, batch, sent).await {
-                return;
-            }
-        }
+        Ok((told, Queued(self, nonce)))
     }
 
     fn next_batch(&self) -> Option<Batch> {
@@ -292,202 +285,178 @@ impl Producers {
             }
             requests.extend(waiting.pop_front());
         }
-        let first = requests.first()?;
-        Some(Batch {
-            name: format!("{:x}", first.nonce),
-            requests,
-            known_ids: HashSet::new(),
-        })
+        (!requests.is_empty()).then(|| Batch::new(requests, false))
     }
 
-    /// Puts one batch in, however often it takes. Gives up (`false`) only when all have gone.
-    async fn put_in(&self, turn: &mut Turn, batch: Batch, mut sent: bool) -> bool {
-        let mut pause = Duration::from_millis(20);
-        // Kept there, not here: dropped in the middle, this leaves the question to the next one.
-        turn.unresolved = Some(batch);
-        loop {
-            match self.attempt(turn, &mut sent).await {
-                Ok(true) => return true,
-                // Lost against another client: again, but not all at the same moment.
-                Ok(false) => {
-                    tokio::time::sleep(Duration::from_micros(random(1_500))).await;
-                    continue;
-                }
-                Err(error) if error.is_retryable() => {
-                    if self.dismiss(turn) {
-                        return false;
-                    }
-                    tracing::debug!(%error, "an enqueue was not answered, looking whether it landed");
-                }
-                Err(error) => {
-                    self.refused(turn, &error);
-                    return true;
-                }
+    /// Until when nothing is to be sent.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.turn().due
+    }
+
+    /// What is to be sent now, if anything. [`conclude`](Self::conclude) is told the answer; who
+    /// does not come so far leaves a batch of which nothing is known.
+    pub(super) fn prepare(&self) -> Option<Part> {
+        let mut turn = self.turn();
+        let turn = &mut *turn;
+        if turn.due.is_some_and(|due| due > Instant::now()) {
+            return None;
+        }
+        turn.due = None;
+        if let (Some(_), Some(batch)) = (turn.sent.take(), &mut turn.batch) {
+            batch.doubtful = true;
+        }
+        if !turn.is_wanted() {
+            // What comes next moves the tail, or finds it moved.
+            turn.batch = None;
+        }
+        let items = loop {
+            if turn.batch.is_none() {
+                turn.batch = self.next_batch();
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(500));
+            let items = turn.batch.as_ref()?.items();
+            if !items.is_empty() {
+                break items;
+            }
+            turn.settle();
+        };
+        let batch = turn.batch.as_ref()?;
+        let leases = batch.leases();
+        let ids: Vec<String> = items
+            .iter()
+            .filter_map(|(_, _, id)| id.map(str::to_owned))
+            .collect();
+        let id_keys: Vec<String> = ids.iter().map(|id| self.keys.id(id)).collect();
+        let (unchanged, mut ops, tail) = turn.tail.append(&self.keys, items);
+        let writers = leases
+            .iter()
+            .map(|lease| (self.keys.writer(*lease), *lease));
+        ops.extend(writers.map(|(key, lease)| put(key, batch.name.as_str(), lease)));
+        let compares: Vec<_> = std::iter::once(unchanged)
+            .chain(id_keys.iter().map(|id| absent(id.as_str())))
+            .collect();
+        let writers = leases.iter().map(|lease| get(self.keys.writer(*lease)));
+        let reads: Vec<_> = std::iter::once(get(self.keys.tail()))
+            .chain(writers)
+            .chain(id_keys.iter().map(|id| look(id.as_str())))
+            .collect();
+        let size = compares.len().max(ops.len()).max(reads.len());
+        turn.sent = Some(Sent {
+            tail,
+            leases: leases.len(),
+            ids,
+        });
+        let txn = Txn::new().when(compares).and_then(ops).or_else(reads);
+        Some(Part { txn, size })
+    }
+
+    /// Takes note of the answer to what was [prepared](Self::prepare).
+    pub(super) fn conclude(&self, answer: Result<TxnResponse>) {
+        let mut turn = self.turn();
+        let turn = &mut *turn;
+        let Some(sent) = turn.sent.take() else {
+            return;
+        };
+        match answer {
+            Ok(answer) => {
+                turn.pause = Duration::ZERO;
+                if answer.succeeded() {
+                    let changed = answer.header().map_or(0, |header| header.revision());
+                    turn.tail = Tail {
+                        changed,
+                        ..sent.tail
+                    };
+                    return turn.settle();
+                }
+                let mut found = ranges(answer).into_iter();
+                turn.tail = Tail::read(&found.next().unwrap_or_default().0);
+                // An earlier request of this very batch may be what moved the tail.
+                if turn.landed(found.by_ref().take(sent.leases)) {
+                    return turn.settle();
+                }
+                let known = sent.ids.into_iter().zip(found);
+                let known = known.filter(|(_, (kvs, _))| !kvs.is_empty());
+                if let Some(batch) = &mut turn.batch {
+                    batch.known_ids.extend(known.map(|(id, _)| id));
+                }
+                // Lost against another client: again, but not all at the same moment.
+                turn.due = Some(Instant::now() + Duration::from_micros(random(1_500)));
+            }
+            Err(error) if error.is_retryable() => {
+                tracing::debug!(%error, "an enqueue was not answered: it is repeated");
+                if let Some(batch) = &mut turn.batch {
+                    batch.doubtful |= error.effect() != Effect::None;
+                }
+                self.dismiss(turn);
+                turn.pause = (turn.pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE);
+                turn.due = Some(Instant::now() + turn.pause);
+            }
+            Err(error) => self.refused(turn, &error),
         }
     }
 
-    /// Tells those who were let go of that the store does not answer; says whether nobody is left.
-    fn dismiss(&self, turn: &mut Turn) -> bool {
-        let batch = turn.unresolved.as_mut();
-        let mut left = false;
-        for request in batch.into_iter().flat_map(|batch| &mut batch.requests) {
-            if request.ask.is_withdrawn() {
+    /// Tells those who were let go of that the store does not answer.
+    fn dismiss(&self, turn: &mut Turn) {
+        let requests = turn.batch.as_mut().map(|batch| &mut batch.requests);
+        for request in requests.into_iter().flatten() {
+            if (request.withdrawn)() {
                 request.tell(Err(unknown()));
             }
-            left |= request.done.as_ref().is_some_and(|done| !done.is_closed());
         }
-        let mut waiting = self.waiting();
-        waiting.retain_mut(|request| {
-            let stays = !request.ask.is_withdrawn();
+        self.waiting().retain_mut(|request| {
+            let stays = !(request.withdrawn)();
             if !stays {
                 request.tell(Err(unknown().with_effect(Effect::None)));
             }
             stays
         });
-        !left && waiting.is_empty()
-    }
-
-    /// One transaction; `true` once the batch is settled.
-    async fn attempt(&self, turn: &mut Turn, sent: &mut bool) -> Result<bool> {
-        let Some(batch) = &turn.unresolved else {
-            return Ok(true);
-        };
-        let leases = batch.leases();
-        if *sent && self.resolve(turn, &leases).await? {
-            return Ok(true);
-        }
-        let Some(batch) = &turn.unresolved else {
-            return Ok(true);
-        };
-        let items = batch.items();
-        if items.is_empty() {
-            self.settle(turn);
-            return Ok(true);
-        }
-        let ids: Vec<&str> = items.iter().filter_map(|(_, _, id)| *id).collect();
-        let id_keys: Vec<String> = ids.iter().map(|id| self.keys.id(id)).collect();
-        let ids: Vec<String> = ids.into_iter().map(str::to_owned).collect();
-        let (unchanged, mut ops, mut tail) = turn.tail.append(&self.keys, items);
-        let writers = leases
-            .iter()
-            .map(|lease| (self.keys.writer(*lease), *lease));
-        ops.extend(writers.map(|(key, lease)| put(key, batch.name.as_str(), lease)));
-        let compares =
-            std::iter::once(unchanged).chain(id_keys.iter().map(|id| absent(id.as_str())));
-        let writers = leases.iter().map(|lease| get(self.keys.writer(*lease)));
-        let reads: Vec<_> = std::iter::once(get(self.keys.tail()))
-            .chain(writers)
-            .chain(id_keys.iter().map(|id| get(id.as_str())))
-            .collect();
-        let txn = Txn::new()
-            .when(compares.collect::<Vec<_>>())
-            .and_then(ops)
-            .or_else(reads);
-        *sent = true;
-        let answer = self.wire.call(|client| {
-            let (mut kv, txn) = (client.kv_client(), txn.clone());
-            async move { kv.txn(txn).await }
-        });
-        let answer = match answer.await {
-            Err(error) if error.effect() == Effect::None => {
-                *sent = false;
-                return Err(error);
-            }
-            answer => answer?,
-        };
-        if answer.succeeded() {
-            tail.changed = answer.header().map_or(0, |header| header.revision());
-            turn.tail = tail;
-            self.settle(turn);
-            return Ok(true);
-        }
-        let mut found = ranges(answer).into_iter();
-        turn.tail = Tail::read(&found.next().unwrap_or_default().0);
-        // An earlier request of this very batch may be what moved the tail.
-        if self.landed(turn, found.by_ref().take(leases.len())) {
-            self.settle(turn);
-            return Ok(true);
-        }
-        let known = ids
-            .into_iter()
-            .zip(found)
-            .filter(|(_, (kvs, _))| !kvs.is_empty());
-        if let Some(batch) = &mut turn.unresolved {
-            batch.known_ids.extend(known.map(|(id, _)| id));
-        }
-        Ok(false)
-    }
-
-    /// Whether one of the writers' keys names the batch.
-    fn landed(
-        &self,
-        turn: &Turn,
-        mut writers: impl Iterator<Item = (Vec<etcd_client::proto::PbKeyValue>, bool)>,
-    ) -> bool {
-        let name = turn.unresolved.as_ref().map(|batch| batch.name.as_bytes());
-        writers.any(|(kvs, _)| kvs.first().map(|kv| &*kv.value) == name && name.is_some())
-    }
-
-    /// Finds out whether the batch landed, and where the tail is.
-    async fn resolve(&self, turn: &mut Turn, leases: &[i64]) -> Result<bool> {
-        let reads: Vec<_> = std::iter::once(get(self.keys.tail()))
-            .chain(leases.iter().map(|lease| get(self.keys.writer(*lease))))
-            .collect();
-        let answer = self.wire.call_repeatable(|client| {
-            let (mut kv, txn) = (client.kv_client(), Txn::new().and_then(reads.clone()));
-            async move { kv.txn(txn).await }
-        });
-        let mut found = ranges(answer.await?).into_iter();
-        turn.tail = Tail::read(&found.next().unwrap_or_default().0);
-        let landed = self.landed(turn, found);
-        if landed {
-            self.settle(turn);
-        }
-        Ok(landed)
-    }
-
-    fn settle(&self, turn: &mut Turn) {
-        if let Some(batch) = turn.unresolved.take() {
-            batch.finish(|| Ok(()));
-        }
     }
 
     /// The store refused the batch for good: most likely for one session whose lease has ended.
     fn refused(&self, turn: &mut Turn, error: &Error) {
-        let Some(batch) = turn.unresolved.take() else {
+        let Some(batch) = turn.batch.take() else {
             return;
         };
-        let sessions = batch.leases().len();
-        if sessions == 1 {
-            let kind = error.kind();
-            return batch.finish(|| Err(copy(kind, error)));
+        let doubtful = batch.doubtful || error.effect() != Effect::None;
+        // That a lease is gone etcd finds where the comparisons have held: an earlier request of
+        // the batch, which would have put its key on the same lease, has not landed and will not.
+        let certain = !doubtful || error.kind() == ErrorKind::Lost;
+        if batch.leases().len() == 1 || !certain {
+            // With its session, a writer's key is gone: of an earlier request nothing is known.
+            let effect = if doubtful {
+                Effect::Unknown
+            } else {
+                Effect::None
+            };
+            return batch.finish(|| Err(copy(error.kind(), error).with_effect(effect)));
         }
         // Each session by itself, from the front: none shares another's fate.
-        let mut by_lease: HashMap<i64, Vec<Request>> = HashMap::new();
+        let mut by_lease: Vec<(i64, Vec<Request>)> = Vec::new();
         for request in batch.requests {
-            by_lease
-                .entry(request.session.lease)
-                .or_default()
-                .push(request);
-        }
-        for (number, (_, requests)) in by_lease.into_iter().enumerate() {
-            let mut waiting = self.waiting();
-            if number == 0 {
-                drop(waiting);
-                let name = format!("{:x}", requests.first().map_or(0, |it| it.nonce));
-                turn.unresolved = Some(Batch {
-                    name,
-                    requests,
-                    known_ids: HashSet::new(),
-                });
-            } else {
-                for request in requests.into_iter().rev() {
-                    waiting.push_front(request);
-                }
+            let lease = request.session.lease;
+            match by_lease.iter_mut().find(|(other, _)| *other == lease) {
+                Some((_, requests)) => requests.push(request),
+                None => by_lease.push((lease, vec![request])),
             }
+        }
+        let mut by_lease = by_lease.into_iter().map(|(_, requests)| requests);
+        turn.batch = by_lease.next().map(|first| Batch::new(first, doubtful));
+        let mut waiting = self.waiting();
+        for request in by_lease
+            .rev()
+            .flat_map(|requests| requests.into_iter().rev())
+        {
+            waiting.push_front(request);
+        }
+    }
+
+    /// Tells everybody of `error`, after which nothing is known.
+    pub(super) fn fail(&self, error: impl Fn() -> Error) {
+        let mut turn = self.turn();
+        turn.sent = None;
+        let batch = turn.batch.take();
+        let requests = batch.into_iter().flat_map(|batch| batch.requests);
+        for mut request in requests.chain(self.waiting().drain(..)) {
+            request.tell(Err(error()));
         }
     }
 }

@@ -344,6 +344,11 @@ impl State {
         before.map(|(lease, _)| *lease).collect()
     }
 
+    /// Whether somebody waits who can be served.
+    pub(super) fn has_claims(&self) -> bool {
+        self.stage == Stage::Complete && !self.ready.is_empty() && !self.waiters.is_empty()
+    }
+
     pub(super) fn waiter(&self, nonce: u64) -> Option<(u64, &Waiter)> {
         let mut waiters = self.waiters.iter();
         let found = waiters.find(|(_, waiter)| waiter.nonce == nonce);

@@ -42,23 +42,8 @@ async fn a_namespace_in_another_layout_is_refused() {
     assert!(refused.to_string().contains("layout 2"), "{refused}");
 }
 
-#[tokio::test]
-async fn a_full_store_says_so_and_still_lets_go() {
-    // Small, and not flushed: filled in a moment.
-    let server = EtcdServer::builder()
-        .arg(format!("--quota-backend-bytes={}", 2 * 1024 * 1024))
-        .start_async()
-        .await
-        .unwrap();
-    let bed = Bed::on(&server, "full").await;
-    let session = bed.session(secs(20)).await;
-    let waiter = bed.session(secs(20)).await;
-    let guard = session.locker("held").unwrap().lock().await.unwrap();
-    let waiting = tokio::spawn(async move {
-        let guard = waiter.locker("held").unwrap().lock().await.unwrap();
-        guard.release().await
-    });
-    bed.until_in_line("held", 2).await;
+/// Puts things beside ours until etcd takes no more.
+async fn fill(bed: &Bed) {
     let block = vec![0_u8; 256 * 1024];
     // etcd compares the quota with the size after its last commit to disk, every 100 ms: how many
     // of these pass is a matter of speed.
@@ -78,6 +63,26 @@ async fn a_full_store_says_so_and_still_lets_go() {
     };
     let refused = within(secs(30), "a full store", fill).await;
     assert!(refused.to_string().contains("space exceeded"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_full_store_says_so_and_still_lets_go() {
+    // Small, and not flushed: filled in a moment.
+    let server = EtcdServer::builder()
+        .arg(format!("--quota-backend-bytes={}", 2 * 1024 * 1024))
+        .start_async()
+        .await
+        .unwrap();
+    let bed = Bed::on(&server, "full").await;
+    let session = bed.session(secs(20)).await;
+    let waiter = bed.session(secs(20)).await;
+    let guard = session.locker("held").unwrap().lock().await.unwrap();
+    let waiting = tokio::spawn(async move {
+        let guard = waiter.locker("held").unwrap().lock().await.unwrap();
+        guard.release().await
+    });
+    bed.until_in_line("held", 2).await;
+    fill(&bed).await;
     for attempt in 0..3 {
         let refused = session.locker("new").unwrap().try_lock().await;
         let refused = within(SOON, "an answer", async { refused })
@@ -114,4 +119,36 @@ async fn a_full_store_says_so_and_still_lets_go() {
         guard.key(),
         format!("{}{}", bed.prefix("new"), session.id())
     );
+}
+
+/// etcd counts no put inside a transaction of a transaction, which is where items are that share
+/// a request; and refuses all of a request, of which acknowledgements alone would pass.
+#[tokio::test]
+async fn a_full_store_refuses_items_and_takes_acknowledgements() {
+    let server = EtcdServer::builder()
+        .arg(format!("--quota-backend-bytes={}", 2 * 1024 * 1024))
+        .start_async()
+        .await
+        .unwrap();
+    let bed = Bed::on(&server, "full-queue").await;
+    let queue = bed.session(secs(60)).await.queue("x").unwrap();
+    let items = ["1", "2", "3", "4"].map(tenure_core::Item::from);
+    queue.enqueue_many(items).await.unwrap();
+    let deliveries = queue.dequeue_many(4).await.unwrap();
+    assert_eq!(deliveries.len(), 4);
+    fill(&bed).await;
+    for (round, delivery) in deliveries.into_iter().enumerate() {
+        let both = async { tokio::join!(delivery.ack(), queue.enqueue("more")) };
+        let (acknowledged, accepted) = within(SOON, "answers", both).await;
+        let refused = accepted.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable, "{round}: {refused}");
+        assert!(!refused.is_retryable());
+        // The first one learned with the store's refusal that it is full.
+        if round > 0 {
+            acknowledged.unwrap();
+        }
+    }
+    let depth = queue.depth().await.unwrap();
+    assert_eq!(depth.ready + depth.delayed, 0, "{depth:?}");
+    assert!(depth.in_flight <= 1, "{depth:?}");
 }
