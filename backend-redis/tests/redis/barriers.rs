@@ -166,6 +166,8 @@ async fn a_lost_answer_to_leave_is_found_again() {
     let store = connect(bed.through(proxy.address()).timeout(ms(400))).await;
     let session = open(&store, secs(20)).await;
     let barrier = session.double_barrier("phase", 1).unwrap();
+    // So that the server knows the script: else the answer that is lost says that it does not.
+    barrier.enter().await.unwrap().leave().await.unwrap();
     let inside = barrier.enter().await.unwrap();
     let pattern = b"double_barrier/phase".to_vec();
     proxy.when(Direction::Up, pattern, Direction::Down, Flow::Drop);
