@@ -13,6 +13,7 @@ const SENT: &[&str] = &[
     "evalsha",
     "get",
     "ping",
+    "select",
     "subscribe",
     "unsubscribe",
     "set",

@@ -26,6 +26,8 @@ async fn every_namespace_finds_its_node() {
         use_it(config(format!("{}?namespace=ns{number}", cluster.url())))
             .await
             .unwrap();
+        let store = store(format!("{}?namespace=all{number}", cluster.url())).await;
+        use_everything(&store).await.unwrap();
     }
     assert!(owners.len() > 1, "some are redirected: {owners:?}");
     // A part of the nodes is enough to begin with.

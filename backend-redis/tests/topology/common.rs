@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use tenure_core::backend::StoreUrl;
-use tenure_core::{Error, LockGuard, Result, Session, SessionOptions, Store};
+use tenure_core::{Error, HoldFor, Item, LockGuard, Result, Session, SessionOptions, Store};
 use tenure_redis::{RedisBackend, RedisConfig, RedisSession};
 
 /// For what must happen at once: generous, because the machine may be busy.
@@ -75,4 +75,77 @@ pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
         }
     })
     .await;
+}
+
+/// All that there is, once: each script where it is allowed, or on the node where it belongs.
+pub(crate) async fn use_everything(store: &Store<RedisBackend>) -> Result<()> {
+    let (session, other) = (open(store, secs(30)).await, open(store, secs(30)).await);
+    let guard = session.locker("all")?.lock().await?;
+    assert!(other.locker("all")?.try_lock().await.is_err());
+
+    let election = session.election("all")?;
+    let leadership = election.campaign("a").await?;
+    let mut observer = other.election("all")?.observe();
+    within(SOON, "the leader", observer.next()).await;
+    leadership.proclaim("b").await?;
+    assert!(election.leader().await?.is_some());
+    leadership.resign().await?;
+
+    let lock = session.rw_lock("all")?;
+    let reading = lock.write().await?.downgrade().await?;
+    other.rw_lock("all")?.read().await?.release().await?;
+    reading.release().await?;
+
+    let queue = session.queue("all")?;
+    queue.enqueue("a").await?;
+    queue.enqueue(Item::new("b").priority(3).id("b")?).await?;
+    assert!(queue.peek().await?.is_some());
+    queue.dequeue().await?.nack_after(ms(1)).await?;
+    queue.dequeue().await?.nack().await?;
+    queue.dequeue().await?.ack().await?;
+    queue.depth().await?;
+    queue.purge().await?;
+
+    let barrier = session.barrier("all")?;
+    barrier.hold(HoldFor::Session).await?;
+    let waits = other.barrier("all")?;
+    let waiting = tokio::spawn(async move { waits.wait().await });
+    barrier.release().await?;
+    within(SOON, "the barrier", waiting).await.unwrap()?;
+    let (one, two) = (
+        session.double_barrier("all", 2)?,
+        other.double_barrier("all", 2)?,
+    );
+    let inside = within(SOON, "entering", async {
+        tokio::try_join!(one.enter(), two.enter())
+    });
+    let (one, two) = inside.await?;
+    within(SOON, "leaving", async {
+        tokio::try_join!(one.leave(), two.leave())
+    })
+    .await?;
+
+    let stm = session.stm()?;
+    stm.put("k", "1").await?;
+    stm.fenced_by(&guard)
+        .run(async |tx| {
+            tx.get("k").await?;
+            tx.put("k", "2")
+        })
+        .await?;
+    stm.delete("k").await?;
+
+    let token = guard.token();
+    let name = guard.name().as_str().to_owned();
+    std::mem::forget(guard);
+    let id = session.detach().await?;
+    let resumed = store.resume(&id).await?;
+    resumed
+        .locker(&*name)?
+        .reclaim(token)
+        .await?
+        .release()
+        .await?;
+    resumed.close().await?;
+    other.close().await
 }

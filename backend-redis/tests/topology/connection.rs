@@ -2,43 +2,50 @@
 
 use std::sync::Arc;
 
-use tenure_core::ErrorKind;
+use tenure_core::{ErrorKind, Session};
+use tenure_redis::RedisSession;
 use tenure_testbed::{Proxy, RedisServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::common::*;
 
-/// Nobody but the watchdog would find out: both sessions renew every eight hours, and the waiter looks
-/// when the holder's lease ends.
+/// Nobody but the watchdog would find out: all renew every eight hours, and the one who waits behind
+/// another who waits does not look before that one's lease ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_server_is_noticed_though_everybody_only_waits() {
+    const DAY: u64 = 24 * 60 * 60;
     let server = RedisServer::start_async().await.unwrap();
     let proxy = Proxy::start(server.address()).unwrap();
-    let holder = session(server.url(), secs(24 * 60 * 60)).await;
+    let holder = session(server.url(), secs(DAY)).await;
     let guard = lock(&holder, "x").await;
-    let waiter = session(
-        format!(
-            "redis://{}?timeout=300ms&connect_timeout=300ms",
-            proxy.address()
-        ),
-        secs(24 * 60 * 60),
-    )
-    .await;
-    let waiting = waiter.locker("x").unwrap();
-    let waiting = tokio::spawn(async move { waiting.lock().await });
-    let line = "{tenure/1/default}/lock/x";
-    until("a place in line", || {
-        server.command(&["ZCARD", line]).unwrap() == "2"
-    })
-    .await;
+    let places = async |count: &str| {
+        until("a place in line", || {
+            let line = "{tenure/1/default}/lock/x";
+            server.command(&["ZCARD", line]).unwrap() == count
+        })
+        .await;
+    };
+    let wait = |session: &Session<RedisSession>| {
+        let lock = session.locker("x").unwrap();
+        tokio::spawn(async move { lock.lock().await })
+    };
+    let second = session(server.url(), secs(DAY)).await;
+    let next = wait(&second);
+    places("2").await;
+    let url = format!("redis://{}", proxy.address());
+    let third = session(url + "?timeout=300ms&connect_timeout=300ms", secs(DAY)).await;
+    let last = wait(&third);
+    places("3").await;
     let before = proxy.accepted();
     proxy.silence();
     until("another connection", || proxy.accepted() > before).await;
-    // Told to nobody: the push goes into the silence.
     guard.release().await.unwrap();
+    let next = within(SOON, "the lock", next).await.unwrap().unwrap();
+    // Told to nobody: the push goes into the silence.
+    next.release().await.unwrap();
     proxy.heal();
-    let granted = within(SOON, "the lock", waiting).await.unwrap().unwrap();
+    let granted = within(SOON, "the lock", last).await.unwrap().unwrap();
     assert!(granted.is_valid());
 }
 
