@@ -303,11 +303,21 @@ impl RedisSession {
         arguments: &[Arg<'_>],
     ) -> Result<Reply> {
         let begun = tokio::time::Instant::now();
+        // What an attempt may have done stays unknown when a later one fails cleanly.
+        let mut unknown = false;
+        let said = |error: Error, unknown| match unknown {
+            true => error.with_effect(Effect::Unknown),
+            false => error,
+        };
         loop {
-            let connection = self.client.connection().await?;
+            let connection = self.client.connection().await;
+            let connection = connection.map_err(|error| said(error, unknown))?;
             let done = self
                 .step_over(&connection, script, slot, nonce, arguments)
                 .await;
+            unknown |= done
+                .as_ref()
+                .is_err_and(|error| error.effect() != Effect::None);
             match done {
                 // Every step can be repeated. So the caller hears nothing of a broken connection if
                 // the next one works.
@@ -319,7 +329,7 @@ impl RedisSession {
                 {
                     tracing::debug!(%error, script = script.name, "again, over another connection");
                 }
-                done => return done,
+                done => return done.map_err(|error| said(error, unknown)),
             }
         }
     }

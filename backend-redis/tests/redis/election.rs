@@ -72,8 +72,10 @@ async fn nothing_stays_of_an_election() {
         }
     }
     session.close().await.unwrap();
-        eventually("nothing stays", || {
-        bed.keys().iter().all(|key| key == "election/e/order" || key == "last")
+    eventually("nothing stays", || {
+        bed.keys()
+            .iter()
+            .all(|key| key == "election/e/order" || key == "last")
     })
     .await;
 }
