@@ -303,34 +303,34 @@ impl RedisSession {
         arguments: &[Arg<'_>],
     ) -> Result<Reply> {
         let begun = tokio::time::Instant::now();
-        let mut doubtful = false;
+        // What an attempt may have done stays unknown when a later one fails cleanly.
+        let mut unknown = false;
+        let said = |error: Error, unknown| match unknown {
+            true => error.with_effect(Effect::Unknown),
+            false => error,
+        };
         loop {
-            let done = match self.client.connection().await {
-                Ok(connection) => {
-                    let over = self.step_over(&connection, script, slot, nonce, arguments);
-                    match over.await {
-                        // Every step can be repeated. So the caller hears nothing of a broken
-                        // connection if the next one works.
-                        Err(error)
-                            if error.is_retryable()
-                                && (self.client.is_replaced(&connection)
-                                    || refused(&error, &connection))
-                                && begun.elapsed() < self.client.config.timeout =>
-                        {
-                            tracing::debug!(%error, script = script.name, "again, over another connection");
-                            doubtful |= error.effect() != Effect::None;
-                            continue;
-                        }
-                        done => done,
-                    }
+            let connection = self.client.connection().await;
+            let connection = connection.map_err(|error| said(error, unknown))?;
+            let done = self
+                .step_over(&connection, script, slot, nonce, arguments)
+                .await;
+            unknown |= done
+                .as_ref()
+                .is_err_and(|error| error.effect() != Effect::None);
+            match done {
+                // Every step can be repeated. So the caller hears nothing of a broken connection if
+                // the next one works.
+                Err(error)
+                    if error.is_retryable()
+                        && (self.client.is_replaced(&connection)
+                            || refused(&error, &connection))
+                        && begun.elapsed() < self.client.config.timeout =>
+                {
+                    tracing::debug!(%error, script = script.name, "again, over another connection");
                 }
-                Err(error) => Err(error),
-            };
-            // What came of an earlier attempt, a later one that failed does not say.
-            return done.map_err(|error| match doubtful {
-                true => error.with_effect(Effect::Unknown),
-                false => error,
-            });
+                done => return done.map_err(|error| said(error, unknown)),
+            }
         }
     }
 
