@@ -177,9 +177,10 @@ async fn a_dead_timekeeper_is_replaced() {
     let _doomed = doomed.await;
     until(|| in_line(&server, "time") == 2).await;
     drop(victim);
-    let delay = Duration::from_millis(500);
+    // Longer than the first sleeps in any case.
+    let delay = TTL * 2;
     item.nack_after(delay).await.unwrap();
-    let item = within(TTL * 2 + BOUND, "the delayed item", first);
+    let item = within(delay + BOUND, "the delayed item", first);
     let item = item.await.unwrap().unwrap();
     assert_eq!((text(&item), item.count()), ("later", 2));
     item.ack().await.unwrap();
@@ -362,7 +363,7 @@ async fn who_lost_an_item_to_an_operator_hears_of_it() {
     server.command(&["HDEL", hash, place]).unwrap();
     within(PROMPT, "the loss", lost.lost()).await;
     assert!(kept.is_valid());
-    let again = queue.dequeue().await.unwrap();
+    let again = within(PROMPT, "its return", queue.dequeue()).await.unwrap();
     assert_eq!((text(&again), again.count()), ("a", 2));
     assert_eq!(lost.ack().await.unwrap_err().kind(), ErrorKind::Lost);
     again.ack().await.unwrap();
