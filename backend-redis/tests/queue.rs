@@ -298,21 +298,19 @@ async fn a_full_memory_keeps_out_what_is_new_and_lets_the_rest_go() {
     server
         .command(&["CONFIG", "SET", "maxmemory", "1"])
         .unwrap();
-    let adding = tokio::spawn({
-        let queue = queue.clone();
-        async move { queue.enqueue("new").await }
-    });
+    let batch = ["new", "newer"].map(Item::from);
+    let refused = within(PROMPT, "enqueue", queue.enqueue_many(batch)).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
     let item = within(PROMPT, "dequeue", queue.dequeue()).await.unwrap();
     assert_eq!(text(&item), "old");
     within(PROMPT, "ack", item.ack()).await.unwrap();
     let item = within(PROMPT, "dequeue", queue.dequeue()).await.unwrap();
     within(PROMPT, "nack", item.nack()).await.unwrap();
     assert_eq!(queue.len().await.unwrap(), 1);
-    assert!(!adding.is_finished());
     server
         .command(&["CONFIG", "SET", "maxmemory", "0"])
         .unwrap();
-    within(PROMPT, "enqueue", adding).await.unwrap().unwrap();
+    queue.enqueue("new").await.unwrap();
     let item = queue.dequeue().await.unwrap();
     assert_eq!((text(&item), item.count()), ("older", 2));
     item.ack().await.unwrap();
