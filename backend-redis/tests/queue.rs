@@ -177,9 +177,10 @@ async fn a_dead_timekeeper_is_replaced() {
     let _doomed = doomed.await;
     until(|| in_line(&server, "time") == 2).await;
     drop(victim);
-    let delay = Duration::from_millis(500);
+    // Longer than the first sleeps in any case.
+    let delay = TTL * 2;
     item.nack_after(delay).await.unwrap();
-    let item = within(TTL * 2 + BOUND, "the delayed item", first);
+    let item = within(delay + BOUND, "the delayed item", first);
     let item = item.await.unwrap().unwrap();
     assert_eq!((text(&item), item.count()), ("later", 2));
     item.ack().await.unwrap();
@@ -297,21 +298,19 @@ async fn a_full_memory_keeps_out_what_is_new_and_lets_the_rest_go() {
     server
         .command(&["CONFIG", "SET", "maxmemory", "1"])
         .unwrap();
-    let adding = tokio::spawn({
-        let queue = queue.clone();
-        async move { queue.enqueue("new").await }
-    });
+    let batch = ["new", "newer"].map(Item::from);
+    let refused = within(PROMPT, "enqueue", queue.enqueue_many(batch)).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
     let item = within(PROMPT, "dequeue", queue.dequeue()).await.unwrap();
     assert_eq!(text(&item), "old");
     within(PROMPT, "ack", item.ack()).await.unwrap();
     let item = within(PROMPT, "dequeue", queue.dequeue()).await.unwrap();
     within(PROMPT, "nack", item.nack()).await.unwrap();
     assert_eq!(queue.len().await.unwrap(), 1);
-    assert!(!adding.is_finished());
     server
         .command(&["CONFIG", "SET", "maxmemory", "0"])
         .unwrap();
-    within(PROMPT, "enqueue", adding).await.unwrap().unwrap();
+    queue.enqueue("new").await.unwrap();
     let item = queue.dequeue().await.unwrap();
     assert_eq!((text(&item), item.count()), ("older", 2));
     item.ack().await.unwrap();
@@ -362,7 +361,7 @@ async fn who_lost_an_item_to_an_operator_hears_of_it() {
     server.command(&["HDEL", hash, place]).unwrap();
     within(PROMPT, "the loss", lost.lost()).await;
     assert!(kept.is_valid());
-    let again = queue.dequeue().await.unwrap();
+    let again = within(PROMPT, "its return", queue.dequeue()).await.unwrap();
     assert_eq!((text(&again), again.count()), ("a", 2));
     assert_eq!(lost.ack().await.unwrap_err().kind(), ErrorKind::Lost);
     again.ack().await.unwrap();
