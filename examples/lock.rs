@@ -55,7 +55,7 @@ async fn main() -> tenure::Result<()> {
 
 /// Up to 100 ms, different each time.
 fn a_while(worker: u64, token: FencingToken) -> Duration {
-    Duration::from_millis((worker * 7919 + token.get() * 104_729) % 100)
+    Duration::from_millis((worker * 7919 + token.get() % 104_729) % 100)
 }
 
 /// The first argument, or `TENURE_URL`, or the embedded store.

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_documented_rule_is_the_one() {
-        let documented = include_str!("../../docs/redis-topology.part.md");
+        let documented = include_str!("../../docs/redis.md");
         let rules = acl_rules(&Namespace::new("orders").unwrap());
         assert!(documented.contains(&rules), "docs must show: {rules}");
     }
