@@ -515,7 +515,9 @@ fn all_enter_and_all_leave(store: Store) {
     ends(&mut second, 0);
 
     // A signal ends the wait.
+    let nobody = store.keys();
     let mut alone = store.spawn(&enter);
+    store.until_more_keys_than(nobody);
     let before = store.keys();
     alone.terminate().unwrap();
     ends(&mut alone, 143);
