@@ -40,6 +40,13 @@ pub const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 /// that does nothing else meanwhile.
 const CHUNK: usize = 500;
 
+/// How many holdings one step looks after.
+const AUDITED_AT_ONCE: usize = 250;
+
+/// How many holdings are looked after with each renewal. A session with more takes several rounds for
+/// all: a renewal must not cost more because much is held.
+const AUDITED_A_ROUND: usize = 1_000;
+
 /// How many holdings and waits one session carries.
 const CAPACITY: usize = 100_000;
 
@@ -101,6 +108,7 @@ impl RedisBackend {
             ttl,
             waits,
             once: Once::default(),
+            audited: AtomicU64::new(0),
             _listening: listening,
         })
     }
@@ -195,6 +203,8 @@ pub struct RedisSession {
     ttl: Duration,
     waits: Arc<Waits>,
     once: Once,
+    /// The nonce of the holding that was audited last.
+    audited: AtomicU64,
     _listening: Listening,
 }
 
@@ -419,6 +429,15 @@ impl RedisSession {
     }
 }
 
+/// What one round of the audit is about: the nonces that come after those of the last round, which
+/// ended with `last`.
+fn next_round<T>(held: &[T], last: u64, nonce: impl Fn(&T) -> u64) -> Vec<&T> {
+    let mut round: Vec<_> = held.iter().collect();
+    round.sort_unstable_by_key(|held| nonce(held).wrapping_sub(last).wrapping_sub(1));
+    round.truncate(AUDITED_A_ROUND);
+    round
+}
+
 #[async_trait]
 impl Lease for RedisSession {
     async fn renew(&self) -> Result<()> {
@@ -453,7 +472,12 @@ impl Lease for RedisSession {
 
     async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
         let mut missing = Vec::new();
-        for held in held.chunks(CHUNK) {
+        let last = self.audited.load(Ordering::Relaxed);
+        let round = next_round(held, last, |held| held.nonce);
+        if let Some(held) = round.last() {
+            self.audited.store(held.nonce, Ordering::Relaxed);
+        }
+        for held in round.chunks(AUDITED_AT_ONCE) {
             let mut arguments: Vec<Arg<'_>> = Vec::with_capacity(3 * held.len());
             for held in held {
                 let key = held.key.strip_prefix(&*self.root).unwrap_or(&held.key);
@@ -568,5 +592,31 @@ impl HasQueue for RedisSession {
 
     fn typed_queue(self: Arc<Self>) -> Arc<RedisQueue> {
         Arc::new(RedisQueue::new(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_holding_has_its_turn() {
+        // Nonces wrap.
+        let held: Vec<u64> = (0..2_500)
+            .map(|n| (u64::MAX - 700).wrapping_add(n))
+            .collect();
+        let (mut seen, mut last) = (Vec::new(), 17);
+        for _ in 0..3 {
+            let round = next_round(&held, last, |nonce| *nonce);
+            assert!(round.len() <= AUDITED_A_ROUND);
+            last = round.last().map_or(last, |nonce| **nonce);
+            seen.extend(round.into_iter().copied());
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), held.len());
+        // As few as fit are looked after every time.
+        let few = next_round(&held[..3], last, |nonce| *nonce);
+        assert_eq!(few.len(), 3);
     }
 }
