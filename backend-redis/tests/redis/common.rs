@@ -128,7 +128,14 @@ impl<'a> Bed<'a> {
 }
 
 pub(crate) async fn connect(config: RedisConfig) -> Store<RedisBackend> {
-    tenure_redis::connect(config).await.expect("connects")
+    // A busy machine may take longer than one attempt has.
+    let start = Instant::now();
+    loop {
+        match tenure_redis::connect(config.clone()).await {
+            Err(error) if error.is_retryable() && start.elapsed() < SOON => {}
+            connected => return connected.expect("connects"),
+        }
+    }
 }
 
 pub(crate) async fn open(store: &Store<RedisBackend>, ttl: Duration) -> Session<RedisSession> {
