@@ -120,7 +120,7 @@ fn claims(server: &Server, config: &RedisConfig) -> Guarantees {
         ),
         token_order: Claim::new(
             TokenOrder::Failover,
-            "the next token is the last one plus one, or the server's clock in microseconds if that is more: it rises when Redis forgets, as long as the clock of who serves then is not behind the last token (NTP does)",
+            "the next token is the last one plus one, lifted to the server's clock in microseconds with every new connection: so it rises over what Redis forgets, as long as the clock of who serves then is not behind the last token (NTP sees to that); while two primaries serve at once, each has an order of its own",
         ),
         hand_off: Claim::new(
             HandOff::Fifo,
