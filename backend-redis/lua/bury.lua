@@ -1,5 +1,6 @@
 -- uses: all
--- Removes a part of what a session left that has ended; `more` if there is more.
+-- Removes a part of what a session left that has ended; `more` if there is more, else `ok` and another
+-- one that has.
 local dead = ARGV[5]
 in_any_case()
 local refused = enter()
@@ -8,6 +9,7 @@ if refused then return refused end
 if alive(dead) then
   -- Its time was wrong here: the clock was set, for instance.
   redis.call('ZADD', root .. 'sessions', text(now() + left(dead) * 1000), dead)
-  return {'ok'}
+  return {'ok', overdue()}
 end
-return {end_of(dead)}
+local done = end_of(dead)
+return {done, done == 'ok' and overdue() or nil}

@@ -1,5 +1,6 @@
 -- uses: all
 -- Removes a part of what a session had and did not keep when it was detached; `more` if there is more.
+in_any_case()
 local dropped, held = root .. 'dropped/' .. me, root .. 'held/' .. me
 for field, path in pairs(some_of(dropped)) do
   if kind_of(path) == 'barrier' then

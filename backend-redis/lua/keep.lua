@@ -1,5 +1,6 @@
 -- Before the session is detached: names some of what it keeps. The first of several steps says so.
 -- Other than those of a session in use, these steps find their own work done if it is repeated.
+in_any_case()
 local refused = detaching()
 if refused then return refused end
 

@@ -141,6 +141,12 @@ local function detaching()
   redis.call('HSET', my_session, 'connection', ARGV[2])
 end
 
+-- A session whose time is over, or an empty text: what it left is to be buried.
+local function overdue()
+  local last = text(now() - 1000)
+  return redis.call('ZRANGEBYSCORE', root .. 'sessions', '-inf', last, 'LIMIT', 0, 1)[1] or ''
+end
+
 -- Up to a hundred entries of a hash. Not by a scan: from its start, that would cross more and more
 -- places that it has emptied.
 local function some_of(index)

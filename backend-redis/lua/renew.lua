@@ -10,5 +10,4 @@ local refused = enter()
 if refused then return refused end
 
 redis.call('ZADD', root .. 'sessions', text(now() + ttl * 1000), me)
-local overdue = redis.call('ZRANGEBYSCORE', root .. 'sessions', '-inf', text(now() - 1000), 'LIMIT', 0, 1)[1]
-return {'ok', overdue or ''}
+return {'ok', overdue()}

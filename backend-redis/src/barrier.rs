@@ -9,7 +9,7 @@ use tenure_core::backend::{Ask, Barrier, Grant, Kind, Settle};
 use tenure_core::{Error, FencingToken, HoldFor, LossReason, Name, Result};
 
 use crate::error;
-use crate::layout::{path, path_of};
+use crate::layout::{hex, path, path_of};
 use crate::scripts;
 use crate::session::RedisSession;
 use crate::step::Reply;
@@ -151,7 +151,8 @@ impl Barrier for RedisBarrier {
             if let News::Granted(token) = news {
                 return Ok(self.session.place_granted(ask, token));
             }
-            found = self.look_into_room(ask.nonce(), &path, "").await?;
+            let looked = self.look_into_room(ask.nonce(), &path, "").await;
+            found = looked.map_err(error::of_one_who_waits)?;
         }
     }
 
@@ -181,7 +182,10 @@ impl Settle for RedisBarrier {
             .step_once(&scripts::DOUBLE_BARRIER_LEAVE, ask.nonce(), &arguments)
             .await?;
         match left.status() {
-            "ok" => Ok(()),
+            "ok" => {
+                self.session.gave_back(path, hex(ask.nonce()));
+                Ok(())
+            }
             "gone" => Err(Error::lost(LossReason::Revoked)),
             _ => Err(left.unexpected()),
         }

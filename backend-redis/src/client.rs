@@ -108,6 +108,15 @@ pub(crate) struct Listening {
     number: u64,
 }
 
+/// What the pushes of a connection know of it.
+#[derive(Default)]
+struct Itself {
+    /// None before it has its number.
+    connection: Weak<Connection>,
+    /// It may end even before that.
+    is_gone: bool,
+}
+
 /// One connection.
 pub(crate) struct Connection {
     pub(crate) number: u64,
@@ -139,7 +148,7 @@ impl Connection {
     }
 
     /// Nothing more is sent over it; what is on its way may arrive.
-    fn give_up(&self) {
+    pub(crate) fn give_up(&self) {
         self.broken.store(true, Ordering::Release);
         self.gone.notify_one();
     }
@@ -176,6 +185,20 @@ impl Client {
             return Ok(connection);
         }
         let seen = self.ended.load(Ordering::Acquire);
+        let Some(me) = self.me.upgrade() else {
+            return Err(error::no_connection("the store was dropped"));
+        };
+        // In a task of its own: whoever asks may not be polled again for long, or be dropped, and
+        // everybody else needs what it makes.
+        let making = tokio::spawn(async move { me.connected(seen).await });
+        making
+            .await
+            .unwrap_or_else(|_| Err(error::no_connection("the runtime is shutting down")))
+    }
+
+    /// The connection, if need be by an attempt of ours; or how an attempt failed that has ended since
+    /// `seen` had.
+    async fn connected(&self, seen: u64) -> Result<Arc<Connection>> {
         let mut attempts = self.connecting.lock().await;
         if let Some(connection) = self.current() {
             return Ok(connection);
@@ -197,17 +220,11 @@ impl Client {
         connected
     }
 
-    fn current(&self) -> Option<Arc<Connection>> {
+    /// The connection, if there is one that works.
+    pub(crate) fn current(&self) -> Option<Arc<Connection>> {
         let state = self.state();
         let connection = state.connection.as_ref()?;
         (!connection.is_broken()).then(|| Arc::clone(connection))
-    }
-
-    /// Has the next step go over a new connection.
-    pub(crate) fn give_up(&self) {
-        if let Some(connection) = &self.state().connection {
-            connection.give_up();
-        }
     }
 
     /// Whether `connection` is not what the next step would go over.
@@ -248,7 +265,11 @@ impl Client {
                 left: AtomicBool::new(false),
                 gone: Notify::new(),
             });
-            *itself.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&connection);
+            let mut itself = itself.lock().unwrap_or_else(PoisonError::into_inner);
+            itself.connection = Arc::downgrade(&connection);
+            if itself.is_gone {
+                connection.give_up();
+            }
             let channels: Vec<_> = state.channels.keys().cloned().collect();
             (connection, channels)
         };
@@ -280,8 +301,8 @@ impl Client {
 
     /// The settings of a new connection, and where its pushes look for it: they come before it has
     /// its number.
-    fn pushes(&self) -> (AsyncConnectionConfig, Arc<Mutex<Weak<Connection>>>) {
-        let (me, itself) = (self.me.clone(), Arc::new(Mutex::new(Weak::new())));
+    fn pushes(&self) -> (AsyncConnectionConfig, Arc<Mutex<Itself>>) {
+        let (me, itself) = (self.me.clone(), Arc::<Mutex<Itself>>::default());
         let connection = Arc::clone(&itself);
         let settings = endpoint::settings().set_push_sender(
             move |push| -> std::result::Result<(), SendError> {
@@ -461,7 +482,9 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.give_up();
+        if let Some(connection) = &self.state().connection {
+            connection.give_up();
+        }
     }
 }
 
@@ -523,10 +546,11 @@ async fn unsubscribe(client: Weak<Client>, channel: String) {
 }
 
 /// Something came that nobody asked for.
-fn pushed(client: &Weak<Client>, connection: &Mutex<Weak<Connection>>, push: PushInfo) {
+fn pushed(client: &Weak<Client>, itself: &Mutex<Itself>, push: PushInfo) {
     if push.kind == PushKind::Disconnection {
-        let connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(connection) = connection.upgrade() {
+        let mut itself = itself.lock().unwrap_or_else(PoisonError::into_inner);
+        itself.is_gone = true;
+        if let Some(connection) = itself.connection.upgrade() {
             connection.give_up();
         }
         return;
@@ -607,6 +631,31 @@ mod tests {
         assert_eq!(client.connection().await.unwrap().number, 8);
         client.number_above(7);
         assert_eq!(client.connection().await.unwrap().number, 8);
+    }
+
+    #[tokio::test]
+    async fn who_asks_and_is_not_polled_again_is_in_nobodys_way() {
+        let server = RedisServer::start_async().await.unwrap();
+        let client = client(server.address());
+        let mut asking = Box::pin(client.connection());
+        assert!(futures_util::poll!(&mut asking).is_pending());
+        let limit = Duration::from_secs(5);
+        let another = tokio::time::timeout(limit, client.connection()).await;
+        assert_eq!(another.unwrap().unwrap().number, 1);
+        assert_eq!(asking.await.unwrap().number, 1);
+    }
+
+    #[tokio::test]
+    async fn an_end_before_the_number_is_known_is_not_forgotten() {
+        let server = RedisServer::start_async().await.unwrap();
+        let client = client(server.address());
+        let (_, itself) = client.pushes();
+        let gone = PushInfo {
+            kind: PushKind::Disconnection,
+            data: Vec::new(),
+        };
+        pushed(&client.me, &itself, gone);
+        assert!(itself.lock().unwrap().is_gone);
     }
 
     struct Bell(Notify);

@@ -21,6 +21,12 @@ pub(crate) fn stale() -> Error {
     no_connection("the connection that carried this was replaced; nothing happened")
 }
 
+/// A failure of one who waits already: whatever became of this request, the place that an earlier one
+/// took is there, and has to be withdrawn.
+pub(crate) fn of_one_who_waits(error: Error) -> Error {
+    error.with_effect(Effect::Unknown)
+}
+
 pub(crate) fn removed_from_line() -> Error {
     Error::lost(LossReason::Revoked)
 }
@@ -244,7 +250,10 @@ mod tests {
             assert_eq!(error.effect(), Effect::None, "{line}");
             assert!(error.is_retryable(), "{line}");
         }
-        assert_eq!(from_redis(server("OOM x")).effect(), Effect::None);
+        // Until somebody makes room.
+        let full = from_redis(server("OOM x"));
+        assert_eq!(full.effect(), Effect::None);
+        assert!(!full.is_retryable());
         assert!(!from_redis(server("WRONGPASS x")).is_retryable());
         assert_eq!(from_redis(server("ERR x")).effect(), Effect::Unknown);
     }

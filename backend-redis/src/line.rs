@@ -55,8 +55,8 @@ impl RedisSession {
             // The place was taken by an earlier attempt whose answer was lost, and is not the first
             // any more: an operator has been there.
             "wait" => {
-                self.withdraw_from_store(ask).await?;
-                Ok(None)
+                let withdrawn = self.withdraw_from_store(ask).await;
+                withdrawn.map(|()| None).map_err(error::of_one_who_waits)
             }
             _ => Err(joined.unexpected()),
         }
@@ -96,7 +96,8 @@ impl RedisSession {
             let path = path_of(ask);
             found = self
                 .step(&scripts::LOOK, ask.nonce(), &[(&path).into(), how.into()])
-                .await?;
+                .await
+                .map_err(error::of_one_who_waits)?;
         }
     }
 
@@ -125,7 +126,10 @@ impl RedisSession {
         let arguments = [(&path).into(), grant.token().into()];
         let left = self.step_once(leave, ask.nonce(), &arguments).await?;
         match left.status() {
-            "ok" => Ok(()),
+            "ok" => {
+                self.gave_back(path, hex(ask.nonce()));
+                Ok(())
+            }
             "gone" => Err(Error::lost(LossReason::Revoked)),
             _ => Err(left.unexpected()),
         }
@@ -154,7 +158,10 @@ impl RedisSession {
     pub(crate) async fn withdraw_from_store(&self, ask: &Ask) -> Result<()> {
         let withdrawn = self.step(&scripts::WITHDRAW, ask.nonce(), &[]).await?;
         match withdrawn.status() {
-            "ok" => Ok(()),
+            "ok" => {
+                self.gave_back(path_of(ask), hex(ask.nonce()));
+                Ok(())
+            }
             _ => Err(withdrawn.unexpected()),
         }
     }

@@ -13,6 +13,7 @@ use tenure_core::{
     Depth, Error, ErrorKind, ID_MEMORY, Item, LossReason, MAX_BATCH, Name, Peeked, Result,
 };
 
+use crate::error;
 use crate::layout::{hex, path, path_of};
 use crate::scripts::{self, Script};
 use crate::session::RedisSession;
@@ -141,7 +142,11 @@ impl RedisQueue {
         let ended = self.session.step_once(script, ask.nonce(), &arguments);
         let ended = ended.await?;
         match ended.status() {
-            "ok" => Ok(()),
+            "ok" => {
+                let field = format!("{nonce}:{}", claim.place);
+                self.session.gave_back(path, field);
+                Ok(())
+            }
             "gone" => Err(Error::lost(LossReason::Revoked)),
             _ => Err(ended.unexpected()),
         }
@@ -193,8 +198,8 @@ impl Queue for RedisQueue {
     async fn take(&self, ask: &Ask, want: &Want) -> Result<Vec<Taken>> {
         // Before the first look: what is told right after that is heard.
         let waiting = self.session.waiting(ask.nonce());
+        let mut found = self.look(ask, want, true).await?;
         loop {
-            let found = self.look(ask, want, true).await?;
             let patience = match found.status() {
                 "items" => return self.taken(ask, &found),
                 "wait" => Duration::from_millis(found.unsigned(0)?),
@@ -205,6 +210,8 @@ impl Queue for RedisQueue {
                 () = tokio::time::sleep(patience) => {}
                 () = ask.withdrawn() => return Err(Error::withdrawn()),
             }
+            let looked = self.look(ask, want, true).await;
+            found = looked.map_err(error::of_one_who_waits)?;
         }
     }
 
@@ -274,7 +281,10 @@ impl Settle for RedisQueue {
         let arguments = [(&path).into()];
         let left = self.session.step(script, ask.nonce(), &arguments).await?;
         match left.status() {
-            "ok" => Ok(()),
+            "ok" => {
+                self.session.gave_back(path, hex(ask.nonce()));
+                Ok(())
+            }
             _ => Err(left.unexpected()),
         }
     }

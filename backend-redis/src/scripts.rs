@@ -70,6 +70,7 @@ scripts! {
     LEAVE "leave";
     LOCK "join" after "take_alone";
     UNLOCK "leave" after "leave_alone";
+    GIVE_BACK_AGAIN "give_back_again";
     RECLAIM "reclaim";
     CAMPAIGN "campaign";
     PROCLAIM "proclaim";

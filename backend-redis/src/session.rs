@@ -1,10 +1,11 @@
 //! The connection to a Redis, and its sessions.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tenure_core::backend::{
@@ -109,6 +110,7 @@ impl RedisBackend {
             waits,
             once: Once::default(),
             audited: AtomicU64::new(0),
+            given_back: GivenBack::default(),
             _listening: listening,
         })
     }
@@ -205,6 +207,7 @@ pub struct RedisSession {
     once: Once,
     /// The nonce of the holding that was audited last.
     audited: AtomicU64,
+    given_back: GivenBack,
     _listening: Listening,
 }
 
@@ -224,6 +227,40 @@ struct Once {
     made: AtomicU64,
     /// By nonce: steps that went unanswered keep their slot for the repetition.
     open: Mutex<std::collections::HashMap<u64, u64>>,
+}
+
+/// What was given back of late. A server that forgets this, and not the session, has forgotten less than
+/// a TTL: the session's own key would have expired otherwise.
+#[derive(Default)]
+struct GivenBack {
+    /// When, the object's path, and the field in the session's index.
+    list: Mutex<VecDeque<(Instant, String, String)>>,
+    /// The last connection over which it was given back again.
+    connection: AtomicU64,
+}
+
+impl GivenBack {
+    /// The most that is kept in mind.
+    const MOST: usize = 20_000;
+
+    fn note(&self, ttl: Duration, path: String, field: String) {
+        let now = Instant::now();
+        let mut list = locked(&self.list);
+        while list.len() >= Self::MOST || list.front().is_some_and(|(at, ..)| *at + ttl + ttl < now)
+        {
+            list.pop_front();
+        }
+        list.push_back((now, path, field));
+    }
+
+    fn of_late(&self, ttl: Duration) -> Vec<(String, String)> {
+        let now = Instant::now();
+        let list = locked(&self.list);
+        let of_late = list.iter().filter(|(at, ..)| *at + ttl + ttl >= now);
+        of_late
+            .map(|(_, path, field)| (path.clone(), field.clone()))
+            .collect()
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -422,9 +459,47 @@ impl RedisSession {
         }
     }
 
-    /// Removes what the session `dead` left, as far as others have not.
+    /// Removes what the session `dead` left, as far as others have not, and what the next ones did.
     async fn bury(&self, dead: &str) -> Result<()> {
-        while self.step(&scripts::BURY, 0, &[dead.into()]).await?.status() == "more" {}
+        let mut dead = dead.to_owned();
+        while !dead.is_empty() {
+            let buried = self.step(&scripts::BURY, 0, &[(&dead).into()]).await?;
+            if buried.status() == "ok" {
+                buried.text(0)?.clone_into(&mut dead);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that what the index has under `field` for the object at `path` was given back.
+    pub(crate) fn gave_back(&self, path: String, field: String) {
+        self.given_back.note(self.ttl, path, field);
+    }
+
+    /// After the connection was replaced: gives back once more what was given back of late. A server
+    /// that has forgotten the last moments (a restart, a replica that lagged) would keep it for
+    /// somebody who does not want it, for as long as the session lives.
+    async fn give_back_again(&self) -> Result<()> {
+        let Some(connection) = self.client.current() else {
+            return Ok(());
+        };
+        let known = self.given_back.connection.load(Ordering::Relaxed);
+        if known == connection.number {
+            return Ok(());
+        }
+        for chunk in self.given_back.of_late(self.ttl).chunks(100) {
+            let arguments: Vec<Arg<'_>> = chunk
+                .iter()
+                .flat_map(|(path, field)| [path.into(), field.into()])
+                .collect();
+            let done = self.step(&scripts::GIVE_BACK_AGAIN, 0, &arguments).await?;
+            let again = done.unsigned(0)?;
+            if again > 0 {
+                tracing::warn!(session = %self.id, again, "the server had forgotten what was given back");
+            }
+        }
+        let numbers = &self.given_back.connection;
+        numbers.store(connection.number, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -443,19 +518,29 @@ impl Lease for RedisSession {
     async fn renew(&self) -> Result<()> {
         // Less than core gives it: it would drop this, and a silent connection stay in use.
         let limit = self.client.config.timeout.min(self.ttl * 3 / 10);
+        let (begun, silent) = (Instant::now(), self.client.current());
         let ttl = [millis(self.ttl).into()];
         let renewing = self.step(&scripts::RENEW, 0, &ttl);
         let Ok(renewed) = tokio::time::timeout(limit, renewing).await else {
-            self.client.give_up();
+            // Not one that was made meanwhile.
+            if let Some(connection) = silent {
+                connection.give_up();
+            }
             return Err(error::unanswered(limit));
         };
         let renewed = renewed?;
         let overdue = renewed.text(0)?;
-        if !overdue.is_empty() {
-            // Nobody's lease hangs on it, and whoever renews next finds it again.
-            if let Err(error) = self.bury(overdue).await {
-                tracing::debug!(%error, "could not bury a dead session");
-            }
+        let cleaning = async {
+            self.give_back_again().await?;
+            self.bury(overdue).await
+        };
+        // Nobody's lease hangs on it, and whoever renews next goes on with it. So our own must not
+        // wait for it.
+        let time = (self.ttl * 3 / 10).saturating_sub(begun.elapsed());
+        match tokio::time::timeout(time.min(self.ttl / 10), cleaning).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "could not clean up"),
+            Err(_) => tracing::debug!("there is more to clean up"),
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ mod barriers;
 mod common;
 mod election;
 mod faults;
+mod ghosts;
 mod holders;
 mod load;
 mod sessions;
