@@ -47,6 +47,9 @@ const AUDITED_AT_ONCE: usize = 250;
 /// all: a renewal must not cost more because much is held.
 const AUDITED_A_ROUND: usize = 1_000;
 
+/// How many keys of shared locks one step renews.
+const KEYS_AT_ONCE: u64 = 250;
+
 /// How many holdings and waits one session carries.
 const CAPACITY: usize = 100_000;
 
@@ -422,6 +425,18 @@ impl RedisSession {
         }
     }
 
+    /// Gives the keys of shared locks as long as the session has now. It counts as renewed only after
+    /// that: others go by the keys alone.
+    async fn renew_keys(&self) -> Result<()> {
+        let mut behind = "0".to_owned();
+        while !behind.is_empty() {
+            let arguments = [(&behind).into(), KEYS_AT_ONCE.into()];
+            let renewed = self.step(&scripts::RENEW_KEYS, 0, &arguments).await?;
+            behind = renewed.text(0)?.to_owned();
+        }
+        Ok(())
+    }
+
     /// Removes what the session `dead` left, as far as others have not.
     async fn bury(&self, dead: &str) -> Result<()> {
         while self.step(&scripts::BURY, 0, &[dead.into()]).await?.status() == "more" {}
@@ -444,7 +459,13 @@ impl Lease for RedisSession {
         // Less than core gives it: it would drop this, and a silent connection stay in use.
         let limit = self.client.config.timeout.min(self.ttl * 3 / 10);
         let ttl = [millis(self.ttl).into()];
-        let renewing = self.step(&scripts::RENEW, 0, &ttl);
+        let renewing = async {
+            let renewed = self.step(&scripts::RENEW, 0, &ttl).await?;
+            if self.client.config.interop {
+                self.renew_keys().await?;
+            }
+            Ok(renewed)
+        };
         let Ok(renewed) = tokio::time::timeout(limit, renewing).await else {
             self.client.give_up();
             return Err(error::unanswered(limit));

@@ -1,0 +1,21 @@
+-- uses: line, interop
+-- Gives the keys that my session owns beside its places as long as the session has: some of them, in
+-- the order of their tokens, from behind one. One that is not mine any more is lost, and its place with
+-- it. Replies with the last token, or with nothing if there are no more.
+local behind, most = ARGV[5], tonumber(ARGV[6])
+in_any_case()
+local refused = enter()
+if refused then return refused end
+
+local owned = redis.call('ZRANGEBYSCORE', root .. 'owned/' .. me, '(' .. behind, '+inf', 'WITHSCORES', 'LIMIT', 0, most)
+local mine = text(left(me))
+for i = 1, #owned, 2 do
+  local field, path = string.match(owned[i], '^([^:]+):(.*)$')
+  local member = member_of(me, field, 'w')
+  if redis.call('ZSCORE', root .. path, member) and has_key(path, member) then
+    redis.call('PEXPIRE', name_of(path), mine)
+  else
+    free_place(path, me, field)
+  end
+end
+return {'ok', #owned == 2 * most and text(tonumber(owned[#owned])) or ''}
