@@ -430,6 +430,9 @@ mod tests {
         assert_eq!(shared.queue_order.value, ours.queue_order.value);
         assert_eq!(shared.fenced_commit.value, ours.fenced_commit.value);
         let reason = shared.early_release.reason;
-        assert!(reason.contains("foreign") && reason.contains("clock"), "{reason}");
+        assert!(
+            reason.contains("foreign") && reason.contains("clock"),
+            "{reason}"
+        );
     }
 }

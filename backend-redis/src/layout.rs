@@ -88,7 +88,11 @@ mod tests {
             assert_eq!(check(name, false), Err(ErrorKind::InvalidName), "{name}");
         }
         assert_eq!(check("a:{tenure/1/orders}", true), Ok(()));
-        for name in ["a:{tenure/1/order}", "{}a:{tenure/1/orders}", "{a}{tenure/1/orders}"] {
+        for name in [
+            "a:{tenure/1/order}",
+            "{}a:{tenure/1/orders}",
+            "{a}{tenure/1/orders}",
+        ] {
             assert_eq!(check(name, true), Err(ErrorKind::InvalidName), "{name}");
         }
     }

@@ -3,11 +3,13 @@
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tenure_core::backend::StoreUrl;
 use tenure_core::{
-    ErrorKind, LockGuard, LockHandle, Name, NameIsolation, Namespace, Session, SessionOptions,
-    Store, TokenOrder,
+    ErrorKind, LockGuard, LockHandle, NameIsolation, Namespace, Session, SessionOptions, Store,
+    TokenOrder,
 };
 use tenure_redis::{RedisBackend, RedisConfig, RedisLocker, RedisSession, acl_rules};
 use tenure_testbed::{Process, RedisCluster, RedisServer};
@@ -58,7 +60,9 @@ fn ask(server: &RedisServer, command: &[&str]) -> String {
 fn number(server: &RedisServer, command: &[&str]) -> i64 {
     let answer = ask(server, command);
     let digits = answer.trim().trim_start_matches("(integer) ");
-    digits.parse().unwrap_or_else(|_| panic!("{command:?}: {answer}"))
+    digits
+        .parse()
+        .unwrap_or_else(|_| panic!("{command:?}: {answer}"))
 }
 
 /// How many places there are in the line of `name`.
@@ -94,7 +98,11 @@ struct Foreign(Process);
 
 impl Foreign {
     async fn start(server: &RedisServer) -> Self {
-        let mut command = Command::new("python3");
+        // Debian's own, since its packages are for no other.
+        let python = std::env::var_os("TENURE_PYTHON").filter(|value| !value.is_empty());
+        let mut command = Command::new(python.unwrap_or("/usr/bin/python3".into()));
+        // Isolated: the folder of the script would hide the module.
+        command.arg("-I");
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign.py"));
         command.arg(server.port().to_string());
         let process = Process::spawn(command);
@@ -207,11 +215,13 @@ async fn ours_keep_their_order_behind_a_foreign_holder() {
     assert!((1..=16).contains(&looked), "{looked} looks in a second");
 
     assert_eq!(theirs.tell("release orders").await, "released");
-    theirs.begin("acquire orders 60");
     let mut last = 0;
     for waiting in line {
         let guard = granted(waiting).await;
         assert!(guard.token().get() > last);
+        if last == 0 {
+            theirs.begin("acquire orders 60");
+        }
         last = guard.token().get();
         assert_eq!(ask(&server, &["GET", "orders"]), guard.key());
         // redis-py looks every 100 ms; it does not get between two of ours.
@@ -243,7 +253,11 @@ async fn a_foreign_release_and_a_foreign_expiry_are_noticed() {
     let taken = Instant::now();
     let guard = granted(waiting(&server, &lock, 1).await).await;
     // The command to take it was on its way for a while.
-    assert!(taken.elapsed() > Duration::from_millis(400), "{:?}", taken.elapsed());
+    assert!(
+        taken.elapsed() > Duration::from_millis(400),
+        "{:?}",
+        taken.elapsed()
+    );
     assert_eq!(theirs.tell("release orders").await, "lost");
     assert_eq!(ask(&server, &["GET", "orders"]), guard.key());
     assert!(guard.is_valid());
@@ -295,17 +309,20 @@ async fn what_a_dead_one_of_ours_held_expires_for_all() {
     // Somebody of ours, too, so that the place is buried.
     let ours = locker(&server, LONG, "orders").await;
     let waiting = waiting(&server, &ours, 1).await;
-    assert_eq!(within(PROMPT, "the end of a lease", async {
-        tokio::select! {
-            answer = theirs.answers() => answer,
-            guard = granted(waiting) => {
-                assert!(theirs.is_silent());
-                guard.release().await.unwrap();
-                theirs.answers().await
+    assert_eq!(
+        within(PROMPT, "the end of a lease", async {
+            tokio::select! {
+                answer = theirs.answers() => answer,
+                guard = granted(waiting) => {
+                    assert!(theirs.is_silent());
+                    guard.release().await.unwrap();
+                    theirs.answers().await
+                }
             }
-        }
-    })
-    .await, "acquired");
+        })
+        .await,
+        "acquired"
+    );
     assert!(died.elapsed() > TTL / 2);
 }
 
@@ -333,7 +350,10 @@ async fn a_lost_lock_spares_whoever_has_it_now() {
     assert_eq!(theirs.tell("acquire orders 60").await, "acquired");
     let value = ask(&server, &["GET", "orders"]);
     let stm = session.stm().unwrap();
-    let fenced = stm.fenced_by(&guard).run(async |tx| tx.put("total", "1")).await;
+    let fenced = stm
+        .fenced_by(&guard)
+        .run(async |tx| tx.put("total", "1"))
+        .await;
     assert_eq!(fenced.unwrap_err().kind(), ErrorKind::Lost);
     let lost = guard.release().await.unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::Lost);
@@ -344,7 +364,10 @@ async fn a_lost_lock_spares_whoever_has_it_now() {
     // What is held commits.
     let guard = lock.lock().await.unwrap();
     let stm = session.stm().unwrap();
-    let fenced = stm.fenced_by(&guard).run(async |tx| tx.put("total", "1")).await;
+    let fenced = stm
+        .fenced_by(&guard)
+        .run(async |tx| tx.put("total", "1"))
+        .await;
     fenced.unwrap();
     guard.release().await.unwrap();
 
@@ -401,7 +424,10 @@ async fn a_lock_of_redisson_is_reported() {
     let redisson = |error: tenure_core::Error| {
         let text = error.to_string();
         assert_eq!(error.kind(), ErrorKind::Conflict, "{text}");
-        assert!(text.contains("Redisson") && text.contains("orders"), "{text}");
+        assert!(
+            text.contains("Redisson") && text.contains("orders"),
+            "{text}"
+        );
     };
     ask(&server, &hash);
     redisson(lock.try_lock().await.unwrap_err());
@@ -415,7 +441,12 @@ async fn a_lock_of_redisson_is_reported() {
     ask(&server, &["DEL", "orders"]);
     ask(&server, &hash);
     for waiting in [first, second] {
-        redisson(within(PROMPT, "an error", waiting).await.unwrap().unwrap_err());
+        redisson(
+            within(PROMPT, "an error", waiting)
+                .await
+                .unwrap()
+                .unwrap_err(),
+        );
     }
     assert_eq!(in_line(&server, "orders"), 0);
     assert_eq!(ask(&server, &["TYPE", "orders"]), "hash");
@@ -456,23 +487,29 @@ async fn who_cancels_or_closes_leaves_nothing() {
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::TimedOut);
     until("it has gone", || in_line(&server, "x") == 0).await;
     ask(&server, &["DEL", "x"]);
-    let mut keys: Vec<_> = keys(&server);
-    keys.retain(|key| !key.contains("/session"));
-    assert_eq!(keys, [format!("{ROOT}last")]);
+    let mut rest = keys(&server);
+    rest.retain(|key| !key.contains("/session"));
+    assert_eq!(rest, [format!("{ROOT}last")]);
     // What is held when the session closes.
-    let held = [lock.lock().await.unwrap(), session.locker("y").unwrap().lock().await.unwrap()];
+    let held = [
+        lock.lock().await.unwrap(),
+        session.locker("y").unwrap().lock().await.unwrap(),
+    ];
     assert!(exists(&server, "x") && exists(&server, "y"));
     session.close().await.unwrap();
     drop(held);
-    assert_eq!(keys_of_all(&server), [format!("{ROOT}last")]);
-}
-
-fn keys_of_all(server: &RedisServer) -> Vec<String> {
-    keys(server)
+    assert_eq!(keys(&server), [format!("{ROOT}last")]);
 }
 
 fn keys(server: &RedisServer) -> Vec<String> {
-    let listed = ask(server, &["EVAL", "return table.concat(redis.call('KEYS', '*'), '\\n')", "0"]);
+    let listed = ask(
+        server,
+        &[
+            "EVAL",
+            "return table.concat(redis.call('KEYS', '*'), '\\n')",
+            "0",
+        ],
+    );
     let mut keys: Vec<_> = listed.lines().map(str::to_owned).collect();
     keys.sort();
     keys
@@ -517,27 +554,29 @@ async fn a_resumed_session_has_its_keys() {
     let lock = session.locker("orders").unwrap();
     let guard = lock.reclaim(token).await.unwrap();
     assert_eq!(ask(&server, &["GET", "orders"]), guard.key());
-    assert_eq!(lock.try_lock().await.unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(
+        lock.try_lock().await.unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
     guard.release().await.unwrap();
     assert!(!exists(&server, "orders"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn never_two_at_once_in_a_storm() {
-    let server = RedisServer::start_async().await.unwrap();
+    let server = Arc::new(RedisServer::start_async().await.unwrap());
     let mut theirs = [Foreign::start(&server).await, Foreign::start(&server).await];
     for foreign in &mut theirs {
         foreign.begin("storm orders 25");
     }
-    let ours: Vec<_> = (0..3).map(|_| server.address().to_string()).collect();
-    let ours = ours.into_iter().map(|address| {
+    let ours = (0..3).map(|_| {
+        let server = Arc::clone(&server);
         tokio::spawn(async move {
-            let store = tenure_redis::connect(RedisConfig::new(address).interop(true)).await;
-            let session = store.unwrap().open(SessionOptions::new().ttl(LONG)).await.unwrap();
-            let lock = session.locker("orders").unwrap();
+            let lock = locker(&server, LONG, "orders").await;
             for _ in 0..40 {
                 let guard = lock.lock().await.unwrap();
-                INSIDE.run(&guard).await;
+                assert_eq!(number(&server, &["INCR", "inside"]), 1);
+                number(&server, &["DECR", "inside"]);
                 guard.release().await.unwrap();
                 // Others get a chance.
                 tokio::time::sleep(Duration::from_millis(3)).await;
@@ -551,4 +590,70 @@ async fn never_two_at_once_in_a_storm() {
     for foreign in &mut theirs {
         assert_eq!(foreign.answers().await, "done");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_cannot_be_keys_are_refused() {
+    let server = RedisServer::start_async().await.unwrap();
+    let session = open(&server, LONG).await;
+    for name in [
+        "{tenure/1/default}/last",
+        "{tenure/x",
+        "{tenure/1/default}orders",
+    ] {
+        let lock = session.locker(name).unwrap();
+        for refused in [lock.try_lock().await, lock.lock().await] {
+            assert_eq!(
+                refused.unwrap_err().kind(),
+                ErrorKind::InvalidName,
+                "{name}"
+            );
+        }
+    }
+    // Other primitives are where they always are.
+    let election = session.election("{tenure/x").unwrap();
+    drop(election.campaign("me").await.unwrap());
+    let guarantees = store(&server).await.guarantees().await.unwrap();
+    assert_eq!(guarantees.token_order.value, TokenOrder::None);
+    assert_eq!(guarantees.name_isolation.value, NameIsolation::Verbatim);
+
+    let cluster = RedisCluster::start_async().await.unwrap();
+    let url = format!("{}?interop=true&namespace=shop", cluster.url());
+    let config = RedisConfig::from_url(StoreUrl::parse(&url).unwrap()).unwrap();
+    let store = tenure_redis::connect(config).await.unwrap();
+    let session = store.open(SessionOptions::new().ttl(LONG)).await.unwrap();
+    let lock = session.locker("orders").unwrap();
+    let refused = lock.lock().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::InvalidName);
+    assert!(refused.to_string().contains("{tenure/1/shop}"), "{refused}");
+    let lock = session.locker("orders:{tenure/1/shop}").unwrap();
+    let guard = within(PROMPT, "a lock", lock.lock()).await.unwrap();
+    guard.release().await.unwrap();
+    session.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_least_rights_are_those_documented_and_the_names() {
+    let namespace = Namespace::default();
+    let rules = acl_rules(&namespace);
+    let server = RedisServer::builder()
+        .user("app", &format!("on >secret ~shared:* {rules}"))
+        .start_async();
+    let server = server.await.unwrap();
+    let store = tenure_redis::connect(config(&server).user("app", "secret"))
+        .await
+        .unwrap();
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    let lock = session.locker("shared:orders").unwrap();
+    let guard = lock.lock().await.unwrap();
+    let next = waiting(&server, &lock, 2).await;
+    tokio::time::sleep(TTL).await;
+    assert!(guard.is_valid());
+    guard.release().await.unwrap();
+    granted(next).await.release().await.unwrap();
+    assert!(session.is_valid());
+
+    let refused = session.locker("other").unwrap().lock().await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unauthorized, "{refused}");
+    until("nothing left", || in_line(&server, "other") == 0).await;
 }
