@@ -178,6 +178,8 @@ async fn one_holds_whoever_it_is() {
     let refused = lock.lock_timeout(limit).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::TimedOut);
     assert_eq!(theirs.tell("release orders").await, "released");
+    // Who gave up leaves in the background.
+    until("an empty line", || in_line(&server, "orders") == 0).await;
     lock.try_lock().await.unwrap().release().await.unwrap();
 }
 
