@@ -13,6 +13,9 @@ local slow_check = 100
 -- The name of an interop line as it was given: `escape` in core, backwards.
 local function name_of(path)
   local escaped = string.match(path, '/(.*)$')
+  if not string.find(escaped, '%', 1, true) then
+    return escaped
+  end
   return (string.gsub(escaped, '%%(%x%x)', function(digits)
     return string.char(tonumber(digits, 16))
   end))

@@ -11,9 +11,10 @@ local owned = redis.call('ZRANGEBYSCORE', root .. 'owned/' .. me, '(' .. behind,
 local mine = text(left(me))
 for i = 1, #owned, 2 do
   local field, path = string.match(owned[i], '^([^:]+):(.*)$')
-  local member = member_of(me, field, 'w')
-  if redis.call('ZSCORE', root .. path, member) and has_key(path, member) then
-    redis.call('PEXPIRE', name_of(path), mine)
+  local name, who = name_of(path), me .. ':' .. field
+  -- The value as `value_of` has it, at a fraction of its cost.
+  if redis.pcall('GET', name) == root .. path .. '#' .. who and redis.call('ZSCORE', root .. path, who .. ':w') then
+    redis.call('PEXPIRE', name, mine)
   else
     free_place(path, me, field)
   end

@@ -48,7 +48,7 @@ const AUDITED_AT_ONCE: usize = 250;
 const AUDITED_A_ROUND: usize = 1_000;
 
 /// How many keys of shared locks one step renews.
-const KEYS_AT_ONCE: u64 = 250;
+const KEYS_AT_ONCE: u64 = 100;
 
 /// How many holdings and waits one session carries.
 const CAPACITY: usize = 100_000;
@@ -457,7 +457,12 @@ fn next_round<T>(held: &[T], last: u64, nonce: impl Fn(&T) -> u64) -> Vec<&T> {
 impl Lease for RedisSession {
     async fn renew(&self) -> Result<()> {
         // Less than core gives it: it would drop this, and a silent connection stay in use.
-        let limit = self.client.config.timeout.min(self.ttl * 3 / 10);
+        let limit = self.ttl * 3 / 10;
+        let limit = match self.client.config.interop {
+            // Many steps, if many keys are held; each has its own limit.
+            true => limit,
+            false => limit.min(self.client.config.timeout),
+        };
         let ttl = [millis(self.ttl).into()];
         let renewing = async {
             let renewed = self.step(&scripts::RENEW, 0, &ttl).await?;
