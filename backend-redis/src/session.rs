@@ -112,6 +112,7 @@ impl RedisBackend {
             waits,
             once: Once::default(),
             audited: AtomicU64::new(0),
+            lost_keys: Mutex::default(),
             _listening: listening,
         })
     }
@@ -208,6 +209,8 @@ pub struct RedisSession {
     once: Once,
     /// The nonce of the holding that was audited last.
     audited: AtomicU64,
+    /// The nonces of shared locks whose keys were found lost, until their holders are told.
+    lost_keys: Mutex<Vec<u64>>,
     _listening: Listening,
 }
 
@@ -433,6 +436,10 @@ impl RedisSession {
             let arguments = [(&behind).into(), KEYS_AT_ONCE.into()];
             let renewed = self.step(&scripts::RENEW_KEYS, 0, &arguments).await?;
             behind = renewed.text(0)?.to_owned();
+            for field in 1..renewed.len() {
+                let nonce = u64::from_str_radix(renewed.text(field)?, 16);
+                locked(&self.lost_keys).extend(nonce.ok());
+            }
         }
         Ok(())
     }
@@ -519,6 +526,8 @@ impl Lease for RedisSession {
                 missing.extend(gone.and_then(|gone| held.get(gone)).map(|held| held.nonce));
             }
         }
+        // What the renewal found, which looks at all of them.
+        missing.append(&mut locked(&self.lost_keys));
         Ok(missing)
     }
 
