@@ -18,12 +18,19 @@ protoc_works() {
     [ "$works" = 1 ]
 }
 
-# Debian's packages for what is missing: a real etcd and a real Redis for the tests, and the compiler
-# of protocol buffers that building the etcd client needs.
+# Whether Python is here and has redis-py, whose locks are shared with ours in the tests. Debian's own
+# Python: its packages are for no other.
+redis_py_works() {
+    "${TENURE_PYTHON:-/usr/bin/python3}" -I -c 'import redis' 2>/dev/null
+}
+
+# Debian's packages for what is missing: a real etcd and a real Redis for the tests, redis-py, and the
+# compiler of protocol buffers that building the etcd client needs.
 missing_packages() {
     has "${TENURE_ETCD:-etcd}" || echo etcd-server
     has "${TENURE_ETCDCTL:-etcdctl}" || echo etcd-client
     has "${TENURE_REDIS_SERVER:-redis-server}" || echo redis-server
+    redis_py_works || echo python3-redis
     protoc_works || printf '%s\n' protobuf-compiler libprotobuf-dev
 }
 
@@ -32,7 +39,7 @@ install_missing() {
     mapfile -t packages < <(missing_packages)
     [ "${#packages[@]}" -gt 0 ] || return 0
     if ! has apt-get; then
-        die "please install etcd and etcdctl (3.4 or later), redis-server (7.0 or later) and protoc, then run this again; missing here, by their names in Debian: ${packages[*]}"
+        die "please install etcd and etcdctl (3.4 or later), redis-server (7.0 or later), redis-py for /usr/bin/python3 (or the one that TENURE_PYTHON names) and protoc, then run this again; missing here, by their names in Debian: ${packages[*]}"
     fi
     if [ "$(id -u)" -ne 0 ]; then
         has sudo || die "please run as root: apt-get install ${packages[*]}"

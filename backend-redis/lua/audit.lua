@@ -13,6 +13,9 @@ for i = 5, #ARGV, 3 do
   if holding and not holding(path, who, token) then
     gone[#gone + 1] = (i - 5) / 3
     if in_line then
+      if keeping[kind_of(path)] then
+        free_place(path, string.match(who, '^([^:]+):(.*)$')) -- it may be the key alone that is gone
+      end
       taken_silently(path)
     end
   end

@@ -1,4 +1,4 @@
--- uses: line
+-- uses: line, interop
 -- Takes a place in the line at `path` on `side`, at its end; once for each nonce.
 local path, side, only_if_free = ARGV[5], ARGV[6], ARGV[7] == 'try'
 local refused = enter()

@@ -34,6 +34,22 @@ end
 -- `renamed[kind](path, before, member)` moves it to another member.
 local head_changed, forgotten, renamed = {}, {}, {}
 
+-- For kinds whose holder needs more than the first place: `taking[kind](path, member, token)` gets it for
+-- the first place and says whether it has it, `asking[kind]` the same as a reply. `keeping[kind](path,
+-- member)` says whether a place still has it, `passing[kind](path)` whether somebody has it who stands
+-- in no line.
+local taking, asking, keeping, passing = {}, {}, {}, {}
+
+local function takes(path, member, token)
+  local take = taking[kind_of(path)]
+  return not take or take(path, member, token)
+end
+
+local function keeps(path, member)
+  local keep = keeping[kind_of(path)]
+  return not keep or keep(path, member)
+end
+
 local function add_place(path, member, side, token)
   redis.call('ZADD', root .. path, text(token), member)
   if side == 'w' and has_sides(path) then
@@ -141,7 +157,8 @@ end
 local function answer(path, member, side, token)
   local holding, ahead = standing(path, member, side, token)
   if holding then
-    return {'held', token}
+    local ask = asking[kind_of(path)]
+    return ask and ask(path, member, token) or {'held', token}
   end
   return {'wait', left((parts_of(ahead))), is_next(path, member, side) and 1 or 0}
 end
@@ -155,7 +172,8 @@ local function is_free(path, side)
   while true do
     local member = redis.call('ZRANGE', key, 0, 0)[1]
     if not member then
-      return true
+      local passed = passing[kind_of(path)]
+      return not (passed and passed(path))
     end
     local rank = side == 'w' and 0 or redis.call('ZRANK', root .. path, member)
     if not rank then
@@ -201,7 +219,7 @@ function hand_on(path, rank, side)
         side, writer = 'w', nil
       end
     elseif its_side == 'w' then
-      return tell(session, field, rank == 0 and token)
+      return tell(session, field, rank == 0 and takes(path, member, token) and token)
     elseif side == 'r' then
       return -- readers do not wait for readers
     else
@@ -251,7 +269,7 @@ end
 local function has_place(path, who, token)
   for _, side in ipairs(sides_of(path)) do
     local member = who .. ':' .. side
-    if tonumber(redis.call('ZSCORE', root .. path, member)) == token then
+    if tonumber(redis.call('ZSCORE', root .. path, member)) == token and keeps(path, member) then
       return member, side
     end
   end
@@ -277,7 +295,7 @@ local function is_line(path)
   return freeing[kind_of(path)] == free_place
 end
 
-for _, kind in ipairs({'lock', 'election', 'rw_lock'}) do
+for _, kind in ipairs({'lock', 'interop', 'election', 'rw_lock'}) do
   freeing[kind] = free_place
   holds[kind] = place_holds
 end

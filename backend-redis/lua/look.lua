@@ -1,4 +1,4 @@
--- uses: line, election
+-- uses: line, election, interop
 -- How my place in the line at `path` stands. One that was not told to look may find that a place was
 -- taken out behind everybody's back: then it tells the others.
 local path, untold = ARGV[5], ARGV[6] == 'untold'

@@ -27,6 +27,7 @@ use tenure_core::{DEFAULT_TTL, Error, ErrorKind, Namespace, Result};
 /// | `wait_replicas` | how many replicas must have a step before it counts | `0` |
 /// | `wait_aof` | `true`: a step counts once it is flushed to the append-only file (Redis 7.2) | `false` |
 /// | `allow_eviction` | `true` connects although the server may evict keys when its memory is full | `false` |
+/// | `interop` | `true` takes the names of locks verbatim as keys, to share them with redis-py and others | `false` |
 /// | `ca` | PEM file with the authorities to trust | the system's |
 /// | `cert`, `key` | PEM files with the client's certificate and key, both or neither | none |
 /// | `server_name` | the name that every server's certificate must carry | the host |
@@ -47,6 +48,7 @@ pub struct RedisConfig {
     pub(crate) wait_replicas: u32,
     pub(crate) wait_aof: bool,
     pub(crate) allow_eviction: bool,
+    pub(crate) interop: bool,
 }
 
 /// How the primary is found.
@@ -134,6 +136,7 @@ impl RedisConfig {
             wait_replicas: 0,
             wait_aof: false,
             allow_eviction: false,
+            interop: false,
         }
     }
 
@@ -175,6 +178,7 @@ impl RedisConfig {
         }
         config.wait_aof = url.take_flag("wait_aof")?;
         config.allow_eviction = url.take_flag("allow_eviction")?;
+        config.interop = url.take_flag("interop")?;
         config.take_tls(&mut url, base == "rediss")?;
         url.finish()?;
         Ok(config)
@@ -303,6 +307,15 @@ impl RedisConfig {
     #[must_use]
     pub fn allow_eviction(mut self, allow: bool) -> Self {
         self.allow_eviction = allow;
+        self
+    }
+
+    /// Take the names of locks verbatim as keys, and share these locks with all who set such a key with
+    /// `SET NX PX`: redis-py's `Lock`, redsync, the redlock family. Everything else stays below the
+    /// namespace's root; so do locks of stores without `interop`, which know nothing of these.
+    #[must_use]
+    pub fn interop(mut self, interop: bool) -> Self {
+        self.interop = interop;
         self
     }
 }

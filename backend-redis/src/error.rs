@@ -31,6 +31,19 @@ pub(crate) fn removed_from_line() -> Error {
     Error::lost(LossReason::Revoked)
 }
 
+/// What stands under a lock's name is no lock that could be shared.
+pub(crate) fn foreign(what: &str) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        match what {
+            "hash" => {
+                "the key of this name is a hash: a lock of Redisson, which cannot be shared with those that are set with `SET NX PX`; use another name"
+            }
+            _ => "the key of this name is no string, hence no lock: another program uses it",
+        },
+    )
+}
+
 /// The barrier is held.
 pub(crate) fn held() -> Error {
     Error::new(

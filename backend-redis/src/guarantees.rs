@@ -112,7 +112,7 @@ fn claims(server: &Server, config: &RedisConfig) -> Guarantees {
     let forgets = server.forgets(config);
     let keeps = forgets.is_none() && !server.fails_over();
     let recovers = !matches!(config.topology, Topology::Fixed);
-    Guarantees {
+    let claims = Guarantees {
         deployment: deployment(server, config),
         mutual_exclusion: Claim::new(
             Exclusion::UnlessReleasedEarly,
@@ -215,6 +215,49 @@ fn claims(server: &Server, config: &RedisConfig) -> Guarantees {
             RwOrder::Arrival,
             "readers and writers stand in one line; neighbouring readers are granted together",
         ),
+    };
+    match config.interop {
+        true => among_strangers(claims),
+        false => claims,
+    }
+}
+
+/// What is left of the promises about locks when others may take them too.
+fn among_strangers(claims: Guarantees) -> Guarantees {
+    Guarantees {
+        deployment: claims.deployment + ", interop",
+        mutual_exclusion: Claim::new(
+            Exclusion::Cooperative,
+            "a foreign holder is bound by nothing but its own care: it may go on when its key has expired, or delete ours; among tenure's own see `freed before its TTL`",
+        ),
+        token_order: Claim::new(
+            TokenOrder::None,
+            "tenure's tokens rise, but foreign holders have none: a resource cannot tell a late one of those from the present one",
+        ),
+        hand_off: Claim::new(
+            HandOff::Unordered,
+            "foreign clients stand in no line: they take the key when they find it free, and tenure hands it from one of its own to the next, in the order of arrival",
+        ),
+        expiry: Claim::new(
+            Expiry::Unbounded,
+            "a foreign holder chooses its own TTL, or none (the default of redis-py's Lock)",
+        ),
+        early_release: Claim::new(
+            EarlyRelease::OnEvents,
+            format!(
+                "a foreign client deletes or overwrites the key; {}",
+                claims.early_release.reason
+            ),
+        ),
+        fenced_release: Claim::new(
+            Release::Unfenced,
+            "tenure compares before it deletes, as do redis-py and redsync; a client that releases with a bare DEL frees whoever holds",
+        ),
+        name_isolation: Claim::new(
+            NameIsolation::Verbatim,
+            "a lock's name is a key beside all others of the database, whatever the namespace; other primitives stay in theirs",
+        ),
+        ..claims
     }
 }
 
@@ -369,5 +412,27 @@ mod tests {
         for word in ["clock", "replica", "memory", "INFO"] {
             assert!(reason.contains(word), "{word}: {reason}");
         }
+    }
+
+    #[test]
+    fn strangers_keep_less() {
+        let durable = server(0, true, "always");
+        let ours = claims(&durable, &RedisConfig::new("a:1"));
+        let shared = claims(&durable, &RedisConfig::new("a:1").interop(true));
+        assert!(shared.deployment.ends_with(", interop"));
+        assert_eq!(shared.mutual_exclusion.value, Exclusion::Cooperative);
+        assert_eq!(shared.token_order.value, TokenOrder::None);
+        assert_eq!(shared.hand_off.value, HandOff::Unordered);
+        assert_eq!(shared.expiry.value, Expiry::Unbounded);
+        assert_eq!(shared.fenced_release.value, Release::Unfenced);
+        assert_eq!(shared.name_isolation.value, NameIsolation::Verbatim);
+        // What no stranger has a part in stays.
+        assert_eq!(shared.queue_order.value, ours.queue_order.value);
+        assert_eq!(shared.fenced_commit.value, ours.fenced_commit.value);
+        let reason = shared.early_release.reason;
+        assert!(
+            reason.contains("foreign") && reason.contains("clock"),
+            "{reason}"
+        );
     }
 }

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use tenure_core::backend::{Ask, Grant, Side};
-use tenure_core::{Error, FencingToken, LossReason, Result};
+use tenure_core::backend::{Ask, Grant, Kind, Side};
+use tenure_core::{Error, FencingToken, LossReason, Name, Result};
 
 use crate::error;
-use crate::layout::{hex, path_of};
+use crate::layout::{self, hex};
 use crate::scripts::{self, Script};
 use crate::session::RedisSession;
 use crate::step::{Arg, Reply};
@@ -28,12 +28,25 @@ pub(crate) const fn side_of(side: Side) -> &'static str {
 }
 
 impl RedisSession {
+    /// The path of the line for an ask.
+    fn path_for(&self, ask: &Ask) -> String {
+        self.path_of(ask.kind(), ask.name())
+    }
+
+    /// The path of an object.
+    pub(crate) fn path_of(&self, kind: Kind, name: &Name) -> String {
+        match self.client.config.interop && kind == Kind::Lock {
+            true => layout::interop_path(name),
+            false => layout::path(kind, name),
+        }
+    }
+
     /// A grant's key: the line, and whose place in it. The last `#` parts them.
     pub(crate) fn place_granted(&self, ask: &Ask, token: FencingToken) -> Grant {
         let key = format!(
             "{}{}#{}:{}",
             self.root,
-            path_of(ask),
+            self.path_for(ask),
             self.id,
             hex(ask.nonce())
         );
@@ -58,6 +71,7 @@ impl RedisSession {
                 let withdrawn = self.withdraw_from_store(ask).await;
                 withdrawn.map(|()| None).map_err(error::of_one_who_waits)
             }
+            "foreign" => Err(error::foreign(joined.text(0)?)),
             _ => Err(joined.unexpected()),
         }
     }
@@ -81,6 +95,7 @@ impl RedisSession {
                     if next { ends.min(SLOW_CHECK) } else { ends }
                 }
                 "none" => return Err(error::removed_from_line()),
+                "foreign" => return Err(error::foreign(found.text(0)?)),
                 _ => return Err(found.unexpected()),
             };
             let news = tokio::select! {
@@ -93,7 +108,7 @@ impl RedisSession {
                 Some(News::Look) => "told",
                 None => "untold",
             };
-            let path = path_of(ask);
+            let path = self.path_for(ask);
             found = self
                 .step(&scripts::LOOK, ask.nonce(), &[(&path).into(), how.into()])
                 .await
@@ -109,7 +124,7 @@ impl RedisSession {
         how: &str,
         more: &[Arg<'_>],
     ) -> Result<Reply> {
-        let path = path_of(ask);
+        let path = self.path_for(ask);
         let mut arguments = vec![(&path).into(), side_of(side).into(), how.into()];
         arguments.extend_from_slice(more);
         self.step(join, ask.nonce(), &arguments).await
@@ -122,7 +137,7 @@ impl RedisSession {
         leave: &'static Script,
         grant: &Grant,
     ) -> Result<()> {
-        let path = path_of(ask);
+        let path = self.path_for(ask);
         let arguments = [(&path).into(), grant.token().into()];
         let left = self.step_once(leave, ask.nonce(), &arguments).await?;
         match left.status() {
@@ -142,7 +157,7 @@ impl RedisSession {
         token: FencingToken,
         side: Side,
     ) -> Result<Option<Grant>> {
-        let path = path_of(ask);
+        let path = self.path_for(ask);
         let arguments = [(&path).into(), side_of(side).into(), token.into()];
         let taken = self
             .step(&scripts::RECLAIM, ask.nonce(), &arguments)
@@ -159,7 +174,7 @@ impl RedisSession {
         let withdrawn = self.step(&scripts::WITHDRAW, ask.nonce(), &[]).await?;
         match withdrawn.status() {
             "ok" => {
-                self.gave_back(path_of(ask), hex(ask.nonce()));
+                self.gave_back(self.path_of(ask), hex(ask.nonce()));
                 Ok(())
             }
             _ => Err(withdrawn.unexpected()),

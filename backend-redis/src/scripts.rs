@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 const PARTS: &[(&str, &str)] = &[
     ("line", include_str!("../lua/line.lua")),
     ("election", include_str!("../lua/election.lua")),
+    ("interop", include_str!("../lua/interop.lua")),
     ("barrier", include_str!("../lua/barrier.lua")),
     ("queue", include_str!("../lua/queue.lua")),
     ("stm", include_str!("../lua/stm.lua")),
@@ -62,6 +63,7 @@ macro_rules! scripts {
 scripts! {
     OPEN "open";
     RENEW "renew";
+    RENEW_KEYS "renew_keys";
     REVOKE "revoke";
     BURY "bury";
     WITHDRAW "withdraw";

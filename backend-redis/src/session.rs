@@ -48,6 +48,9 @@ const AUDITED_AT_ONCE: usize = 250;
 /// all: a renewal must not cost more because much is held.
 const AUDITED_A_ROUND: usize = 1_000;
 
+/// How many keys of shared locks one step renews.
+const KEYS_AT_ONCE: u64 = 100;
+
 /// How many holdings and waits one session carries.
 const CAPACITY: usize = 100_000;
 
@@ -111,6 +114,7 @@ impl RedisBackend {
             once: Once::default(),
             audited: AtomicU64::new(0),
             given_back: GivenBack::default(),
+            lost_keys: Mutex::default(),
             _listening: listening,
         })
     }
@@ -208,6 +212,8 @@ pub struct RedisSession {
     /// The nonce of the holding that was audited last.
     audited: AtomicU64,
     given_back: GivenBack,
+    /// The nonces of shared locks whose keys were found lost, until their holders are told.
+    lost_keys: Mutex<Vec<u64>>,
     _listening: Listening,
 }
 
@@ -459,6 +465,22 @@ impl RedisSession {
         }
     }
 
+    /// Gives the keys of shared locks as long as the session has now. It counts as renewed only after
+    /// that: others go by the keys alone.
+    async fn renew_keys(&self) -> Result<()> {
+        let mut behind = "0".to_owned();
+        while !behind.is_empty() {
+            let arguments = [(&behind).into(), KEYS_AT_ONCE.into()];
+            let renewed = self.step(&scripts::RENEW_KEYS, 0, &arguments).await?;
+            behind = renewed.text(0)?.to_owned();
+            for field in 1..renewed.len() {
+                let nonce = u64::from_str_radix(renewed.text(field)?, 16);
+                locked(&self.lost_keys).extend(nonce.ok());
+            }
+        }
+        Ok(())
+    }
+
     /// Removes what the session `dead` left, as far as others have not, and what the next ones did.
     async fn bury(&self, dead: &str) -> Result<()> {
         let mut dead = dead.to_owned();
@@ -517,10 +539,21 @@ fn next_round<T>(held: &[T], last: u64, nonce: impl Fn(&T) -> u64) -> Vec<&T> {
 impl Lease for RedisSession {
     async fn renew(&self) -> Result<()> {
         // Less than core gives it: it would drop this, and a silent connection stay in use.
-        let limit = self.client.config.timeout.min(self.ttl * 3 / 10);
+        let limit = self.ttl * 3 / 10;
+        let limit = match self.client.config.interop {
+            // Many steps, if many keys are held; each has its own limit.
+            true => limit,
+            false => limit.min(self.client.config.timeout),
+        };
         let (begun, silent) = (Instant::now(), self.client.current());
         let ttl = [millis(self.ttl).into()];
-        let renewing = self.step(&scripts::RENEW, 0, &ttl);
+        let renewing = async {
+            let renewed = self.step(&scripts::RENEW, 0, &ttl).await?;
+            if self.client.config.interop {
+                self.renew_keys().await?;
+            }
+            Ok(renewed)
+        };
         let Ok(renewed) = tokio::time::timeout(limit, renewing).await else {
             // Not one that was made meanwhile.
             if let Some(connection) = silent {
@@ -578,6 +611,8 @@ impl Lease for RedisSession {
                 missing.extend(gone.and_then(|gone| held.get(gone)).map(|held| held.nonce));
             }
         }
+        // What the renewal found, which looks at all of them.
+        missing.append(&mut locked(&self.lost_keys));
         Ok(missing)
     }
 

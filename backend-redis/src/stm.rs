@@ -73,13 +73,24 @@ impl RedisStm {
         }
     }
 
+    /// What says that a guard is held: its path, and its member there.
+    fn fence<'a>(&self, fence: &'a Fence) -> (&'static str, String, &'a str, u64) {
+        let path = self.session.path_of(fence.kind(), fence.name());
+        // A grant's key is `<root><path>#<member>`.
+        let member = fence
+            .key()
+            .rsplit_once('#')
+            .map_or("", |(_, member)| member);
+        (fence.kind().as_str(), path, member, fence.token().get())
+    }
+
     /// Sends `transaction`, under a slot if it may write.
     async fn send(&self, transaction: &Transaction) -> Result<Outcome> {
         let script = match transaction.fence {
             Some(_) => &scripts::STM_COMMIT_FENCED,
             None => &scripts::STM_COMMIT,
         };
-        let fence = transaction.fence.as_ref().map(fence);
+        let fence = transaction.fence.as_ref().map(|fence| self.fence(fence));
         let keys = keys_of(transaction);
         let arguments = arguments(transaction, fence.as_ref(), &keys);
         let nonce = transaction.nonce();
@@ -164,17 +175,6 @@ impl Stm for RedisStm {
 
 fn no_snapshot(message: &str) -> Error {
     Error::new(ErrorKind::Conflict, message)
-}
-
-/// What says that a guard is held: its path, and its member there.
-fn fence(fence: &Fence) -> (&'static str, String, &str, u64) {
-    let path = layout::path(fence.kind(), fence.name());
-    // A grant's key is `<root><path>#<member>`.
-    let member = fence
-        .key()
-        .rsplit_once('#')
-        .map_or("", |(_, member)| member);
-    (fence.kind().as_str(), path, member, fence.token().get())
 }
 
 /// The keys of comparisons and operations, in their order.

@@ -20,6 +20,7 @@ use crate::harness::{Harness, Linked, Need, Operator, Subject};
 pub struct RedisHarness {
     server: Server,
     namespace: Namespace,
+    interop: bool,
 }
 
 enum Server {
@@ -43,6 +44,7 @@ impl RedisHarness {
         Ok(Self {
             server: Server::Own(Box::new(Mutex::new(server)), url),
             namespace: fresh_namespace("conformance")?,
+            interop: false,
         })
     }
 
@@ -55,6 +57,7 @@ impl RedisHarness {
         Ok(Self {
             server: Server::Shared(server),
             namespace: fresh_namespace("conformance")?,
+            interop: false,
         })
     }
 
@@ -75,7 +78,17 @@ impl RedisHarness {
         Ok(Self {
             server: Server::Foreign(url),
             namespace: fresh_namespace(&parent)?,
+            interop: false,
         })
+    }
+
+    /// The same in interop mode. Names are keys then, so the server must be this harness's alone.
+    #[must_use]
+    pub fn interop(self) -> Self {
+        Self {
+            interop: true,
+            ..self
+        }
     }
 
     fn url(&self) -> String {
@@ -87,6 +100,10 @@ impl RedisHarness {
 
     async fn connect_to(&self, url: &str, namespace: Namespace) -> Result<Store> {
         let config = RedisConfig::from_url(StoreUrl::parse(url)?)?.namespace(namespace);
+        let config = match self.interop {
+            true => config.interop(true),
+            false => config,
+        };
         Ok(tenure_redis::connect(config).await?.into_dyn())
     }
 
@@ -283,7 +300,11 @@ impl Operator for RedisHarness {
     async fn keys(&self) -> Result<Vec<String>> {
         // Holdings and places in line; what else the namespace has (its last token) stays.
         let mut places = Vec::new();
-        for line in self.scan(&self.root(), "lock/*").await? {
+        let lines = match self.interop {
+            true => "interop/*",
+            false => "lock/*",
+        };
+        for line in self.scan(&self.root(), lines).await? {
             let members: Vec<String> = self.ask(cmd("ZRANGE").arg(&line).arg(0).arg(-1)).await?;
             places.extend(members.iter().map(|member| format!("{line}#{member}")));
         }
