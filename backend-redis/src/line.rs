@@ -174,7 +174,7 @@ impl RedisSession {
         let withdrawn = self.step(&scripts::WITHDRAW, ask.nonce(), &[]).await?;
         match withdrawn.status() {
             "ok" => {
-                self.gave_back(self.path_of(ask), hex(ask.nonce()));
+                self.gave_back(self.path_for(ask), hex(ask.nonce()));
                 Ok(())
             }
             _ => Err(withdrawn.unexpected()),
