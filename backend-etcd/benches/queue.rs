@@ -17,7 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use etcd_client::{Txn, TxnOp};
+use etcd_client::{
+    Client, Compare, CompareOp, EventType, GetOptions, SortOrder, SortTarget, Txn, TxnOp,
+    WatchOptions,
+};
 use hdrhistogram::Histogram;
 use tenure_core::{Delivery, Item, MAX_BATCH, QueueHandle, SessionOptions, Store};
 use tenure_etcd::{EtcdBackend, EtcdConfig, EtcdQueue};
@@ -110,7 +113,7 @@ async fn wake(etcd: &EtcdServer, rounds: usize) -> Fallible {
 /// How often a client's bare library gets a request answered that moves `items`: it puts in as many,
 /// claims as many and acknowledges as many, with the operations that this takes.
 async fn raw(etcd: &EtcdServer, items: u64, length: Duration) -> Fallible {
-    let client = etcd_client::Client::connect([etcd.address().to_string()], None).await?;
+    let client = Client::connect([etcd.address().to_string()], None).await?;
     let key = |part: &str, number: u64| format!("tenure/1/raw/queue/x/{part}/{number:025}");
     let request = move |round: u64| {
         let (mut put, mut claims, mut parts) = (Vec::new(), Vec::new(), Vec::new());
@@ -276,6 +279,100 @@ async fn flow(
     Ok(())
 }
 
+/// The algorithm of etcd's `client/v3/contrib/recipes/queue.go`: an item is a key with the time for a
+/// name; a consumer reads the one that was modified first and deletes it, or waits for one by a watch
+/// from the revision of that read. An item is gone before its work is done.
+async fn go_flow(
+    etcd: &EtcdServer,
+    producers: usize,
+    consumers: usize,
+    length: Duration,
+) -> Fallible {
+    let client = Client::connect([etcd.address().to_string()], None).await?;
+    let (put, got) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut tasks = Vec::new();
+    for producer in 0..producers {
+        let (client, put, got) = (client.clone(), Arc::clone(&put), Arc::clone(&got));
+        tasks.push(tokio::spawn(async move {
+            for number in 0_u64.. {
+                // As for our own: it is the flow that is measured.
+                while put.load(Ordering::Relaxed) > got.load(Ordering::Relaxed) + 1_000 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                let since = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_nanos();
+                let key = format!("go/queue/{since}");
+                let value = format!("{producer} {number}");
+                let new = Compare::version(key.as_str(), CompareOp::Equal, 0);
+                let txn = Txn::new()
+                    .when([new])
+                    .and_then([TxnOp::put(key.as_str(), value, None)]);
+                if client.kv_client().txn(txn).await?.succeeded() {
+                    put.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Fallible::Ok(())
+        }));
+    }
+    for _ in 0..consumers {
+        let (client, got) = (client.clone(), Arc::clone(&got));
+        tasks.push(tokio::spawn(async move {
+            loop {
+                go_dequeue(&client).await?;
+                got.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    tokio::time::sleep(length).await;
+    for task in &tasks {
+        task.abort();
+    }
+    println!(
+        "{producers} producers, {consumers} consumers, Go's algorithm, 1 client: {:.0} items/s, lost if their consumer dies",
+        got.load(Ordering::Relaxed) as f64 / length.as_secs_f64(),
+    );
+    Ok(())
+}
+
+async fn go_dequeue(client: &Client) -> Fallible {
+    let claim = async |key: &[u8], revision: i64| {
+        let same = Compare::mod_revision(key, CompareOp::Equal, revision);
+        let txn = Txn::new().when([same]).and_then([TxnOp::delete(key, None)]);
+        Fallible::Ok(client.kv_client().txn(txn).await?.succeeded())
+    };
+    loop {
+        let first = GetOptions::new()
+            .with_prefix()
+            .with_sort(SortTarget::Mod, SortOrder::Ascend)
+            .with_limit(1);
+        let answer = client.kv_client().get("go/queue/", Some(first)).await?;
+        if let Some(item) = answer.kvs().first() {
+            if claim(item.key(), item.mod_revision()).await? {
+                return Ok(());
+            }
+            continue;
+        }
+        let revision = answer.header().ok_or("no header")?.revision();
+        let from = WatchOptions::new()
+            .with_prefix()
+            .with_start_revision(revision);
+        let mut watch = client.watch_client().watch("go/queue/", Some(from)).await?;
+        let item = loop {
+            let message = watch.message().await?.ok_or("the watch ended")?;
+            let put = message
+                .events()
+                .iter()
+                .find(|event| event.event_type() == EventType::Put)
+                .and_then(|event| event.kv().cloned());
+            if let Some(item) = put {
+                break item;
+            }
+        };
+        if claim(item.key(), item.mod_revision()).await? {
+            return Ok(());
+        }
+    }
+}
+
 #[tokio::main]
 async fn main() -> Fallible {
     // `cargo bench` adds `--bench`; `cargo test --benches` runs this for a moment, to see that it works.
@@ -299,5 +396,6 @@ async fn main() -> Fallible {
             flow(&etcd, 4, 4, clients, next, length).await?;
         }
     }
+    go_flow(&etcd, 4, 4, length).await?;
     Ok(())
 }

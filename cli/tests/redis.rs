@@ -33,7 +33,7 @@ fn take(redis: &RedisServer, millis: &str) -> bool {
 #[test]
 fn one_lock_for_the_command_and_for_others() {
     let redis = RedisServer::start().unwrap();
-    let holding = ["orders", "--", "sh", "-c", "echo in; read line"];
+    let holding = ["orders", "--", "sh", "-c", "echo in; read line; exit 0"];
     let mut ours = Process::spawn(lock(&redis, &holding)).unwrap();
     ours.expect_line("in", PATIENCE).unwrap();
     assert!(!take(&redis, "60000"));
