@@ -110,13 +110,13 @@ impl Server {
 
 fn claims(server: &Server, config: &RedisConfig) -> Guarantees {
     let forgets = server.forgets(config);
-    let keeps = forgets.is_none() && !server.fails_over();
+    let keeps = forgets.is_none() && !server.fails_over() && !server.may_evict();
     let recovers = !matches!(config.topology, Topology::Fixed);
     let claims = Guarantees {
         deployment: deployment(server, config),
         mutual_exclusion: Claim::new(
             Exclusion::UnlessReleasedEarly,
-            "every step is one script, which runs alone; for what may free a lease early see there. Pass the tokens to the resource: their order holds even then",
+            "every step is one script, which runs alone; what may free a lease early has a line of its own. Pass the tokens to the resource: their order holds even then",
         ),
         token_order: Claim::new(
             TokenOrder::Failover,
@@ -324,6 +324,10 @@ fn early(server: &Server, config: &RedisConfig, forgets: Option<&str>) -> String
 
 fn durability(server: &Server, config: &RedisConfig, forgets: Option<&str>) -> Claim<Durability> {
     match forgets {
+        None if server.may_evict() => Claim::new(
+            Durability::Volatile,
+            "it is on disk, but the server throws keys away when its memory is full, items and data included: set `maxmemory-policy noeviction`",
+        ),
         Some(what) => Claim::new(
             Durability::Volatile,
             format!("the server loses {what}: set `appendonly yes` and `appendfsync always`"),
