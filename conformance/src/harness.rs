@@ -38,6 +38,40 @@ pub enum Need {
 }
 
 impl Need {
+    /// Every control.
+    pub const ALL: &[Self] = &[
+        Self::Silence,
+        Self::Cut,
+        Self::Mute,
+        Self::Elsewhere,
+        Self::Revoke,
+        Self::Delete,
+        Self::Keys,
+        Self::Restart,
+        Self::Disturb,
+        Self::LoseMinority,
+        Self::Sessions,
+        Self::Capacity,
+    ];
+
+    /// The control's name, as [`conformance!`](crate::conformance) takes it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Silence => "silence",
+            Self::Cut => "cut",
+            Self::Mute => "mute",
+            Self::Elsewhere => "elsewhere",
+            Self::Revoke => "revoke",
+            Self::Delete => "delete",
+            Self::Keys => "keys",
+            Self::Restart => "restart",
+            Self::Disturb => "disturb",
+            Self::LoseMinority => "lose_minority",
+            Self::Sessions => "sessions",
+            Self::Capacity => "capacity",
+        }
+    }
+
     /// The control, in words that follow "there is no way to".
     pub const fn describe(self) -> &'static str {
         match self {

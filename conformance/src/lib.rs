@@ -26,4 +26,4 @@ pub use harness::{Harness, Link, Linked, Need, Operator, Subject};
 pub use report::{Column, Entry, Progress, Report, Tally, run};
 
 #[doc(hidden)]
-pub use macros::{expect, find};
+pub use macros::{excused, expect, find};

@@ -2,15 +2,21 @@
 
 use crate::case::{Case, Outcome};
 use crate::cases::CASES;
-use crate::harness::Harness;
+use crate::harness::{Harness, Need};
 
 /// Makes a `#[tokio::test]` of every case, in a module of the given name.
 ///
 /// The expression is evaluated once for each test, inside it, so it may await; it makes that
-/// test's own [`Harness`]. A case that cannot run for want of a control fails its test, unless it
-/// is listed after `not_run`: no test passes by being skipped. So the list names every case that
-/// needs a control which the harness lacks, and no other: a case that is listed and runs fails too.
-/// Each failure says which control was missing.
+/// test's own [`Harness`]. A case that cannot run fails its test, unless what it wants is listed: no
+/// test passes by being skipped.
+///
+/// * `without` lists what this store and its harness do not have: the primitives `election`,
+///   `rw_lock`, `queue`, `barrier` and `stm`, and the controls by the names of
+///   [`Need`](crate::Need)'s variants, written `silence`, `lose_minority`. A control that is listed
+///   and offered fails every test.
+/// * `not_run` lists single cases. One that is listed and runs fails.
+///
+/// Each failure says what was missing.
 ///
 /// The tests name tokio, so the crate of a new store needs it itself, besides this one:
 ///
@@ -34,18 +40,23 @@ use crate::harness::Harness;
 ///     }
 /// }
 ///
-/// conformance!(my_store, MyHarness(my_store::Server::start().await), not_run: [
-///     s2_loss_is_signalled_against_a_silent_store,
-///     // ... and every other case for which `MyHarness` has no control
+/// conformance!(my_store, MyHarness(my_store::Server::start().await), without: [
+///     queue, barrier, stm, // what `my_store` does not offer
+///     silence, mute, cut,  // what `MyHarness` has no control for
 /// ]);
 /// ```
 #[macro_export]
 macro_rules! conformance {
-    ($store:ident, $harness:expr $(, not_run: [$($not_run:ident),* $(,)?])? $(,)?) => {
+    (
+        $store:ident, $harness:expr
+        $(, without: [$($without:ident),* $(,)?])?
+        $(, not_run: [$($not_run:ident),* $(,)?])? $(,)?
+    ) => {
         mod $store {
             #[allow(unused_imports)]
             use super::*;
 
+            const WITHOUT: &[&str] = &[$($(stringify!($without)),*)?];
             const NOT_RUN: &[&str] = &[$($(stringify!($not_run)),*)?];
 
             $crate::for_each_case! { [$crate::__conformance_test] {$harness} }
@@ -59,7 +70,11 @@ macro_rules! __conformance_test {
     ({$harness:expr} $($module:ident::$id:ident $rest:tt)*) => {$(
         #[::tokio::test]
         async fn $id() {
-            $crate::expect(&$harness, stringify!($id), NOT_RUN).await;
+            let harness = $harness;
+            if $crate::excused(&harness, stringify!($module), stringify!($id), WITHOUT).await {
+                return;
+            }
+            $crate::expect(&harness, stringify!($id), NOT_RUN).await;
         }
     )*};
 }
@@ -69,6 +84,49 @@ macro_rules! __conformance_test {
 pub fn find(id: &str) -> Option<&'static Case> {
     CASES.iter().find(|case| case.id == id)
 }
+
+/// Whether a case does not run because it wants something that is listed in `without`. Whatever else
+/// keeps it from running does not excuse it.
+#[doc(hidden)]
+pub async fn excused(harness: &dyn Harness, module: &str, id: &str, without: &[&str]) -> bool {
+    for word in without {
+        let control = Need::ALL.iter().find(|need| need.word() == *word);
+        assert!(
+            control.is_some() || PRIMITIVES.contains(word),
+            "`{word}` in `without` is neither a control nor a primitive"
+        );
+        assert!(
+            control.is_none_or(|control| !harness.offers().contains(control)),
+            "`{word}` is listed in `without`, but the harness offers it"
+        );
+    }
+    let Some(case) = find(id) else {
+        panic!("there is no case `{id}`");
+    };
+    let listed = |need: &Need| without.contains(&need.word());
+    if let Some(need) = case.needs.iter().find(|need| listed(need)) {
+        println!("there is no way to {}", need.describe());
+        return true;
+    }
+    // Of a primitive that is said to be missing no case may say anything but that.
+    let primitive = module.strip_prefix("random_").unwrap_or(module);
+    if !without.contains(&primitive) {
+        return false;
+    }
+    let outcome = case.run(harness).await;
+    assert!(
+        matches!(
+            outcome,
+            Outcome::NotRun { .. } | Outcome::NotPromised { .. }
+        ),
+        "`{primitive}` is listed in `without`, but {id} ran: {outcome}"
+    );
+    println!("{outcome}");
+    true
+}
+
+/// What a store may be without.
+const PRIMITIVES: &[&str] = &["election", "rw_lock", "queue", "barrier", "stm"];
 
 /// Runs a case as a test.
 #[doc(hidden)]
