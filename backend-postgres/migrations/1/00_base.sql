@@ -64,7 +64,7 @@ $$;
 -- would not be in one's way, hence the first case.
 CREATE FUNCTION tenure.alive(session bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN session = tenure.me()
+    RETURN coalesce(session = tenure.me(), false)
         OR NOT pg_try_advisory_xact_lock_shared(tenure.session_key(session));
 END $$;
 

@@ -8,11 +8,16 @@ BEGIN
     DELETE FROM tenure.sessions AS s WHERE s.id = dead;
 END $$;
 
--- The end of a session by its own will: nothing of it is left. Its connection is closed next.
-CREATE FUNCTION tenure.close(me bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- The end of a session by its own will: nothing of it is left. Returns the keys of the lines that it
+-- waited in, for a `line_nudge` of those behind it. Its connection is closed next.
+CREATE FUNCTION tenure.close(me bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    waited bigint[];
 BEGIN
+    SELECT array_agg(DISTINCT t.key) INTO waited FROM tenure.tickets AS t WHERE t.session = me;
     PERFORM tenure.bury(me);
     PERFORM pg_advisory_unlock_all();
+    RETURN waited;
 END $$;
 
 CREATE UNLOGGED TABLE tenure.sweeps (
