@@ -315,13 +315,11 @@ async fn ask(
 }
 
 async fn within<T>(limit: Duration, what: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(limit, what)
-        .await
-        .unwrap_or_else(|_| {
-            Err(error::no_connection(format!(
-                "PostgreSQL did not answer within {limit:?}"
-            )))
-        })
+    tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
+        Err(error::no_connection(format!(
+            "PostgreSQL did not answer within {limit:?}"
+        )))
+    })
 }
 
 fn random() -> u64 {

@@ -62,9 +62,7 @@ pub(crate) async fn connect(config: &PostgresConfig) -> Result<Connected> {
         let error = match attempt {
             Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(error)) => error,
-            Err(_) => {
-                error::no_connection(format!("no connection to PostgreSQL within {limit:?}"))
-            }
+            Err(_) => error::no_connection(format!("no connection to PostgreSQL within {limit:?}")),
         };
         // What somebody has to change tells more than that a host is away.
         if first

@@ -25,7 +25,9 @@ pub(crate) fn removed_from_line() -> Error {
 pub(crate) fn collision(path: &str, other: &str) -> Error {
     Error::new(
         ErrorKind::Conflict,
-        format!("`{path}` and `{other}` have the same 64-bit key, and one session cannot tell them apart: use another name, or another session"),
+        format!(
+            "`{path}` and `{other}` have the same 64-bit key, and one session cannot tell them apart: use another name, or another session"
+        ),
     )
 }
 
@@ -72,13 +74,17 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
                 ),
                 "42501" => refused(
                     ErrorKind::Unauthorized,
-                    format!("the PostgreSQL role lacks a right: {said}; see \"Least privilege\" in the documentation"),
+                    format!(
+                        "the PostgreSQL role lacks a right: {said}; see \"Least privilege\" in the documentation"
+                    ),
                 ),
                 "3D000" => refused(ErrorKind::Config, said),
                 "08P01" if said.contains("startup parameter") => pooled(),
                 "42883" | "42P01" | "3F000" | "42703" => refused(
                     ErrorKind::Config,
-                    format!("the schema `tenure` is not as this version needs it: {said}; apply the migration"),
+                    format!(
+                        "the schema `tenure` is not as this version needs it: {said}; apply the migration"
+                    ),
                 ),
                 "53200" => refused(
                     ErrorKind::TooLarge,
@@ -90,7 +96,8 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
                 ),
                 "25006" => refused(
                     ErrorKind::Unavailable,
-                    "this PostgreSQL is read-only: a standby, or `default_transaction_read_only`".into(),
+                    "this PostgreSQL is read-only: a standby, or `default_transaction_read_only`"
+                        .into(),
                 ),
                 "57014" => refused(
                     ErrorKind::Unavailable,
@@ -101,10 +108,16 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
                     "a step waited too long for another (`lock_timeout`)".into(),
                 ),
                 "40001" | "40P01" => refused(ErrorKind::Unavailable, said),
-                code if ["08", "53", "57"].iter().any(|class| code.starts_with(class)) => {
+                code if ["08", "53", "57"]
+                    .iter()
+                    .any(|class| code.starts_with(class)) =>
+                {
                     refused(ErrorKind::Unavailable, said)
                 }
-                _ => refused(ErrorKind::Internal, format!("PostgreSQL refused a step: {said}")),
+                _ => refused(
+                    ErrorKind::Internal,
+                    format!("PostgreSQL refused a step: {said}"),
+                ),
             }
         }
         sqlx::Error::Configuration(why) => refused(

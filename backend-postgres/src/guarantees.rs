@@ -140,10 +140,7 @@ pub(crate) async fn read(client: &Client) -> Result<Guarantees> {
             UnknownCommit::Unsupported,
             "there are no transactions here yet",
         ),
-        queue_delivery: Claim::new(
-            QueueDelivery::AtMostOnce,
-            "there are no queues here yet",
-        ),
+        queue_delivery: Claim::new(QueueDelivery::AtMostOnce, "there are no queues here yet"),
         queue_order: Claim::new(QueueOrder::Unordered, "there are no queues here yet"),
         durability: found.durability(),
         minority_loss: Claim::new(

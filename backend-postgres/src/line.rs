@@ -83,9 +83,7 @@ impl PostgresSession {
 
     async fn join(&self, ask: &Ask, stand: &Stand, waits: bool) -> Result<Option<FencingToken>> {
         let mut main = self.main().await;
-        let mine = main
-            .own()
-            .excludes(stand.key, &stand.path, stand.shared)?;
+        let mine = main.own().excludes(stand.key, &stand.path, stand.shared)?;
         if mine && !waits {
             return Ok(None);
         }
@@ -118,10 +116,7 @@ impl PostgresSession {
 
     async fn look(&self, ask: &Ask, stand: &Stand) -> Result<Found> {
         let mut main = self.main().await;
-        if main
-            .own()
-            .excludes(stand.key, &stand.path, stand.shared)?
-        {
+        if main.own().excludes(stand.key, &stand.path, stand.shared)? {
             // Another of this session has it, and tells when it lets go.
             return Ok(Found::Wait(self.ttl));
         }

@@ -41,7 +41,9 @@ pub fn grants(role: &str) -> String {
 /// The version of the schema there, and the oldest client that it serves.
 async fn version(connection: &mut PgConnection) -> Result<Option<(i32, i32)>> {
     // Not by asking for the table: a role that lacks a right is to hear of it.
-    let there = step("SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace AS n JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid WHERE n.nspname = 'tenure' AND c.relname = 'layout') AS there");
+    let there = step(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace AS n JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid WHERE n.nspname = 'tenure' AND c.relname = 'layout') AS there",
+    );
     let there = fetch(connection, there).await?;
     if !there.first()?.get::<bool>("there")? {
         return Ok(None);

@@ -125,6 +125,7 @@ impl Drop for Waiting {
 
 /// An object that is watched.
 pub(crate) struct Topic {
+    #[expect(dead_code, reason = "for the primitives to come")]
     bell: Arc<Bell>,
     _listening: Listening,
 }
@@ -160,6 +161,7 @@ impl Topic {
         }
     }
 
+    #[expect(dead_code, reason = "for the primitives to come")]
     /// Ends when something may have changed since the last time. Cancel safe.
     pub(crate) async fn changed(&self) {
         while !self.bell.rung.swap(false, Ordering::AcqRel) {

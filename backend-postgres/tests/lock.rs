@@ -82,7 +82,7 @@ async fn a_wait_that_times_out_leaves_nothing() {
     assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
     db.until(TICKETS, 0).await;
     guard.release().await.unwrap();
-    b.locker("l").unwrap().try_lock().await.unwrap();
+    drop(b.locker("l").unwrap().try_lock().await.unwrap());
 }
 
 #[tokio::test]
@@ -203,7 +203,7 @@ async fn an_operator_takes_one_lock_away() {
     let evict = format!("SELECT tenure.evict('{holding}')");
     sql.execute(AssertSqlSafe(evict)).await.unwrap();
     assert_eq!(held.lost().await, LossReason::Revoked);
-    b.locker("l").unwrap().lock().await.unwrap();
+    drop(b.locker("l").unwrap().lock().await.unwrap());
     assert!(kept.is_valid());
 }
 
@@ -271,5 +271,5 @@ async fn a_thousand_waits_dropped_at_random_leave_nothing() {
         2,
     )
     .await;
-    a.locker("l0").unwrap().try_lock().await.unwrap();
+    drop(a.locker("l0").unwrap().try_lock().await.unwrap());
 }

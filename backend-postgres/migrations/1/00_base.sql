@@ -64,8 +64,10 @@ $$;
 -- would not be in one's way, hence the first case.
 CREATE FUNCTION tenure.alive(session bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    RETURN coalesce(session = tenure.me(), false)
-        OR NOT pg_try_advisory_xact_lock_shared(tenure.session_key(session));
+    IF session = tenure.me() THEN
+        RETURN true;
+    END IF;
+    RETURN NOT pg_try_advisory_xact_lock_shared(tenure.session_key(session));
 END $$;
 
 -- Makes this connection a session. Its settings end it when it is silent for `ttl` milliseconds.
@@ -80,9 +82,8 @@ BEGIN
     END IF;
     PERFORM set_config('tenure.session', id::text, false);
     INSERT INTO tenure.sessions (id, pid, started, channel, ttl)
-        SELECT open.id, open.pid, pg_stat_get_backend_start(b.backend), a_channel, a_ttl * interval '1 millisecond'
-        FROM (SELECT s.backend FROM pg_stat_get_backend_idset() AS s (backend)
-              WHERE pg_stat_get_backend_pid(s.backend) = open.pid LIMIT 1) AS b;
+        SELECT open.id, a.pid, a.backend_start, a_channel, a_ttl * interval '1 millisecond'
+        FROM pg_stat_activity AS a WHERE a.pid = open.pid;
 END $$;
 
 -- A nonce as it is written in messages and keys.

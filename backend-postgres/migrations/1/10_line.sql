@@ -56,13 +56,20 @@ CREATE FUNCTION tenure.line_join(
     me bigint, a_nonce bigint, a_channel text, a_path text, a_key bigint, a_shared boolean,
     mine boolean, waits boolean
 ) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    free boolean := true;
 BEGIN
-    IF NOT mine
-        AND (NOT EXISTS (SELECT FROM tenure.tickets AS t WHERE t.key = a_key)
-            OR tenure.line_ahead(me, a_key, 9223372036854775807, a_shared) = 0)
-        AND CASE WHEN a_shared THEN pg_try_advisory_lock_shared(a_key) ELSE pg_try_advisory_lock(a_key) END
-    THEN
-        RETURN nextval('tenure.tokens');
+    -- One after the other: the operands of AND have no order.
+    IF NOT mine THEN
+        PERFORM FROM tenure.tickets AS t WHERE t.key = a_key LIMIT 1;
+        IF FOUND THEN
+            free := tenure.line_ahead(me, a_key, 9223372036854775807, a_shared) = 0;
+        END IF;
+        IF free THEN
+            IF (CASE WHEN a_shared THEN pg_try_advisory_lock_shared(a_key) ELSE pg_try_advisory_lock(a_key) END) THEN
+                RETURN nextval('tenure.tokens');
+            END IF;
+        END IF;
     END IF;
     IF waits THEN
         INSERT INTO tenure.tickets (key, session, nonce, shared, channel, path)
@@ -143,8 +150,11 @@ BEGIN
     ELSE
         had := pg_advisory_unlock(a_key);
     END IF;
-    IF had AND EXISTS (SELECT FROM tenure.tickets AS t WHERE t.key = a_key) THEN
-        ours := tenure.line_nudge(a_channel, a_key);
+    IF had THEN
+        PERFORM FROM tenure.tickets AS t WHERE t.key = a_key LIMIT 1;
+        IF FOUND THEN
+            ours := tenure.line_nudge(a_channel, a_key);
+        END IF;
     END IF;
 END $$;
 

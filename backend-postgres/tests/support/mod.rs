@@ -1,6 +1,6 @@
 //! A PostgreSQL of its own for a test binary, and a fresh database for each test.
 
-#![allow(dead_code, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
