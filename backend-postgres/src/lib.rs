@@ -16,6 +16,7 @@ mod main_connection;
 mod schema;
 mod session;
 mod step;
+#[allow(dead_code, reason = "topics are for the primitives to come")]
 mod waits;
 
 pub use config::{PostgresConfig, SslMode};

@@ -25,6 +25,21 @@ pub(crate) struct Stand {
     nonce: u64,
 }
 
+/// Joins a line. What is usual needs no function, which would cost as much again: nobody waits, and the
+/// lock is free. Here CASE keeps the order.
+macro_rules! join {
+    ($try:literal) => {
+        concat!(
+            "SELECT CASE WHEN NOT $7 AND NOT EXISTS (SELECT FROM tenure.tickets AS t WHERE t.key = $5) \
+             THEN CASE WHEN ",
+            $try,
+            "($5) THEN nextval('tenure.tokens') \
+             ELSE tenure.line_join($1, $2, $3, $4, $5, $6, $7, $8) END \
+             ELSE tenure.line_join($1, $2, $3, $4, $5, $6, $7, $8) END AS token"
+        )
+    };
+}
+
 /// What a look finds.
 enum Found {
     Held(FencingToken),
@@ -90,15 +105,19 @@ impl PostgresSession {
         if !mine {
             main.check_room().await?;
         }
-        let join = step("SELECT tenure.line_join($1, $2, $3, $4, $5, $6, $7, $8) AS token")
-            .with(self.id)
-            .with(signed(stand.nonce))
-            .with(&self.client.channel)
-            .with(&*stand.path)
-            .with(stand.key)
-            .with(stand.shared)
-            .with(mine)
-            .with(waits);
+        let join = step(if stand.shared {
+            join!("pg_try_advisory_lock_shared")
+        } else {
+            join!("pg_try_advisory_lock")
+        })
+        .with(self.id)
+        .with(signed(stand.nonce))
+        .with(&self.client.channel)
+        .with(&*stand.path)
+        .with(stand.key)
+        .with(stand.shared)
+        .with(mine)
+        .with(waits);
         let joined = match main.call(join).await {
             Ok(joined) => joined.first()?.token("token")?,
             Err(error) => {
@@ -169,20 +188,20 @@ impl PostgresSession {
         };
         let (shared, again) = (holder.shared, holder.leaving);
         holder.leaving = true;
-        let leave = step("SELECT had, ours FROM tenure.line_leave($1, $2, $3)")
+        let leave = step("SELECT tenure.line_leave($1, $2, $3) AS ours")
             .with(&self.client.channel)
             .with(key)
             .with(shared);
         let left = main.call(leave).await?;
-        let left = left.first()?;
-        if !left.get::<bool>("had")? {
+        let ours: Option<Vec<i64>> = left.first()?.get("ours")?;
+        if ours.is_none() {
             if !again {
                 main.own().leave(nonce);
                 return Err(Error::lost(LossReason::Revoked));
             }
             self.nudge(main, &[key]).await?;
         }
-        self.tell_ours(left.get("ours")?);
+        self.tell_ours(ours);
         main.own().leave(nonce);
         Ok(())
     }

@@ -134,7 +134,8 @@ impl Drop for PostgresSession {
 }
 
 /// What makes a connection a lease. `statement_timeout` and `lock_timeout` because the idle timer does
-/// not run meanwhile; `synchronous_commit` because a token must not come back after a crash.
+/// not run meanwhile; `synchronous_commit` because what is acknowledged is to be on disk. Every step looks
+/// up a few rows by an index: to plan it anew each time costs more than the step.
 const SETTINGS: &str = "SELECT \
     set_config('idle_session_timeout', $1, false), \
     set_config('idle_in_transaction_session_timeout', $1, false), \
@@ -143,6 +144,8 @@ const SETTINGS: &str = "SELECT \
     set_config('lock_timeout', $2, false), \
     set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' \
         THEN 'on' ELSE current_setting('synchronous_commit') END, false), \
+    set_config('plan_cache_mode', 'force_generic_plan', false), \
+    set_config('enable_seqscan', 'off', false), \
     current_setting('max_locks_per_transaction')::bigint \
         * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) \
         AS locks";

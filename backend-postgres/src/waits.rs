@@ -125,7 +125,6 @@ impl Drop for Waiting {
 
 /// An object that is watched.
 pub(crate) struct Topic {
-    #[expect(dead_code, reason = "for the primitives to come")]
     bell: Arc<Bell>,
     _listening: Listening,
 }
@@ -161,7 +160,6 @@ impl Topic {
         }
     }
 
-    #[expect(dead_code, reason = "for the primitives to come")]
     /// Ends when something may have changed since the last time. Cancel safe.
     pub(crate) async fn changed(&self) {
         while !self.bell.rung.swap(false, Ordering::AcqRel) {

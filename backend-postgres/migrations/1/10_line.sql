@@ -142,20 +142,18 @@ END $$;
 
 -- Lets go of the lock, and hands on. Unlocks first: whoever is not seen below left its ticket later, and
 -- looks once more after that.
-CREATE FUNCTION tenure.line_leave(a_channel text, a_key bigint, a_shared boolean, OUT had boolean, OUT ours bigint[])
-LANGUAGE plpgsql AS $$
+-- Returns nothing if it was not held, else those of the caller's to tell.
+CREATE FUNCTION tenure.line_leave(a_channel text, a_key bigint, a_shared boolean)
+RETURNS bigint[] LANGUAGE plpgsql AS $$
 BEGIN
-    IF a_shared THEN
-        had := pg_advisory_unlock_shared(a_key);
-    ELSE
-        had := pg_advisory_unlock(a_key);
+    IF NOT (CASE WHEN a_shared THEN pg_advisory_unlock_shared(a_key) ELSE pg_advisory_unlock(a_key) END) THEN
+        RETURN NULL;
     END IF;
-    IF had THEN
-        PERFORM FROM tenure.tickets AS t WHERE t.key = a_key LIMIT 1;
-        IF FOUND THEN
-            ours := tenure.line_nudge(a_channel, a_key);
-        END IF;
+    PERFORM FROM tenure.tickets AS t WHERE t.key = a_key LIMIT 1;
+    IF FOUND THEN
+        RETURN coalesce(tenure.line_nudge(a_channel, a_key), '{}');
     END IF;
+    RETURN '{}';
 END $$;
 
 -- Removes a ticket, and returns its key. The next is told by a `line_nudge` of its own, once this is
