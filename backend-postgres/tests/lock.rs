@@ -65,7 +65,7 @@ async fn granted_in_the_order_of_arrival() {
     for task in tasks {
         task.await.unwrap();
     }
-    let order = order.lock().unwrap();
+    let order = order.lock().unwrap().clone();
     let numbers: Vec<_> = order.iter().map(|(number, _)| *number).collect();
     assert_eq!(numbers, (0..12).collect::<Vec<_>>());
     assert!(order.is_sorted_by_key(|(_, token)| *token));
@@ -254,7 +254,7 @@ async fn a_thousand_waits_dropped_at_random_leave_nothing() {
     let mut tasks = Vec::new();
     for number in 0..1000_u64 {
         let session = if number % 2 == 0 { &a } else { &b };
-        let lock = session.locker(&format!("l{}", number % 7)).unwrap();
+        let lock = session.locker(format!("l{}", number % 7)).unwrap();
         tasks.push(tokio::spawn(async move {
             let limit = Duration::from_micros(number * 7919 % 200_000);
             let _ = tokio::time::timeout(limit, lock.lock()).await;
