@@ -160,7 +160,7 @@ impl PostgresSession {
             let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
             let settings = step(SETTINGS)
                 .with(millis.to_string())
-                .with((millis / 4).to_string());
+                .with((millis / 4).max(500).to_string());
             let settings = guard.call(settings).await?;
             let locks = settings.first()?.get::<i64>("locks")?;
             guard.set_budget(usize::try_from(locks / 4).unwrap_or(usize::MAX));
