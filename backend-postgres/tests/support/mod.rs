@@ -2,92 +2,26 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
+use sqlx::{Connection, Executor, PgConnection, Row};
 use tenure_core::backend::StoreUrl;
 use tenure_core::{Session, SessionOptions, Store};
 use tenure_postgres::{PostgresBackend, PostgresConfig, PostgresSession};
+use tenure_testbed::PostgresServer;
 
-/// The server ends, and its files go, when this process does: then its standard input is at its end.
-const RUN: &str = r#"
-set -e
-bin=$(ls -d /usr/lib/postgresql/*/bin | tail -n 1)
-data=$(mktemp -d)
-trap 'rm -rf "$data"' EXIT
-trap : INT TERM
-"$bin/initdb" -D "$data" -A trust -U postgres --no-sync -E UTF8 --locale=C >/dev/null
-"$bin/postgres" -D "$data" -p "$1" -h 127.0.0.1 -k '' -c max_connections=200 -c max_locks_per_transaction=256 </dev/null >"$data/log" 2>&1 &
-server=$!
-cat >/dev/null || :
-kill -INT $server
-wait $server || :
-"#;
-
-pub struct Server {
-    port: u16,
-    _child: Child,
-}
-
-/// The server of this test binary.
-pub fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", RUN, "sh", &port.to_string()])
-            .stdin(Stdio::piped())
-            .current_dir("/");
-        // It refuses to run as root.
-        if let Some((uid, gid)) = postgres_user() {
-            command.uid(uid).gid(gid);
-        }
-        let child = command.spawn().unwrap();
-        Server {
-            port,
-            _child: child,
-        }
-    })
-}
-
-fn postgres_user() -> Option<(u32, u32)> {
-    let me = Command::new("id").arg("-u").output().unwrap().stdout;
-    if me != b"0\n" {
-        return None;
-    }
-    let users = std::fs::read_to_string("/etc/passwd").unwrap();
-    let line = users.lines().find(|line| line.starts_with("postgres:"));
-    let mut fields = line.unwrap().split(':').skip(2);
-    let mut next = || fields.next().unwrap().parse().unwrap();
-    Some((next(), next()))
-}
-
-impl Server {
-    pub fn url(&self, database: &str) -> String {
-        format!(
-            "postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable",
-            self.port
-        )
-    }
-
-    /// Connected to `database`, once the server is up.
-    pub async fn sql(&self, database: &str) -> PgConnection {
-        let url = self.url(database);
-        for _ in 0..600 {
-            if let Ok(connection) = PgConnection::connect(&url).await {
-                return connection;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("no server at {url}");
-    }
+/// The server of this test binary. Ends with the process: its watchdog sees to it.
+pub fn server() -> &'static PostgresServer {
+    static SERVER: LazyLock<PostgresServer> = LazyLock::new(|| {
+        PostgresServer::builder()
+            .setting("max_connections", 200)
+            .setting("max_locks_per_transaction", 256)
+            .start()
+            .unwrap()
+    });
+    &SERVER
 }
 
 /// A database of its own: advisory locks of one are no business of another.
@@ -99,23 +33,12 @@ impl Database {
     pub async fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut sql = server().sql("postgres").await;
-        // One at a time: it copies a template.
-        for attempt in 0.. {
-            let created = sql
-                .execute(AssertSqlSafe(format!("CREATE DATABASE {name}")))
-                .await;
-            match created {
-                Ok(_) => break,
-                Err(error) if attempt == 50 => panic!("{error}"),
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
+        server().create_database(&name).unwrap();
         Self { name }
     }
 
     pub fn config(&self) -> PostgresConfig {
-        let url = server().url(&self.name);
+        let url = server().url_of(&self.name) + "?sslmode=disable";
         PostgresConfig::from_url(StoreUrl::parse(&url).unwrap()).unwrap()
     }
 
@@ -130,7 +53,8 @@ impl Database {
     }
 
     pub async fn sql(&self) -> PgConnection {
-        server().sql(&self.name).await
+        let url = server().url_of(&self.name) + "?sslmode=disable";
+        PgConnection::connect(&url).await.unwrap()
     }
 
     /// The first column of the first row.
