@@ -118,13 +118,14 @@ struct Room {
 }
 
 impl Main {
-    pub(crate) fn new(connection: PgConnection, budget: usize, limit: Duration) -> Self {
+    /// A connection that is to become a lease: see [`MainGuard::begin`].
+    pub(crate) fn new(connection: PgConnection, limit: Duration) -> Self {
         Self {
             connection: Ok(connection),
             own: Own::default(),
             room: Room {
-                budget,
-                checked: budget / 8,
+                budget: 0,
+                checked: 0,
             },
             limit,
         }
@@ -142,13 +143,21 @@ impl Main {
 }
 
 /// The main connection to oneself: for steps that go with a change of what the session has.
-pub(crate) struct MainGuard<'s>(pub(crate) MutexGuard<'s, Main>);
+pub(crate) struct MainGuard<'s> {
+    main: MutexGuard<'s, Main>,
+    _turn: Option<MutexGuard<'s, ()>>,
+}
 
-impl MainGuard<'_> {
+impl<'s> MainGuard<'s> {
+    /// With a turn, unless this goes before everybody whose turn it will be.
+    pub(crate) fn new(main: MutexGuard<'s, Main>, turn: Option<MutexGuard<'s, ()>>) -> Self {
+        Self { main, _turn: turn }
+    }
+
     /// One step. `Lost` when the connection is gone, now or before; any other error says that the
     /// step was rolled back, but for the advisory locks that it took or freed.
     pub(crate) async fn call(&mut self, step: Step<'_>) -> Result<Rows> {
-        let main = &mut *self.0;
+        let main = &mut *self.main;
         let connection = match &mut main.connection {
             Ok(connection) => connection,
             Err(reason) => return Err(Error::lost(*reason)),
@@ -172,27 +181,29 @@ impl MainGuard<'_> {
         }
     }
 
-    /// A quarter of the server's lock table.
-    pub(crate) fn set_budget(&mut self, budget: usize) {
-        self.0.room = Room {
+    /// From now on the session is a lease of `ttl`, and `budget` is a quarter of the server's lock
+    /// table.
+    pub(crate) fn begin(&mut self, ttl: Duration, budget: usize) {
+        self.main.limit = ttl;
+        self.main.room = Room {
             budget,
             checked: budget / 8,
         };
     }
 
     pub(crate) fn own(&mut self) -> &mut Own {
-        &mut self.0.own
+        &mut self.main.own
     }
 
     /// Refuses one lock more than the server can bear.
     pub(crate) async fn check_room(&mut self) -> Result<()> {
-        if self.0.own.keys.len() < self.0.room.checked {
+        if self.main.own.keys.len() < self.main.room.checked {
             return Ok(());
         }
         let count = step("SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory'");
         let rows = self.call(count).await?;
         let locks = rows.first()?.get::<i64>("locks")?;
-        let (locks, budget) = (usize::try_from(locks).unwrap_or(0), self.0.room.budget);
+        let (locks, budget) = (usize::try_from(locks).unwrap_or(0), self.main.room.budget);
         if locks >= budget {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -201,24 +212,24 @@ impl MainGuard<'_> {
                 ),
             ));
         }
-        self.0.room.checked = self.0.own.keys.len() + (budget - locks).div_ceil(4);
+        self.main.room.checked = self.main.own.keys.len() + (budget - locks).div_ceil(4);
         Ok(())
     }
 
     /// Ends the session here and in the store, without another word.
     pub(crate) fn end(&mut self, reason: LossReason) {
-        self.0.end(reason);
+        self.main.end(reason);
     }
 
     /// The same, and tells the server.
     pub(crate) async fn close(&mut self) {
-        let limit = self.0.limit;
-        if let Some(connection) = self.0.end(LossReason::Closed) {
+        let limit = self.main.limit;
+        if let Some(connection) = self.main.end(LossReason::Closed) {
             let _ = tokio::time::timeout(limit, connection.close()).await;
         }
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.0.connection.is_err()
+        self.main.connection.is_err()
     }
 }

@@ -117,6 +117,9 @@ pub struct PostgresSession {
     pub(crate) ttl: Duration,
     pid: i32,
     main: AsyncMutex<Main>,
+    /// Steps wait here for their turn, and renewals do not: however many steps there are, a renewal waits
+    /// for one of them.
+    turn: AsyncMutex<()>,
 }
 
 impl fmt::Debug for PostgresSession {
@@ -133,15 +136,12 @@ impl Drop for PostgresSession {
     }
 }
 
-/// What makes a connection a lease. `statement_timeout` and `lock_timeout` because the idle timer does
-/// not run meanwhile; `synchronous_commit` because what is acknowledged is to be on disk. Every step looks
+/// What makes a connection a lease. `synchronous_commit` because what is acknowledged is to be on disk. Every step looks
 /// up a few rows by an index: to plan it anew each time costs more than the step.
 const SETTINGS: &str = "SELECT \
     set_config('idle_session_timeout', $1, false), \
     set_config('idle_in_transaction_session_timeout', $1, false), \
     set_config('tcp_user_timeout', $1, false), \
-    set_config('statement_timeout', $2, false), \
-    set_config('lock_timeout', $2, false), \
     set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' \
         THEN 'on' ELSE current_setting('synchronous_commit') END, false), \
     set_config('plan_cache_mode', 'force_generic_plan', false), \
@@ -150,27 +150,33 @@ const SETTINGS: &str = "SELECT \
         * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) \
         AS locks";
 
+/// And the last of it: `statement_timeout` and `lock_timeout`, because the idle timer does not run
+/// meanwhile. They count from the next step on: the first session after a crash has more to do.
+const OPEN: &str = "SELECT o.id, o.pid, \
+    set_config('statement_timeout', $3, false), \
+    set_config('lock_timeout', $3, false) \
+    FROM tenure.open($1, $2) AS o";
+
 impl PostgresSession {
     async fn open(client: &Arc<Client>, ttl: Duration) -> Result<Arc<Self>> {
         let connection = endpoint::connect(&client.config).await?.connection;
-        let main = Main::new(connection, usize::MAX, ttl);
+        let main = Main::new(connection, client.config.timeout);
         let (main, id, pid) = {
             let main = AsyncMutex::new(main);
-            let mut guard = MainGuard(main.lock().await);
+            let mut guard = MainGuard::new(main.lock().await, None);
             let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-            let settings = step(SETTINGS)
-                .with(millis.to_string())
-                .with((millis / 4).max(500).to_string());
+            let settings = step(SETTINGS).with(millis.to_string());
             let settings = guard.call(settings).await?;
             let locks = settings.first()?.get::<i64>("locks")?;
-            guard.set_budget(usize::try_from(locks / 4).unwrap_or(usize::MAX));
-            let open = step("SELECT id, pid FROM tenure.open($1, $2)")
+            let open = step(OPEN)
                 .with(&client.channel)
-                .with(millis);
+                .with(millis)
+                .with((millis / 4).max(500).to_string());
             let opened = guard.call(open).await?;
             let opened = opened.first()?;
             let (id, pid) = (opened.get::<i64>("id")?, opened.get::<i32>("pid")?);
             refuse_pooler(client, &mut guard, pid).await?;
+            guard.begin(ttl, usize::try_from(locks / 4).unwrap_or(usize::MAX));
             drop(guard);
             (main, id, pid)
         };
@@ -180,6 +186,7 @@ impl PostgresSession {
             ttl,
             pid,
             main,
+            turn: AsyncMutex::default(),
         });
         client.enter(&session);
         Ok(session)
@@ -187,7 +194,8 @@ impl PostgresSession {
 
     /// The main connection to oneself.
     pub(crate) async fn main(&self) -> MainGuard<'_> {
-        MainGuard(self.main.lock().await)
+        let turn = self.turn.lock().await;
+        MainGuard::new(self.main.lock().await, Some(turn))
     }
 
     /// One step on the main connection. `Lost` when that is gone.
@@ -246,7 +254,7 @@ async fn refuse_pooler(client: &Client, main: &mut MainGuard<'_>, pid: i32) -> R
 #[async_trait]
 impl Lease for PostgresSession {
     async fn renew(&self) -> Result<()> {
-        let mut main = self.main().await;
+        let mut main = MainGuard::new(self.main.lock().await, None);
         let renewed = main.call(step("SELECT tenure.renew() AS pid")).await?;
         if renewed.first()?.get::<i32>("pid")? != self.pid {
             main.end(LossReason::Revoked);
