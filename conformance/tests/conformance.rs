@@ -2,7 +2,7 @@
 //!
 //! `--features etcd` adds etcd, which must be installed: one server for the cases that can share
 //! it, and one more for each case that its neighbours would feel. `--features redis` does the same
-//! with Redis.
+//! with Redis, `--features postgres` with PostgreSQL.
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
 use rstest::rstest;
@@ -21,6 +21,16 @@ const NOT_RUN: &[(&str, &str)] = &[
     // Its capacity is far beyond what a test can fill.
     ("etcd", "s5_too_many_holdings_are_refused"),
     ("redis", "s5_too_many_holdings_are_refused"),
+    ("postgres", "s5_too_many_holdings_are_refused"),
+    // The connection is the lease: a session does not outlive a reset. What else is reset in passing,
+    // the disturbances show.
+    ("postgres", "l3_no_wake_up_is_lost_in_a_reconnect"),
+    // What is not offered yet: a letter stands for all of its rules.
+    ("postgres", "E"),
+    ("postgres", "R"),
+    ("postgres", "Q"),
+    ("postgres", "B"),
+    ("postgres", "T"),
 ];
 
 async fn stage(store: &str, id: &str) -> Box<dyn Harness> {
@@ -31,6 +41,8 @@ async fn stage(store: &str, id: &str) -> Box<dyn Harness> {
         "etcd" => etcd::stage(id).await,
         #[cfg(feature = "redis")]
         "redis" => redis::stage(id).await,
+        #[cfg(feature = "postgres")]
+        "postgres" => postgres::stage(id).await,
         other => panic!("no harness for {other}"),
     }
 }
@@ -83,60 +95,48 @@ mod redis {
     }
 }
 
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::sync::{Arc, LazyLock};
+
+    use tenure_conformance::stores::PostgresHarness;
+    use tenure_testbed::PostgresServer;
+
+    use super::*;
+
+    /// Ends with the process: its watchdog sees to it.
+    static SHARED: LazyLock<Arc<PostgresServer>> = LazyLock::new(|| {
+        Arc::new(PostgresHarness::server().expect("PostgreSQL must be installed"))
+    });
+
+    pub(super) async fn stage(id: &str) -> Box<dyn Harness> {
+        let case = find(id).expect("a case of the list");
+        if case.needs.iter().any(|need| need.wants_own_store()) {
+            return Box::new(PostgresHarness::start().await.expect("PostgreSQL must start"));
+        }
+        let server = tokio::task::spawn_blocking(|| Arc::clone(&SHARED));
+        let server = server.await.expect("the thread that starts PostgreSQL");
+        Box::new(PostgresHarness::sharing(server).await.expect("a database"))
+    }
+}
+
 async fn check(store: &str, id: &str) {
+    let rule = find(id).expect("a case of the list").rule;
     let not_run: Vec<&str> = NOT_RUN
         .iter()
-        .filter(|(name, _)| *name == store)
-        .map(|(_, id)| *id)
+        .filter(|(name, case)| *name == store && (*case == id || *case == &rule[..1]))
+        .map(|_| id)
         .collect();
     expect(&*stage(store, id).await, id, &not_run).await;
 }
 
-#[cfg(not(any(feature = "etcd", feature = "redis")))]
 macro_rules! tests {
     ({} $($module:ident::$id:ident $rest:tt)*) => {$(
         #[rstest]
         #[case::memory("memory")]
-        #[tokio::test]
-        async fn $id(#[case] store: &str) {
-            check(store, stringify!($id)).await;
-        }
-    )*};
-}
-
-#[cfg(all(feature = "etcd", not(feature = "redis")))]
-macro_rules! tests {
-    ({} $($module:ident::$id:ident $rest:tt)*) => {$(
-        #[rstest]
-        #[case::memory("memory")]
-        #[case::etcd("etcd")]
-        #[tokio::test]
-        async fn $id(#[case] store: &str) {
-            check(store, stringify!($id)).await;
-        }
-    )*};
-}
-
-#[cfg(all(feature = "redis", not(feature = "etcd")))]
-macro_rules! tests {
-    ({} $($module:ident::$id:ident $rest:tt)*) => {$(
-        #[rstest]
-        #[case::memory("memory")]
-        #[case::redis("redis")]
-        #[tokio::test]
-        async fn $id(#[case] store: &str) {
-            check(store, stringify!($id)).await;
-        }
-    )*};
-}
-
-#[cfg(all(feature = "etcd", feature = "redis"))]
-macro_rules! tests {
-    ({} $($module:ident::$id:ident $rest:tt)*) => {$(
-        #[rstest]
-        #[case::memory("memory")]
-        #[case::etcd("etcd")]
-        #[case::redis("redis")]
+        #[cfg_attr(feature = "etcd", case::etcd("etcd"))]
+        #[cfg_attr(feature = "redis", case::redis("redis"))]
+        #[cfg_attr(feature = "postgres", case::postgres("postgres"))]
         #[tokio::test]
         async fn $id(#[case] store: &str) {
             check(store, stringify!($id)).await;
@@ -149,7 +149,7 @@ tenure_conformance::for_each_case! { [tests] {} }
 #[test]
 fn every_exception_names_a_case() {
     for (_, id) in NOT_RUN {
-        assert!(find(id).is_some(), "there is no case `{id}`");
+        assert!(id.len() == 1 || find(id).is_some(), "there is no case `{id}`");
     }
 }
 
