@@ -7,7 +7,7 @@
 
 use rstest::rstest;
 use tenure_conformance::stores::MemoryHarness;
-use tenure_conformance::{Harness, expect, find};
+use tenure_conformance::{Harness, Outcome, expect, find};
 
 /// What cannot be attacked on a store for want of a control, and why that is right.
 const NOT_RUN: &[(&str, &str)] = &[
@@ -25,7 +25,12 @@ const NOT_RUN: &[(&str, &str)] = &[
     // The connection is the lease: a session does not outlive a reset. What else is reset in passing,
     // the disturbances show.
     ("postgres", "l3_no_wake_up_is_lost_in_a_reconnect"),
-    // What is not offered yet: a letter stands for all of its rules.
+    // There are no queues yet.
+    ("postgres", "l8_queues_are_isolated"),
+];
+
+/// What is not offered yet, and so neither run nor promised: a letter stands for all of its rules.
+const NOT_OFFERED: &[(&str, &str)] = &[
     ("postgres", "E"),
     ("postgres", "R"),
     ("postgres", "Q"),
@@ -112,7 +117,11 @@ mod postgres {
     pub(super) async fn stage(id: &str) -> Box<dyn Harness> {
         let case = find(id).expect("a case of the list");
         if case.needs.iter().any(|need| need.wants_own_store()) {
-            return Box::new(PostgresHarness::start().await.expect("PostgreSQL must start"));
+            return Box::new(
+                PostgresHarness::start()
+                    .await
+                    .expect("PostgreSQL must start"),
+            );
         }
         let server = tokio::task::spawn_blocking(|| Arc::clone(&SHARED));
         let server = server.await.expect("the thread that starts PostgreSQL");
@@ -121,10 +130,21 @@ mod postgres {
 }
 
 async fn check(store: &str, id: &str) {
-    let rule = find(id).expect("a case of the list").rule;
+    let case = find(id).expect("a case of the list");
+    if NOT_OFFERED.contains(&(store, &case.rule[..1])) {
+        let outcome = case.run(&*stage(store, id).await).await;
+        assert!(
+            matches!(
+                outcome,
+                Outcome::NotRun { .. } | Outcome::NotPromised { .. }
+            ),
+            "{id} is listed as not offered: {outcome}"
+        );
+        return;
+    }
     let not_run: Vec<&str> = NOT_RUN
         .iter()
-        .filter(|(name, case)| *name == store && (*case == id || *case == &rule[..1]))
+        .filter(|exception| **exception == (store, id))
         .map(|_| id)
         .collect();
     expect(&*stage(store, id).await, id, &not_run).await;
@@ -149,7 +169,7 @@ tenure_conformance::for_each_case! { [tests] {} }
 #[test]
 fn every_exception_names_a_case() {
     for (_, id) in NOT_RUN {
-        assert!(id.len() == 1 || find(id).is_some(), "there is no case `{id}`");
+        assert!(find(id).is_some(), "there is no case `{id}`");
     }
 }
 

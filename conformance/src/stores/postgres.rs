@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use tenure_core::backend::{StoreUrl, namespace_root};
 use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
 use tenure_postgres::PostgresConfig;
-use tenure_testbed::{PostgresBuilder, PostgresServer, Proxy};
+use tenure_testbed::{Direction, Flow, PostgresBuilder, PostgresServer, Proxy};
 use tokio::sync::Mutex;
 
 use super::{fresh_namespace, testbed};
 use crate::case::Case;
-use crate::harness::{Harness, Linked, Need, Operator, Subject};
+use crate::harness::{Harness, Link, Linked, Need, Operator, Subject};
 
 /// A namespace on a PostgreSQL, and what can be done to that PostgreSQL.
 pub struct PostgresHarness {
@@ -197,7 +197,7 @@ impl Harness for PostgresHarness {
         let store = self.connect_to(&through, self.namespace.clone()).await?;
         Ok(Linked {
             store,
-            link: Box::new(proxy),
+            link: Box::new(Wire(proxy)),
         })
     }
 
@@ -298,6 +298,28 @@ impl Operator for PostgresHarness {
         // Of one server, the smallest part that can be lost is all of it.
         let server = self.own("stopping a server that others use")?;
         server.lock().await.kill().map_err(testbed)
+    }
+}
+
+/// A wire that loses packets: TCP sends them again, so that after a silence what was lost arrives. Here
+/// a connection is the lease, and a lost byte would be the end of it.
+struct Wire(Proxy);
+
+impl Link for Wire {
+    fn silence(&self) {
+        self.0.set_both(Flow::Hold);
+    }
+
+    fn mute(&self) {
+        self.0.set(Direction::Down, Flow::Hold);
+    }
+
+    fn heal(&self) {
+        self.0.heal();
+    }
+
+    fn cut(&self) {
+        self.0.cut();
     }
 }
 
