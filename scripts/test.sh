@@ -24,13 +24,20 @@ redis_py_works() {
     "${TENURE_PYTHON:-/usr/bin/python3}" -I -c 'import redis' 2>/dev/null
 }
 
-# Debian's packages for what is missing: a real etcd and a real Redis for the tests, redis-py, and the
+# PostgreSQL's server is not in PATH on Debian: each version has a folder of its own.
+has_postgres() {
+    local programs=(/usr/lib/postgresql/*/bin/postgres)
+    has "${TENURE_POSTGRES:-postgres}" || { [ -z "${TENURE_POSTGRES-}" ] && [ -x "${programs[0]}" ]; }
+}
+
+# Debian's packages for what is missing: a real etcd, Redis and PostgreSQL for the tests, redis-py, and the
 # compiler of protocol buffers that building the etcd client needs.
 missing_packages() {
     has "${TENURE_ETCD:-etcd}" || echo etcd-server
     has "${TENURE_ETCDCTL:-etcdctl}" || echo etcd-client
     has "${TENURE_REDIS_SERVER:-redis-server}" || echo redis-server
     redis_py_works || echo python3-redis
+    has_postgres || echo postgresql
     protoc_works || printf '%s\n' protobuf-compiler libprotobuf-dev
 }
 
@@ -39,7 +46,7 @@ install_missing() {
     mapfile -t packages < <(missing_packages)
     [ "${#packages[@]}" -gt 0 ] || return 0
     if ! has apt-get; then
-        die "please install etcd and etcdctl (3.4 or later), redis-server (7.0 or later), redis-py for /usr/bin/python3 (or the one that TENURE_PYTHON names) and protoc, then run this again; missing here, by their names in Debian: ${packages[*]}"
+        die "please install etcd and etcdctl (3.4 or later), redis-server (7.0 or later), redis-py for /usr/bin/python3 (or the one that TENURE_PYTHON names), postgresql (14 or later) and protoc, then run this again; missing here, by their names in Debian: ${packages[*]}"
     fi
     if [ "$(id -u)" -ne 0 ]; then
         has sudo || die "please run as root: apt-get install ${packages[*]}"
@@ -57,6 +64,13 @@ install_missing() {
     fi
     if [[ " ${packages[*]} " == *" redis-server "* ]]; then
         stop_service redis-server /run/redis/redis-server.pid /usr/bin/redis-server
+    fi
+    if [[ " ${packages[*]} " == *" postgresql "* ]]; then
+        local pidfile
+        for pidfile in /run/postgresql/*-main.pid; do
+            local version=${pidfile##*/}
+            stop_service postgresql "$pidfile" "/usr/lib/postgresql/${version%-main.pid}/bin/postgres"
+        done
     fi
 }
 

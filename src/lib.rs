@@ -1,6 +1,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 //! Distributed locks, elections, read-write locks, queues, barriers and transactional memory, under
-//! leases and stamped with fencing tokens, over etcd, Redis or an embedded store, behind one API.
+//! leases and stamped with fencing tokens, over etcd, Redis, PostgreSQL or an embedded store, behind one API.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -26,9 +26,10 @@
 //! | `memory` (default) | `memory:` (private), `memory:shared-name` (shared in this process) |
 //! | `etcd` | `etcd://[user:password@]host:port[,host:port...]/namespace?ttl=10s`, `etcds://` for TLS |
 //! | `redis` | `redis://[user:password@]host:port[/db]?namespace=ns`, `rediss://` for TLS; `redis+sentinel://host:port,host:port/service`, `redis+cluster://host:port,host:port`, and `rediss+...` for TLS |
+//! | `postgres` | `postgres://[user:password@]host:port[,host:port...]/database?namespace=ns&sslmode=verify-full` |
 //!
 //! An application picks its store by URL with [`connect`], or names a concrete backend:
-//! [`memory`], `etcd` and `redis` have the crates of their own.
+//! [`memory`], `etcd`, `redis` and `postgres` have the crates of their own.
 
 use tenure_core::backend::StoreUrl;
 pub use tenure_core::*;
@@ -39,6 +40,9 @@ pub use tenure_etcd as etcd;
 #[cfg(feature = "memory")]
 #[cfg_attr(docsrs, doc(cfg(feature = "memory")))]
 pub use tenure_memory as memory;
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use tenure_postgres as postgres;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use tenure_redis as redis;
@@ -75,6 +79,8 @@ const SCHEMES: &[(&str, &str)] = &[
     ("rediss+sentinel", "redis"),
     ("redis+cluster", "redis"),
     ("rediss+cluster", "redis"),
+    ("postgres", "postgres"),
+    ("postgresql", "postgres"),
 ];
 
 /// Connects to the store at `url`.
@@ -135,6 +141,14 @@ async fn open(url: &str, options: ConnectOptions) -> Result<Store> {
                 config = config.namespace(namespace);
             }
             Ok(redis::connect(config).await?.into_dyn())
+        }
+        #[cfg(feature = "postgres")]
+        "postgres" | "postgresql" => {
+            let mut config = postgres::PostgresConfig::from_url(url)?;
+            if let Some(namespace) = options.namespace {
+                config = config.namespace(namespace);
+            }
+            Ok(postgres::connect(config).await?.into_dyn())
         }
         scheme => {
             let _ = &options;

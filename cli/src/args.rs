@@ -32,7 +32,9 @@ URLs:
   redis://[user:password@]host:port[/db]?namespace=ns&ttl=10s
   redis+sentinel://[user:password@]host:port[,host:port...]/service?namespace=ns
   redis+cluster://[user:password@]host:port[,host:port...]?namespace=ns
-                           Redis (cargo feature `redis`); rediss:// and the like for TLS";
+                           Redis (cargo feature `redis`); rediss:// and the like for TLS
+  postgres://[user:password@]host:port[,host:port...]/database?namespace=ns&sslmode=verify-full
+                           PostgreSQL (cargo feature `postgres`)";
 
 /// Distributed coordination for shells, operators and scripts.
 #[derive(Debug, Parser)]

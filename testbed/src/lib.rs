@@ -2,6 +2,7 @@
 //!
 //! * [`etcd`]: a real etcd as a child process, which can be killed, restarted and paused.
 //! * [`redis`]: a real Redis, alone, with a replica, under sentinels or as a cluster.
+//! * [`postgres`]: a real PostgreSQL, alone or with a streaming standby.
 //! * [`proxy`]: a TCP proxy that delays, holds, swallows, cuts and refuses.
 //! * [`holder`]: a process that takes locks as a test tells it, to be paused and killed.
 //! * [`process`]: a child process that a test talks to line by line, pauses and kills.
@@ -45,6 +46,7 @@ mod error;
 pub mod etcd;
 pub mod holder;
 mod ports;
+pub mod postgres;
 pub mod process;
 mod programs;
 pub mod proxy;
@@ -57,6 +59,7 @@ pub use certs::Certs;
 pub use error::{Error, Result};
 pub use etcd::{EtcdBuilder, EtcdServer};
 pub use holder::Holder;
+pub use postgres::{PostgresBuilder, PostgresReplica, PostgresReplicaBuilder, PostgresServer};
 pub use process::Process;
 pub use proxy::{Direction, Flow, Proxy, Trigger};
 pub use redis::{

@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
 use tempfile::TempDir;
 
 use crate::error::{Doing, Error, Result};
+use crate::postgres::User;
 
 /// `$1` is the folder to remove, or empty. Lines: `+ PID` watch, `- PID` forget.
 ///
@@ -116,14 +117,33 @@ impl Reaper {
         args: &[String],
         log: File,
     ) -> Result<Guarded> {
+        self.spawn_server_as(None, what, program, args, log)
+    }
+
+    /// The same, as another user.
+    pub(crate) fn spawn_server_as(
+        &self,
+        user: Option<User>,
+        what: &str,
+        program: &Path,
+        args: &[String],
+        log: File,
+    ) -> Result<Guarded> {
         let pipe = self.pipe.as_ref().map(File::try_clone).transpose();
         let pipe = pipe.doing("share the watchdog's pipe")?;
         let mut command = Command::new("sh");
         for (name, _) in std::env::vars_os() {
-            // etcd takes options from such variables, and some that are set here would mean ours.
-            if name.to_string_lossy().starts_with("ETCD_") {
+            // etcd and PostgreSQL take options from such variables, and some that are set here would
+            // mean ours.
+            let text = name.to_string_lossy();
+            if text.starts_with("ETCD_") || text.starts_with("PG") {
                 command.env_remove(name);
             }
+        }
+        if let Some(user) = user {
+            user.runs(&mut command);
+            // It may not be allowed to be where we are.
+            command.current_dir("/");
         }
         let child = command
             .args(["-c", ANNOUNCE, "tenure-start"])
@@ -142,6 +162,16 @@ impl Reaper {
     pub(crate) fn adopt(&self, what: &str, child: Child) -> Guarded {
         self.tell('+', child.id());
         Guarded::new(what, child)
+    }
+
+    /// The watchdog kills this process, too, which is a child's child.
+    pub(crate) fn watch(&self, pid: u32) {
+        self.tell('+', pid);
+    }
+
+    /// The end of [`watch`](Self::watch).
+    pub(crate) fn forget(&self, pid: u32) {
+        self.tell('-', pid);
     }
 
     /// Kills the process and collects it. The watchdog forgets the id *between* its death and its

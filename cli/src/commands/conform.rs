@@ -75,7 +75,9 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
 /// installed, started for the purpose.
 async fn whatever_is_here() -> Result<Subjects, Failure> {
     let (etcd, redis) = (start_etcd().await?, start_redis().await?);
-    Ok(embedded().into_iter().chain(etcd).chain(redis).collect())
+    let postgres = start_postgres().await?;
+    let servers = etcd.into_iter().chain(redis).chain(postgres);
+    Ok(embedded().into_iter().chain(servers).collect())
 }
 
 #[cfg(feature = "memory")]
@@ -116,8 +118,22 @@ async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
     Ok(None)
 }
 
+#[cfg(feature = "postgres")]
+async fn start_postgres() -> Result<Option<Arc<dyn Subject>>, Failure> {
+    if_installed(
+        "postgres",
+        tenure_conformance::stores::PostgresSubject::start().await,
+    )
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn start_postgres() -> Result<Option<Arc<dyn Subject>>, Failure> {
+    say("postgres is left out: this build is without the cargo feature `postgres`");
+    Ok(None)
+}
+
 /// What was started; nothing, and a word about it, where the server program is missing.
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 fn if_installed<S: Subject + 'static>(
     store: &str,
     started: tenure::Result<S>,
@@ -134,7 +150,7 @@ fn if_installed<S: Subject + 'static>(
     }
 }
 
-#[cfg(any(feature = "etcd", feature = "redis"))]
+#[cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 fn not_installed(error: &tenure::Error) -> Option<&tenure_testbed::Error> {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref())
@@ -155,6 +171,10 @@ async fn at(url: &str) -> Result<Arc<dyn Subject>, Failure> {
         #[cfg(feature = "redis")]
         Some(scheme) if scheme.starts_with("redis") => {
             Arc::new(tenure_conformance::stores::RedisSubject::at(url)?)
+        }
+        #[cfg(feature = "postgres")]
+        Some("postgres" | "postgresql") => {
+            Arc::new(tenure_conformance::stores::PostgresSubject::at(url)?)
         }
         _ => {
             return Err(Failure::new(

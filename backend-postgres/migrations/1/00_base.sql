@@ -1,0 +1,126 @@
+-- The ground that every primitive stands on: the layout's version, sessions, tokens, who is told.
+--
+-- Every function here and in the other files is one step: it runs in a transaction of its own, beside
+-- others, at READ COMMITTED, so that each statement inside sees what was committed before it began.
+
+CREATE SCHEMA tenure;
+
+-- A client works with this schema if `oldest` <= its own version <= `version`.
+CREATE TABLE tenure.layout (
+    version integer NOT NULL,
+    oldest integer NOT NULL
+);
+INSERT INTO tenure.layout VALUES (1, 1);
+
+-- Tokens, and the numbers of sessions. Cached nowhere: each number is given out after all below it.
+CREATE SEQUENCE tenure.tokens AS bigint CACHE 1;
+
+-- Empty after a crash, a promotion and a physical restore: unlogged tables are. Then the sequence may
+-- have gone back, because a number can reach a client before the log record that covers it is on disk.
+CREATE UNLOGGED TABLE tenure.life (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    since timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Makes sure that tokens rise over all that were given out before the server's last crash. All
+-- sessions ended in it, and every new one passes here before it can be granted anything. Microseconds,
+-- because a standby that lagged may have missed any number of tokens, but not more than time has.
+CREATE FUNCTION tenure.revive() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM tenure.life) THEN
+        RETURN;
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('tenure/1/life', 0));
+    IF EXISTS (SELECT FROM tenure.life) THEN
+        RETURN;
+    END IF;
+    PERFORM setval('tenure.tokens', greatest(
+        last_value + 1048576,
+        (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    )) FROM tenure.tokens;
+    INSERT INTO tenure.life DEFAULT VALUES;
+END $$;
+
+-- Who lives, or did until lately. A session lives as long as its connection, which holds the advisory
+-- lock on its key; the row is for those who look after the dead.
+CREATE UNLOGGED TABLE tenure.sessions (
+    id bigint PRIMARY KEY,
+    pid integer NOT NULL,
+    started timestamptz NOT NULL,
+    channel text NOT NULL,
+    ttl interval NOT NULL
+);
+
+CREATE FUNCTION tenure.session_key(session bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT hashtextextended('tenure/1/session/' || session, 0)
+$$;
+
+-- The session of this connection, if it is a session's.
+CREATE FUNCTION tenure.me() RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT nullif(current_setting('tenure.session', true), '')::bigint
+$$;
+
+-- Whether a session lives. One probe of the lock table, whatever the number of locks; one's own lock
+-- would not be in one's way, hence the first case.
+CREATE FUNCTION tenure.alive(session bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF session = tenure.me() THEN
+        RETURN true;
+    END IF;
+    RETURN NOT pg_try_advisory_xact_lock_shared(tenure.session_key(session));
+END $$;
+
+-- Makes this connection a session. Its settings end it when it is silent for `ttl` milliseconds.
+CREATE FUNCTION tenure.open(a_channel text, a_ttl bigint, OUT id bigint, OUT pid integer)
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM tenure.revive();
+    id := nextval('tenure.tokens');
+    pid := pg_backend_pid();
+    IF NOT pg_try_advisory_lock(tenure.session_key(id)) THEN
+        RAISE EXCEPTION 'session % is there already', id;
+    END IF;
+    PERFORM set_config('tenure.session', id::text, false);
+    INSERT INTO tenure.sessions (id, pid, started, channel, ttl)
+        SELECT open.id, a.pid, a.backend_start, a_channel, a_ttl * interval '1 millisecond'
+        FROM pg_stat_activity AS a WHERE a.pid = open.pid;
+END $$;
+
+-- A nonce as it is written in messages and keys.
+CREATE FUNCTION tenure.hex(nonce bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT lpad(to_hex(nonce), 16, '0')
+$$;
+
+-- Tells the ask `nonce`, which is heard on `channel`, to look again.
+CREATE FUNCTION tenure.tell(channel text, nonce bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(channel, tenure.hex(nonce));
+END $$;
+
+-- Tells it that it holds now. Only for what is held by a row: an advisory lock nobody can give away.
+CREATE FUNCTION tenure.tell_granted(channel text, nonce bigint, token bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify(channel, tenure.hex(nonce) || ' ' || token);
+END $$;
+
+-- Tells everybody who watches the object whose path has this key.
+CREATE FUNCTION tenure.tell_topic(key bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('tenure_t_' || key, '');
+END $$;
+
+-- For operators: ends a session and with it all that it holds. Says whether it lived.
+CREATE FUNCTION tenure.terminate(session bigint) RETURNS boolean LANGUAGE sql AS $$
+    SELECT coalesce(bool_or(pg_terminate_backend(a.pid)), false)
+    FROM tenure.sessions AS s
+    JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
+    WHERE s.id = terminate.session
+$$;
+
+-- For operators: orders a session to let go of one lock, leadership or side of a read-write lock, named
+-- by the part of its key after the `#`. Its process does it as soon as it hears.
+CREATE FUNCTION tenure.evict(holding text) RETURNS void LANGUAGE sql AS $$
+    SELECT pg_notify(s.channel, 'evict ' || holding)
+    FROM tenure.sessions AS s
+    WHERE s.id = split_part(holding, ':', 1)::bigint
+$$;

@@ -1,0 +1,170 @@
+-- Lines: locks, elections and read-write locks stand in one each.
+--
+-- Whoever holds has the advisory lock on the line's key, on its session's connection, and no row here.
+-- Whoever waits has a ticket. Nobody takes the lock while a live ticket stands before: that is the order.
+-- `mine` says that the session itself has the key in a way that excludes this ask: PostgreSQL would let
+-- it have the lock twice.
+
+-- Lost in a crash, and rightly: so are the sessions.
+CREATE UNLOGGED TABLE tenure.tickets (
+    key bigint NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    session bigint NOT NULL,
+    nonce bigint NOT NULL,
+    shared boolean NOT NULL,
+    channel text NOT NULL,
+    path text NOT NULL,
+    PRIMARY KEY (key, id)
+);
+CREATE UNIQUE INDEX tickets_of_session ON tenure.tickets (session, nonce);
+
+CREATE FUNCTION tenure.line_try(a_key bigint, a_shared boolean) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    IF a_shared THEN
+        RETURN pg_try_advisory_lock_shared(a_key);
+    END IF;
+    RETURN pg_try_advisory_lock(a_key);
+END $$;
+
+-- What is in the way of an ask before the ticket `a_before`: 0 nobody; -1 somebody of its own session,
+-- who looks out for both; else how many sessions stand before it. Dead tickets are buried on the way.
+CREATE FUNCTION tenure.line_ahead(me bigint, a_key bigint, a_before bigint, a_shared boolean)
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    ticket record;
+    sessions bigint[];
+BEGIN
+    FOR ticket IN
+        SELECT t.id, t.session, t.shared FROM tenure.tickets AS t
+        WHERE t.key = a_key AND t.id < a_before ORDER BY t.id
+    LOOP
+        IF NOT tenure.alive(ticket.session) THEN
+            DELETE FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = ticket.id;
+        ELSIF NOT (a_shared AND ticket.shared) THEN
+            SELECT array_agg(DISTINCT b.session) INTO sessions FROM (
+                SELECT t.session FROM tenure.tickets AS t
+                WHERE t.key = a_key AND t.id < a_before ORDER BY t.id LIMIT 64
+            ) AS b;
+            RETURN CASE WHEN me = ANY (sessions) THEN -1 ELSE greatest(cardinality(sessions), 1) END;
+        END IF;
+    END LOOP;
+    RETURN 0;
+END $$;
+
+-- Takes the lock if nobody is in the way: then there is a token. Else leaves a ticket, if it `waits`.
+CREATE FUNCTION tenure.line_join(
+    me bigint, a_nonce bigint, a_channel text, a_path text, a_key bigint, a_shared boolean,
+    mine boolean, waits boolean
+) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    free boolean := true;
+BEGIN
+    -- One after the other: the operands of AND have no order.
+    IF NOT mine THEN
+        PERFORM FROM tenure.tickets AS t WHERE t.key = a_key LIMIT 1;
+        IF FOUND THEN
+            free := tenure.line_ahead(me, a_key, 9223372036854775807, a_shared) = 0;
+        END IF;
+        IF free THEN
+            IF (CASE WHEN a_shared THEN pg_try_advisory_lock_shared(a_key) ELSE pg_try_advisory_lock(a_key) END) THEN
+                RETURN nextval('tenure.tokens');
+            END IF;
+        END IF;
+    END IF;
+    IF waits THEN
+        INSERT INTO tenure.tickets (key, session, nonce, shared, channel, path)
+            VALUES (a_key, me, a_nonce, a_shared, a_channel, a_path)
+            ON CONFLICT (session, nonce) DO NOTHING;
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- Whether it is the ticket's turn: a token if so; else what is in the way, as `line_ahead` has it, and 1
+-- for a holder. Neither: there is no such ticket.
+CREATE FUNCTION tenure.line_look(
+    me bigint, a_nonce bigint, a_key bigint, a_shared boolean, OUT token bigint, OUT ahead integer
+) LANGUAGE plpgsql AS $$
+DECLARE
+    mine bigint;
+    follower record;
+BEGIN
+    SELECT t.id INTO mine FROM tenure.tickets AS t WHERE t.session = me AND t.nonce = a_nonce;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    ahead := tenure.line_ahead(me, a_key, mine, a_shared);
+    IF ahead <> 0 THEN
+        RETURN;
+    END IF;
+    IF NOT tenure.line_try(a_key, a_shared) THEN
+        ahead := 1;
+        RETURN;
+    END IF;
+    token := nextval('tenure.tokens');
+    DELETE FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = mine;
+    IF a_shared THEN
+        -- Neighbouring readers are granted together, also when it was a dead writer who let them in.
+        SELECT t.channel, t.nonce, t.shared INTO follower FROM tenure.tickets AS t
+            WHERE t.key = a_key AND t.id > mine ORDER BY t.id LIMIT 1;
+        IF FOUND AND follower.shared THEN
+            PERFORM tenure.tell(follower.channel, follower.nonce);
+        END IF;
+    END IF;
+END $$;
+
+-- Tells those whose turn it may be: the first live ticket, and if that is a reader's, the readers right
+-- behind it. Those heard on `a_channel` are returned instead: the caller tells them.
+CREATE FUNCTION tenure.line_nudge(a_channel text, a_key bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    ticket record;
+    told boolean := false;
+    ours bigint[];
+BEGIN
+    FOR ticket IN
+        SELECT t.id, t.session, t.nonce, t.shared, t.channel FROM tenure.tickets AS t
+        WHERE t.key = a_key ORDER BY t.id
+    LOOP
+        IF NOT tenure.alive(ticket.session) THEN
+            DELETE FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = ticket.id;
+            CONTINUE;
+        END IF;
+        EXIT WHEN told AND NOT ticket.shared;
+        IF ticket.channel = a_channel THEN
+            ours := ours || ticket.nonce;
+        ELSE
+            PERFORM tenure.tell(ticket.channel, ticket.nonce);
+        END IF;
+        told := true;
+        EXIT WHEN NOT ticket.shared;
+    END LOOP;
+    RETURN ours;
+END $$;
+
+-- Lets go of the lock, and hands on. Unlocks first: whoever is not seen below left its ticket later, and
+-- looks once more after that.
+-- Returns nothing if it was not held, else those of the caller's to tell.
+CREATE FUNCTION tenure.line_leave(a_channel text, a_key bigint, a_shared boolean)
+RETURNS bigint[] LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT (CASE WHEN a_shared THEN pg_advisory_unlock_shared(a_key) ELSE pg_advisory_unlock(a_key) END) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM FROM tenure.tickets AS t WHERE t.key = a_key LIMIT 1;
+    IF FOUND THEN
+        RETURN coalesce(tenure.line_nudge(a_channel, a_key), '{}');
+    END IF;
+    RETURN '{}';
+END $$;
+
+-- Removes a ticket, and returns its key. The next is told by a `line_nudge` of its own, once this is
+-- committed: in one transaction, the two could miss somebody who comes in between, and who in turn
+-- does not see that the ticket is gone.
+CREATE FUNCTION tenure.line_withdraw(me bigint, a_nonce bigint) RETURNS bigint LANGUAGE sql AS $$
+    DELETE FROM tenure.tickets AS t WHERE t.session = me AND t.nonce = a_nonce RETURNING t.key
+$$;
+
+-- Removes the tickets of a dead session, or of one that ends. Those behind it find out by themselves, or
+-- are nudged afterwards.
+CREATE FUNCTION tenure.line_bury(dead bigint) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM tenure.tickets AS t WHERE t.session = dead
+$$;

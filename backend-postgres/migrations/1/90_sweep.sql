@@ -1,0 +1,63 @@
+-- What becomes of what sessions leave.
+
+-- Removes everything of a session that has ended. Every part has its own `<part>_bury` here: it must be
+-- harmless if repeated, and if two do it at once.
+CREATE FUNCTION tenure.bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM tenure.line_bury(dead);
+    DELETE FROM tenure.sessions AS s WHERE s.id = dead;
+END $$;
+
+-- The end of a session by its own will: nothing of it is left. Returns the keys of the lines that it
+-- waited in, for a `line_nudge` of those behind it. Its connection is closed next.
+CREATE FUNCTION tenure.close(me bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    waited bigint[];
+BEGIN
+    SELECT array_agg(DISTINCT t.key) INTO waited FROM tenure.tickets AS t WHERE t.session = me;
+    PERFORM tenure.bury(me);
+    PERFORM pg_advisory_unlock_all();
+    RETURN waited;
+END $$;
+
+CREATE UNLOGGED TABLE tenure.sweeps (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    last timestamptz NOT NULL
+);
+
+-- Looks after the dead, for the whole database, if nobody has for five seconds. Returns how many there
+-- may still be: at most 100 are buried at a time.
+CREATE FUNCTION tenure.sweep() RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    dead bigint;
+    buried integer := 0;
+BEGIN
+    IF EXISTS (SELECT FROM tenure.sweeps WHERE last > clock_timestamp() - interval '5 seconds')
+        OR NOT pg_try_advisory_xact_lock(hashtextextended('tenure/1/sweep', 0))
+    THEN
+        RETURN 0;
+    END IF;
+    FOR dead IN SELECT s.id FROM tenure.sessions AS s LOOP
+        CONTINUE WHEN tenure.alive(dead);
+        PERFORM tenure.bury(dead);
+        buried := buried + 1;
+        EXIT WHEN buried = 100;
+    END LOOP;
+    -- `idle_session_timeout` does not end a backend that waits for the rest of a request, or for room to
+    -- send an answer. Nothing has moved there for longer than the lease.
+    PERFORM pg_terminate_backend(a.pid)
+        FROM tenure.sessions AS s
+        JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
+        WHERE a.state_change < clock_timestamp() - s.ttl - interval '1 second'
+            AND a.pid <> pg_backend_pid();
+    IF buried < 100 THEN
+        INSERT INTO tenure.sweeps (last) VALUES (clock_timestamp())
+            ON CONFLICT (one) DO UPDATE SET last = excluded.last;
+    END IF;
+    RETURN buried;
+END $$;
+
+-- One renewal: that the answer comes back is the point. Says by which backend.
+CREATE FUNCTION tenure.renew() RETURNS integer LANGUAGE sql AS $$
+    SELECT pg_backend_pid()
+$$;

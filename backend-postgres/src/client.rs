@@ -1,0 +1,420 @@
+//! What the sessions of one store share: the connection that hears, and the one that reads.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::{Connection, Executor, PgConnection};
+use tenure_core::{Effect, Result};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+
+use crate::config::PostgresConfig;
+use crate::endpoint;
+use crate::error;
+use crate::schema;
+use crate::session::PostgresSession;
+use crate::step::{Rows, Step, step};
+use crate::waits::Waits;
+
+/// How long a failed reconnection waits before the next attempt.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often the listening connection is asked whether it still lives: nothing else goes over it.
+const PULSE: Duration = Duration::from_secs(2);
+
+/// How often a store looks whether the database needs a sweep.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// A store's way to PostgreSQL, shared by its sessions.
+pub(crate) struct Client {
+    pub(crate) config: PostgresConfig,
+    /// On which the asks of this store are told of their turn.
+    pub(crate) channel: String,
+    pub(crate) waits: Arc<Waits>,
+    state: Mutex<State>,
+    orders: mpsc::UnboundedSender<Order>,
+    /// For what is read without a lease.
+    reader: AsyncMutex<Option<PgConnection>>,
+    numbers: AtomicU64,
+}
+
+#[derive(Default)]
+struct State {
+    /// Who listens on each channel, whatever connection there is.
+    channels: HashMap<String, HashMap<u64, Arc<dyn Listener>>>,
+    sessions: HashMap<i64, Weak<PostgresSession>>,
+    swept: Option<Instant>,
+}
+
+/// What is told of the messages on a channel.
+pub(crate) trait Listener: Send + Sync + 'static {
+    /// A message came. Must not block.
+    fn message(&self, payload: &str);
+
+    /// The connection was replaced, so messages may have been missed. Must not block.
+    fn missed(&self);
+}
+
+/// Hears a channel for as long as it lives.
+pub(crate) struct Listening {
+    client: Arc<Client>,
+    channel: String,
+    number: u64,
+}
+
+enum Order {
+    /// Answered once the channel is heard.
+    Listen(String, oneshot::Sender<()>),
+    /// Unless somebody hears it again.
+    Unlisten(String),
+}
+
+impl Client {
+    /// Connects, creates the schema if need be, and starts to listen.
+    pub(crate) async fn connect(config: PostgresConfig) -> Result<Arc<Self>> {
+        let mut reader = endpoint::connect(&config).await?.connection;
+        let limit = config.timeout;
+        within(limit, schema::prepare(&mut reader)).await?;
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let client = Arc::new(Self {
+            config,
+            channel: format!("tenure_{:016x}", random()),
+            waits: Arc::default(),
+            state: Mutex::default(),
+            orders,
+            reader: AsyncMutex::new(None),
+            numbers: AtomicU64::new(0),
+        });
+        client.prepare_reader(&mut reader).await?;
+        *client.reader.lock().await = Some(reader);
+        let listener = client.listener().await?;
+        tokio::spawn(hear(Arc::downgrade(&client), listener, ordered));
+        Ok(client)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn prepare_reader(&self, reader: &mut PgConnection) -> Result<()> {
+        let limit = self.config.timeout;
+        let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false)")
+            .with(millis.to_string());
+        within(limit, async {
+            let set = set.query.execute(reader).await;
+            set.map(drop).map_err(error::from_sqlx)
+        })
+        .await
+    }
+
+    /// A step on the connection that reads: no lease hangs on it, answers may be large, and steps may
+    /// be repeated. `make` makes it anew if the connection turns out to be dead.
+    pub(crate) async fn read<'q>(&self, make: impl Fn() -> Step<'q>) -> Result<Rows> {
+        let limit = self.config.timeout;
+        let mut reader = self.reader.lock().await;
+        let old = reader.take();
+        let fresh = old.is_none();
+        let mut connection = match old {
+            Some(connection) => connection,
+            None => self.new_reader().await?,
+        };
+        let first = ask(limit, &mut connection, make()).await;
+        let (connection, rows) = match first {
+            Err(Failure::Broken(_)) if !fresh => {
+                let mut connection = self.new_reader().await?;
+                let rows = ask(limit, &mut connection, make()).await;
+                (connection, rows)
+            }
+            rows => (connection, rows),
+        };
+        match rows {
+            Ok(rows) => {
+                *reader = Some(connection);
+                Ok(rows)
+            }
+            Err(Failure::Refused(error)) => {
+                *reader = Some(connection);
+                Err(error)
+            }
+            Err(Failure::Broken(error)) => Err(error),
+        }
+    }
+
+    async fn new_reader(&self) -> Result<PgConnection> {
+        let mut connection = endpoint::connect(&self.config).await?.connection;
+        self.prepare_reader(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Looks after the dead, now and then. Nobody's lease hangs on it.
+    pub(crate) async fn sweep(&self) {
+        let now = Instant::now();
+        {
+            let mut state = self.state();
+            if state.swept.is_some_and(|swept| now < swept + SWEEP) {
+                return;
+            }
+            state.swept = Some(now);
+        }
+        if let Err(error) = self.read(|| step("SELECT tenure.sweep()")).await {
+            tracing::debug!(%error, "could not sweep");
+        }
+    }
+
+    pub(crate) fn enter(&self, session: &Arc<PostgresSession>) {
+        self.state()
+            .sessions
+            .insert(session.id, Arc::downgrade(session));
+    }
+
+    pub(crate) fn leave(&self, session: i64) {
+        self.state().sessions.remove(&session);
+    }
+
+    /// Hears `channel` from the moment this returns.
+    pub(crate) async fn listen(
+        self: &Arc<Self>,
+        channel: String,
+        listener: Arc<dyn Listener>,
+    ) -> Result<Listening> {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        self.state()
+            .channels
+            .entry(channel.clone())
+            .or_default()
+            .insert(number, listener);
+        let listening = Listening {
+            client: Arc::clone(self),
+            channel: channel.clone(),
+            number,
+        };
+        // Also if it is not the first: the other's order may be on its way still, or have failed.
+        let (done, heard) = oneshot::channel();
+        let gone = || error::no_connection("nobody listens for this store: its runtime has ended");
+        self.orders
+            .send(Order::Listen(channel, done))
+            .map_err(|_| gone())?;
+        within(self.config.timeout, async {
+            heard
+                .await
+                .map_err(|_| error::no_connection("the listening connection broke"))
+        })
+        .await?;
+        Ok(listening)
+    }
+
+    /// A new listening connection, that hears every channel.
+    async fn listener(&self) -> Result<PgListener> {
+        let connected = endpoint::connect(&self.config).await?;
+        // The client listens only on connections from a pool, so it gets one of a single connection.
+        let _ = connected.connection.close().await;
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.config.connect_timeout)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .after_connect(|connection, _| {
+                Box::pin(async move {
+                    connection
+                        .execute("SELECT set_config('idle_session_timeout', '0', false)")
+                        .await
+                        .map(drop)
+                })
+            })
+            .connect_lazy_with(connected.options);
+        let channels: Vec<String> = {
+            let state = self.state();
+            let others = state.channels.keys().cloned();
+            others.chain([self.channel.clone()]).collect()
+        };
+        within(self.config.timeout, async {
+            let mut listener = PgListener::connect_with(&pool)
+                .await
+                .map_err(error::from_sqlx)?;
+            listener.eager_reconnect(false);
+            listener
+                .listen_all(channels.iter().map(String::as_str))
+                .await
+                .map_err(error::from_sqlx)?;
+            Ok(listener)
+        })
+        .await
+    }
+
+    fn heard(&self, channel: &str, payload: &str) {
+        if channel == self.channel {
+            return match payload.strip_prefix("evict ") {
+                Some(holding) => self.evict(holding),
+                None => self.waits.message(payload),
+            };
+        }
+        let listeners: Vec<_> = match self.state().channels.get(channel) {
+            Some(listeners) => listeners.values().cloned().collect(),
+            None => return,
+        };
+        for listener in listeners {
+            listener.message(payload);
+        }
+    }
+
+    fn missed(&self) {
+        self.waits.missed();
+        let listeners: Vec<_> = {
+            let state = self.state();
+            let all = state.channels.values().flat_map(HashMap::values);
+            all.cloned().collect()
+        };
+        for listener in listeners {
+            listener.missed();
+        }
+    }
+
+    /// An operator's order, `<session>:<nonce>`.
+    fn evict(&self, holding: &str) {
+        let Some((session, nonce)) = holding.split_once(':') else {
+            return;
+        };
+        let (Ok(session), Ok(nonce)) = (session.parse(), u64::from_str_radix(nonce, 16)) else {
+            return;
+        };
+        let session = self.state().sessions.get(&session).and_then(Weak::upgrade);
+        if let Some(session) = session {
+            tokio::spawn(async move { session.evict(nonce).await });
+        }
+    }
+}
+
+/// Why a step on the reading connection failed.
+enum Failure {
+    /// It was answered.
+    Refused(tenure_core::Error),
+    /// The connection is of no use any more.
+    Broken(tenure_core::Error),
+}
+
+async fn ask(
+    limit: Duration,
+    connection: &mut PgConnection,
+    step: Step<'_>,
+) -> Result<Rows, Failure> {
+    let sql = step.sql;
+    match tokio::time::timeout(limit, step.query.fetch_all(connection)).await {
+        Ok(Ok(rows)) => Ok(Rows { sql, rows }),
+        Ok(Err(error)) => Err(match error::ended(&error) {
+            // Reads: that they may have happened is nobody's trouble.
+            Some(_) => Failure::Broken(error::from_sqlx(error).with_effect(Effect::None)),
+            None => Failure::Refused(error::from_sqlx(error)),
+        }),
+        Err(_) => Err(Failure::Broken(error::no_connection(format!(
+            "PostgreSQL did not answer within {limit:?}"
+        )))),
+    }
+}
+
+async fn within<T>(limit: Duration, what: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
+        Err(error::no_connection(format!(
+            "PostgreSQL did not answer within {limit:?}"
+        )))
+    })
+}
+
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// Listens until the store is gone, over one connection after the other.
+async fn hear(
+    client: Weak<Client>,
+    mut listener: PgListener,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) {
+    loop {
+        if !hear_on(&client, listener, &mut orders).await {
+            return;
+        }
+        tracing::debug!("the listening connection broke");
+        listener = loop {
+            tokio::time::sleep(PAUSE).await;
+            let Some(client) = client.upgrade() else {
+                return;
+            };
+            match client.listener().await {
+                Ok(listener) => {
+                    client.missed();
+                    break listener;
+                }
+                Err(error) => tracing::debug!(%error, "cannot listen"),
+            }
+        };
+    }
+}
+
+/// Listens on one connection. Whether there is anything to go on for.
+async fn hear_on(
+    client: &Weak<Client>,
+    mut listener: PgListener,
+    orders: &mut mpsc::UnboundedReceiver<Order>,
+) -> bool {
+    let mut pulse = tokio::time::interval(PULSE);
+    pulse.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let done = tokio::select! {
+            order = orders.recv() => match order {
+                None => return false,
+                Some(Order::Listen(channel, done)) => {
+                    let listening = listener.listen(&channel);
+                    let listening = tokio::time::timeout(PULSE, listening).await;
+                    let heard = matches!(listening, Ok(Ok(())));
+                    if heard {
+                        let _ = done.send(());
+                    }
+                    heard
+                }
+                Some(Order::Unlisten(channel)) => {
+                    let Some(client) = client.upgrade() else { return false };
+                    if client.state().channels.contains_key(&channel) {
+                        continue;
+                    }
+                    let unlistening = listener.unlisten(&channel);
+                    matches!(tokio::time::timeout(PULSE, unlistening).await, Ok(Ok(())))
+                }
+            },
+            heard = listener.try_recv() => match heard {
+                Ok(Some(message)) => {
+                    let Some(client) = client.upgrade() else { return false };
+                    client.heard(message.channel(), message.payload());
+                    true
+                }
+                Ok(None) | Err(_) => false,
+            },
+            _ = pulse.tick() => {
+                let asking = (&mut listener).execute("SELECT 1");
+                matches!(tokio::time::timeout(PULSE, asking).await, Ok(Ok(_)))
+            }
+        };
+        if !done {
+            return true;
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let mut state = self.client.state();
+        let Some(listeners) = state.channels.get_mut(&self.channel) else {
+            return;
+        };
+        listeners.remove(&self.number);
+        if listeners.is_empty() {
+            state.channels.remove(&self.channel);
+            drop(state);
+            let channel = std::mem::take(&mut self.channel);
+            let _ = self.client.orders.send(Order::Unlisten(channel));
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Which server to use, and one new connection to it.
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{ConnectOptions, Executor, PgConnection};
+use tenure_core::{Effect, Error, ErrorKind, Result};
+
+use crate::config::{PostgresConfig, SslMode};
+use crate::error;
+use crate::key::{PROBE, key_of};
+use crate::step::{Rows, step};
+
+/// The oldest server with `idle_session_timeout`, on which every lease rests.
+const OLDEST: u32 = 140_000;
+
+/// A connection, and how it was made.
+pub(crate) struct Connected {
+    pub(crate) connection: PgConnection,
+    pub(crate) options: PgConnectOptions,
+}
+
+fn options(config: &PostgresConfig, (host, port): &(String, u16)) -> PgConnectOptions {
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .host(host)
+        .port(*port)
+        .ssl_mode(match config.ssl_mode {
+            SslMode::Disable => PgSslMode::Disable,
+            SslMode::Allow => PgSslMode::Allow,
+            SslMode::Prefer => PgSslMode::Prefer,
+            SslMode::Require => PgSslMode::Require,
+            SslMode::VerifyCa => PgSslMode::VerifyCa,
+            SslMode::VerifyFull => PgSslMode::VerifyFull,
+        })
+        .application_name(&config.application)
+        // A pooler refuses it, and is to be recognised by what it is.
+        .extra_float_digits(None)
+        // They carry what users store.
+        .disable_statement_logging();
+    if let Some(user) = &config.user {
+        options = options.username(user);
+    }
+    if let Some(password) = &config.password {
+        options = options.password(password.expose());
+    }
+    if let Some(database) = &config.database {
+        options = options.database(database);
+    }
+    if let Some(file) = &config.ssl_root {
+        options = options.ssl_root_cert(file);
+    }
+    if let (Some(cert), Some(key)) = (&config.ssl_cert, &config.ssl_key) {
+        options = options.ssl_client_cert(cert).ssl_client_key(key);
+    }
+    options
+}
+
+/// Connects to the first host that can be written to.
+pub(crate) async fn connect(config: &PostgresConfig) -> Result<Connected> {
+    let mut first: Option<Error> = None;
+    for host in &config.hosts {
+        let limit = config.connect_timeout;
+        let attempt = tokio::time::timeout(limit, connect_to(config, host)).await;
+        let error = match attempt {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => error,
+            Err(_) => error::no_connection(format!("no connection to PostgreSQL within {limit:?}")),
+        };
+        // What somebody has to change tells more than that a host is away.
+        if first
+            .as_ref()
+            .is_none_or(|first| first.kind() == ErrorKind::Unavailable)
+        {
+            first = Some(error);
+        }
+    }
+    Err(first
+        .unwrap_or_else(|| error::config("no host to connect to"))
+        .with_effect(Effect::None))
+}
+
+async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Connected> {
+    let options = options(config, host);
+    let mut connection = options.connect().await.map_err(error::from_sqlx)?;
+    if let Some(version) = connection.server_version_num()
+        && version < OLDEST
+    {
+        return Err(error::config(format!(
+            "this PostgreSQL is of version {}: tenure needs 14 or newer, whose `idle_session_timeout` ends the leases of the dead",
+            version / 10_000
+        )));
+    }
+    // Before the first of our own names is looked up.
+    connection
+        .execute("SET search_path = pg_catalog")
+        .await
+        .map_err(error::from_sqlx)?;
+    let look = step(
+        "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS read_only, current_setting('server_encoding') AS encoding, hashtextextended($1, 0) AS probe",
+    )
+    .with(PROBE);
+    let sql = look.sql;
+    let rows = look.query.fetch_all(&mut connection).await;
+    let rows = Rows {
+        sql,
+        rows: rows.map_err(error::from_sqlx)?,
+    };
+    let found = rows.first()?;
+    if found.get::<bool>("standby")? {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            "this PostgreSQL is a standby and read-only: name its primary too, `postgres://a:5432,b:5432/...`",
+        ));
+    }
+    if found.get::<bool>("read_only")? {
+        return Err(error::config(
+            "this PostgreSQL or role is read-only (`default_transaction_read_only`)",
+        ));
+    }
+    let encoding: String = found.get("encoding")?;
+    if encoding != "UTF8" {
+        return Err(error::config(format!(
+            "the database has the encoding {encoding}: names need one in UTF8"
+        )));
+    }
+    if found.get::<i64>("probe")? != key_of(PROBE) {
+        return Err(error::config(
+            "this server computes other hashes than ours (`hashtextextended`): it runs on a machine of another byte order?",
+        ));
+    }
+    Ok(Connected {
+        connection,
+        options,
+    })
+}

@@ -1,0 +1,155 @@
+//! What a PostgreSQL promises, read off the live server.
+
+use std::time::Duration;
+
+use tenure_core::{
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
+    Guarantees, HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery,
+    QueueOrder, Release, Result, Resume, RwOrder, TokenOrder, Transactions, UnknownCommit,
+};
+
+use crate::client::Client;
+use crate::step::step;
+
+/// How late a waiter may find out that a holder is dead: the next one looks every half second, and the
+/// rest is for a busy machine.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What was read.
+struct Found {
+    version: String,
+    fsync: bool,
+    /// `synchronous_commit` of our sessions.
+    commit: String,
+    /// `synchronous_standby_names`.
+    synchronous: String,
+    standbys: i64,
+}
+
+async fn find(client: &Client) -> Result<Found> {
+    let rows = client
+        .read(|| {
+            step(
+                "SELECT current_setting('server_version') AS version, \
+                 current_setting('fsync')::boolean AND current_setting('full_page_writes')::boolean AS fsync, \
+                 CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'on' \
+                    ELSE current_setting('synchronous_commit') END AS commit, \
+                 current_setting('synchronous_standby_names') AS synchronous, \
+                 (SELECT count(*) FROM pg_stat_replication) AS standbys",
+            )
+        })
+        .await?;
+    let row = rows.first()?;
+    Ok(Found {
+        version: row.get("version")?,
+        fsync: row.get("fsync")?,
+        commit: row.get("commit")?,
+        synchronous: row.get("synchronous")?,
+        standbys: row.get("standbys")?,
+    })
+}
+
+impl Found {
+    fn waits_for_standbys(&self) -> bool {
+        !self.synchronous.is_empty() && self.commit != "local"
+    }
+
+    fn deployment(&self) -> String {
+        let standbys = match (self.standbys, self.waits_for_standbys()) {
+            (0, false) => "alone".to_owned(),
+            (n, true) => format!("{n} standbys, synchronous ({})", self.synchronous),
+            (n, false) => format!("{n} standbys, asynchronous"),
+        };
+        let fsync = if self.fsync { "" } else { ", fsync off" };
+        format!("PostgreSQL {}, {standbys}{fsync}", self.version)
+    }
+
+    fn token_order(&self) -> Claim<TokenOrder> {
+        if !self.fsync {
+            return Claim::new(
+                TokenOrder::ClientCrash,
+                "`fsync` or `full_page_writes` is off, so a crash of the machine may damage the sequence: switch them on",
+            );
+        }
+        Claim::new(
+            TokenOrder::StoreRestart,
+            "one sequence, which is set above the time of day, in microseconds, before the first grant after a crash or a promotion",
+        )
+    }
+
+    fn durability(&self) -> Claim<Durability> {
+        Claim::new(
+            Durability::Volatile,
+            "a lock is in the server's memory, and free once that restarts, for every session ends with it",
+        )
+    }
+}
+
+pub(crate) async fn read(client: &Client) -> Result<Guarantees> {
+    let found = find(client).await?;
+    Ok(Guarantees {
+        deployment: found.deployment(),
+        mutual_exclusion: Claim::new(
+            Exclusion::UnlessReleasedEarly,
+            "the server's lock manager has one holder at a time, on a connection of its own",
+        ),
+        token_order: found.token_order(),
+        hand_off: Claim::new(
+            HandOff::Fifo,
+            "a ticket for each who waits, numbered by the server; a release tells the first that lives",
+        ),
+        expiry: Claim::new(
+            Expiry::Within(LATE),
+            "the server ends a connection that is silent for the TTL (`idle_session_timeout`); the next in line looks every half second",
+        ),
+        early_release: Claim::new(
+            EarlyRelease::OnEvents,
+            "a session ends with its connection: when that breaks, when its backend is terminated, and when the server restarts or fails over",
+        ),
+        loss_signal: Claim::new(
+            LossSignal::ByDeadline,
+            "judged by the local clock, less a margin, whatever the store does",
+        ),
+        cancellation: Claim::new(
+            Cancellation::Prompt,
+            "a cancelled wait is withdrawn by its nonce in the background at once",
+        ),
+        fenced_release: Claim::new(
+            Release::Fenced,
+            "an unlock goes over the connection that has the lock, and can free no other",
+        ),
+        name_isolation: Claim::new(
+            NameIsolation::Isolated,
+            "locks are kept by a 64-bit hash of (namespace, kind, name): two that meet there exclude each other, and one session that wants both is refused",
+        ),
+        resume: Claim::new(
+            Resume::Unsupported,
+            "a session is a connection, which no other process can take over",
+        ),
+        observers: Claim::new(Observers::MayMiss, "there are no elections here yet"),
+        barriers: Claim::new(Barriers::HeldUp, "there are no barriers here yet"),
+        isolation: Claim::new(
+            Transactions::Unsupported,
+            "there are no transactions here yet",
+        ),
+        fenced_commit: Claim::new(
+            FencedCommit::Unsupported,
+            "there are no transactions here yet",
+        ),
+        unknown_commit: Claim::new(
+            UnknownCommit::Unsupported,
+            "there are no transactions here yet",
+        ),
+        queue_delivery: Claim::new(QueueDelivery::AtMostOnce, "there are no queues here yet"),
+        queue_order: Claim::new(QueueOrder::Unordered, "there are no queues here yet"),
+        durability: found.durability(),
+        minority_loss: Claim::new(
+            MinorityLoss::SingleMember,
+            "one server answers; a standby takes over only when somebody promotes it",
+        ),
+        rw_order: Claim::new(
+            RwOrder::Unsupported,
+            "there are no read-write locks here yet",
+        ),
+    })
+}

@@ -1,0 +1,25 @@
+//! tenure over PostgreSQL: advisory locks with leases that the server enforces.
+//!
+//! Applications usually reach this crate through the facade: `tenure::connect("postgres://...")` with
+//! the feature `postgres`. What PostgreSQL keeps for tenure, and what it can and cannot promise, is in
+//! `docs/postgres.md`.
+
+mod client;
+mod config;
+mod endpoint;
+mod error;
+mod guarantees;
+mod key;
+mod line;
+mod locker;
+mod main_connection;
+mod schema;
+mod session;
+mod step;
+#[allow(dead_code, reason = "topics are for the primitives to come")]
+mod waits;
+
+pub use config::{PostgresConfig, SslMode};
+pub use locker::PostgresLocker;
+pub use schema::{LAYOUT, grants, migration};
+pub use session::{MAX_TTL, MIN_TTL, PostgresBackend, PostgresSession, connect};

@@ -1,0 +1,284 @@
+//! Standing in a line, whatever the line is for (see `migrations/1/10_line.sql`).
+//!
+//! Whoever holds has an advisory lock on the session's main connection; whoever waits has a ticket, and
+//! sleeps until told of its turn. Nobody tells of the dead, and foreign holders tell nobody: so the
+//! next in line also looks by itself, every fraction of the TTL.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tenure_core::backend::{Ask, Grant, Side, path};
+use tenure_core::{Effect, Error, FencingToken, LossReason, Result};
+
+use crate::error;
+use crate::key::{hex, key_of, signed};
+use crate::main_connection::{Holder, MainGuard};
+use crate::session::PostgresSession;
+use crate::step::step;
+use crate::waits::News;
+
+/// What a line is for, and who stands in it how.
+pub(crate) struct Stand {
+    pub(crate) path: Arc<str>,
+    pub(crate) key: i64,
+    shared: bool,
+    nonce: u64,
+}
+
+/// Joins a line. What is usual needs no function, which would cost as much again: nobody waits, and the
+/// lock is free. Here CASE keeps the order.
+macro_rules! join {
+    ($try:literal) => {
+        concat!(
+            "SELECT CASE WHEN NOT $7 AND NOT EXISTS (SELECT FROM tenure.tickets AS t WHERE t.key = $5) \
+             THEN CASE WHEN ",
+            $try,
+            "($5) THEN nextval('tenure.tokens') \
+             ELSE tenure.line_join($1, $2, $3, $4, $5, $6, $7, $8) END \
+             ELSE tenure.line_join($1, $2, $3, $4, $5, $6, $7, $8) END AS token"
+        )
+    };
+}
+
+/// What a look finds.
+enum Found {
+    Held(FencingToken),
+    Wait(Duration),
+    Gone,
+}
+
+impl PostgresSession {
+    pub(crate) fn stand(&self, ask: &Ask, side: Side) -> Stand {
+        let path = path(&self.client.config.namespace, ask.kind(), ask.name());
+        Stand {
+            key: key_of(&path),
+            path: path.into(),
+            // The side of whatever is not shared is that of a writer.
+            shared: side == Side::Read,
+            nonce: ask.nonce(),
+        }
+    }
+
+    /// A grant's key: the object, and whose it is. The last `#` parts them.
+    fn line_grant(&self, stand: &Stand, token: FencingToken) -> Grant {
+        let key = format!("{}#{}:{}", stand.path, self.id, hex(stand.nonce));
+        Grant::new(token, key)
+    }
+
+    /// Takes the lock if that is possible at once; leaves nothing behind if not.
+    pub(crate) async fn try_line(&self, ask: &Ask, side: Side) -> Result<Option<Grant>> {
+        let stand = self.stand(ask, side);
+        let token = self.join(ask, &stand, false).await?;
+        Ok(token.map(|token| self.line_grant(&stand, token)))
+    }
+
+    /// Takes the lock, waiting in line for it.
+    pub(crate) async fn stand_in_line(&self, ask: &Ask, side: Side) -> Result<Grant> {
+        let stand = self.stand(ask, side);
+        let waiting = self.waiting(stand.nonce);
+        if let Some(token) = self.join(ask, &stand, true).await? {
+            return Ok(self.line_grant(&stand, token));
+        }
+        // The first look is not for nothing: a release may have missed our ticket.
+        loop {
+            let found = self.look(ask, &stand).await;
+            // There is a ticket, whatever became of this look.
+            let patience = match found.map_err(|e| e.with_effect(Effect::Unknown))? {
+                Found::Held(token) => return Ok(self.line_grant(&stand, token)),
+                Found::Wait(patience) => patience,
+                Found::Gone => return Err(error::removed_from_line()),
+            };
+            tokio::select! {
+                News::Look | News::Granted(_) = waiting.news() => {}
+                () = tokio::time::sleep(patience) => {}
+                () = ask.withdrawn() => return Err(Error::withdrawn()),
+            }
+        }
+    }
+
+    async fn join(&self, ask: &Ask, stand: &Stand, waits: bool) -> Result<Option<FencingToken>> {
+        let mut main = self.main().await;
+        let mine = main.own().excludes(stand.key, &stand.path, stand.shared)?;
+        if mine && !waits {
+            return Ok(None);
+        }
+        if !mine {
+            main.check_room().await?;
+        }
+        let join = step(if stand.shared {
+            join!("pg_try_advisory_lock_shared")
+        } else {
+            join!("pg_try_advisory_lock")
+        })
+        .with(self.id)
+        .with(signed(stand.nonce))
+        .with(&self.client.channel)
+        .with(&*stand.path)
+        .with(stand.key)
+        .with(stand.shared)
+        .with(mine)
+        .with(waits);
+        let joined = match main.call(join).await {
+            Ok(joined) => joined.first()?.token("token")?,
+            Err(error) => {
+                if !mine {
+                    take_back(&mut main, stand).await;
+                }
+                return Err(error);
+            }
+        };
+        if let Some(token) = joined {
+            enter(&mut main, ask, stand, token);
+        }
+        Ok(joined)
+    }
+
+    async fn look(&self, ask: &Ask, stand: &Stand) -> Result<Found> {
+        let mut main = self.main().await;
+        if main.own().excludes(stand.key, &stand.path, stand.shared)? {
+            // Another of this session has it, and tells when it lets go.
+            return Ok(Found::Wait(self.ttl));
+        }
+        main.check_room().await?;
+        let look = step("SELECT token, ahead FROM tenure.line_look($1, $2, $3, $4)")
+            .with(self.id)
+            .with(signed(stand.nonce))
+            .with(stand.key)
+            .with(stand.shared);
+        let found = match main.call(look).await {
+            Ok(found) => found,
+            Err(error) => {
+                take_back(&mut main, stand).await;
+                return Err(error);
+            }
+        };
+        let found = found.first()?;
+        if let Some(token) = found.token("token")? {
+            enter(&mut main, ask, stand, token);
+            return Ok(Found::Held(token));
+        }
+        Ok(match found.get::<Option<i32>>("ahead")? {
+            None => Found::Gone,
+            // Another of this session stands before it, and looks out.
+            Some(ahead) if ahead < 0 => Found::Wait(self.ttl),
+            Some(ahead) => {
+                let rank = u32::try_from(ahead).unwrap_or(1).max(1);
+                Found::Wait(self.patience() * rank)
+            }
+        })
+    }
+
+    /// Gives back what `ask` was granted.
+    pub(crate) async fn leave_line(&self, ask: &Ask, grant: &Grant) -> Result<()> {
+        let mut main = self.main().await;
+        let held = main
+            .own()
+            .of(ask.nonce())
+            .is_some_and(|(_, holder)| holder.token == grant.token());
+        if !held {
+            return Err(Error::lost(LossReason::Revoked));
+        }
+        self.leave(&mut main, ask.nonce()).await
+    }
+
+    /// Lets go of what `nonce` has, and hands on.
+    async fn leave(&self, main: &mut MainGuard<'_>, nonce: u64) -> Result<()> {
+        let Some((key, holder)) = main.own().of(nonce) else {
+            return Ok(());
+        };
+        let (shared, again) = (holder.shared, holder.leaving);
+        holder.leaving = true;
+        let leave = step("SELECT tenure.line_leave($1, $2, $3) AS ours")
+            .with(&self.client.channel)
+            .with(key)
+            .with(shared);
+        let left = main.call(leave).await?;
+        let ours: Option<Vec<i64>> = left.first()?.get("ours")?;
+        if ours.is_none() {
+            if !again {
+                main.own().leave(nonce);
+                return Err(Error::lost(LossReason::Revoked));
+            }
+            self.nudge(main, &[key]).await?;
+        }
+        self.tell_ours(ours);
+        main.own().leave(nonce);
+        Ok(())
+    }
+
+    /// Removes whatever `ask` has.
+    pub(crate) async fn withdraw_from_line(&self, ask: &Ask, side: Side) -> Result<()> {
+        let nonce = ask.nonce();
+        let mut main = self.main().await;
+        if main.own().has(nonce) {
+            return self.leave(&mut main, nonce).await;
+        }
+        let withdraw = step("SELECT tenure.line_withdraw($1, $2)")
+            .with(self.id)
+            .with(signed(nonce));
+        main.call(withdraw).await?;
+        let key = self.stand(ask, side).key;
+        self.nudge(&mut main, &[key]).await
+    }
+
+    /// Tells those whose turn it may be on the lines with these keys.
+    pub(crate) async fn nudge(&self, main: &mut MainGuard<'_>, keys: &[i64]) -> Result<()> {
+        let nudge =
+            step("SELECT tenure.line_nudge($1, key) AS ours FROM unnest($2::bigint[]) AS key")
+                .with(&self.client.channel)
+                .with(keys);
+        let nudged = main.call(nudge).await?;
+        for line in nudged.iter() {
+            self.tell_ours(line.get("ours")?);
+        }
+        Ok(())
+    }
+
+    /// Those who wait in this process hear without the server.
+    pub(crate) fn tell_ours(&self, nonces: Option<Vec<i64>>) {
+        for nonce in nonces.into_iter().flatten() {
+            self.client.waits.tell(nonce.cast_unsigned(), News::Look);
+        }
+    }
+
+    /// An operator's order: lets go of what `nonce` has, and tells its holder.
+    pub(crate) async fn evict(&self, nonce: u64) {
+        let mut main = self.main().await;
+        let Some((_, holder)) = main.own().of(nonce) else {
+            return;
+        };
+        let alarm = holder.alarm.clone();
+        if let Err(error) = self.leave(&mut main, nonce).await {
+            tracing::debug!(%error, "could not carry out an eviction");
+        }
+        alarm.raise(LossReason::Revoked);
+    }
+}
+
+fn enter(main: &mut MainGuard<'_>, ask: &Ask, stand: &Stand, token: FencingToken) {
+    let holder = Holder {
+        shared: stand.shared,
+        token,
+        alarm: ask.alarm(),
+        leaving: false,
+    };
+    let path = Arc::clone(&stand.path);
+    main.own().enter(stand.key, path, stand.nonce, holder);
+}
+
+/// A step that failed may have taken the lock all the same: it is not rolled back with the rest.
+async fn take_back(main: &mut MainGuard<'_>, stand: &Stand) {
+    if main.is_over() {
+        return;
+    }
+    let unlock = step(if stand.shared {
+        "SELECT pg_advisory_unlock_shared($1)"
+    } else {
+        "SELECT pg_advisory_unlock($1)"
+    });
+    // Who shares it already would lose it if the step had not taken it once more: nobody knows.
+    let shared_already = main.own().has_key(stand.key);
+    if shared_already || main.call(unlock.with(stand.key)).await.is_err() {
+        main.end(LossReason::Unreachable);
+    }
+}

@@ -1,0 +1,235 @@
+//! A session's main connection, and what the session has locked over it.
+//!
+//! The connection is the lease: the server ends it when it is silent for the TTL, and with it every
+//! advisory lock that was taken over it. So it is never replaced: without it, the session is over. Steps
+//! go over it strictly one after the other, and what they lock and unlock is noted before the next one
+//! starts: PostgreSQL would give the session a second time what it has.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+use tenure_core::backend::Alarm;
+use tenure_core::{Error, ErrorKind, FencingToken, LossReason, Result};
+use tokio::sync::MutexGuard;
+
+use crate::error;
+use crate::step::{Rows, Step, step};
+
+/// The connection, until it is gone.
+pub(crate) struct Main {
+    connection: Result<PgConnection, LossReason>,
+    own: Own,
+    room: Room,
+    /// How long the server may take for a step: after that, its idle timer has ended the session.
+    limit: Duration,
+}
+
+/// The locks that the session has.
+#[derive(Default)]
+pub(crate) struct Own {
+    keys: HashMap<i64, Key>,
+    by_nonce: HashMap<u64, i64>,
+}
+
+struct Key {
+    path: Arc<str>,
+    holders: HashMap<u64, Holder>,
+}
+
+/// One ask that was granted.
+pub(crate) struct Holder {
+    pub(crate) shared: bool,
+    pub(crate) token: FencingToken,
+    pub(crate) alarm: Alarm,
+    /// An unlock went wrong half-way: PostgreSQL does not take it back.
+    pub(crate) leaving: bool,
+}
+
+impl Own {
+    /// Whether the session itself keeps an ask from having `key`.
+    pub(crate) fn excludes(&self, key: i64, path: &str, shared: bool) -> Result<bool> {
+        let Some(own) = self.keys.get(&key) else {
+            return Ok(false);
+        };
+        if *own.path != *path {
+            return Err(error::collision(path, &own.path));
+        }
+        Ok(!shared || own.holders.values().any(|holder| !holder.shared))
+    }
+
+    /// `nonce` has `key` now.
+    pub(crate) fn enter(&mut self, key: i64, path: Arc<str>, nonce: u64, holder: Holder) {
+        let holders = HashMap::new();
+        let own = self.keys.entry(key).or_insert(Key { path, holders });
+        own.holders.insert(nonce, holder);
+        self.by_nonce.insert(nonce, key);
+    }
+
+    /// What `nonce` has, and under which key.
+    pub(crate) fn of(&mut self, nonce: u64) -> Option<(i64, &mut Holder)> {
+        let key = *self.by_nonce.get(&nonce)?;
+        let holder = self.keys.get_mut(&key)?.holders.get_mut(&nonce)?;
+        Some((key, holder))
+    }
+
+    /// `nonce` has nothing any more.
+    pub(crate) fn leave(&mut self, nonce: u64) -> Option<Holder> {
+        let key = self.by_nonce.remove(&nonce)?;
+        let own = self.keys.get_mut(&key)?;
+        let holder = own.holders.remove(&nonce);
+        if own.holders.is_empty() {
+            self.keys.remove(&key);
+        }
+        holder
+    }
+
+    /// Whether the object at `path` is held under `token`: what a fenced commit asks, in the same go
+    /// as the commit.
+    #[expect(dead_code, reason = "for transactions")]
+    pub(crate) fn holds(&self, key: i64, path: &str, token: FencingToken) -> bool {
+        self.keys.get(&key).is_some_and(|own| {
+            let mut holders = own.holders.values();
+            *own.path == *path && holders.any(|holder| holder.token == token && !holder.leaving)
+        })
+    }
+
+    pub(crate) fn has(&self, nonce: u64) -> bool {
+        self.by_nonce.contains_key(&nonce)
+    }
+
+    pub(crate) fn has_key(&self, key: i64) -> bool {
+        self.keys.contains_key(&key)
+    }
+
+    pub(crate) fn keys(&self) -> Vec<i64> {
+        self.keys.keys().copied().collect()
+    }
+}
+
+/// How many locks there may be. The lock table is the whole server's: where it is full, nobody can even
+/// connect.
+struct Room {
+    /// A quarter of the table.
+    budget: usize,
+    /// How many keys the session may have before it counts those of all anew.
+    checked: usize,
+}
+
+impl Main {
+    /// A connection that is to become a lease: see [`MainGuard::begin`].
+    pub(crate) fn new(connection: PgConnection, limit: Duration) -> Self {
+        Self {
+            connection: Ok(connection),
+            own: Own::default(),
+            room: Room {
+                budget: 0,
+                checked: 0,
+            },
+            limit,
+        }
+    }
+
+    /// The session is over, and whoever holds something learns of it.
+    fn end(&mut self, reason: LossReason) -> Option<PgConnection> {
+        let connection = std::mem::replace(&mut self.connection, Err(reason)).ok();
+        let own = std::mem::take(&mut self.own);
+        for holder in own.keys.values().flat_map(|key| key.holders.values()) {
+            holder.alarm.raise(reason);
+        }
+        connection
+    }
+}
+
+/// The main connection to oneself: for steps that go with a change of what the session has.
+pub(crate) struct MainGuard<'s> {
+    main: MutexGuard<'s, Main>,
+    _turn: Option<MutexGuard<'s, ()>>,
+}
+
+impl<'s> MainGuard<'s> {
+    /// With a turn, unless this goes before everybody whose turn it will be.
+    pub(crate) fn new(main: MutexGuard<'s, Main>, turn: Option<MutexGuard<'s, ()>>) -> Self {
+        Self { main, _turn: turn }
+    }
+
+    /// One step. `Lost` when the connection is gone, now or before; any other error says that the
+    /// step was rolled back, but for the advisory locks that it took or freed.
+    pub(crate) async fn call(&mut self, step: Step<'_>) -> Result<Rows> {
+        let main = &mut *self.main;
+        let connection = match &mut main.connection {
+            Ok(connection) => connection,
+            Err(reason) => return Err(Error::lost(*reason)),
+        };
+        let sql = step.sql;
+        let answer = tokio::time::timeout(main.limit, step.query.fetch_all(connection)).await;
+        let error = match answer {
+            Ok(Ok(rows)) => return Ok(Rows { sql, rows }),
+            Ok(Err(error)) => error,
+            Err(_) => {
+                main.end(LossReason::Unreachable);
+                return Err(Error::lost(LossReason::Unreachable));
+            }
+        };
+        match error::ended(&error) {
+            Some(reason) => {
+                main.end(reason);
+                Err(Error::lost(reason).with_source(error))
+            }
+            None => Err(error::from_sqlx(error)),
+        }
+    }
+
+    /// From now on the session is a lease of `ttl`, and `budget` is a quarter of the server's lock
+    /// table.
+    pub(crate) fn begin(&mut self, ttl: Duration, budget: usize) {
+        self.main.limit = ttl;
+        self.main.room = Room {
+            budget,
+            checked: budget / 8,
+        };
+    }
+
+    pub(crate) fn own(&mut self) -> &mut Own {
+        &mut self.main.own
+    }
+
+    /// Refuses one lock more than the server can bear.
+    pub(crate) async fn check_room(&mut self) -> Result<()> {
+        if self.main.own.keys.len() < self.main.room.checked {
+            return Ok(());
+        }
+        let count = step("SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory'");
+        let rows = self.call(count).await?;
+        let locks = rows.first()?.get::<i64>("locks")?;
+        let (locks, budget) = (usize::try_from(locks).unwrap_or(0), self.main.room.budget);
+        if locks >= budget {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "{locks} advisory locks are held on this PostgreSQL, and a quarter of its lock table is {budget}: raise `max_locks_per_transaction`"
+                ),
+            ));
+        }
+        self.main.room.checked = self.main.own.keys.len() + (budget - locks).div_ceil(4);
+        Ok(())
+    }
+
+    /// Ends the session here and in the store, without another word.
+    pub(crate) fn end(&mut self, reason: LossReason) {
+        self.main.end(reason);
+    }
+
+    /// The same, and tells the server.
+    pub(crate) async fn close(&mut self) {
+        let limit = self.main.limit;
+        if let Some(connection) = self.main.end(LossReason::Closed) {
+            let _ = tokio::time::timeout(limit, connection.close()).await;
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.main.connection.is_err()
+    }
+}

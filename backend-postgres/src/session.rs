@@ -1,0 +1,324 @@
+//! The connection to a PostgreSQL, and its sessions.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tenure_core::backend::{Backend, HasLocker, Held, Kind, Lease, Locker, Opened};
+use tenure_core::{
+    Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
+};
+use tokio::sync::Mutex as AsyncMutex;
+
+use crate::client::Client;
+use crate::config::PostgresConfig;
+use crate::endpoint;
+use crate::error;
+use crate::locker::PostgresLocker;
+use crate::main_connection::{Main, MainGuard};
+use crate::step::{Rows, Step, step};
+use crate::waits::{Bell, Topic, Waiting};
+
+/// The shortest TTL: below, a slow answer alone would end a session.
+pub const MIN_TTL: Duration = Duration::from_millis(500);
+
+/// The longest TTL.
+pub const MAX_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many holdings and waits one session carries. Locks are counted apart, by what the server's lock
+/// table has room for.
+const CAPACITY: usize = 100_000;
+
+/// At most so many keys go into one step.
+const CHUNK: usize = 100;
+
+/// Connects to a PostgreSQL.
+///
+/// # Errors
+///
+/// `Unavailable` when it does not answer or cannot be written to, `Unauthorized` for wrong credentials
+/// and missing rights, `Config` for a PostgreSQL before version 14 and a schema of another version.
+///
+/// # Cancel safety
+///
+/// Cancel safe.
+pub async fn connect(config: PostgresConfig) -> Result<Store<PostgresBackend>> {
+    if config.interop {
+        return Err(error::config("`interop=true` is not offered yet"));
+    }
+    let client = Client::connect(config).await?;
+    Ok(Store::new(PostgresBackend { client }))
+}
+
+/// A PostgreSQL that was connected to.
+pub struct PostgresBackend {
+    pub(crate) client: Arc<Client>,
+}
+
+impl fmt::Debug for PostgresBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresBackend")
+            .field("config", &self.client.config)
+            .finish_non_exhaustive()
+    }
+}
+
+fn granted(ttl: Duration) -> Result<Duration> {
+    if ttl.is_zero() || ttl > MAX_TTL {
+        return Err(Error::new(
+            ErrorKind::Config,
+            format!("a TTL on PostgreSQL is above zero and at most {MAX_TTL:?}, not {ttl:?}"),
+        ));
+    }
+    // Whole milliseconds, rounded up.
+    let millis = ttl.max(MIN_TTL).as_nanos().div_ceil(1_000_000);
+    Ok(Duration::from_millis(
+        u64::try_from(millis).unwrap_or(u64::MAX),
+    ))
+}
+
+#[async_trait]
+impl Backend for PostgresBackend {
+    type Session = PostgresSession;
+
+    async fn open(&self, ttl: Duration, _: &SessionOptions) -> Result<Opened<PostgresSession>> {
+        let ttl = granted(ttl)?;
+        let opening = PostgresSession::open(&self.client, ttl);
+        let limit = self.client.config.connect_timeout + self.client.config.timeout;
+        let session = tokio::time::timeout(limit, opening)
+            .await
+            .unwrap_or_else(|_| {
+                Err(error::no_connection(format!(
+                    "no session on PostgreSQL within {limit:?}"
+                )))
+            })?;
+        Ok(Opened {
+            id: SessionId::new(session.id.to_string()),
+            ttl,
+            capacity: CAPACITY,
+            lease: session,
+        })
+    }
+
+    async fn guarantees(&self) -> Result<Guarantees> {
+        crate::guarantees::read(&self.client).await
+    }
+
+    fn default_ttl(&self) -> Duration {
+        self.client.config.ttl
+    }
+}
+
+/// A session on PostgreSQL: a connection that the server ends when it is silent for the TTL.
+pub struct PostgresSession {
+    pub(crate) client: Arc<Client>,
+    pub(crate) id: i64,
+    pub(crate) ttl: Duration,
+    pid: i32,
+    main: AsyncMutex<Main>,
+    /// Steps wait here for their turn, and renewals do not: however many steps there are, a renewal waits
+    /// for one of them.
+    turn: AsyncMutex<()>,
+}
+
+impl fmt::Debug for PostgresSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSession")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for PostgresSession {
+    fn drop(&mut self) {
+        self.client.leave(self.id);
+    }
+}
+
+/// What makes a connection a lease. `synchronous_commit` because what is acknowledged is to be on disk. Every step looks
+/// up a few rows by an index: to plan it anew each time costs more than the step.
+const SETTINGS: &str = "SELECT \
+    set_config('idle_session_timeout', $1, false), \
+    set_config('idle_in_transaction_session_timeout', $1, false), \
+    set_config('tcp_user_timeout', $1, false), \
+    set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' \
+        THEN 'on' ELSE current_setting('synchronous_commit') END, false), \
+    set_config('plan_cache_mode', 'force_generic_plan', false), \
+    set_config('enable_seqscan', 'off', false), \
+    current_setting('max_locks_per_transaction')::bigint \
+        * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) \
+        AS locks";
+
+/// And the last of it: `statement_timeout` and `lock_timeout`, because the idle timer does not run
+/// meanwhile. They count from the next step on: the first session after a crash has more to do.
+const OPEN: &str = "SELECT o.id, o.pid, \
+    set_config('statement_timeout', $3, false), \
+    set_config('lock_timeout', $3, false) \
+    FROM tenure.open($1, $2) AS o";
+
+impl PostgresSession {
+    async fn open(client: &Arc<Client>, ttl: Duration) -> Result<Arc<Self>> {
+        let connection = endpoint::connect(&client.config).await?.connection;
+        let main = Main::new(connection, client.config.timeout);
+        let (main, id, pid) = {
+            let main = AsyncMutex::new(main);
+            let mut guard = MainGuard::new(main.lock().await, None);
+            let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+            let settings = step(SETTINGS).with(millis.to_string());
+            let settings = guard.call(settings).await?;
+            let locks = settings.first()?.get::<i64>("locks")?;
+            let open = step(OPEN)
+                .with(&client.channel)
+                .with(millis)
+                .with((millis / 4).max(500).to_string());
+            let opened = guard.call(open).await?;
+            let opened = opened.first()?;
+            let (id, pid) = (opened.get::<i64>("id")?, opened.get::<i32>("pid")?);
+            refuse_pooler(client, &mut guard, pid).await?;
+            guard.begin(ttl, usize::try_from(locks / 4).unwrap_or(usize::MAX));
+            drop(guard);
+            (main, id, pid)
+        };
+        let session = Arc::new(Self {
+            client: Arc::clone(client),
+            id,
+            ttl,
+            pid,
+            main,
+            turn: AsyncMutex::default(),
+        });
+        client.enter(&session);
+        Ok(session)
+    }
+
+    /// The main connection to oneself.
+    pub(crate) async fn main(&self) -> MainGuard<'_> {
+        let turn = self.turn.lock().await;
+        MainGuard::new(self.main.lock().await, Some(turn))
+    }
+
+    /// One step on the main connection. `Lost` when that is gone.
+    #[expect(dead_code, reason = "for the primitives to come")]
+    pub(crate) async fn call(&self, step: Step<'_>) -> Result<Rows> {
+        self.main().await.call(step).await
+    }
+
+    /// One step on the connection that reads, for large answers and what needs no lease: see
+    /// [`Client::read`].
+    #[expect(dead_code, reason = "for the primitives to come")]
+    pub(crate) async fn read<'q>(&self, make: impl Fn() -> Step<'q>) -> Result<Rows> {
+        self.client.read(make).await
+    }
+
+    /// From now on the ask `nonce` hears of its turn.
+    pub(crate) fn waiting(&self, nonce: u64) -> Waiting {
+        self.client.waits.enter(nonce)
+    }
+
+    /// From the moment this returns, hears of changes of the object at `path`.
+    #[expect(dead_code, reason = "for the primitives to come")]
+    pub(crate) async fn topic(&self, path: &str) -> Result<Topic> {
+        let bell = Arc::<Bell>::default();
+        let channel = format!("tenure_t_{}", crate::key::key_of(path));
+        let listening = self
+            .client
+            .listen(channel, Arc::clone(&bell) as Arc<_>)
+            .await?;
+        Ok(Topic::new(bell, listening))
+    }
+
+    /// How often a waiter that is the next looks by itself: that is how one finds a dead holder, and one
+    /// that never tells. Less often where many wait, for they share one connection.
+    pub(crate) fn patience(&self) -> Duration {
+        let base = (self.ttl / 8).clamp(Duration::from_millis(100), Duration::from_millis(500));
+        let crowd = u32::try_from(self.client.waits.len() / 250).unwrap_or(u32::MAX);
+        base * crowd.clamp(1, 20)
+    }
+}
+
+/// Whether two connections of ours are one on the server's side: a pooler gives the server connection
+/// that was free last to whoever asks next.
+async fn refuse_pooler(client: &Client, main: &mut MainGuard<'_>, pid: i32) -> Result<()> {
+    const WHO: &str = "SELECT pg_backend_pid() AS pid";
+    for _ in 0..2 {
+        let reader = client.read(|| step(WHO)).await?;
+        let mine = main.call(step(WHO)).await?;
+        if reader.first()?.get::<i32>("pid")? == pid || mine.first()?.get::<i32>("pid")? != pid {
+            return Err(error::pooled());
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Lease for PostgresSession {
+    async fn renew(&self) -> Result<()> {
+        let mut main = MainGuard::new(self.main.lock().await, None);
+        let renewed = main.call(step("SELECT tenure.renew() AS pid")).await?;
+        if renewed.first()?.get::<i32>("pid")? != self.pid {
+            main.end(LossReason::Revoked);
+            return Err(error::pooled());
+        }
+        drop(main);
+        let client = Arc::clone(&self.client);
+        // The renewal is not to wait for it.
+        tokio::spawn(async move { client.sweep().await });
+        Ok(())
+    }
+
+    async fn revoke(&self) -> Result<()> {
+        let mut main = self.main().await;
+        if main.is_over() {
+            return Ok(());
+        }
+        let mut keys = main.own().keys();
+        let close = step("SELECT tenure.close($1) AS waited").with(self.id);
+        let closed = main.call(close).await;
+        match closed {
+            Ok(closed) => keys.extend(
+                closed
+                    .first()?
+                    .get::<Option<Vec<i64>>>("waited")?
+                    .unwrap_or_default(),
+            ),
+            // The connection is gone, and everything with it.
+            Err(_) if main.is_over() => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        // In steps of their own: see `line_withdraw`.
+        for keys in keys.chunks(CHUNK) {
+            if self.nudge(&mut main, keys).await.is_err() {
+                // Those who wait look by themselves, a little later.
+                break;
+            }
+        }
+        main.close().await;
+        Ok(())
+    }
+
+    async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
+        let mut main = self.main().await;
+        let own = main.own();
+        Ok(held
+            .iter()
+            .filter(|held| match held.kind {
+                Kind::Lock | Kind::Election | Kind::RwLock => !own.has(held.nonce),
+                _ => false,
+            })
+            .map(|held| held.nonce)
+            .collect())
+    }
+
+    fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
+        Some(HasLocker::typed_locker(self))
+    }
+}
+
+impl HasLocker for PostgresSession {
+    type Locker = PostgresLocker;
+
+    fn typed_locker(self: Arc<Self>) -> Arc<PostgresLocker> {
+        Arc::new(PostgresLocker::new(self))
+    }
+}

@@ -1,0 +1,393 @@
+//! PostgreSQL under test: a server of our own, a database on one that cases share, or one that runs
+//! somewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tenure_core::backend::{StoreUrl, namespace_root};
+use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
+use tenure_postgres::PostgresConfig;
+use tenure_testbed::{Direction, Flow, PostgresBuilder, PostgresServer, Proxy};
+use tokio::sync::Mutex;
+
+use super::{fresh_namespace, testbed};
+use crate::case::Case;
+use crate::harness::{Harness, Link, Linked, Need, Operator, Subject};
+
+/// A namespace on a PostgreSQL, and what can be done to that PostgreSQL.
+pub struct PostgresHarness {
+    server: Server,
+    namespace: Namespace,
+}
+
+#[derive(Clone)]
+enum Server {
+    /// Ours alone: it may be restarted.
+    Own(Arc<Mutex<PostgresServer>>),
+    /// Other cases use it too, each in a database of its own. Advisory locks, who waits and the sessions
+    /// are a database's.
+    Shared(Arc<PostgresServer>, Arc<str>),
+    /// Somebody's, at this URL: nothing of it is ours to disturb.
+    Foreign(Arc<str>),
+}
+
+const OWN_DATABASE: &str = "postgres";
+
+/// Room for many cases at a time: each session takes up to three connections.
+fn server() -> PostgresBuilder {
+    PostgresServer::builder()
+        .setting("max_connections", 400)
+        .setting("max_locks_per_transaction", 128)
+}
+
+/// Not while others wait for this thread.
+async fn on_a_thread<T: Send + 'static>(
+    work: impl FnOnce() -> tenure_testbed::Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| {
+        Error::new(ErrorKind::Internal, "the thread of the test bed failed").with_source(error)
+    })?
+    .map_err(testbed)
+}
+
+impl PostgresHarness {
+    /// Starts a server for this harness alone, as a child process.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when PostgreSQL is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        let server = server().start_async().await.map_err(testbed)?;
+        Ok(Self {
+            server: Server::Own(Arc::new(Mutex::new(server))),
+            namespace: fresh_namespace("conformance")?,
+        })
+    }
+
+    /// A server for many harnesses: see [`sharing`](Self::sharing).
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when PostgreSQL is not installed or does not start.
+    pub fn server() -> Result<PostgresServer> {
+        server().start().map_err(testbed)
+    }
+
+    /// A fresh database on a server that others use too.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when it cannot be created.
+    pub async fn sharing(server: Arc<PostgresServer>) -> Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("conformance_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let database: Arc<str> = name.as_str().into();
+        let on = Arc::clone(&server);
+        on_a_thread(move || on.create_database(&name)).await?;
+        Ok(Self {
+            server: Server::Shared(server, database),
+            namespace: fresh_namespace("conformance")?,
+        })
+    }
+
+    /// A clean namespace in the database at `url`, without any control over its faults. Its name starts
+    /// with the URL's own namespace.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for a URL that makes no sense.
+    pub fn at(url: impl Into<String>) -> Result<Self> {
+        let url = url.into();
+        let parent = match StoreUrl::parse(&url)?.take("namespace") {
+            None => "conformance".to_owned(),
+            Some(namespace) => format!("{namespace}/conformance"),
+        };
+        PostgresConfig::from_url(StoreUrl::parse(&url)?)?;
+        Ok(Self {
+            server: Server::Foreign(url.into()),
+            namespace: fresh_namespace(&parent)?,
+        })
+    }
+
+    async fn url(&self) -> String {
+        match &self.server {
+            Server::Own(server) => server.lock().await.url(),
+            Server::Shared(server, database) => server.url_of(database),
+            Server::Foreign(url) => url.to_string(),
+        }
+    }
+
+    async fn connect_to(&self, url: &str, namespace: Namespace) -> Result<Store> {
+        let config = PostgresConfig::from_url(StoreUrl::parse(url)?)?.namespace(namespace);
+        Ok(tenure_postgres::connect(config).await?.into_dyn())
+    }
+
+    /// The database as an operator sees it, past every proxy.
+    async fn sql(&self, sql: String) -> Result<String> {
+        match self.server.clone() {
+            Server::Own(server) => {
+                on_a_thread(move || server.blocking_lock().sql_in(OWN_DATABASE, sql)).await
+            }
+            Server::Shared(server, database) => {
+                on_a_thread(move || server.sql_in(&database, sql)).await
+            }
+            Server::Foreign(_) => Err(Error::unsupported("operating a foreign PostgreSQL")),
+        }
+    }
+
+    fn own(&self, what: &'static str) -> Result<&Arc<Mutex<PostgresServer>>> {
+        match &self.server {
+            Server::Own(server) => Ok(server),
+            _ => Err(Error::unsupported(what)),
+        }
+    }
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+impl std::fmt::Debug for PostgresHarness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresHarness")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Harness for PostgresHarness {
+    async fn connect(&self) -> Result<Store> {
+        self.connect_to(&self.url().await, self.namespace.clone())
+            .await
+    }
+
+    fn offers(&self) -> &[Need] {
+        // No cut: the connection is the lease, and nothing is left to see after it.
+        const OWN: &[Need] = &[
+            Need::Silence,
+            Need::Mute,
+            Need::Elsewhere,
+            Need::Revoke,
+            Need::Delete,
+            Need::Keys,
+            Need::Restart,
+            Need::Disturb,
+            Need::LoseMinority,
+            Need::Sessions,
+        ];
+        match &self.server {
+            Server::Own(_) => OWN,
+            Server::Shared(..) => &OWN[..6],
+            Server::Foreign(_) => &OWN[2..3],
+        }
+    }
+
+    async fn linked(&self) -> Result<Linked> {
+        let (address, database) = match &self.server {
+            Server::Own(server) => (server.lock().await.address(), OWN_DATABASE),
+            Server::Shared(server, database) => (server.address(), &**database),
+            Server::Foreign(_) => return Err(Error::unsupported("a link to a foreign server")),
+        };
+        let proxy = Proxy::start(address).map_err(testbed)?;
+        let through = format!("postgres://postgres@{}/{database}", proxy.address());
+        let store = self.connect_to(&through, self.namespace.clone()).await?;
+        Ok(Linked {
+            store,
+            link: Box::new(Wire(proxy)),
+        })
+    }
+
+    async fn elsewhere(&self) -> Result<Store> {
+        let nested = Namespace::new(format!("{}/lock", self.namespace))?;
+        self.connect_to(&self.url().await, nested).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        Some(self)
+    }
+
+    fn ttl(&self) -> Duration {
+        // What a busy machine can renew in time.
+        Duration::from_secs(2)
+    }
+
+    async fn clean_up(&self) -> Result<()> {
+        match self.server.clone() {
+            // It ends with us; and of what is somebody's, sessions leave nothing.
+            Server::Own(_) | Server::Foreign(_) => Ok(()),
+            Server::Shared(server, database) => {
+                let drop = format!("DROP DATABASE {database} WITH (FORCE)");
+                on_a_thread(move || server.sql(drop)).await.map(|_| ())
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Operator for PostgresHarness {
+    async fn revoke(&self, session: &SessionId) -> Result<()> {
+        let session = literal(&session.to_string());
+        let ended = self.sql(format!("SELECT tenure.terminate({session}::bigint)"));
+        match ended.await?.as_str() {
+            "t" => Ok(()),
+            _ => Err(Error::new(ErrorKind::Conflict, "there is no such session")),
+        }
+    }
+
+    /// A place in a line is a row; what is held is not, and its holder is ordered to let go. Either is
+    /// `<path>#<session>:<nonce>`.
+    async fn delete(&self, key: &str) -> Result<()> {
+        let (_, member) = key
+            .rsplit_once('#')
+            .ok_or_else(|| Error::new(ErrorKind::Conflict, "there is no such key"))?;
+        let member = literal(member);
+        let waits = format!(
+            "WITH gone AS (DELETE FROM tenure.tickets AS t \
+             WHERE t.session || ':' || tenure.hex(t.nonce) = {member} RETURNING 1) \
+             SELECT count(*) FROM gone"
+        );
+        if self.sql(waits).await? == "0" {
+            self.sql(format!("SELECT tenure.evict({member})")).await?;
+        }
+        Ok(())
+    }
+
+    async fn keys(&self) -> Result<Vec<String>> {
+        let root = literal(&format!("{}/", namespace_root(&self.namespace)));
+        // Locks know no names, only keys: they are those of this database, whatever their namespace.
+        let keys = format!(
+            "SELECT t.path || '#' || t.session || ':' || tenure.hex(t.nonce) FROM tenure.tickets AS t \
+             WHERE starts_with(t.path, {root}) UNION ALL \
+             SELECT 'held/' || s.id || '/' || ((l.classid::bigint << 32) | l.objid::bigint) \
+             FROM pg_locks AS l JOIN tenure.sessions AS s ON s.pid = l.pid \
+             WHERE l.locktype = 'advisory' AND l.granted \
+             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+             AND ((l.classid::bigint << 32) | l.objid::bigint) \
+             NOT IN (SELECT tenure.session_key(o.id) FROM tenure.sessions AS o)"
+        );
+        let keys = self.sql(keys).await?;
+        Ok(keys.lines().map(str::to_owned).collect())
+    }
+
+    async fn sessions(&self) -> Result<usize> {
+        let alive = "SELECT count(*) FROM tenure.sessions AS s WHERE tenure.alive(s.id)";
+        let count = self.sql(alive.to_owned()).await?;
+        Ok(count.parse().unwrap_or(0))
+    }
+
+    async fn restart(&self) -> Result<()> {
+        let server = self.own("restarting a server that others use")?;
+        server.lock().await.restart_async().await.map_err(testbed)
+    }
+
+    async fn disturb(&self) -> Result<()> {
+        self.own("disturbing a server that others use")?;
+        // All connections but those that are leases.
+        let end = "SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity AS a \
+                   WHERE a.backend_type = 'client backend' AND a.pid <> pg_backend_pid() \
+                   AND a.pid NOT IN (SELECT s.pid FROM tenure.sessions AS s)";
+        self.sql(end.to_owned()).await?;
+        self.sql("VACUUM ANALYZE".to_owned()).await.map(|_| ())
+    }
+
+    async fn lose_minority(&self) -> Result<()> {
+        // Of one server, the smallest part that can be lost is all of it.
+        let server = self.own("stopping a server that others use")?;
+        server.lock().await.kill().map_err(testbed)
+    }
+}
+
+/// A wire that loses packets: TCP sends them again, so that after a silence what was lost arrives. Here
+/// a connection is the lease, and a lost byte would be the end of it.
+struct Wire(Proxy);
+
+impl Link for Wire {
+    fn silence(&self) {
+        self.0.set_both(Flow::Hold);
+    }
+
+    fn mute(&self) {
+        self.0.set(Direction::Down, Flow::Hold);
+    }
+
+    fn heal(&self) {
+        self.0.heal();
+    }
+
+    fn cut(&self) {
+        self.0.cut();
+    }
+}
+
+/// PostgreSQL as a column of the report.
+pub struct PostgresSubject {
+    name: String,
+    place: Place,
+}
+
+enum Place {
+    Ours(Arc<PostgresServer>),
+    Theirs(String),
+}
+
+impl PostgresSubject {
+    /// A PostgreSQL that is started here for the purpose: one that most cases share, each in a database
+    /// of its own, and one more for every case that its neighbours would feel.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when PostgreSQL is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        let server = server().start_async().await.map_err(testbed)?;
+        Ok(Self {
+            name: "postgres".to_owned(),
+            place: Place::Ours(Arc::new(server)),
+        })
+    }
+
+    /// The PostgreSQL at `url`, whose faults are not ours to provoke.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for a URL that makes no sense.
+    pub fn at(url: impl Into<String>) -> Result<Self> {
+        let url = url.into();
+        PostgresHarness::at(url.clone())?;
+        let parsed = StoreUrl::parse(&url)?;
+        Ok(Self {
+            // Without the credentials.
+            name: format!("postgres at {}", parsed.hosts().join(",")),
+            place: Place::Theirs(url),
+        })
+    }
+}
+
+impl std::fmt::Debug for PostgresSubject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresSubject")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Subject for PostgresSubject {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>> {
+        let own_store = case.needs.iter().any(|need| need.wants_own_store());
+        Ok(Box::new(match &self.place {
+            Place::Theirs(url) => PostgresHarness::at(url.clone())?,
+            Place::Ours(server) if !own_store => {
+                PostgresHarness::sharing(Arc::clone(server)).await?
+            }
+            Place::Ours(_) => PostgresHarness::start().await?,
+        }))
+    }
+}
