@@ -23,6 +23,9 @@ pub enum ErrorKind {
     NotLeader,
     /// The state in the store is not the one that the operation needs.
     Conflict,
+    /// What stands under the name in the store is not tenure's, or not as tenure left it: another program
+    /// uses the name, or somebody changed it by hand.
+    Foreign,
     /// A commit was sent and its outcome could not be found out.
     CommitUnknown,
     /// A name or namespace that no store could take.
