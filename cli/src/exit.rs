@@ -190,7 +190,9 @@ mod tests {
     #[test]
     fn the_words_are_those_of_the_command() {
         let told = |operation| {
-            let error = Error::new(ErrorKind::TimedOut, "no").during(operation).on("x");
+            let error = Error::new(ErrorKind::TimedOut, "no")
+                .during(operation)
+                .on("x");
             described(&error.with_source(std::io::Error::other("why")))
         };
         for (operation, expected) in [

@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use support::{PATIENCE, run, says, tenure, until};
-use tenure_testbed::{Process, RedisServer};
+use tenure_testbed::{Process, RedisReplica, RedisSentinels, RedisServer};
 
 /// `tenure --url URL lock ARGS...`
 fn lock(redis: &RedisServer, args: &[&str]) -> Command {
@@ -105,7 +105,8 @@ fn a_url_that_leads_nowhere_is_one() {
     at(&format!("{with}/99"), &["get", "k"]).fails(78, &["no database 99"]);
     let cluster = with.replace("redis://", "redis+cluster://");
     at(&cluster, &["get", "k"]).fails(78, &["no node of a cluster"]);
-    let sentinel = with.replace("redis://", "redis+sentinel://") + "/mymaster?sentinel_password=right";
+    let sentinel =
+        with.replace("redis://", "redis+sentinel://") + "/mymaster?sentinel_password=right";
     at(&sentinel, &["get", "k"]).fails(78, &["no sentinel"]);
     let odd = format!("redis://:50%zz@{address}");
     let refused = at(&odd, &["get", "k"]);
@@ -124,9 +125,11 @@ fn a_url_that_leads_nowhere_is_one() {
 
 #[test]
 fn a_sentinel_is_no_server() {
-    let sentinels = tenure_testbed::Sentinels::start().unwrap();
-    let address = sentinels.addresses()[0];
-    let url = format!("redis://{address}");
+    let pair = RedisReplica::start().unwrap();
+    let sentinels = RedisSentinels::start(&pair).unwrap();
+    let url = sentinels.url();
+    let hosts = url.strip_prefix("redis+sentinel://").unwrap();
+    let url = format!("redis://{}", hosts.split([',', '/']).next().unwrap());
     at(&url, &["get", "k"]).fails(78, &["redis+sentinel://"]);
 }
 
@@ -164,7 +167,7 @@ fn a_full_server_is_emptied_by_the_command() {
     }
     assert_eq!(at(&url, &["dequeue", "jobs"]).stdout, "one\n");
     assert_eq!(at(&url, &["queue-len", "jobs"]).stdout, "2\n");
-    at(&url, &["queue-purge", "jobs"]).exits(0);
+    at(&url, &["dequeue", "jobs", "--count", "2"]).exits(0);
     at(&url, &["delete", "k"]).exits(0);
     ask(&redis, &["CONFIG", "SET", "maxmemory", "0"]);
     at(&url, &["queue-peek", "jobs"]).exits(1);
@@ -187,14 +190,18 @@ fn a_refused_renewal_is_told_as_one() {
     ask(&redis, &["ACL", "SETUSER", "app", "-pexpire"]);
     assert_eq!(holder.wait(PATIENCE).unwrap().code(), Some(76));
     says(&holder, "refused to renew");
-    says(&holder, "`pexpire`");
+    says(&holder, "`PEXPIRE`");
     says(&holder, "stop the work");
     // It may be granted what the holder lost, before it loses it, too.
     let code = waiter.wait(PATIENCE).unwrap().code();
     says(&waiter, "refused to renew");
     if code != Some(76) {
         assert_eq!(code, Some(77));
-        assert!(!waiter.stderr().contains("stop the work"), "{}", waiter.stderr());
+        assert!(
+            !waiter.stderr().contains("stop the work"),
+            "{}",
+            waiter.stderr()
+        );
     }
     ask(&redis, &["ACL", "SETUSER", "app", "+pexpire"]);
     let mut holder = Process::spawn(command(&["lock", "y"])).unwrap();

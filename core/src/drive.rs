@@ -334,7 +334,8 @@ impl Core {
     }
 
     pub(crate) fn ask(&self, kind: Kind, name: &Name) -> Result<Ask> {
-        self.validity().map_err(|reason| self.lost_waiting(reason))?;
+        self.validity()
+            .map_err(|reason| self.lost_waiting(reason))?;
         Ask::new(kind, name, &self.book, self.capacity)
     }
 

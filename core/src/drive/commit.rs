@@ -75,7 +75,8 @@ pub(crate) async fn commit<S: Stm + ?Sized>(
     stm: Arc<S>,
     transaction: Transaction,
 ) -> Result<Settled> {
-    core.validity().map_err(|reason| core.lost_waiting(reason))?;
+    core.validity()
+        .map_err(|reason| core.lost_waiting(reason))?;
     let flag = Arc::<Flag>::default();
     let future = settle(Arc::clone(core), stm, transaction, Arc::clone(&flag));
     let mut flight = Commit {
@@ -137,7 +138,8 @@ async fn settle<S: Stm + ?Sized>(
                 _ => error,
             });
         }
-        core.validity().map_err(|reason| core.lost_waiting(reason))?;
+        core.validity()
+            .map_err(|reason| core.lost_waiting(reason))?;
         tracing::debug!(session = %core.id, %error, "a commit did not happen, trying again");
         transaction.anew();
         core.clock.sleep(backoff.next()).await;
@@ -200,7 +202,8 @@ where
             core.clock.sleep(backoff.next()).await;
         }
     };
-    core.validity().map_err(|reason| core.lost_waiting(reason))?;
+    core.validity()
+        .map_err(|reason| core.lost_waiting(reason))?;
     tokio::select! {
         biased;
         answer = asking => answer,
