@@ -1,6 +1,7 @@
 -- uses: all
 -- Which of these holdings are gone: for each its path, what its key says behind that, and its token. It
 -- was an operator who took them, and told nobody.
+in_any_case()
 local refused = enter()
 if refused then return refused end
 
@@ -16,7 +17,7 @@ for i = 5, #ARGV, 3 do
       if keeping[kind_of(path)] then
         free_place(path, string.match(who, '^([^:]+):(.*)$')) -- it may be the key alone that is gone
       end
-      taken_silently(path)
+      taken_silently(path, 0)
     end
   end
 end

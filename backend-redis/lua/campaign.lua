@@ -9,8 +9,9 @@ local token = redis.call('ZSCORE', root .. path, member)
 if token then
   return answer(path, member, side, tonumber(token))
 end
-if only_if_free and not is_free(path, side) then
-  return {'none'}
+local no = only_if_free and turned_away(path, side)
+if no then
+  return no
 end
 token = next_token()
 redis.call('HSET', root .. path .. '/values', 'v' .. member, value)

@@ -27,8 +27,9 @@ local function order_of(path, member)
   return tonumber(order)
 end
 
+-- False if somebody has deleted it.
 local function value_of(path, member)
-  return redis.call('HGET', root .. path .. '/values', 'v' .. member) or ''
+  return redis.call('HGET', root .. path .. '/values', 'v' .. member)
 end
 
 head_changed['election'] = tell_all
@@ -40,7 +41,9 @@ end
 -- Taken up: what was proclaimed stands, and proclamations are counted anew.
 renamed['election'] = function(path, before, member)
   local value = value_of(path, before)
-  redis.call('HSET', root .. path .. '/values', 'v' .. member, value)
+  if value then
+    redis.call('HSET', root .. path .. '/values', 'v' .. member, value)
+  end
   forgotten['election'](path, before)
 end
 

@@ -2,6 +2,7 @@
 -- Removes what my session gave back before, if it is there again because the server has forgotten that.
 -- ARGV: of each the object's path, and the field in the index. {ok, how many there were}.
 in_any_case()
+in_any_case()
 local refused = enter()
 if refused then return refused end
 

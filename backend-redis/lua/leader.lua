@@ -7,4 +7,8 @@ if more then
 elseif not member then
   return {'none'}
 end
-return {'ok', token, value_of(path, member)}
+local value = value_of(path, member)
+if not value then
+  return {'damaged', 'v' .. member}
+end
+return {'ok', token, value}

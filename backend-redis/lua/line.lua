@@ -10,6 +10,11 @@
 -- next step, which comes at once because the reply says so.
 local burials = 100
 
+-- How many readers one step tells at most. The last of them goes on with those behind: `<path>/telling`
+-- says who that is. If it never does, the others find out when the lease of the writer that they wait
+-- for would have ended.
+local most_told = 100
+
 local function member_of(session, field, side)
   return session .. ':' .. field .. ':' .. side
 end
@@ -105,13 +110,28 @@ end
 
 local hand_on
 
--- The same, and tells those who waited for it.
+-- Whether a place is the one that goes on telling the readers behind it; from now on it is not.
+local function was_telling(path, member)
+  local mark = root .. path .. '/telling'
+  if not has_sides(path) or redis.call('GET', mark) ~= member then
+    return false
+  end
+  redis.call('DEL', mark)
+  return true
+end
+
+-- Tells those who waited for a place that stood at `rank` and has been taken out.
+local function gone_from(path, member, rank)
+  local _, _, side = parts_of(member)
+  hand_on(path, rank, was_telling(path, member) and 'w' or side)
+end
+
+-- The same as `bury`, and tells those who waited for it.
 local function bury_and_tell(path, member, rank)
   if not bury(path, member, rank) then
     return false
   end
-  local _, _, side = parts_of(member)
-  hand_on(path, rank, side)
+  gone_from(path, member, rank)
   return true
 end
 
@@ -163,7 +183,8 @@ local function answer(path, member, side, token)
   return {'wait', left((parts_of(ahead))), is_next(path, member, side) and 1 or 0}
 end
 
--- Whether a newcomer on `side` would hold at once, with nobody passed over.
+-- Whether a newcomer on `side` would hold at once, with nobody passed over; if not, whether that is only
+-- because more dead are before it than one step buries.
 local function is_free(path, side)
   local key = root .. path
   if side == 'r' then
@@ -178,9 +199,19 @@ local function is_free(path, side)
     local rank = side == 'w' and 0 or redis.call('ZRANK', root .. path, member)
     if not rank then
       forget_writer(path, member)
-    elseif alive((parts_of(member))) or not bury_and_tell(path, member, rank) then
+    elseif alive((parts_of(member))) then
       return false
+    elseif not bury_and_tell(path, member, rank) then
+      return false, true
     end
+  end
+end
+
+-- The reply of a newcomer that takes a place only if it holds at once, and does not; nothing if it does.
+local function turned_away(path, side)
+  local free, more = is_free(path, side)
+  if not free then
+    return {more and 'more' or 'none'}
   end
 end
 
@@ -203,6 +234,7 @@ end
 function hand_on(path, rank, side)
   local key = root .. path
   local writer -- where the first writer stands
+  local told = 0
   while true do
     local place = redis.call('ZRANGE', key, rank, rank, 'WITHSCORES')
     local member, token = place[1], tonumber(place[2])
@@ -215,7 +247,7 @@ function hand_on(path, rank, side)
         return
       end
       -- Who waited for the dead one waits for nothing now.
-      if its_side == 'w' then
+      if its_side == 'w' or was_telling(path, member) then
         side, writer = 'w', nil
       end
     elseif its_side == 'w' then
@@ -227,15 +259,23 @@ function hand_on(path, rank, side)
         local first = redis.call('ZRANGE', key .. '/writers', 0, 0, 'WITHSCORES')
         writer = tonumber(first[2]) or math.huge
       end
+      told = told + 1
+      if told == most_told then
+        if token < writer then
+          redis.call('SET', key .. '/telling', member, 'PX', text(left(session)))
+        end
+        return tell(session, field) -- it looks, and goes on if it holds
+      end
       tell(session, field, token < writer and token)
       rank = rank + 1
     end
   end
 end
 
--- Tells whoever may hold now although nobody handed on: a place was removed by an operator.
-local function taken_silently(path)
-  hand_on(path, 0, 'w')
+-- Tells whoever may hold now although nobody handed on: a place was removed by an operator, or who was
+-- to go on telling is gone. It was found at `rank`.
+local function taken_silently(path, rank)
+  hand_on(path, rank < most_told and 0 or rank, 'w')
   local changed = head_changed[kind_of(path)]
   if changed then
     changed(path)
@@ -248,9 +288,8 @@ local function remove_place(path, member)
   if not rank then
     return false
   end
-  local _, _, side = parts_of(member)
   take_out(path, member, rank)
-  hand_on(path, rank, side)
+  gone_from(path, member, rank)
   return true
 end
 

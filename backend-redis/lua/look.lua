@@ -2,6 +2,7 @@
 -- How my place in the line at `path` stands. One that was not told to look may find that a place was
 -- taken out behind everybody's back: then it tells the others.
 local path, untold = ARGV[5], ARGV[6] == 'untold'
+in_any_case() -- the place is there already
 local refused = enter()
 if refused then return refused end
 
@@ -10,7 +11,12 @@ if not member then
   return {'none'}
 end
 local found = answer(path, member, side, token)
-if untold and found[1] == 'held' then
-  taken_silently(path)
+if found[1] == 'held' then
+  local rank = redis.call('ZRANK', root .. path, member)
+  if untold then
+    taken_silently(path, rank)
+  elseif side == 'r' and was_telling(path, member) then
+    hand_on(path, rank + 1, 'w')
+  end
 end
 return found

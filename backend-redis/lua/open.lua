@@ -3,6 +3,7 @@ local ttl = tonumber(ARGV[5])
 if redis.call('EXISTS', my_session) == 1 then
   return {'taken'}
 end
+in_any_case() -- who wants to make room needs a session
 lift_tokens()
 redis.call('HSET', my_session, 'connection', ARGV[2], 'ttl', text(ttl))
 redis.call('PEXPIRE', my_session, text(ttl))

@@ -121,8 +121,9 @@ function queue.choose(q, want)
     local places = redis.call('ZRANGE', q.ready, #chosen, want.most - 1)
     for _, place in ipairs(places) do
       local tries = want.after and tonumber(redis.call('HGET', q.deliveries, place) or 0)
-      if tries and tries >= want.after then
-        local value = redis.call('HGET', q.values, place) or ''
+      local value = tries and tries >= want.after and redis.call('HGET', q.values, place)
+      -- One without a value is for its consumer to find.
+      if value then
         queue.accept(want.letters, tonumber(string.sub(place, 1, 5)), value)
         redis.call('ZREM', q.ready, place)
         queue.forget(q, place)
@@ -310,7 +311,8 @@ end
 -- Puts back what an operator took from its consumer, by deleting the claim. Says whether there may
 -- be more.
 function queue.mend(q)
-  if redis.call('HLEN', q.claims) >= redis.call('ZCARD', q.in_flight) then
+  local claims = redis.call('HLEN', q.claims)
+  if claims >= redis.call('ZCARD', q.in_flight) then
     return false
   end
   -- How far the search has come.

@@ -10,5 +10,6 @@ if queue.refresh(q) then
   return {'again'}
 end
 queue.serve(q.path)
-return {'ok', redis.call('ZCARD', q.ready), redis.call('ZCARD', q.in_flight),
-  redis.call('ZCARD', q.delayed)}
+local ready = redis.call('ZCARD', q.ready)
+local in_flight = redis.call('ZCARD', q.in_flight)
+return {'ok', ready, in_flight, redis.call('ZCARD', q.delayed)}

@@ -2,7 +2,8 @@
 -- Takes items, the same ones when it is asked again. ARGV: the queue's path, 1 if it waits where
 -- there are none, what it wants (as in `wants`; '' for one item).
 -- {items, token, place, deliveries, value, ...}; {none}; {wait, ms}: until when it need not look
--- again if it is not told to; {again}: at once, there was too much else to do.
+-- again if it is not told to; {again}: at once, there was too much else to do; {damaged, place}: this
+-- item's value is gone, and now the rest of it.
 in_any_case()
 local refused = enter()
 if refused then
@@ -14,10 +15,18 @@ local waits, words = ARGV[6] == '1', ARGV[7] ~= '' and ARGV[7]
 local function answer(claimed)
   local items = {'items'}
   for _, item in ipairs(claimed) do
-    items[#items + 1] = item[1]
-    items[#items + 1] = item[2]
-    items[#items + 1] = item[3]
-    items[#items + 1] = redis.call('HGET', q.values, item[2]) or ''
+    local token, place, deliveries = unpack(item)
+    local value = redis.call('HGET', q.values, place)
+    if not value then
+      -- Else it would be in everybody's way. The others go back when this take is withdrawn.
+      queue.end_claim(q, me, nonce .. ':' .. place)
+      queue.forget(q, place)
+      return {'damaged', place}
+    end
+    items[#items + 1] = token
+    items[#items + 1] = place
+    items[#items + 1] = deliveries
+    items[#items + 1] = value
   end
   return items
 end

@@ -16,7 +16,8 @@ for i = 1, #owned, 2 do
   local field, path = string.match(owned[i], '^([^:]+):(.*)$')
   local name, who = name_of(path), me .. ':' .. field
   -- The value as `value_of` has it, at a fraction of its cost.
-  if redis.pcall('GET', name) == root .. path .. '#' .. who and redis.call('ZSCORE', root .. path, who .. ':w') then
+  local value = redis.pcall('GET', name)
+  if value == root .. path .. '#' .. who and redis.call('ZSCORE', root .. path, who .. ':w') then
     redis.call('PEXPIRE', name, mine)
   else
     free_place(path, me, field)

@@ -1,6 +1,7 @@
 -- uses: all
 -- Removes whatever an ask has: a place in line, or a grant.
 in_any_case()
+in_any_case()
 local refused = enter()
 if refused then return refused end
 

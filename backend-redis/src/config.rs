@@ -163,13 +163,13 @@ impl RedisConfig {
             config.namespace = Namespace::new(namespace)?;
         }
         if let Some(ttl) = url.take_duration("ttl")? {
-            config.ttl = ttl;
+            config.ttl = some(ttl, "ttl")?;
         }
         if let Some(timeout) = url.take_duration("timeout")? {
-            config.timeout = timeout;
+            config.timeout = some(timeout, "timeout")?;
         }
         if let Some(timeout) = url.take_duration("connect_timeout")? {
-            config.connect_timeout = timeout;
+            config.connect_timeout = some(timeout, "connect_timeout")?;
         }
         if let Some(replicas) = url.take("wait_replicas") {
             config.wait_replicas = replicas
@@ -330,6 +330,16 @@ fn address(host: &str) -> Result<Address> {
         })
 }
 
+/// A time in which something can be answered.
+fn some(timeout: Duration, what: &str) -> Result<Duration> {
+    match timeout.is_zero() {
+        true => Err(refuse(format!(
+            "`{what}` is the time allowed for an answer: it must be above zero"
+        ))),
+        false => Ok(timeout),
+    }
+}
+
 fn database(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number| *number >= 0)
 }
@@ -417,6 +427,10 @@ mod tests {
             "redis://h:1/0?nonsense=1",
             "redis://h:1/0?ttl=soon",
             "redis://h:1?ca=/x",
+            "redis://h:1?timeout=0s",
+            "redis://h:1?connect_timeout=0ms",
+            "redis://h:1?ttl=0s",
+            "redis://:50%zz@h:1",
             "redis://h:1?wait_replicas=all",
             "redis://h:1?db=1",
             "rediss://h:1?cert=/x",

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use tenure_core::backend::{Ask, Election, Grant, Kind, Settle, Side, Sighting};
 use tenure_core::{Error, FencingToken, Leader, LossReason, Name, Result};
 
+use crate::error;
 use crate::layout::{path, path_of};
 use crate::scripts;
 use crate::session::RedisSession;
@@ -22,11 +23,23 @@ impl RedisElection {
     pub(crate) fn new(session: Arc<RedisSession>) -> Self {
         Self { session }
     }
+
+    /// The error of a leader without a value.
+    fn damaged(&self, path: &str, found: &Reply) -> Error {
+        match found.text(0) {
+            Ok(field) => {
+                let key = format!("{}{path}/values", self.session.root);
+                error::damaged_leader(&key, field)
+            }
+            Err(error) => error,
+        }
+    }
 }
 
 /// The leader that a reply shows, its token in the field `first` and its value behind.
 fn leader_in(reply: &Reply, first: usize) -> Result<Leader> {
-    let value = reply.bytes(first + 1)?.unwrap_or_default();
+    let value = reply.bytes(first + 1)?;
+    let value = value.ok_or_else(|| reply.unexpected())?;
     Ok(Leader::new(value, reply.token(first)?))
 }
 
@@ -91,6 +104,7 @@ impl Election for RedisElection {
             match found.status() {
                 "ok" => return leader_in(&found, 0).map(Some),
                 "none" => return Ok(None),
+                "damaged" => return Err(self.damaged(&path, &found)),
                 "more" => {}
                 _ => return Err(found.unexpected()),
             }
@@ -112,6 +126,7 @@ impl Election for RedisElection {
                     (Some(leader_in(&seen, 2)?), Some(ends))
                 }
                 "none" => (None, None),
+                "damaged" => return Err(self.damaged(&path, &seen)),
                 "more" => continue,
                 _ => return Err(seen.unexpected()),
             };

@@ -58,6 +58,7 @@ impl Drop for Wire {
 pub(crate) struct Facts {
     pub(crate) version: String,
     cluster: bool,
+    sentinel: bool,
     replica: bool,
 }
 
@@ -67,7 +68,10 @@ impl Facts {
         for (key, value) in answer.as_map_iter().into_iter().flatten() {
             match (&*text(key), &*text(value)) {
                 ("version", version) => version.clone_into(&mut facts.version),
-                ("mode", mode) => facts.cluster = mode == "cluster",
+                ("mode", mode) => {
+                    facts.cluster = mode == "cluster";
+                    facts.sentinel = mode == "sentinel";
+                }
                 ("role", role) => facts.replica = role != "master",
                 _ => {}
             }
@@ -161,6 +165,7 @@ impl Directory {
                         continue;
                     }
                     let found = match reach(&address).await {
+                        Ok((wire, _)) if !wire.facts.cluster => Err(no_node(&wire)),
                         Ok((wire, extra)) => serves(config, &wire, root)
                             .await
                             .map(|serves| (serves, wire, extra)),
@@ -365,6 +370,13 @@ fn tune(stream: &TcpStream) -> std::io::Result<()> {
 /// Why a server that we reached does not talk to us.
 fn not_welcome(config: &RedisConfig, address: &Address, error: RedisError) -> Error {
     let shown = error.to_string();
+    if shown.contains("DB index") || shown.contains("invalid DB") {
+        return refuse(format!(
+            "{address} has no database {}: its `databases` says how many there are",
+            config.database
+        ))
+        .with_source(error);
+    }
     if error.kind() == Redis::RESP3NotSupported || shown.contains("unknown command") {
         return too_old(address, "below 6").with_source(error);
     }
@@ -384,6 +396,23 @@ fn not_welcome(config: &RedisConfig, address: &Address, error: RedisError) -> Er
         ))
         .with_source(error),
     }
+}
+
+/// What a cluster's URL led to is none.
+fn no_node(wire: &Wire) -> Error {
+    match wire.facts.sentinel {
+        true => a_sentinel(&wire.address),
+        false => refuse(format!(
+            "{} is no node of a cluster: write `redis://` for one server",
+            wire.address
+        )),
+    }
+}
+
+fn a_sentinel(address: &Address) -> Error {
+    refuse(format!(
+        "{address} is a sentinel, not a server that keeps data: write `redis+sentinel://` and the name of the service as the path"
+    ))
 }
 
 fn too_old(address: &Address, version: &str) -> Error {
@@ -410,6 +439,9 @@ async fn ask(
 /// The connection, if its server is fit to keep locks.
 async fn checked(config: &RedisConfig, wire: Wire) -> Result<Wire> {
     let (address, facts) = (&wire.address, &wire.facts);
+    if facts.sentinel {
+        return Err(a_sentinel(address));
+    }
     if !facts.at_least((6, 2)) {
         return Err(too_old(address, &facts.version));
     }
@@ -531,7 +563,13 @@ async fn ask_sentinel(
     let info = RedisConnectionInfo::default();
     let wire = dial(config, sentinel, login, info, settings()).await?;
     let answer = ask(config, &wire, command).await?;
-    let answer = answer.map_err(|e| error::from_redis(e).with_effect(Effect::None))?;
+    let answer = answer.map_err(|error| match error.to_string().contains("nknown command") {
+        true => refuse(format!(
+            "{sentinel} is no sentinel: write `redis://` for one server"
+        ))
+        .with_source(error),
+        false => error::from_redis(error).with_effect(Effect::None),
+    })?;
     let [host, port] = elements(&answer) else {
         return Ok(None);
     };

@@ -34,13 +34,39 @@ pub(crate) fn removed_from_line() -> Error {
 /// What stands under a lock's name is no lock that could be shared.
 pub(crate) fn foreign(what: &str) -> Error {
     Error::new(
-        ErrorKind::Conflict,
+        ErrorKind::Foreign,
         match what {
             "hash" => {
                 "the key of this name is a hash: a lock of Redisson, which cannot be shared with those that are set with `SET NX PX`; use another name"
             }
             _ => "the key of this name is no string, hence no lock: another program uses it",
         },
+    )
+}
+
+/// The value of an item is gone. The rest of it has been removed, if it was `taken`.
+pub(crate) fn damaged_item(key: &str, place: &str, taken: bool) -> Error {
+    let rest = match taken {
+        true => "the rest of this item was removed, the others are untouched",
+        false => "the item is removed when it is dequeued, the others are untouched",
+    };
+    Error::new(
+        ErrorKind::Foreign,
+        format!(
+            "the value of the item {place:?} is gone from {key:?}, somebody has deleted it: {rest}"
+        ),
+    )
+    // A batch has other items, which go back.
+    .with_effect(Effect::Unknown)
+}
+
+/// What the leader stands for is gone.
+pub(crate) fn damaged_leader(key: &str, field: &str) -> Error {
+    Error::new(
+        ErrorKind::Foreign,
+        format!(
+            "somebody leads, but the value is gone from {key:?} (field {field:?}), somebody has deleted it: it is there again when the leader proclaims one"
+        ),
     )
 }
 
@@ -141,7 +167,11 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
     let code = code(&error).to_owned();
     let refused = |kind, message: &str| Error::new(kind, message.to_owned());
     let translated = match code.as_str() {
-        "NOAUTH" | "WRONGPASS" => refused(
+        "NOAUTH" => refused(
+            ErrorKind::Unauthorized,
+            "Redis wants a password, and was given none: write `redis://:password@host:port`, or `user:password@`",
+        ),
+        "WRONGPASS" => refused(
             ErrorKind::Unauthorized,
             "Redis refused the user or the password",
         ),
@@ -182,8 +212,8 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
             "this Redis does not serve the namespace now; nothing happened",
         ),
         "WRONGTYPE" => refused(
-            ErrorKind::Conflict,
-            "a key of this name has another type: another program uses it",
+            ErrorKind::Foreign,
+            "a key of this name has another type: another program uses it, so use another name",
         ),
         _ => match error.kind() {
             Redis::AuthenticationFailed => refused(

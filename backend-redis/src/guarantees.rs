@@ -82,19 +82,19 @@ impl Server {
         match (self.append_only, self.fsync.as_deref()) {
             (Some(true), Some("always")) => None,
             (Some(true), _) if config.wait_aof => None,
-            (Some(true), Some("everysec")) => {
-                Some("about a second of writes when the machine fails (`appendfsync everysec`)")
-            }
+            (Some(true), Some("everysec")) => Some(
+                "about a second of writes in a restart of its machine (`appendfsync everysec`)",
+            ),
             (Some(true), Some(_)) => Some(
-                "what the operating system has not written when the machine fails (`appendfsync no`)",
+                "what the operating system has not written in a restart of its machine (`appendfsync no`)",
             ),
             (Some(true), None) => Some(
-                "perhaps a second of writes, perhaps more (the user may not ask for `appendfsync`)",
+                "perhaps a second of writes, perhaps more, in a restart of its machine (the user may not ask for `appendfsync`)",
             ),
             (Some(false), _) => {
-                Some("all since the last snapshot, or all, when it restarts (`appendonly no`)")
+                Some("all since the last snapshot, or all, in a restart (`appendonly no`)")
             }
-            (None, _) => Some("perhaps everything when it restarts (the user may not ask INFO)"),
+            (None, _) => Some("perhaps everything in a restart (the user may not ask INFO)"),
         }
     }
 
@@ -415,6 +415,23 @@ mod tests {
         let reason = unknown.early_release.reason;
         for word in ["clock", "replica", "memory", "INFO"] {
             assert!(reason.contains(word), "{word}: {reason}");
+        }
+    }
+
+    /// The README's word for it.
+    #[test]
+    fn what_forgets_is_a_restart() {
+        let config = RedisConfig::new("a:1");
+        for server in [
+            server(0, true, "everysec"),
+            server(0, true, "no"),
+            server(0, false, "always"),
+            Server::default(),
+        ] {
+            let claims = claims(&server, &config);
+            for reason in [claims.early_release.reason, claims.durability.reason] {
+                assert!(reason.contains(" in a restart"), "{reason}");
+            }
         }
     }
 

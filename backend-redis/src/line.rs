@@ -61,7 +61,13 @@ impl RedisSession {
         side: Side,
         more: &[Arg<'_>],
     ) -> Result<Option<Grant>> {
-        let joined = self.join(ask, join, side, "try", more).await?;
+        // One step buries so many of the dead that are before us.
+        let joined = loop {
+            let joined = self.join(ask, join, side, "try", more).await?;
+            if joined.status() != "more" {
+                break joined;
+            }
+        };
         match joined.status() {
             "held" => Ok(Some(self.place_granted(ask, joined.token(0)?))),
             "none" => Ok(None),

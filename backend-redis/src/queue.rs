@@ -102,6 +102,17 @@ impl RedisQueue {
         }
     }
 
+    /// The error of an item without a value.
+    fn damaged(&self, path: &str, found: &Reply, taken: bool) -> Error {
+        match found.text(0) {
+            Ok(place) => {
+                let key = format!("{}{path}/values", self.session.root);
+                error::damaged_item(&key, place, taken)
+            }
+            Err(error) => error,
+        }
+    }
+
     fn taken(&self, ask: &Ask, found: &Reply) -> Result<Vec<Taken>> {
         let item = |at: usize| {
             let place = found.text(at + 1)?;
@@ -191,6 +202,7 @@ impl Queue for RedisQueue {
         match found.status() {
             "items" => self.taken(ask, &found),
             "none" => Ok(Vec::new()),
+            "damaged" => Err(self.damaged(&path_of(ask), &found, true)),
             _ => Err(found.unexpected()),
         }
     }
@@ -202,6 +214,7 @@ impl Queue for RedisQueue {
         loop {
             let patience = match found.status() {
                 "items" => return self.taken(ask, &found),
+                "damaged" => return Err(self.damaged(&path_of(ask), &found, true)),
                 "wait" => Duration::from_millis(found.unsigned(0)?),
                 _ => return Err(found.unexpected()),
             };
@@ -248,6 +261,7 @@ impl Queue for RedisQueue {
                 value: found.bytes(2)?.unwrap_or_default().to_vec(),
             })),
             "none" => Ok(None),
+            "damaged" => Err(self.damaged(&path(Kind::Queue, name), &found, false)),
             _ => Err(found.unexpected()),
         }
     }

@@ -83,6 +83,18 @@ mod tests {
         }
     }
 
+    /// Redis names the line of what it refuses; which command that is, follows from there alone.
+    #[test]
+    fn scripts_have_one_call_a_line() {
+        for script in scripts::all() {
+            for line in script.source.lines() {
+                let calls =
+                    line.matches("redis.call(").count() + line.matches("redis.pcall(").count();
+                assert!(calls <= 1, "{}: {line}", script.name);
+            }
+        }
+    }
+
     #[test]
     fn the_documented_rule_is_the_one() {
         let documented = include_str!("../../docs/redis.md");

@@ -424,7 +424,7 @@ async fn a_lock_of_redisson_is_reported() {
     let hash = ["HSET", "orders", "6c2d-thread:1", "1"];
     let redisson = |error: tenure_core::Error| {
         let text = error.to_string();
-        assert_eq!(error.kind(), ErrorKind::Conflict, "{text}");
+        assert_eq!(error.kind(), ErrorKind::Foreign, "{text}");
         assert!(
             text.contains("Redisson") && text.contains("orders"),
             "{text}"
@@ -456,7 +456,7 @@ async fn a_lock_of_redisson_is_reported() {
     ask(&server, &["DEL", "orders"]);
     ask(&server, &["LPUSH", "orders", "1"]);
     let error = lock.lock().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
     assert!(!error.to_string().contains("Redisson"), "{error}");
     // One that came over a holder of ours.
     ask(&server, &["DEL", "orders"]);

@@ -39,7 +39,11 @@ const fn code(kind: ErrorKind) -> u8 {
         ErrorKind::Lost => LOST,
         ErrorKind::Unauthorized => NOT_PERMITTED,
         // The store at this URL cannot do it: no answer of the store, and not to be taken for one.
-        ErrorKind::Config | ErrorKind::InvalidName | ErrorKind::Unsupported => BAD_CONFIG,
+        // Nor is what something else keeps under this name.
+        ErrorKind::Config
+        | ErrorKind::InvalidName
+        | ErrorKind::Unsupported
+        | ErrorKind::Foreign => BAD_CONFIG,
         ErrorKind::NotLeader | ErrorKind::Conflict => NEGATIVE,
         ErrorKind::TooLarge => USAGE,
         // The store went away between the commit and its answer.
@@ -100,8 +104,9 @@ impl Failure {
     /// An error of a wait, before anything was held: nothing can have been lost then.
     pub(crate) fn waiting(error: Error) -> Self {
         match error.loss() {
-            Some(LossReason::Unreachable) => Self::new(UNREACHABLE, error.to_string()),
-            Some(_) => Self::new(NOT_ACQUIRED, error.to_string()),
+            Some(LossReason::Unreachable) => Self::new(UNREACHABLE, described(&error)),
+            Some(LossReason::Refused) => Self::new(NOT_PERMITTED, described(&error)),
+            Some(_) => Self::new(NOT_ACQUIRED, described(&error)),
             None => error.into(),
         }
     }
@@ -128,7 +133,40 @@ impl Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::new(code(error.kind()), error.to_string())
+        Self::new(code(error.kind()), described(&error))
+    }
+}
+
+/// An error in the words of the command line: those of the library are its methods'.
+pub(crate) fn described(error: &Error) -> String {
+    let message = error.message();
+    match (error.operation().map(words), error.name()) {
+        (Some(operation), Some(name)) => format!("{operation} {name:?}: {message}"),
+        (Some(operation), None) => format!("{operation}: {message}"),
+        (None, Some(name)) => format!("{name:?}: {message}"),
+        (None, None) => message,
+    }
+}
+
+/// What a method of the library is called here.
+fn words(operation: &str) -> String {
+    let word = operation.strip_prefix("try_").unwrap_or(operation);
+    let word = ["_timeout", "_many"]
+        .iter()
+        .find_map(|end| word.strip_suffix(end))
+        .unwrap_or(word);
+    match word {
+        "read" => "read-lock".to_owned(),
+        "write" => "write-lock".to_owned(),
+        "campaign" => "elect".to_owned(),
+        "hold" | "wait" | "enter" | "leave" => format!("barrier {word}"),
+        "is_held" => "barrier".to_owned(),
+        "depth" => "queue-len".to_owned(),
+        "peek" => "queue-peek".to_owned(),
+        "purge" => "queue-purge".to_owned(),
+        "open" => "opening a session".to_owned(),
+        "stm" => "transaction".to_owned(),
+        word => word.replace('_', " "),
     }
 }
 
@@ -147,6 +185,34 @@ mod tests {
         assert_eq!(lost(LossReason::Unreachable), UNREACHABLE);
         assert_eq!(lost(LossReason::Expired), NOT_ACQUIRED);
         assert_eq!(Failure::from(Error::lost(LossReason::Expired)).code(), LOST);
+    }
+
+    #[test]
+    fn the_words_are_those_of_the_command() {
+        let told = |operation| {
+            let error = Error::new(ErrorKind::TimedOut, "no")
+                .during(operation)
+                .on("x");
+            described(&error.with_source(std::io::Error::other("why")))
+        };
+        for (operation, expected) in [
+            ("lock_timeout", "lock"),
+            ("try_lock", "lock"),
+            ("dequeue_timeout", "dequeue"),
+            ("try_write", "write-lock"),
+            ("hold", "barrier hold"),
+            ("depth", "queue-len"),
+        ] {
+            assert_eq!(told(operation), format!("{expected} \"x\": no: why"));
+        }
+    }
+
+    #[test]
+    fn what_another_program_has_is_no_answer() {
+        let failure = |kind| Failure::from(Error::new(kind, "")).code();
+        assert_eq!(failure(ErrorKind::Foreign), BAD_CONFIG);
+        let refused = Failure::waiting(Error::lost(LossReason::Refused));
+        assert_eq!(refused.code(), NOT_PERMITTED);
     }
 
     #[test]

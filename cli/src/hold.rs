@@ -195,10 +195,9 @@ impl<'a> Plan<'a> {
 
 /// The failure of having lost what was held.
 pub(crate) fn lost(held: &Holding, reason: LossReason) -> Failure {
-    Error::lost(reason)
-        .during("hold")
-        .on(held.name().as_str())
-        .into()
+    let error = held.loss_error().unwrap_or_else(|| Error::lost(reason));
+    let message = format!("lost {:?}: {}", held.name(), error.message());
+    Failure::new(exit::LOST, message)
 }
 
 /// Gives it back and waits for the store's word, unless a signal shows that somebody is in a hurry.
@@ -209,7 +208,7 @@ async fn give_back<G: Guard>(guard: G, signals: &mut Signals) -> Result<(), Fail
         done = guard.give_back() => done.map_err(|error| match error.kind() {
             ErrorKind::Unavailable => unconfirmed(&error),
             // What elections call a loss.
-            ErrorKind::NotLeader => Failure::new(exit::LOST, error.to_string()),
+            ErrorKind::NotLeader => Failure::new(exit::LOST, exit::described(&error)),
             _ => error.into(),
         }),
         signal = signals.hurry() => Err(if G::TOGETHER {
@@ -223,6 +222,7 @@ async fn give_back<G: Guard>(guard: G, signals: &mut Signals) -> Result<(), Fail
 
 /// The store has not said that it took back what was held.
 pub(crate) fn unconfirmed(error: &Error) -> Failure {
+    let error = exit::described(error);
     let message = format!("{error}; the store frees it once the lease has run out");
     Failure::new(exit::UNREACHABLE, message)
 }

@@ -265,7 +265,7 @@ fn a_pause_past_the_ttl_ends_the_child() {
     holder.resume().unwrap();
     holder.expect_line("ending", PATIENCE).unwrap();
     assert_eq!(holder.wait(PATIENCE).unwrap().code(), Some(76));
-    says(&holder, "tenure: hold \"x\"");
+    says(&holder, "tenure: lost \"x\"");
 }
 
 #[test]

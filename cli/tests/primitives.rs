@@ -314,7 +314,7 @@ fn a_paused_leaders_command_is_ended(store: Store) {
     paused.resume().unwrap();
     paused.expect_line("ending", PATIENCE).unwrap();
     ends(&mut paused, 76);
-    says(&paused, "tenure: hold \"boss\"");
+    says(&paused, "tenure: lost \"boss\"");
     store.prints(&["leader", "boss"], "b\n");
 }
 

@@ -6,8 +6,8 @@ mod support;
 
 use std::process::Command;
 
-use support::{PATIENCE, run, tenure, until};
-use tenure_testbed::{Process, RedisServer};
+use support::{PATIENCE, run, says, tenure, until};
+use tenure_testbed::{Process, RedisReplica, RedisSentinels, RedisServer};
 
 /// `tenure --url URL lock ARGS...`
 fn lock(redis: &RedisServer, args: &[&str]) -> Command {
@@ -59,4 +59,167 @@ fn one_lock_for_the_command_and_for_others() {
     let refused = run(lock(&redis, &["orders", "--", "true"]));
     assert_ne!(refused.code, Some(0), "{refused:?}");
     assert!(refused.stderr.contains("Redisson"), "{refused:?}");
+}
+
+/// `tenure --url URL ARGS...`, run to its end.
+fn at(url: &str, args: &[&str]) -> support::Done {
+    run(tenure(["--url", url].iter().chain(args)))
+}
+
+#[test]
+fn what_another_program_has_is_no_negative_answer() {
+    let redis = RedisServer::start().unwrap();
+    let url = redis.url();
+    for key in ["data/k", "lock/x", "queue/q/values", "election/e"] {
+        let key = format!("{{tenure/1/default}}/{key}");
+        ask(&redis, &["RPUSH", &key, "theirs"]);
+    }
+    at(&url, &["get", "k"]).fails(78, &["another type"]);
+    at(&url, &["put", "k", "v"]).fails(78, &["another type"]);
+    at(&url, &["lock", "x", "--", "true"]).fails(78, &["another type"]);
+    at(&url, &["leader", "e"]).fails(78, &["another type"]);
+    ask(&redis, &["HSET", "orders", "6c2d-thread:1", "1"]);
+    run(lock(&redis, &["orders", "--", "true"])).fails(78, &["Redisson"]);
+    // What somebody deleted is told, and costs nothing else.
+    for item in ["one", "two"] {
+        at(&url, &["enqueue", "jobs", item]).exits(0);
+    }
+    let values = "{tenure/1/default}/queue/jobs/values";
+    let ready = ["ZRANGE", "{tenure/1/default}/queue/jobs/ready", "0", "0"];
+    let place = ask(&redis, &ready);
+    ask(&redis, &["HDEL", values, &place]);
+    at(&url, &["dequeue", "jobs"]).fails(78, &[&place, values]);
+    let next = at(&url, &["dequeue", "jobs"]);
+    next.exits(0);
+    assert_eq!(next.stdout, "two\n");
+}
+
+#[test]
+fn a_url_that_leads_nowhere_is_one() {
+    let redis = RedisServer::builder().password("right").start().unwrap();
+    let address = redis.address();
+    let (with, without) = (
+        format!("redis://:right@{address}"),
+        format!("redis://{address}"),
+    );
+    at(&format!("{with}/99"), &["get", "k"]).fails(78, &["no database 99"]);
+    let cluster = with.replace("redis://", "redis+cluster://");
+    at(&cluster, &["get", "k"]).fails(78, &["no node of a cluster"]);
+    let sentinel =
+        with.replace("redis://", "redis+sentinel://") + "/mymaster?sentinel_password=right";
+    at(&sentinel, &["get", "k"]).fails(78, &["no sentinel"]);
+    let odd = format!("redis://:50%zz@{address}");
+    let refused = at(&odd, &["get", "k"]);
+    refused.fails(78, &["%25"]);
+    assert!(!refused.stderr.contains("zz"), "{refused:?}");
+    at(&format!("{with}?timeout=0s"), &["get", "k"]).fails(78, &["`timeout`"]);
+    let none = at(&without, &["get", "k"]);
+    none.fails(77, &["wants a password"]);
+    let wrong = at(&format!("redis://:wrong@{address}"), &["get", "k"]);
+    wrong.fails(77, &["refused the user or the password"]);
+    // Each cause once.
+    for (done, cause) in [(none, "NOAUTH"), (wrong, "WRONGPASS")] {
+        assert_eq!(done.stderr.matches(cause).count(), 1, "{done:?}");
+    }
+}
+
+#[test]
+fn a_sentinel_is_no_server() {
+    let pair = RedisReplica::start().unwrap();
+    let sentinels = RedisSentinels::start(&pair).unwrap();
+    let url = sentinels.url();
+    let hosts = url.strip_prefix("redis+sentinel://").unwrap();
+    let url = format!("redis://{}", hosts.split([',', '/']).next().unwrap());
+    at(&url, &["get", "k"]).fails(78, &["redis+sentinel://"]);
+}
+
+#[test]
+fn whoever_may_not_look_around_has_not_shown_anything_broken() {
+    let redis = RedisServer::start().unwrap();
+    let rules = "on >secret ~* &* +@all -scan";
+    let rules: Vec<_> = ["ACL", "SETUSER", "app"]
+        .into_iter()
+        .chain(rules.split(' '))
+        .collect();
+    ask(&redis, &rules);
+    let url = format!("redis://app:secret@{}", redis.address());
+    let conform = ["conform", "--only", "l4_*"];
+    at(&url, &conform).fails(77, &["operator", "scan"]);
+    ask(&redis, &["ACL", "SETUSER", "app", "+scan"]);
+    at(&url, &conform).exits(0);
+}
+
+#[test]
+fn a_full_server_is_emptied_by_the_command() {
+    let redis = RedisServer::start().unwrap();
+    let url = redis.url();
+    for item in ["one", "two", "three"] {
+        at(&url, &["enqueue", "jobs", item]).exits(0);
+    }
+    at(&url, &["put", "k", "v"]).exits(0);
+    ask(&redis, &["CONFIG", "SET", "maxmemory", "1"]);
+    for refused in [
+        &["enqueue", "jobs", "four"][..],
+        &["put", "k", "w"],
+        &["lock", "x", "--", "true"],
+    ] {
+        at(&url, refused).fails(69, &["maxmemory"]);
+    }
+    assert_eq!(at(&url, &["dequeue", "jobs"]).stdout, "one\n");
+    assert_eq!(at(&url, &["queue-len", "jobs"]).stdout, "2\n");
+    at(&url, &["dequeue", "jobs", "--count", "2"]).exits(0);
+    at(&url, &["delete", "k"]).exits(0);
+    ask(&redis, &["CONFIG", "SET", "maxmemory", "0"]);
+    at(&url, &["queue-peek", "jobs"]).exits(1);
+    at(&url, &["get", "k"]).exits(1);
+}
+
+/// The server lets them in, and then does not renew what they have.
+#[test]
+fn a_refused_renewal_is_told_as_one() {
+    let redis = RedisServer::start().unwrap();
+    let user = ["ACL", "SETUSER", "app", "on", ">old", "~*", "&*", "+@all"];
+    ask(&redis, &user);
+    let url = format!("redis://app:old@{}?ttl=2s", redis.address());
+    let command = |args: &[&str]| tenure(["--url", &url].iter().chain(args));
+    let mut holder = Process::spawn(command(&["lock", "x"])).unwrap();
+    holder.expect_line("x token=", PATIENCE).unwrap();
+    let mut waiter = Process::spawn(command(&["lock", "x"])).unwrap();
+    let line = ["ZCARD", "{tenure/1/default}/lock/x"];
+    until("a place in line", || ask(&redis, &line) == "2");
+    ask(&redis, &["ACL", "SETUSER", "app", "-pexpire"]);
+    assert_eq!(holder.wait(PATIENCE).unwrap().code(), Some(76));
+    says(&holder, "refused to renew");
+    says(&holder, "`PEXPIRE`");
+    says(&holder, "stop the work");
+    // It may be granted what the holder lost, before it loses it, too.
+    let code = waiter.wait(PATIENCE).unwrap().code();
+    says(&waiter, "refused to renew");
+    if code != Some(76) {
+        assert_eq!(code, Some(77));
+        assert!(
+            !waiter.stderr().contains("stop the work"),
+            "{}",
+            waiter.stderr()
+        );
+    }
+    ask(&redis, &["ACL", "SETUSER", "app", "+pexpire"]);
+    let mut holder = Process::spawn(command(&["lock", "y"])).unwrap();
+    holder.expect_line("y token=", PATIENCE).unwrap();
+    ask(&redis, &["ACL", "SETUSER", "app", "resetpass", ">new"]);
+    ask(&redis, &["CLIENT", "KILL", "USER", "app"]);
+    assert_eq!(holder.wait(PATIENCE).unwrap().code(), Some(76));
+    says(&holder, "refused the user or the password");
+}
+
+#[test]
+fn the_command_has_the_environment_of_its_caller_and_no_more() {
+    let redis = RedisServer::start().unwrap();
+    let print = ["x", "--", "sh", "-c", "echo url=${TENURE_URL-none}"];
+    let by_flag = run(lock(&redis, &print));
+    assert_eq!(by_flag.stdout, "url=none\n", "{by_flag:?}");
+    let mut by_variable = tenure(["lock"].iter().chain(&print));
+    by_variable.env("TENURE_URL", redis.url());
+    let by_variable = run(by_variable);
+    assert_eq!(by_variable.stdout, format!("url={}\n", redis.url()));
 }

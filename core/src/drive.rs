@@ -18,7 +18,7 @@ pub(crate) use flight::{
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -62,8 +62,9 @@ pub(crate) struct Core {
     lease: Arc<dyn Lease>,
     /// Nanoseconds of the [`Moment`] at which validity ends.
     deadline: AtomicU64,
-    /// Whether the last renewal went unanswered: tells `Unreachable` from `Expired`.
-    unanswered: AtomicBool,
+    /// Why the last renewal failed, if it did, kind and text: tells `Unreachable` and `Refused` from
+    /// `Expired`.
+    trouble: Mutex<Option<(ErrorKind, String)>>,
     loss: Signal<LossReason>,
     book: Arc<Book>,
     held: Mutex<HashMap<u64, (Held, Alarm)>>,
@@ -100,7 +101,10 @@ impl Keeper {
 
     async fn ask_task(&self, message: fn(oneshot::Sender<Result<()>>) -> Message) -> Result<()> {
         let (reply, answer) = oneshot::channel();
-        let gone = || Error::lost(self.0.validity().err().unwrap_or(LossReason::Closed));
+        let gone = || {
+            let reason = self.0.validity().err().unwrap_or(LossReason::Closed);
+            self.0.lost_waiting(reason)
+        };
         self.0.mailbox.send(message(reply)).map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
@@ -134,7 +138,7 @@ where
             ttl,
             capacity,
             deadline: AtomicU64::new(0),
-            unanswered: AtomicBool::new(false),
+            trouble: Mutex::default(),
             loss: Signal::new(),
             book: Arc::default(),
             held: Mutex::default(),
@@ -219,7 +223,44 @@ impl Core {
     fn renewed(&self, sent: Moment) {
         let deadline = sent + self.ttl - margin(self.ttl);
         self.deadline.store(deadline.as_nanos(), Ordering::Release);
-        self.unanswered.store(false, Ordering::Relaxed);
+        *self.trouble() = None;
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<(ErrorKind, String)>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A renewal failed, and not because the lease is gone.
+    fn not_renewed(&self, error: &Error) {
+        *self.trouble() = Some((error.kind(), error.message()));
+    }
+
+    /// Why it was not renewed in time.
+    fn overdue(&self) -> LossReason {
+        match &*self.trouble() {
+            Some((ErrorKind::Unauthorized, _)) => LossReason::Refused,
+            Some(_) => LossReason::Unreachable,
+            None => LossReason::Expired,
+        }
+    }
+
+    /// The loss of what was held, with what the store said of it.
+    pub(crate) fn lost_holding(&self, reason: LossReason) -> Error {
+        self.because(Error::lost(reason))
+    }
+
+    /// The end of what was waited or asked for.
+    pub(crate) fn lost_waiting(&self, reason: LossReason) -> Error {
+        self.because(Error::lost_waiting(reason))
+    }
+
+    fn because(&self, error: Error) -> Error {
+        match (error.loss(), &*self.trouble()) {
+            (Some(LossReason::Unreachable | LossReason::Refused), Some((kind, text))) => {
+                error.with_source(Error::new(*kind, text.clone()))
+            }
+            _ => error,
+        }
     }
 
     /// The time left, or why the session ended. Judged by the clock, now.
@@ -232,11 +273,7 @@ impl Core {
             return Ok(left);
         }
         // Past the deadline for one is past it for all: a renewal that comes back now is too late.
-        self.lose(if self.unanswered.load(Ordering::Relaxed) {
-            LossReason::Unreachable
-        } else {
-            LossReason::Expired
-        });
+        self.lose(self.overdue());
         Err(self.loss.get().unwrap_or(LossReason::Expired))
     }
 
@@ -297,7 +334,8 @@ impl Core {
     }
 
     pub(crate) fn ask(&self, kind: Kind, name: &Name) -> Result<Ask> {
-        self.validity().map_err(Error::lost)?;
+        self.validity()
+            .map_err(|reason| self.lost_waiting(reason))?;
         Ask::new(kind, name, &self.book, self.capacity)
     }
 

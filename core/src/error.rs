@@ -23,6 +23,9 @@ pub enum ErrorKind {
     NotLeader,
     /// The state in the store is not the one that the operation needs.
     Conflict,
+    /// What stands under the name in the store is not tenure's, or not as tenure left it: another program
+    /// uses the name, or somebody changed it by hand.
+    Foreign,
     /// A commit was sent and its outcome could not be found out.
     CommitUnknown,
     /// A name or namespace that no store could take.
@@ -53,6 +56,9 @@ pub enum Effect {
 }
 
 /// What went wrong, in which operation, on which name, and what can be done about it.
+///
+/// As a text it includes the texts of its [sources](std::error::Error::source): print it, or walk them to
+/// look at one, but do not print both.
 ///
 /// Secrets (passwords in URLs, tokens of the store) never appear in it.
 pub struct Error(Box<Inner>);
@@ -115,6 +121,13 @@ impl Error {
     pub fn lost(reason: LossReason) -> Self {
         let mut error = Self::new(ErrorKind::Lost, reason.explain());
         error.0.loss = Some(reason);
+        error
+    }
+
+    /// The same for one who held nothing yet.
+    pub(crate) fn lost_waiting(reason: LossReason) -> Self {
+        let mut error = Self::lost(reason);
+        error.0.message = reason.explain_waiting().to_owned();
         error
     }
 
@@ -207,6 +220,14 @@ impl Error {
     /// For `Lost`: why, as far as it is known.
     pub fn loss(&self) -> Option<LossReason> {
         self.0.loss
+    }
+
+    /// What happened and why, without the operation and the name.
+    pub fn message(&self) -> String {
+        match &self.0.source {
+            None => self.0.message.clone(),
+            Some(source) => format!("{}: {source}", self.0.message),
+        }
     }
 
     /// The operation that failed, in the words of the API (`lock`, `release`, `open`).

@@ -81,6 +81,13 @@ impl Holding {
             .or_else(|| core.validity().err())
     }
 
+    /// Why it was lost, if it was, as an error: with what the store said of it.
+    pub fn loss_error(&self) -> Option<Error> {
+        let reason = self.loss()?;
+        let error = self.core().lost_holding(reason);
+        Some(error.on(self.name().as_str()))
+    }
+
     /// For how long it is certain to be held without a further renewal; zero once it is lost.
     pub fn remaining(&self) -> Duration {
         match self.ask.alarm().reason() {
@@ -120,7 +127,9 @@ impl Holding {
     /// As cancel safe as `work`.
     pub async fn while_held<F: Future>(&self, work: F) -> Result<F::Output> {
         let lost = |reason| {
-            Err(Error::lost(reason)
+            Err(self
+                .core()
+                .lost_holding(reason)
                 .during("while_held")
                 .on(self.name().as_str())
                 .with_effect(Effect::Unknown))
@@ -173,7 +182,7 @@ impl Holding {
             None => drive::finish(&core, operation, ending).await,
             Some(reason) => {
                 self.let_go();
-                Err(Error::lost(reason))
+                Err(core.lost_holding(reason))
             }
         };
         result.map_err(|e| e.during(operation).on(self.name().as_str()))
@@ -189,7 +198,7 @@ impl Holding {
         let core = self.keeper.core();
         let stepping = async {
             if let Some(reason) = self.loss() {
-                return Err(Error::lost(reason));
+                return Err(core.lost_holding(reason));
             }
             // An ask of its own: that of the holding is not withdrawn by a caller who lets go here.
             let ask = self.ask.again();

@@ -93,9 +93,12 @@ pub enum LossReason {
     Detached,
     /// Its time ran out while the store did not answer.
     Unreachable,
+    /// Its time ran out while the store refused to renew it: a right was taken away, a password changed.
+    Refused,
 }
 
 impl LossReason {
+    /// What it means for one who held something.
     pub(crate) const fn explain(self) -> &'static str {
         match self {
             Self::Expired => {
@@ -107,7 +110,30 @@ impl LossReason {
             Self::Closed => "the session was closed",
             Self::Detached => "the session was detached",
             Self::Unreachable => {
-                "the store did not answer until the lease ran out, so somebody else may hold this now: stop the work"
+                "the store did not answer, or could not renew the lease, before it ran out, so somebody else may hold this now: stop the work"
+            }
+            Self::Refused => {
+                "the store refused to renew the lease, and it ran out, so somebody else may hold this now: stop the work"
+            }
+        }
+    }
+
+    /// What it means for one who held nothing: who waited, or asked.
+    pub(crate) const fn explain_waiting(self) -> &'static str {
+        match self {
+            Self::Expired => {
+                "the session's lease ran out before it was renewed: ask again in a new session"
+            }
+            Self::Revoked => {
+                "the store ended the wait, or its session, before its time (an operator?): ask again, in a new session if need be"
+            }
+            Self::Closed => "the session was closed",
+            Self::Detached => "the session was detached",
+            Self::Unreachable => {
+                "the store did not answer, or could not renew the session's lease, before it ran out: ask again in a new session"
+            }
+            Self::Refused => {
+                "the store refused to renew the session's lease, and it ran out: ask again in a new session once it is permitted"
             }
         }
     }
@@ -121,6 +147,7 @@ impl fmt::Display for LossReason {
             Self::Closed => "closed",
             Self::Detached => "detached",
             Self::Unreachable => "unreachable",
+            Self::Refused => "refused",
         })
     }
 }

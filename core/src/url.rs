@@ -67,7 +67,22 @@ fn config(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, message)
 }
 
+/// Refuses a `%` that begins no escape: who wrote it meant something else, or forgot to write `%25`.
+fn check_escapes(what: &str, text: &str) -> Result<()> {
+    let ends = |rest: &str| {
+        let digits = rest.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    match text.split('%').skip(1).all(ends) {
+        true => Ok(()),
+        false => Err(config(format!(
+            "the {what} in the URL has a `%` without two hexadecimal digits behind it: write `%25` for the character"
+        ))),
+    }
+}
+
 fn decode(what: &str, text: &str) -> Result<String> {
+    check_escapes(what, text)?;
     percent_decode_str(text)
         .decode_utf8()
         .map(Into::into)
@@ -137,6 +152,7 @@ impl StoreUrl {
         if hosts.iter().any(String::is_empty) {
             return Err(config("the URL's list of hosts has an empty entry"));
         }
+        check_escapes("query", query)?;
         let mut map = BTreeMap::new();
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             if map.insert(key.to_string(), value.into_owned()).is_some() {
@@ -317,6 +333,10 @@ mod tests {
             "etcd://h,,i/ns",
             "etcd://h/ns?a=1&a=2",
             "etcd://h/%ff",
+            "etcd://h/%zz",
+            "etcd://u:50%@h/ns",
+            "etcd://u:%zz@h/ns",
+            "etcd://h/ns?a=%4",
             "etcd://h/n#x",
         ] {
             assert_eq!(

@@ -319,6 +319,25 @@ async fn work_stops_at_the_loss() {
     close_to(start.elapsed(), TTL - MARGIN);
 }
 
+/// A refusal is told as one, with its cause; and one who only waited has no work to stop.
+#[tokio::test(start_paused = true)]
+async fn a_refused_renewal_says_why() {
+    let refuses = || Error::new(ErrorKind::Unauthorized, "no right to renew");
+    let (_, session) = open((0..1_000).map(|_| Answer::Fails(refuses))).await;
+    let guard = session.locker("x").unwrap().try_lock().await.unwrap();
+    assert_eq!(session.lost().await, LossReason::Refused);
+    let lost = guard.loss_error().unwrap();
+    let late = session.locker("y").unwrap().lock().await.unwrap_err();
+    let release = guard.release().await.unwrap_err();
+    for (error, stops) in [(lost, true), (release, true), (late, false)] {
+        assert_eq!(error.loss(), Some(LossReason::Refused));
+        let text = error.to_string();
+        assert_eq!(text.matches("no right to renew").count(), 1, "{text}");
+        assert!(text.contains("refused to renew"), "{text}");
+        assert_eq!(text.contains("stop the work"), stops, "{text}");
+    }
+}
+
 /// A session may be watched from another runtime than its own.
 #[test]
 fn the_loss_reaches_other_runtimes() {

@@ -112,6 +112,12 @@ impl<'a> Bed<'a> {
         keys
     }
 
+    /// Waits until nothing is left below this name.
+    pub(crate) async fn until_gone(&self, name: &str) {
+        let gone = || !self.keys().iter().any(|key| key.starts_with(name));
+        eventually(&format!("an end of {name}"), gone).await;
+    }
+
     /// Waits until nothing is left in the namespace but counters.
     pub(crate) async fn until_empty(&self) {
         let start = Instant::now();

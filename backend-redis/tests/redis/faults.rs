@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tenure_core::ErrorKind;
+use tenure_core::{ErrorKind, HoldFor};
 use tenure_testbed::RedisServer;
 
 use crate::common::*;
@@ -46,6 +46,74 @@ async fn a_full_memory_takes_nothing_away() {
         .await
         .unwrap();
     guard.release().await.unwrap();
+}
+
+/// Whoever wants to make room can: with a new session, over a new connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_memory_can_be_emptied() {
+    let server = RedisServer::builder().start().unwrap();
+    let bed = Bed::on(&server, "emptied");
+    let session = bed.session(secs(30)).await;
+    let queue = session.queue("q").unwrap();
+    for item in ["one", "two", "three"] {
+        queue.enqueue(item).await.unwrap();
+    }
+    session.stm().unwrap().put("k", "v").await.unwrap();
+    let held = session.rw_lock("rw").unwrap().write().await.unwrap();
+    let barrier = session.barrier("b").unwrap();
+    barrier.hold(HoldFor::Session).await.unwrap();
+    let lead = session.election("e").unwrap().campaign("me").await.unwrap();
+    let lock = session.rw_lock("rw").unwrap();
+    let mut waiting = Box::pin(lock.read());
+    while bed.in_line("rw_lock/rw") < 2 {
+        let _ = tokio::time::timeout(ms(5), &mut waiting).await;
+    }
+    bed.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+    // What is given up is given up.
+    drop(waiting);
+    bed.until_in_line("rw_lock/rw", 1).await;
+    let late = bed.session(secs(30)).await;
+    let queue = late.queue("q").unwrap();
+    let item = within(SOON, "dequeue", queue.dequeue()).await.unwrap();
+    item.ack().await.unwrap();
+    assert_eq!(within(SOON, "pop", queue.pop()).await.unwrap(), b"two");
+    assert_eq!(queue.purge().await.unwrap(), 1);
+    assert!(late.stm().unwrap().delete("k").await.unwrap());
+    late.barrier("b").unwrap().release().await.unwrap();
+    let leader = late.election("e").unwrap();
+    assert!(leader.leader().await.unwrap().is_some());
+    assert!(
+        within(SOON, "a look", leader.observe().next())
+            .await
+            .unwrap()
+            .unwrap()
+            .is_some()
+    );
+    held.downgrade().await.unwrap().release().await.unwrap();
+    lead.resign().await.unwrap();
+    // What needs room does not get it.
+    let refused = [
+        late.locker("x").unwrap().try_lock().await.err(),
+        late.rw_lock("x").unwrap().try_read().await.err(),
+        late.election("x").unwrap().try_campaign("me").await.err(),
+        queue.enqueue("x").await.err(),
+        late.stm().unwrap().put("k", "v").await.err(),
+        late.barrier("x")
+            .unwrap()
+            .hold(HoldFor::Session)
+            .await
+            .err(),
+    ];
+    for error in refused {
+        let error = error.expect("refused");
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("maxmemory"), "{error}");
+    }
+    late.close().await.unwrap();
+    session.close().await.unwrap();
+    // What an observer saw is remembered for a while.
+    assert_eq!(bed.of("DEL", "election/e/order", &[]), "1");
+    bed.until_empty().await;
 }
 
 /// A server that is silent for longer than the TTL: everybody knows by the deadline, and afterwards

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot be set up has to fail.
 
 mod barriers;
+mod bounds;
 mod common;
+mod damage;
 mod election;
 mod faults;
 mod ghosts;

@@ -126,7 +126,7 @@ async fn a_foreign_key_stops_a_transaction_before_its_first_write() {
     bed.of("SET", "data/theirs", &["x"]);
     let puts = ["mine", "theirs"].map(|key| Op::put(key, "1"));
     let error = stm.txn().then(puts).commit().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
     assert_eq!(error.effect(), Effect::None, "{error}");
     assert_eq!(stm.get("mine").await.unwrap(), None);
     assert_eq!(bed.of("GET", "data/theirs", &[]), "x");

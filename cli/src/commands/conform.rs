@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use tenure::{ErrorKind, SessionOptions};
-use tenure_conformance::{CASES, Case, Outcome, Progress, Report, Subject};
+use tenure_conformance::{CASES, Case, Need, Outcome, Progress, Report, Subject};
 
 use crate::args::{Conform, Format, Global};
 use crate::exit::{self, Failure, say};
@@ -190,23 +190,47 @@ async fn at(url: &str) -> Result<Arc<dyn Subject>, Failure> {
     }
 }
 
-/// Takes a lock as every case does. With a right that is missing all of them would fail, and call
-/// broken what was only forbidden.
+/// Takes a lock as every case does, and looks around as an operator. With a right that is missing they
+/// would fail, and call broken what was only forbidden.
 async fn try_one_lock(subject: &dyn Subject) -> tenure::Result<()> {
     let Some(case) = CASES.first() else {
         return Ok(());
     };
     let harness = subject.stage(case).await?;
     let session = harness.connect().await?.open(SessionOptions::new()).await?;
+    let id = session.id().clone();
     let taken = match session.locker("permitted") {
         Ok(locker) => locker.try_lock().await,
         Err(error) => Err(error),
     };
+    let key = taken.as_ref().ok().map(|guard| guard.key().to_owned());
     let done = match taken {
         Ok(guard) => guard.release().await,
         Err(error) => Err(error),
     };
-    done.and(session.close().await)
+    done.and(session.close().await)?;
+    if let (Some(operator), Some(key)) = (harness.operator(), key) {
+        let offered = |need| harness.offers().contains(&need);
+        if offered(Need::Keys) {
+            permitted(operator.keys().await)?;
+        }
+        // Neither is there any more.
+        if offered(Need::Delete) {
+            permitted(operator.delete(&key).await)?;
+        }
+        if offered(Need::Revoke) {
+            permitted(operator.revoke(&id).await)?;
+        }
+    }
+    permitted(harness.clean_up().await)
+}
+
+/// Whether it was permitted, whatever else came of it.
+fn permitted<T>(done: tenure::Result<T>) -> tenure::Result<()> {
+    match done {
+        Err(error) if error.kind() == ErrorKind::Unauthorized => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Whether `name` matches the glob: `*` is any text, `?` any character.

@@ -234,6 +234,7 @@ async fn acknowledge(delivery: Delivery, signals: &mut Signals) -> Result<(), Fa
 }
 
 fn unacknowledged(error: &Error) -> Failure {
+    let error = exit::described(error);
     let message = format!("{error}; the item may be delivered again");
     Failure::new(exit::UNREACHABLE, message)
 }

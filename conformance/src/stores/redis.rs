@@ -176,7 +176,14 @@ fn literally(text: &str) -> String {
 }
 
 fn redis(error: redis::RedisError) -> Error {
-    Error::new(ErrorKind::Unavailable, "the operator's client failed").with_source(error)
+    let (kind, what) = match error.code() {
+        Some("NOPERM" | "NOAUTH" | "WRONGPASS") => (
+            ErrorKind::Unauthorized,
+            "an operator's command, with which the suite looks into the store, is not permitted",
+        ),
+        _ => (ErrorKind::Unavailable, "the operator's client failed"),
+    };
+    Error::new(kind, what).with_source(error)
 }
 
 impl std::fmt::Debug for RedisHarness {

@@ -75,7 +75,8 @@ pub(crate) async fn commit<S: Stm + ?Sized>(
     stm: Arc<S>,
     transaction: Transaction,
 ) -> Result<Settled> {
-    core.validity().map_err(Error::lost)?;
+    core.validity()
+        .map_err(|reason| core.lost_waiting(reason))?;
     let flag = Arc::<Flag>::default();
     let future = settle(Arc::clone(core), stm, transaction, Arc::clone(&flag));
     let mut flight = Commit {
@@ -90,8 +91,8 @@ pub(crate) async fn commit<S: Stm + ?Sized>(
     };
     match tokio::time::timeout(LAST_WORD, flight.landed()).await {
         Ok(landed) => landed,
-        Err(_) if flag.unsettled.load(Ordering::Relaxed) => Err(unknown(Error::lost(reason))),
-        Err(_) => Err(Error::lost(reason)),
+        Err(_) if flag.unsettled.load(Ordering::Relaxed) => Err(unknown(core.lost_waiting(reason))),
+        Err(_) => Err(core.lost_waiting(reason)),
     }
 }
 
@@ -133,11 +134,12 @@ async fn settle<S: Stm + ?Sized>(
         if !error.is_retryable() || flag.left.load(Ordering::Relaxed) {
             // Why it ended, the session knows better than the store that finds no lease.
             return Err(match core.validity() {
-                Err(reason) if error.kind() == ErrorKind::Lost => Error::lost(reason),
+                Err(reason) if error.kind() == ErrorKind::Lost => core.lost_waiting(reason),
                 _ => error,
             });
         }
-        core.validity().map_err(Error::lost)?;
+        core.validity()
+            .map_err(|reason| core.lost_waiting(reason))?;
         tracing::debug!(session = %core.id, %error, "a commit did not happen, trying again");
         transaction.anew();
         core.clock.sleep(backoff.next()).await;
@@ -200,10 +202,11 @@ where
             core.clock.sleep(backoff.next()).await;
         }
     };
-    core.validity().map_err(Error::lost)?;
+    core.validity()
+        .map_err(|reason| core.lost_waiting(reason))?;
     tokio::select! {
         biased;
         answer = asking => answer,
-        reason = core.lost() => Err(Error::lost(reason)),
+        reason = core.lost() => Err(core.lost_waiting(reason)),
     }
 }

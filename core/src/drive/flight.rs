@@ -180,7 +180,7 @@ pub(crate) async fn acquire<T: Landed>(
     let landed = tokio::select! {
         biased;
         landed = flight.landed() => landed,
-        reason = core.lost() => return Err(Error::lost(reason)),
+        reason = core.lost() => return Err(core.lost_waiting(reason)),
         () = async { match limit {
             Some(limit) => clock.sleep(limit).await,
             None => std::future::pending().await,
@@ -194,7 +194,7 @@ pub(crate) async fn acquire<T: Landed>(
         // A grant to a session that has ended is none (rule L6), nor is one that is gone already.
         (Ok(Some(grant)), Some(reason)) => {
             give_back(core, settle, ask, grant);
-            Err(Error::lost(reason))
+            Err(core.lost_waiting(reason))
         }
         // Taken up by `reclaim` in the meantime: one holding has one guard.
         (Ok(Some(grant)), None) if grant.token().is_some_and(|token| !ask.claim(token)) => {
@@ -209,10 +209,14 @@ pub(crate) async fn acquire<T: Landed>(
                 core.adopt(undoing);
             }
             // Why it ended, the session knows better than the store that finds no lease.
-            match end {
-                Some(reason) if error.kind() == ErrorKind::Lost => Err(Error::lost(reason)),
-                _ => Err(error),
-            }
+            let reason = match end {
+                Some(reason) if error.kind() == ErrorKind::Lost => Some(reason),
+                _ => error.loss(),
+            };
+            Err(match reason {
+                Some(reason) => core.lost_waiting(reason),
+                None => error,
+            })
         }
         (Ok(None), _) => Ok(None),
         (Ok(grant), None) => Ok(grant),
@@ -271,7 +275,7 @@ pub(crate) async fn finish(core: &Arc<Core>, what: &'static str, ending: Ending)
             }
             landed
         }) => landed,
-        reason = core.lost() => return Err(Error::lost(reason)),
+        reason = core.lost() => return Err(core.lost_holding(reason)),
     };
     match landed {
         Err(error) if error.kind() != ErrorKind::Lost => Err(error.with_effect(Effect::Unknown)),
@@ -322,7 +326,7 @@ pub(crate) async fn carry<T: Send + 'static>(
             }
             landed
         }) => landed,
-        reason = core.lost() => Err(Error::lost(reason).with_effect(Effect::Unknown)),
+        reason = core.lost() => Err(core.lost_waiting(reason).with_effect(Effect::Unknown)),
     }
 }
 
@@ -334,7 +338,7 @@ pub(crate) async fn question<T, F: Future<Output = Result<T>>>(
     tokio::select! {
         biased;
         answer = repeated(core, ask) => answer,
-        reason = core.lost() => Err(Error::lost(reason)),
+        reason = core.lost() => Err(core.lost_waiting(reason)),
     }
 }
 
@@ -346,7 +350,7 @@ pub(crate) async fn watching<T, F: Future<Output = Result<T>>>(
     tokio::select! {
         biased;
         // First: what the end of the session does to the store is not news to its owner.
-        reason = core.left() => Err(Error::lost(reason)),
+        reason = core.left() => Err(core.lost_waiting(reason)),
         answer = repeated(core, ask) => answer,
     }
 }

@@ -1,7 +1,6 @@
 //! The session's task.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -99,7 +98,7 @@ impl Task {
                             due
                         }
                         Err(error) => {
-                            core.unanswered.store(true, Ordering::Relaxed);
+                            core.not_renewed(&error);
                             tracing::debug!(session = %core.id, %error, "renewal failed, trying again");
                             core.clock.now() + (core.ttl / 20).clamp(Duration::from_millis(10), Duration::from_secs(1))
                         }
@@ -223,11 +222,11 @@ impl Task {
             Message::Close(reply) => {
                 let _ = reply.send(match reason {
                     LossReason::Closed => Ok(()),
-                    reason => Err(Error::lost(reason)),
+                    reason => Err(self.core.lost_waiting(reason)),
                 });
             }
             Message::Detach(reply) => {
-                let _ = reply.send(Err(Error::lost(reason)));
+                let _ = reply.send(Err(self.core.lost_waiting(reason)));
             }
             Message::Abandon => self.abandoned = true,
         }

@@ -18,7 +18,7 @@ use self::console::Console;
 use self::line::{Action, Line, VERBS};
 use self::outcome::Outcome;
 use crate::args::{self, Global};
-use crate::exit::{self, Failure};
+use crate::exit::{self, Failure, described};
 use crate::signals::Signals;
 use crate::{store, work};
 
@@ -602,7 +602,7 @@ impl<'a> Shell<'a> {
                 let outcome = match (guard, wait.slot) {
                     (Ok(guard), Some(slot)) => self.hold(slot, guard),
                     (Ok(_), None) => return Ok(()),
-                    (Err(error), _) => Outcome::error(wait.verb, error).on(&wait.name),
+                    (Err(error), _) => Outcome::error(wait.verb, described(&error)).on(&wait.name),
                 };
                 self.print(&outcome)
             }
@@ -644,7 +644,7 @@ impl<'a> Shell<'a> {
                     Ok(leader) => Outcome::of_leader("watch", leader.as_ref()),
                     Err(error) => {
                         self.watched.retain(|watched| *watched != name);
-                        Outcome::error("watch", error)
+                        Outcome::error("watch", described(&error))
                     }
                 };
                 self.print(&outcome.on(&name))
@@ -687,7 +687,8 @@ impl<'a> Shell<'a> {
         if let Err(failure) = self.withdraw_all() {
             return failure;
         }
-        Error::lost(reason).during("shell").into()
+        let message = format!("the shell's session has ended ({reason}): start another shell");
+        Failure::new(exit::LOST, message)
     }
 
     fn help(&mut self) -> Result<(), Failure> {
@@ -722,7 +723,7 @@ enum Trouble {
 impl Trouble {
     fn told(self, verb: &str) -> Result<Outcome, Failure> {
         match self {
-            Self::Failed(error) => Ok(Outcome::error(verb, error)),
+            Self::Failed(error) => Ok(Outcome::error(verb, described(&error))),
             Self::Refused(why) => Ok(Outcome::error(verb, why)),
             Self::Fatal(failure) => Err(failure),
         }
