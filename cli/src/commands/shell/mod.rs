@@ -687,7 +687,7 @@ impl<'a> Shell<'a> {
         if let Err(failure) = self.withdraw_all() {
             return failure;
         }
-        let message = format!("the shell's session has ended ({reason}): start another shell");
+        let message = format!("shell: its session has ended ({reason}), so start another");
         Failure::new(exit::LOST, message)
     }
 
