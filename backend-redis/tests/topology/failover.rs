@@ -136,6 +136,20 @@ async fn nothing_counts_that_too_few_have_acknowledged() {
     let _granted = within(LATER, "the lock", waiting).await.unwrap().unwrap();
 }
 
+/// A primary whose memory is full renews, and has it acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_memory_is_no_reason_to_acknowledge_nothing() {
+    let pair = RedisReplica::start_async().await.unwrap();
+    let url = format!("{}?wait_replicas=1&timeout=4s", pair.primary.url());
+    let session = session(&url, secs(3)).await;
+    let guard = lock(&session, "x").await;
+    let full = ["CONFIG", "SET", "maxmemory", "1"];
+    pair.primary.command(&full).unwrap();
+    tokio::time::sleep(secs(5)).await;
+    assert!(guard.is_valid(), "{:?}", guard.loss_error());
+    within(SOON, "a release", guard.release()).await.unwrap();
+}
+
 /// More than there are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_few_replicas_open_no_session() {
