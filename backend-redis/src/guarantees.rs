@@ -127,7 +127,7 @@ fn claims(server: &Server, config: &RedisConfig) -> Guarantees {
             "a line for each name, in the order of arrival; a release tells the next in the same step",
         ),
         expiry: Claim::new(
-            Expiry::Within(LATE),
+            Expiry::WithinByClock(LATE),
             "the next in line sleeps until the lease before it ends by the server's clock; if that is set back, it takes as much longer",
         ),
         early_release: Claim::new(EarlyRelease::OnEvents, early(server, config, forgets)),

@@ -40,9 +40,16 @@ fn cases_are_chosen_by_name_and_stores_stand_side_by_side() {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
-    let (cases, stores): (Vec<&Value>, Vec<&Value>) =
+    let (cases, others): (Vec<&Value>, Vec<&Value>) =
         lines.iter().partition(|line| line["case"].is_string());
+    let (guarantees, stores): (Vec<&Value>, Vec<&Value>) = others
+        .into_iter()
+        .partition(|line| line["guarantee"].is_string());
     assert_eq!(stores.len(), 2);
+    let names = guarantees
+        .iter()
+        .filter(|line| line["guarantee"] == "names" && line["standing"] == "held");
+    assert_eq!(names.count(), 2, "{guarantees:?}");
     assert!(!cases.is_empty() && cases.len() % 2 == 0);
     for case in cases {
         assert!(case["case"].as_str().unwrap().starts_with("l8_"), "{case}");
@@ -57,6 +64,48 @@ fn cases_are_chosen_by_name_and_stores_stand_side_by_side() {
     let again = conform(&["--json", "--only", "l8_*"]);
     again.exits(0);
     assert!(again.stdout.starts_with('{'), "{again:?}");
+}
+
+#[test]
+fn what_is_denied_is_shown() {
+    let done = conform(&["--only", "*_outlives_a_crash"]);
+    done.exits(0);
+    let shown = "acknowledged grant on memory: denied, shown\n    store_a_grant_outlives_a_crash: ";
+    assert!(done.stdout.contains(shown), "{done:?}");
+    let done = conform(&["--only", "*_outlives_a_crash", "--json"]);
+    let lines = done.stdout.lines();
+    let mut lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let line = lines.find(|line| line["guarantee"] == "acknowledged grant");
+    let line = line.unwrap();
+    assert_eq!(line["standing"], "denied, shown", "{line}");
+    let seen = &line["shown"][0];
+    assert_eq!(seen["case"], "store_a_grant_outlives_a_crash", "{line}");
+    assert!(
+        seen["seen"]
+            .as_str()
+            .unwrap()
+            .contains("granted to another")
+    );
+}
+
+/// The set-ups that promise less stand beside the others, for the cases that concern them.
+#[test]
+#[cfg(feature = "redis")]
+fn set_ups_stand_beside_the_stores() {
+    let done = run(tenure(["conform", "--json", "--only", "l1_*"]));
+    done.exits(0);
+    for (store, standing) in [
+        ("redis, no persistence", "denied, shown"),
+        ("redis + replica, asynchronous", "denied, shown"),
+        ("redis, clock that jumps", "denied, shown"),
+        ("redis", "denied, not shown"),
+    ] {
+        let lines = done.stdout.lines();
+        let mut lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let line =
+            lines.find(|line| line["store"] == store && line["guarantee"] == "mutual exclusion");
+        assert_eq!(line.unwrap()["standing"], standing, "{store}: {done:?}");
+    }
 }
 
 #[test]

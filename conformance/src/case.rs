@@ -20,19 +20,37 @@ pub enum Outcome {
     Violated {
         /// What was seen instead.
         counterexample: String,
+        /// Whether the case judged what it saw. Otherwise an error that it did not expect, or an
+        /// answer that did not come, cut it short: that breaks a promise, but shows nothing about
+        /// one that was not made.
+        judged: bool,
     },
     /// The store's [`Guarantees`] deny it.
     NotPromised {
+        /// The line of the matrix that denies it.
+        line: Line,
         /// Why, in the words of the store.
         reason: String,
-        /// What the case saw, if it really went wrong.
-        counterexample: Option<String>,
+        /// What came of the attack all the same.
+        seen: Seen,
     },
     /// A control was missing, or the stage could not be set. Never counts as passed.
     NotRun {
         /// What was missing.
         why: String,
     },
+}
+
+/// What came of an attack on something that is not promised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It really went wrong: this is why it is not promised.
+    Counterexample(String),
+    /// It went well. Perhaps the store could promise more; perhaps only another event would show
+    /// why it does not.
+    Survived(String),
+    /// The attack could not be made, or led nowhere, for this reason.
+    Nothing(String),
 }
 
 impl Outcome {
@@ -47,6 +65,40 @@ impl Outcome {
     pub fn violated(counterexample: impl Into<String>) -> Self {
         Self::Violated {
             counterexample: counterexample.into(),
+            judged: true,
+        }
+    }
+
+    /// The promise was broken, but the case was cut short before it could judge: nothing is shown by
+    /// that about a promise that was not made.
+    pub fn cut_short(why: impl Into<String>) -> Self {
+        Self::Violated {
+            counterexample: why.into(),
+            judged: false,
+        }
+    }
+
+    /// The same outcome, now as the judgement of the case.
+    #[must_use]
+    pub fn judged(self) -> Self {
+        match self {
+            Self::Violated { counterexample, .. } => Self::violated(counterexample),
+            other => other,
+        }
+    }
+
+    /// The same outcome, and when it was: `words` go before what was seen instead.
+    #[must_use]
+    pub fn when(self, words: impl fmt::Display) -> Self {
+        match self {
+            Self::Violated {
+                counterexample,
+                judged,
+            } => Self::Violated {
+                counterexample: format!("{words}{counterexample}"),
+                judged,
+            },
+            other => other,
         }
     }
 
@@ -55,12 +107,17 @@ impl Outcome {
         Self::NotRun { why: why.into() }
     }
 
-    /// One word: `held`, `violated`, `not promised`, `not run`.
+    /// A word or two: `held`, `violated`, `denied, shown`, `denied, survived`, `denied, not shown`,
+    /// `not run`.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Held { .. } => "held",
             Self::Violated { .. } => "violated",
-            Self::NotPromised { .. } => "not promised",
+            Self::NotPromised { seen, .. } => match seen {
+                Seen::Counterexample(_) => "denied, shown",
+                Seen::Survived(_) => "denied, survived",
+                Seen::Nothing(_) => "denied, not shown",
+            },
             Self::NotRun { .. } => "not run",
         }
     }
@@ -69,12 +126,12 @@ impl Outcome {
     pub fn details(&self) -> String {
         match self {
             Self::Held { evidence } => evidence.clone(),
-            Self::Violated { counterexample } => counterexample.clone(),
-            Self::NotPromised {
-                reason,
-                counterexample: Some(seen),
-            } => format!("{reason}; seen: {seen}"),
-            Self::NotPromised { reason, .. } => reason.clone(),
+            Self::Violated { counterexample, .. } => counterexample.clone(),
+            Self::NotPromised { reason, seen, .. } => match seen {
+                Seen::Counterexample(seen) => format!("{reason}; seen: {seen}"),
+                Seen::Survived(seen) => format!("{reason}; but this attack was survived: {seen}"),
+                Seen::Nothing(why) => format!("{reason}; not shown: {why}"),
+            },
             Self::NotRun { why } => why.clone(),
         }
     }
@@ -91,7 +148,7 @@ impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::Unsupported => Self::not_run(error.to_string()),
-            _ => Self::violated(format!("an unexpected error: {error}")),
+            _ => Self::cut_short(format!("an unexpected error: {error}")),
         }
     }
 }
@@ -104,8 +161,13 @@ pub type Verdict = std::result::Result<Outcome, Outcome>;
 pub enum Promise {
     /// It does.
     Made,
-    /// It does not, for this reason.
-    Denied(String),
+    /// It does not.
+    Denied {
+        /// The line of the matrix that says so.
+        line: Line,
+        /// Why, in the words of the store.
+        reason: String,
+    },
 }
 
 /// One attack on one promise.
@@ -168,26 +230,31 @@ impl Case {
             .iter()
             .find(|need| !harness.offers().contains(need));
         match (promise, missing) {
-            (Promise::Made, Some(missing)) => {
-                Outcome::not_run(format!("there is no way to {}", missing.describe()))
-            }
-            (Promise::Denied(reason), Some(_)) => Outcome::NotPromised {
+            (Promise::Made, Some(missing)) => Outcome::not_run(no_way_to(*missing)),
+            (Promise::Denied { line, reason }, Some(missing)) => Outcome::NotPromised {
+                line,
                 reason,
-                counterexample: None,
+                seen: Seen::Nothing(no_way_to(*missing)),
             },
             (Promise::Made, None) => either((self.attack)(harness).await),
-            (Promise::Denied(reason), None) => {
-                let counterexample = match either((self.attack)(harness).await) {
-                    Outcome::Violated { counterexample } => Some(counterexample),
-                    _ => None,
-                };
-                Outcome::NotPromised {
-                    reason,
-                    counterexample,
-                }
-            }
+            (Promise::Denied { line, reason }, None) => Outcome::NotPromised {
+                line,
+                reason,
+                seen: match either((self.attack)(harness).await) {
+                    Outcome::Held { evidence } => Seen::Survived(evidence),
+                    Outcome::Violated {
+                        counterexample,
+                        judged: true,
+                    } => Seen::Counterexample(counterexample),
+                    broken_off => Seen::Nothing(broken_off.details()),
+                },
+            },
         }
     }
+}
+
+fn no_way_to(control: Need) -> String {
+    format!("there is no way to {}", control.describe())
 }
 
 fn either(verdict: Verdict) -> Outcome {

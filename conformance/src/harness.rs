@@ -35,6 +35,14 @@ pub enum Need {
     Sessions,
     /// [`Harness::capacity`].
     Capacity,
+    /// [`Link::hold`].
+    Hold,
+    /// Clients live on when the store crashes: it is not a part of their process.
+    Survivors,
+    /// [`Operator::lag`] and [`Operator::fail_over`].
+    Failover,
+    /// [`Operator::clock_forward`] and [`Operator::clock_back`].
+    ClockJump,
 }
 
 impl Need {
@@ -52,6 +60,10 @@ impl Need {
         Self::LoseMinority,
         Self::Sessions,
         Self::Capacity,
+        Self::Hold,
+        Self::Survivors,
+        Self::Failover,
+        Self::ClockJump,
     ];
 
     /// The control's name, as [`conformance!`](crate::conformance) takes it.
@@ -69,6 +81,10 @@ impl Need {
             Self::LoseMinority => "lose_minority",
             Self::Sessions => "sessions",
             Self::Capacity => "capacity",
+            Self::Hold => "hold",
+            Self::Survivors => "survivors",
+            Self::Failover => "failover",
+            Self::ClockJump => "clock_jump",
         }
     }
 
@@ -87,6 +103,10 @@ impl Need {
             Self::LoseMinority => "take a minority of the store's members away",
             Self::Sessions => "count the store's sessions",
             Self::Capacity => "reach the session's capacity cheaply",
+            Self::Hold => "delay the store's answers",
+            Self::Survivors => "outlive the store",
+            Self::Failover => "make another member take over",
+            Self::ClockJump => "move the store's clock",
         }
     }
 
@@ -95,7 +115,21 @@ impl Need {
     pub const fn wants_own_store(self) -> bool {
         matches!(
             self,
-            Self::Restart | Self::Disturb | Self::LoseMinority | Self::Sessions
+            Self::Restart
+                | Self::Disturb
+                | Self::LoseMinority
+                | Self::Sessions
+                | Self::Failover
+                | Self::ClockJump
+        )
+    }
+
+    /// Whether it is an event by which the set-ups of one store differ: what a restart, a failover
+    /// or a jump of the clock does depends on how the server is run.
+    pub const fn is_event(self) -> bool {
+        matches!(
+            self,
+            Self::Restart | Self::LoseMinority | Self::Failover | Self::ClockJump
         )
     }
 }
@@ -194,6 +228,10 @@ pub trait Link: Send + Sync {
         self.mute();
     }
 
+    /// From now on requests pass and answers wait; they arrive when the link is healed
+    /// ([`Need::Hold`]).
+    fn hold(&self) {}
+
     /// From now on everything passes.
     fn heal(&self);
 
@@ -243,7 +281,8 @@ pub trait Operator: Send + Sync {
         Err(Error::unsupported("counting sessions"))
     }
 
-    /// Crashes the store and starts it again on the same data. Returns once it serves.
+    /// Crashes the store and starts it again, with what it has kept: all, a part or nothing, as it
+    /// is set up. Returns once it serves.
     ///
     /// # Errors
     ///
@@ -270,6 +309,46 @@ pub trait Operator: Send + Sync {
     async fn lose_minority(&self) -> Result<()> {
         Err(Error::unsupported("losing members"))
     }
+
+    /// From now on the member that would take over misses whatever the store may acknowledge
+    /// without it; all until now it has. A store that acknowledges nothing without it has nothing
+    /// to do here.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn lag(&self) -> Result<()> {
+        Err(Error::unsupported("a member that lags"))
+    }
+
+    /// The member that serves dies, and another takes over. Returns once that serves.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn fail_over(&self) -> Result<()> {
+        Err(Error::unsupported("a failover"))
+    }
+
+    /// The store's wall clock jumps forward.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn clock_forward(&self, by: Duration) -> Result<()> {
+        let _ = by;
+        Err(Error::unsupported("moving the store's clock"))
+    }
+
+    /// The store's wall clock jumps back.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn clock_back(&self, by: Duration) -> Result<()> {
+        let _ = by;
+        Err(Error::unsupported("moving the store's clock"))
+    }
 }
 
 /// A store under test: makes the stage for each case.
@@ -285,6 +364,13 @@ pub trait Subject: Send + Sync {
     ///
     /// Whatever keeps the store from being started or reached.
     async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>>;
+
+    /// Whether `case` is for this store. A set-up that differs from another column by what happens
+    /// in some event takes only the cases of that event: the rest would be the same again.
+    fn takes(&self, case: &Case) -> bool {
+        let _ = case;
+        true
+    }
 
     /// How many cases may run at the same time.
     fn parallel(&self) -> usize {

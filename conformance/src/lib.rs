@@ -11,6 +11,7 @@
 //! * [`CASES`] is the list; [`cases`] has the cases as plain functions, [`checkers`] the judges of
 //!   recorded histories.
 
+pub mod attacks;
 pub mod case;
 pub mod cases;
 pub mod checkers;
@@ -20,10 +21,10 @@ pub mod report;
 pub mod stores;
 
 pub use async_trait::async_trait;
-pub use case::{Case, Outcome, Promise, Verdict};
+pub use case::{Case, Outcome, Promise, Seen, Verdict};
 pub use cases::CASES;
 pub use harness::{Harness, Link, Linked, Need, Operator, Subject};
-pub use report::{Column, Entry, Progress, Report, Tally, run};
+pub use report::{Column, Entry, Progress, Report, Standing, Tally, run};
 
 #[doc(hidden)]
 pub use macros::{excused, expect, find};

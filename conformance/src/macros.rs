@@ -136,7 +136,7 @@ pub async fn expect(harness: &dyn Harness, id: &str, not_run: &[&str]) {
     };
     let outcome = case.run(harness).await;
     match (&outcome, not_run.contains(&id)) {
-        (Outcome::Violated { counterexample }, _) => {
+        (Outcome::Violated { counterexample, .. }, _) => {
             panic!("{id} ({}) is violated: {counterexample}", case.title)
         }
         (Outcome::NotRun { why }, false) => panic!("{id} ({}) was not run: {why}", case.title),

@@ -9,7 +9,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use tenure_core::{Guarantees, Line};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::case::{Case, Outcome};
+use crate::case::{Case, Outcome, Seen};
 use crate::cases::CASES;
 use crate::harness::Subject;
 
@@ -75,12 +75,23 @@ pub struct Tally {
     pub violated: usize,
     /// Not promised.
     pub not_promised: usize,
+    /// Of these, shown by a counterexample.
+    pub shown: usize,
     /// Not run.
     pub not_run: usize,
 }
 
 impl Tally {
     fn add(&mut self, outcome: &Outcome) {
+        if matches!(
+            outcome,
+            Outcome::NotPromised {
+                seen: Seen::Counterexample(_),
+                ..
+            }
+        ) {
+            self.shown += 1;
+        }
         *match outcome {
             Outcome::Held { .. } => &mut self.held,
             Outcome::Violated { .. } => &mut self.violated,
@@ -96,11 +107,12 @@ impl fmt::Display for Tally {
             held,
             violated,
             not_promised,
+            shown,
             not_run,
         } = self;
         write!(
             f,
-            "{held} held, {violated} violated, {not_promised} not promised, {not_run} not run"
+            "{held} held, {violated} violated, {not_promised} not promised ({shown} shown), {not_run} not run"
         )
     }
 }
@@ -121,13 +133,101 @@ impl Column {
         Some(&entry.outcome)
     }
 
-    /// How the cases that are evidence for `line` ended.
-    pub fn evidence(&self, line: Line) -> Tally {
-        let mut tally = Tally::default();
-        for entry in self.entries.iter().filter(|e| e.case.line == Some(line)) {
-            tally.add(&entry.outcome);
+    /// What became of `line`: how its claim bore the attacks on it, and what was shown of what it
+    /// denies.
+    pub fn standing(&self, line: Line) -> Standing<'_> {
+        let mut standing = Standing::default();
+        for Entry { case, outcome, .. } in &self.entries {
+            let (case, made) = (*case, case.line == Some(line));
+            match outcome {
+                // What several lines have to promise counts for the one that denies it.
+                Outcome::NotPromised {
+                    line: denied, seen, ..
+                } if *denied == line => match seen {
+                    Seen::Counterexample(seen) => standing.shown.push((case, seen)),
+                    Seen::Survived(seen) => standing.survived.push((case, seen)),
+                    Seen::Nothing(why) => standing.not_shown.push((case, why)),
+                },
+                Outcome::Held { .. } if made => standing.held.push(case),
+                Outcome::Violated { .. } if made => standing.violated.push(case),
+                Outcome::NotRun { .. } if made => standing.not_run.push(case),
+                _ => {}
+            }
         }
-        tally
+        standing
+    }
+}
+
+/// What became of one line of the matrix on one store.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Standing<'a> {
+    /// The attacks that a claim withstood.
+    pub held: Vec<&'static Case>,
+    /// Those that broke it.
+    pub violated: Vec<&'static Case>,
+    /// Those for which a control was missing.
+    pub not_run: Vec<&'static Case>,
+    /// What is denied, and the counterexample that the case produced.
+    pub shown: Vec<(&'static Case, &'a str)>,
+    /// What is denied, and went well all the same.
+    pub survived: Vec<(&'static Case, &'a str)>,
+    /// What is denied, and why the case could not show it.
+    pub not_shown: Vec<(&'static Case, &'a str)>,
+}
+
+impl Standing<'_> {
+    /// Whether the store denies something of this line.
+    pub fn is_denied(&self) -> bool {
+        !(self.shown.is_empty() && self.survived.is_empty() && self.not_shown.is_empty())
+    }
+
+    /// In a few words: `held`, `BROKEN`, `denied, shown`, `held; denied, not shown` and so on.
+    pub fn words(&self) -> String {
+        if !self.violated.is_empty() {
+            return "BROKEN".to_owned();
+        }
+        let held = (!self.held.is_empty()).then(|| "held".to_owned());
+        let denied = self.is_denied().then(|| self.denial());
+        let words: Vec<String> = held.into_iter().chain(denied).collect();
+        match words[..] {
+            [] => "not tested".to_owned(),
+            _ => words.join("; "),
+        }
+    }
+
+    fn denial(&self) -> String {
+        match (self.shown.len(), self.survived.len(), self.not_shown.len()) {
+            (1.., _, _) => "denied, shown".to_owned(),
+            (0, 1, 0) => "denied but survived 1 attack".to_owned(),
+            (0, survived, 0) => format!("denied but survived {survived} attacks"),
+            _ => "denied, not shown".to_owned(),
+        }
+    }
+
+    /// What there is to say about a denial, with the evidence.
+    fn details(&self) -> String {
+        let mut words: Vec<String> = Vec::new();
+        for (case, seen) in &self.shown {
+            words.push(format!("{}: {seen}", case.id));
+        }
+        match self.survived.len() {
+            0 => {}
+            1 => words.push(format!("1 attack was survived ({})", self.survived[0].0.id)),
+            n => words.push(format!("{n} attacks were survived")),
+        }
+        let mut reasons: Vec<(&str, usize)> = Vec::new();
+        for (_, why) in &self.not_shown {
+            match reasons.iter_mut().find(|(reason, _)| reason == why) {
+                Some((_, count)) => *count += 1,
+                None => reasons.push((why, 1)),
+            }
+        }
+        for (why, count) in reasons {
+            let cases = if count == 1 { "case" } else { "cases" };
+            words.push(format!("{count} {cases} not run: {why}"));
+        }
+        words.join("; ")
     }
 }
 
@@ -151,15 +251,15 @@ impl Report {
         tally
     }
 
-    /// Whether every claimed guarantee that was attacked held, and at least one was, on every
-    /// store.
+    /// Whether every claimed guarantee that was attacked held, and on every store at least one was
+    /// proved, or a denial shown.
     pub fn exit_ok(&self) -> bool {
         !self.columns.is_empty()
             && self.tally().violated == 0
-            && self
-                .columns
-                .iter()
-                .all(|column| column.guarantees.is_ok() && column.tally().held > 0)
+            && self.columns.iter().all(|column| {
+                let tally = column.tally();
+                column.guarantees.is_ok() && tally.held + tally.shown > 0
+            })
     }
 
     /// What was broken: store, case, counterexample.
@@ -169,11 +269,20 @@ impl Report {
                 .entries
                 .iter()
                 .filter_map(|entry| match &entry.outcome {
-                    Outcome::Violated { counterexample } => {
+                    Outcome::Violated { counterexample, .. } => {
                         Some((column.store.as_str(), entry.case, counterexample.as_str()))
                     }
                     _ => None,
                 })
+        })
+    }
+
+    /// What the stores deny: store, line of the matrix, what became of it.
+    pub fn denials(&self) -> impl Iterator<Item = (&str, Line, Standing<'_>)> {
+        self.columns.iter().flat_map(|column| {
+            let standings = Line::ALL.iter().map(|line| (*line, column.standing(*line)));
+            let denied = standings.filter(|(_, standing)| standing.is_denied());
+            denied.map(|(line, standing)| (column.store.as_str(), line, standing))
         })
     }
 
@@ -234,7 +343,18 @@ pub async fn run(
         .enumerate()
         .filter(|(_, case)| filter(case))
         .collect();
-    let total = chosen.len() * subjects.len();
+    // A set-up that takes none of them would be an empty column.
+    let takes = |subject: &Arc<dyn Subject>| chosen.iter().any(|(_, case)| subject.takes(case));
+    let subjects: Vec<Arc<dyn Subject>> = subjects.into_iter().filter(takes).collect();
+    let total = subjects
+        .iter()
+        .map(|subject| {
+            chosen
+                .iter()
+                .filter(|(_, case)| subject.takes(case))
+                .count()
+        })
+        .sum();
     progress(Progress::Started { total });
 
     let (tell, mut told) = mpsc::unbounded_channel();
@@ -249,7 +369,7 @@ pub async fn run(
         // Cases that wait for time to pass cost nothing while they wait; but too many at once
         // would make the machine itself the fault.
         let places = Arc::new(Semaphore::new(subject.parallel().max(1)));
-        for &(order, case) in &chosen {
+        for &(order, case) in chosen.iter().filter(|(_, case)| subject.takes(case)) {
             let (subject, places, tell) = (Arc::clone(subject), Arc::clone(&places), tell.clone());
             tasks.spawn(async move {
                 // Never closed, so there is always a permit.
@@ -384,7 +504,7 @@ impl fmt::Display for Report {
                         let rows = guarantees.rows();
                         let value = rows.into_iter().find(|row| row.line == line);
                         let value = value.map(|row| row.value).unwrap_or_default();
-                        format!("{value} {}", mark(column.evidence(line)))
+                        format!("{value} ({})", column.standing(line).words())
                     }
                     Err(_) => "?".to_owned(),
                 });
@@ -395,21 +515,26 @@ impl fmt::Display for Report {
 
         let mut cases = table();
         cases.set_header(titles("case"));
-        let ids = self
-            .columns
-            .first()
-            .map(|c| &c.entries[..])
-            .unwrap_or_default();
-        for entry in ids {
-            let mut row = vec![entry.case.id.to_owned()];
+        // No column need have all of them.
+        let anywhere = |case: &&Case| {
+            let mut columns = self.columns.iter();
+            columns.any(|column| column.outcome(case.id).is_some())
+        };
+        for case in CASES.iter().filter(anywhere) {
+            let mut row = vec![case.id.to_owned()];
             for column in &self.columns {
-                let outcome = column.outcome(entry.case.id);
+                let outcome = column.outcome(case.id);
                 row.push(outcome.map(Outcome::word).unwrap_or_default().to_owned());
             }
             cases.add_row(row);
         }
         writeln!(f, "{cases}\n")?;
 
+        for (store, line, standing) in self.denials() {
+            let (title, denial) = (line.title(), standing.denial());
+            writeln!(f, "{title} on {store}: {denial}")?;
+            writeln!(f, "    {}", standing.details())?;
+        }
         for (store, why, count) in self.not_run() {
             let cases = if count == 1 { "case" } else { "cases" };
             writeln!(f, "not run on {store}: {count} {cases}: {why}")?;
@@ -419,17 +544,5 @@ impl fmt::Display for Report {
             writeln!(f, "    {counterexample}")?;
         }
         f.write_str(&self.summary())
-    }
-}
-
-/// What the evidence for a line amounts to.
-fn mark(tally: Tally) -> &'static str {
-    match tally {
-        Tally { violated: 1.., .. } => "(BROKEN)",
-        Tally { held: 1.., .. } => "(held)",
-        Tally {
-            not_promised: 1.., ..
-        } => "(not promised)",
-        _ => "(not tested)",
     }
 }

@@ -11,7 +11,7 @@ mod election;
 mod queue;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -108,6 +108,12 @@ enum Bug {
     Amnesia,
     /// Losing a minority silences the store.
     Collapse,
+    /// A restart, a failover or a jump of the clock ends the oldest session in the store.
+    FreesAtEvents,
+    /// A renewal counts from when its answer came.
+    CountsFromArrival,
+    /// A holding is reclaimed under whatever token.
+    ReclaimsAnyToken,
     /// Something about elections.
     Election(election::Bug),
     /// A commit compares nothing.
@@ -160,6 +166,7 @@ const CAUGHT: &[(Bug, &[&str])] = &[
             "l2_tokens_rise_with_every_grant",
             "l2_a_stale_token_is_refused_at_the_resource",
             "l2_tokens_survive_a_restart",
+            "l2_tokens_survive_clock_jumps",
         ],
     ),
     (
@@ -252,6 +259,8 @@ const CAUGHT: &[(Bug, &[&str])] = &[
         Bug::LateExpiry,
         &[
             "s3_freed_within_the_stated_bound",
+            "s3_a_restart_prolongs_nothing",
+            "s3_a_clock_jump_prolongs_nothing",
             "s4_a_detached_session_expires",
             "l3_a_dead_waiter_delays_no_longer_than_stated",
             "l6_a_waiter_ends_when_its_session_is_lost",
@@ -315,7 +324,9 @@ const CAUGHT: &[(Bug, &[&str])] = &[
         Bug::Amnesia,
         &[
             "l2_tokens_survive_a_restart",
+            "l2_tokens_survive_a_failover",
             "l3_waiters_keep_their_places_in_a_restart",
+            "q1_items_outlive_a_failover",
             "store_a_grant_outlives_a_crash",
             "t4_a_restart_loses_and_doubles_nothing",
         ],
@@ -357,6 +368,28 @@ const CAUGHT: &[(Bug, &[&str])] = &[
     ),
     (Bug::NoLimits, &["t5_limits_are_errors_before_sending"]),
     (Bug::Collapse, &["store_survives_losing_a_minority"]),
+    (
+        Bug::FreesAtEvents,
+        &[
+            "l1_one_holds_through_a_restart",
+            "l1_one_holds_through_a_failover",
+            "l1_one_holds_through_a_clock_jump",
+            "s3_a_restart_frees_nothing_early",
+            "s3_a_failover_frees_nothing_early",
+            "s3_a_clock_jump_frees_nothing_early",
+            "e4_an_observer_never_goes_back_in_a_restart",
+            "e4_an_observer_never_goes_back_in_a_failover",
+            "store_a_grant_outlives_a_failover",
+        ],
+    ),
+    (
+        Bug::CountsFromArrival,
+        &["s2_slow_answers_do_not_prolong_validity"],
+    ),
+    (
+        Bug::ReclaimsAnyToken,
+        &["s4_a_detached_session_is_resumed_once"],
+    ),
 ];
 
 #[test]
@@ -400,7 +433,7 @@ async fn every_mutant_is_caught() {
         }
         for id in *ids {
             match report.columns[0].outcome(id) {
-                Some(Outcome::Violated { counterexample }) => {
+                Some(Outcome::Violated { counterexample, .. }) => {
                     println!("{bug:?}, {id}: {counterexample}")
                 }
                 other => missed.push(format!("{bug:?}, {id}: {other:?}")),
@@ -484,6 +517,17 @@ impl World {
         done
     }
 
+    fn frees_at_events(&self) {
+        if self.bug != Bug::FreesAtEvents {
+            return;
+        }
+        let leases = self.leases.lock().unwrap();
+        // Their ids are numbers.
+        let oldest = leases.keys().min_by_key(|id| id.parse::<u64>().unwrap());
+        let oldest = SessionId::new(oldest.unwrap().clone());
+        assert!(self.in_silence(|store| store.revoke(&oldest)));
+    }
+
     fn connect(self: &Arc<Self>) -> Mutant {
         let inner = self.store.backend().reconnect();
         self.links.lock().unwrap().push(inner.link());
@@ -523,6 +567,10 @@ impl Harness for Stage {
             Need::LoseMinority,
             Need::Sessions,
             Need::Capacity,
+            Need::Hold,
+            Need::Survivors,
+            Need::Failover,
+            Need::ClockJump,
         ]
     }
 
@@ -578,6 +626,24 @@ impl Operator for Stage {
             links.iter().for_each(|link| link.inject(Fault::Silent));
             *self.0.lock().unwrap() = World::new(Bug::Amnesia)?;
         }
+        self.world().frees_at_events();
+        Ok(())
+    }
+
+    async fn lag(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn fail_over(&self) -> Result<()> {
+        self.restart().await
+    }
+
+    async fn clock_forward(&self, _: Duration) -> Result<()> {
+        self.world().frees_at_events();
+        Ok(())
+    }
+
+    async fn clock_back(&self, _: Duration) -> Result<()> {
         Ok(())
     }
 
@@ -615,6 +681,7 @@ impl Mutant {
                 inner: lease,
                 link: self.inner.link(),
                 world: Arc::clone(&self.world),
+                answered: AtomicBool::new(false),
             }),
             id,
             ttl,
@@ -691,6 +758,8 @@ struct MutantLease {
     locker: Arc<MemoryLocker>,
     link: tenure_memory::Link,
     world: Arc<World>,
+    /// A renewal was answered that has not been counted yet.
+    answered: AtomicBool,
 }
 
 impl MutantLease {
@@ -712,6 +781,14 @@ impl Lease for MutantLease {
                 let inner = Arc::clone(&self.inner);
                 tokio::spawn(async move { inner.renew().await });
                 Ok(())
+            }
+            Bug::CountsFromArrival => {
+                if self.answered.swap(false, Ordering::SeqCst) {
+                    return Ok(());
+                }
+                self.inner.renew().await?;
+                self.answered.store(true, Ordering::SeqCst);
+                Err(Error::new(ErrorKind::Unavailable, "ask again"))
             }
             Bug::BrittleRenewal => {
                 let moment = Duration::from_millis(200);
@@ -987,7 +1064,15 @@ impl Settle for MutantLocker {
     }
 
     async fn reclaim(&self, ask: &Ask, token: FencingToken) -> Result<Option<Grant>> {
-        let grant = self.inner.reclaim(ask, token).await?;
+        let mut grant = self.inner.reclaim(ask, token).await?;
+        if self.world.bug == Bug::ReclaimsAnyToken {
+            // The store's tokens are small numbers.
+            for other in 0..token.get() {
+                if grant.is_none() {
+                    grant = self.inner.reclaim(ask, FencingToken::new(other)).await?;
+                }
+            }
+        }
         Ok(grant.map(|grant| self.shown(ask, grant)))
     }
 }

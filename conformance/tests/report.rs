@@ -41,11 +41,11 @@ async fn a_report_tells_what_was_held_and_what_is_not_promised() {
         column.outcome(chosen[2]),
         Some(Outcome::NotRun { .. })
     ));
-    assert_eq!(column.evidence(Line::TokenOrder).not_promised, 1);
+    assert_eq!(column.standing(Line::TokenOrder).words(), "denied, shown");
     assert!(report.exit_ok());
     let text = report.to_string();
     assert!(
-        text.contains("memory: 3 cases, 1 held, 0 violated, 1 not promised, 1 not run"),
+        text.contains("memory: 3 cases, 1 held, 0 violated, 1 not promised (1 shown), 1 not run"),
         "{text}"
     );
 }

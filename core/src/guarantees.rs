@@ -121,6 +121,8 @@ pub enum Expiry {
     Within(Duration),
     /// Within TTL plus this, counted anew from each restart or change of leader of the store.
     WithinOrAnew(Duration),
+    /// Within TTL plus this by the store's wall clock: when that is set back, as much later.
+    WithinByClock(Duration),
     /// Without a bound.
     Unbounded,
 }
@@ -432,6 +434,9 @@ impl fmt::Display for Expiry {
         match self {
             Self::Within(bound) => write!(f, "TTL + {bound:?}"),
             Self::WithinOrAnew(bound) => write!(f, "TTL + {bound:?}, anew at each leader change"),
+            Self::WithinByClock(bound) => {
+                write!(f, "TTL + {bound:?}, later if its clock is set back")
+            }
             Self::Unbounded => f.write_str("no bound"),
         }
     }

@@ -25,7 +25,8 @@ impl Harness for Files {
 
 conformance!(files, files(), without: [
     election, rw_lock, queue, barrier, stm,
-    silence, mute, cut, elsewhere, revoke, delete, keys, sessions, disturb, capacity,
+    silence, mute, hold, cut, elsewhere, revoke, delete, keys, sessions, disturb, restart, survivors, failover,
+    clock_jump, capacity,
 ]);
 
 /// A store with a mistake, as a column of a report.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use tenure::{ErrorKind, SessionOptions};
+use tenure::{ErrorKind, Guarantees, SessionOptions};
 use tenure_conformance::{CASES, Case, Need, Outcome, Progress, Report, Subject};
 
 use crate::args::{Conform, Format, Global};
@@ -75,8 +75,12 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
 /// installed, started for the purpose.
 async fn whatever_is_here() -> Result<Subjects, Failure> {
     let (etcd, redis) = (start_etcd().await?, start_redis().await?);
+    let set_up = match redis {
+        Some(_) => set_up_redis().await?,
+        None => Subjects::new(),
+    };
     let postgres = start_postgres().await?;
-    let servers = etcd.into_iter().chain(redis).chain(postgres);
+    let servers = etcd.into_iter().chain(redis).chain(set_up).chain(postgres);
     Ok(embedded().into_iter().chain(servers).collect())
 }
 
@@ -110,6 +114,26 @@ async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
         "redis",
         tenure_conformance::stores::RedisSubject::start().await,
     )
+}
+
+/// The ways to run a Redis that make it promise less: a column each, for what shows why.
+#[cfg(feature = "redis")]
+async fn set_up_redis() -> Result<Subjects, Failure> {
+    use tenure_conformance::stores::{RedisSetup, RedisSubject};
+
+    let mut subjects = Subjects::new();
+    for &setup in RedisSetup::ALL {
+        subjects.extend(if_installed(
+            setup.title(),
+            RedisSubject::set_up(setup).await,
+        )?);
+    }
+    Ok(subjects)
+}
+
+#[cfg(not(feature = "redis"))]
+async fn set_up_redis() -> Result<Subjects, Failure> {
+    Ok(Subjects::new())
 }
 
 #[cfg(not(feature = "redis"))]
@@ -264,7 +288,8 @@ fn why_not(report: &Report) -> String {
     }
 }
 
-/// A line for every case on every store, then one for every store.
+/// A line for every case on every store, then one for every guarantee of every store, then one for
+/// every store.
 fn json_lines(report: &Report) -> String {
     let mut text = String::new();
     let mut add = |object: serde_json::Value| {
@@ -285,6 +310,31 @@ fn json_lines(report: &Report) -> String {
         }
     }
     for column in &report.columns {
+        for row in column.guarantees.iter().flat_map(Guarantees::rows) {
+            let standing = column.standing(row.line);
+            let of = |evidence: &[(&'static Case, &str)], word: &str| -> Vec<serde_json::Value> {
+                let objects = evidence.iter();
+                objects
+                    .map(|(case, seen)| json!({ "case": case.id, word: seen }))
+                    .collect()
+            };
+            add(json!({
+                "store": column.store,
+                "guarantee": row.line.title(),
+                "rule": row.line.rule(),
+                "value": row.value,
+                "reason": row.reason,
+                "standing": standing.words(),
+                "held": standing.held.len(),
+                "violated": standing.violated.len(),
+                "not_run": standing.not_run.len(),
+                "shown": of(&standing.shown, "seen"),
+                "survived": of(&standing.survived, "seen"),
+                "not_shown": of(&standing.not_shown, "why"),
+            }));
+        }
+    }
+    for column in &report.columns {
         let tally = column.tally();
         add(json!({
             "store": column.store,
@@ -292,6 +342,7 @@ fn json_lines(report: &Report) -> String {
             "held": tally.held,
             "violated": tally.violated,
             "not_promised": tally.not_promised,
+            "shown": tally.shown,
             "not_run": tally.not_run,
         }));
     }

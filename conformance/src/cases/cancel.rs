@@ -48,12 +48,7 @@ macro_rules! at_every_await_point {
 pub(super) use at_every_await_point;
 
 pub(super) fn after(what: &str, polls: usize, outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Violated { counterexample } => Outcome::violated(format!(
-            "{what}, dropped after {polls} polls: {counterexample}"
-        )),
-        other => other,
-    }
+    outcome.when(format_args!("{what}, dropped after {polls} polls: "))
 }
 
 /// Whether this was the last await point; passes errors of the operation on.

@@ -3,8 +3,8 @@
 use tenure_core::Line;
 
 use super::{
-    barrier, cancel, election, lock, names, promise, queue, random, random_queue, rw_lock, session,
-    stm, store,
+    barrier, cancel, election, event, lock, names, promise, queue, random, random_queue, rw_lock,
+    session, stm, store,
 };
 use crate::case::Case;
 use crate::harness::Need;
@@ -48,6 +48,10 @@ macro_rules! for_each_case {
             "S2", "a process that was stopped beyond its deadline knows in its first instruction",
             Some(Line::LossSignal), [], loss_by_deadline
         }
+        session::s2_slow_answers_do_not_prolong_validity {
+            "S2", "validity is counted from the request of a renewal, however late its answer comes",
+            Some(Line::LossSignal), [Silence, Hold], loss_by_deadline
+        }
         session::s3_freed_no_earlier_than_the_ttl {
             "S3", "a dead session's holdings stay for the TTL after its last renewal",
             Some(Line::EarlyRelease), [Silence], never_early
@@ -55,6 +59,26 @@ macro_rules! for_each_case {
         session::s3_freed_within_the_stated_bound {
             "S3", "a crashed holder's lock is free by TTL plus the stated bound",
             Some(Line::Expiry), [], expiry_is_bounded
+        }
+        event::s3_a_restart_frees_nothing_early {
+            "S3", "a restart of the store frees nothing that a live session holds",
+            Some(Line::EarlyRelease), [Restart, Survivors], never_early
+        }
+        event::s3_a_failover_frees_nothing_early {
+            "S3", "a failover frees nothing that a live session holds",
+            Some(Line::EarlyRelease), [Failover], never_early
+        }
+        event::s3_a_clock_jump_frees_nothing_early {
+            "S3", "a store whose clock is set forward frees nothing that a live session holds",
+            Some(Line::EarlyRelease), [ClockJump], never_early
+        }
+        event::s3_a_restart_prolongs_nothing {
+            "S3", "a restart of the store does not prolong what the dead held",
+            Some(Line::Expiry), [Restart, Survivors], expiry_is_never_counted_anew
+        }
+        event::s3_a_clock_jump_prolongs_nothing {
+            "S3", "a store whose clock is set back does not prolong what the dead held",
+            Some(Line::Expiry), [ClockJump], expiry_heeds_no_wall_clock
         }
         session::s4_a_closed_session_says_closed {
             "S4", "a closed session says so to its guards, and to those who ask it for more",
@@ -104,6 +128,18 @@ macro_rules! for_each_case {
             "L1", "random clients under random faults: no update is lost, no valid holder refused",
             Some(Line::MutualExclusion), [], always
         }
+        event::l1_one_holds_through_a_restart {
+            "L1", "a restart of the store lets no second holder in beside the first",
+            Some(Line::MutualExclusion), [Restart, Survivors], one_holder_always
+        }
+        event::l1_one_holds_through_a_failover {
+            "L1", "a failover lets no second holder in beside the first",
+            Some(Line::MutualExclusion), [Failover], one_holder_always
+        }
+        event::l1_one_holds_through_a_clock_jump {
+            "L1", "a store whose clock is set forward lets no second holder in beside the first",
+            Some(Line::MutualExclusion), [ClockJump], one_holder_always
+        }
         lock::l2_tokens_rise_with_every_grant {
             "L2", "tokens rise over sessions, connections, crashes and pauses",
             Some(Line::TokenOrder), [], tokens_rise
@@ -115,6 +151,14 @@ macro_rules! for_each_case {
         store::l2_tokens_survive_a_restart {
             "L2", "a restart of the store does not turn tokens back",
             Some(Line::TokenOrder), [Restart], tokens_survive_a_restart
+        }
+        event::l2_tokens_survive_a_failover {
+            "L2", "a failover does not turn tokens back, whatever the new member missed",
+            Some(Line::TokenOrder), [Failover], tokens_survive_a_failover
+        }
+        event::l2_tokens_survive_clock_jumps {
+            "L2", "the store's clock does not turn tokens back, whichever way it jumps",
+            Some(Line::TokenOrder), [ClockJump], tokens_rise
         }
         lock::l3_first_come_first_served_across_connections {
             "L3", "waiters of many processes are granted in the order of their arrival",
@@ -388,6 +432,14 @@ macro_rules! for_each_case {
             "E4", "however fast leaders change, observers never go back and end up at the last",
             Some(Line::Observers), [], observers_converge
         }
+        event::e4_an_observer_never_goes_back_in_a_restart {
+            "E4", "an observer shows nothing older after a restart of the store",
+            Some(Line::Observers), [Restart, Survivors], observers_converge
+        }
+        event::e4_an_observer_never_goes_back_in_a_failover {
+            "E4", "an observer shows nothing older after a failover",
+            Some(Line::Observers), [Failover], observers_converge
+        }
         election::e5_candidates_lead_in_the_order_of_arrival {
             "E5", "candidates lead in the order in which they arrived",
             Some(Line::HandOff), [], fifo
@@ -602,6 +654,10 @@ macro_rules! for_each_case {
             "Q1", "accepted items are there after the store crashed",
             Some(Line::Durability), [Restart], durable
         }
+        event::q1_items_outlive_a_failover {
+            "Q1", "accepted items are there after a failover",
+            Some(Line::Durability), [Failover], durable
+        }
         queue::q2_one_consumer_at_a_time {
             "Q2", "of many consumers on many connections each item is with one, once",
             None, [], always
@@ -673,6 +729,10 @@ macro_rules! for_each_case {
         store::store_a_grant_outlives_a_crash {
             "store", "an acknowledged grant is in force after the store crashed",
             Some(Line::Durability), [Restart], durable
+        }
+        event::store_a_grant_outlives_a_failover {
+            "store", "an acknowledged grant is in force after a failover",
+            Some(Line::Durability), [Failover], durable
         }
         store::store_survives_losing_a_minority {
             "store", "the store goes on when a minority of its members is lost",

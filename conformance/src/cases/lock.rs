@@ -698,12 +698,7 @@ pub async fn l6_a_waiter_deleted_with_its_predecessor_is_not_granted(
 }
 
 fn in_round(round: usize, outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Violated { counterexample } => {
-            Outcome::violated(format!("in round {round}, {counterexample}"))
-        }
-        other => other,
-    }
+    outcome.when(format_args!("in round {round}, "))
 }
 
 /// Holder and waiter of one session, which an operator revokes: both end with it. A store may

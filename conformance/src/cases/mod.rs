@@ -5,6 +5,7 @@
 pub mod barrier;
 pub mod cancel;
 pub mod election;
+pub mod event;
 pub mod lock;
 pub mod names;
 pub mod queue;

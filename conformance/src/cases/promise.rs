@@ -1,18 +1,21 @@
 //! Which deployment promises what: the line of [`Guarantees`] that each case asks.
 
 use tenure_core::{
-    Barriers, Cancellation, Claim, Durability, EarlyRelease, Expiry, FencedCommit, Guarantees,
-    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder,
-    Release, Resume, RwOrder, TokenOrder, Transactions, UnknownCommit,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
+    Guarantees, HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery,
+    QueueOrder, Release, Resume, RwOrder, TokenOrder, Transactions, UnknownCommit,
 };
 
 use crate::case::Promise;
 
-fn claims<T>(claim: &Claim<T>, made: impl FnOnce(&T) -> bool) -> Promise {
+fn claims<T>(line: Line, claim: &Claim<T>, made: impl FnOnce(&T) -> bool) -> Promise {
     if made(&claim.value) {
         Promise::Made
     } else {
-        Promise::Denied(claim.reason.to_string())
+        Promise::Denied {
+            line,
+            reason: claim.reason.to_string(),
+        }
     }
 }
 
@@ -21,44 +24,84 @@ pub(super) fn always(_: &Guarantees) -> Promise {
     Promise::Made
 }
 
+pub(super) fn one_holder_always(g: &Guarantees) -> Promise {
+    claims(Line::MutualExclusion, &g.mutual_exclusion, |it| {
+        *it == Exclusion::Always
+    })
+}
+
 pub(super) fn tokens_rise(g: &Guarantees) -> Promise {
-    claims(&g.token_order, |order| *order >= TokenOrder::ClientCrash)
+    claims(Line::TokenOrder, &g.token_order, |order| {
+        *order >= TokenOrder::ClientCrash
+    })
 }
 
 pub(super) fn tokens_survive_a_restart(g: &Guarantees) -> Promise {
-    claims(&g.token_order, |order| *order >= TokenOrder::StoreRestart)
+    claims(Line::TokenOrder, &g.token_order, |order| {
+        *order >= TokenOrder::StoreRestart
+    })
+}
+
+pub(super) fn tokens_survive_a_failover(g: &Guarantees) -> Promise {
+    claims(Line::TokenOrder, &g.token_order, |order| {
+        *order >= TokenOrder::Failover
+    })
 }
 
 pub(super) fn fifo(g: &Guarantees) -> Promise {
-    claims(&g.hand_off, |order| *order == HandOff::Fifo)
+    claims(Line::HandOff, &g.hand_off, |order| *order == HandOff::Fifo)
 }
 
 pub(super) fn expiry_is_bounded(g: &Guarantees) -> Promise {
-    claims(&g.expiry, |expiry| *expiry != Expiry::Unbounded)
+    claims(Line::Expiry, &g.expiry, |expiry| {
+        *expiry != Expiry::Unbounded
+    })
+}
+
+pub(super) fn expiry_is_never_counted_anew(g: &Guarantees) -> Promise {
+    claims(Line::Expiry, &g.expiry, |expiry| {
+        matches!(expiry, Expiry::Within(_) | Expiry::WithinByClock(_))
+    })
+}
+
+pub(super) fn expiry_heeds_no_wall_clock(g: &Guarantees) -> Promise {
+    claims(Line::Expiry, &g.expiry, |expiry| {
+        matches!(expiry, Expiry::Within(_) | Expiry::WithinOrAnew(_))
+    })
 }
 
 pub(super) fn never_early(g: &Guarantees) -> Promise {
-    claims(&g.early_release, |early| *early == EarlyRelease::Never)
+    claims(Line::EarlyRelease, &g.early_release, |early| {
+        *early == EarlyRelease::Never
+    })
 }
 
 pub(super) fn loss_by_deadline(g: &Guarantees) -> Promise {
-    claims(&g.loss_signal, |signal| *signal == LossSignal::ByDeadline)
+    claims(Line::LossSignal, &g.loss_signal, |signal| {
+        *signal == LossSignal::ByDeadline
+    })
 }
 
 pub(super) fn prompt_cancellation(g: &Guarantees) -> Promise {
-    claims(&g.cancellation, |it| *it == Cancellation::Prompt)
+    claims(Line::Cancellation, &g.cancellation, |it| {
+        *it == Cancellation::Prompt
+    })
 }
 
 pub(super) fn fenced_release(g: &Guarantees) -> Promise {
-    claims(&g.fenced_release, |it| *it == Release::Fenced)
+    claims(Line::FencedRelease, &g.fenced_release, |it| {
+        *it == Release::Fenced
+    })
 }
 
 pub(super) fn isolated_names(g: &Guarantees) -> Promise {
-    claims(&g.name_isolation, |it| *it == NameIsolation::Isolated)
+    claims(Line::NameIsolation, &g.name_isolation, |it| {
+        *it == NameIsolation::Isolated
+    })
 }
 
 pub(super) fn resumable(g: &Guarantees) -> Promise {
-    claims(&g.resume, |it| *it == Resume::OneUse)
+    claims(Line::Resume, &g.resume, |it| *it == Resume::OneUse)
 }
 
 pub(super) fn resumable_and_prompt(g: &Guarantees) -> Promise {
@@ -76,7 +119,9 @@ pub(super) fn resumable_and_fenced(g: &Guarantees) -> Promise {
 }
 
 pub(super) fn observers_converge(g: &Guarantees) -> Promise {
-    claims(&g.observers, |it| *it == Observers::Converge)
+    claims(Line::Observers, &g.observers, |it| {
+        *it == Observers::Converge
+    })
 }
 
 pub(super) fn observers_converge_and_expiry_is_bounded(g: &Guarantees) -> Promise {
@@ -87,15 +132,21 @@ pub(super) fn observers_converge_and_expiry_is_bounded(g: &Guarantees) -> Promis
 }
 
 pub(super) fn delivers_until_acknowledged(g: &Guarantees) -> Promise {
-    claims(&g.queue_delivery, |it| *it == QueueDelivery::AtLeastOnce)
+    claims(Line::QueueDelivery, &g.queue_delivery, |it| {
+        *it == QueueDelivery::AtLeastOnce
+    })
 }
 
 pub(super) fn queues_in_order(g: &Guarantees) -> Promise {
-    claims(&g.queue_order, |it| *it == QueueOrder::PriorityThenFifo)
+    claims(Line::QueueOrder, &g.queue_order, |it| {
+        *it == QueueOrder::PriorityThenFifo
+    })
 }
 
 pub(super) fn durable(g: &Guarantees) -> Promise {
-    claims(&g.durability, |it| *it == Durability::Durable)
+    claims(Line::Durability, &g.durability, |it| {
+        *it == Durability::Durable
+    })
 }
 
 pub(super) fn fifo_and_durable(g: &Guarantees) -> Promise {
@@ -106,24 +157,32 @@ pub(super) fn fifo_and_durable(g: &Guarantees) -> Promise {
 }
 
 pub(super) fn survives_minority_loss(g: &Guarantees) -> Promise {
-    claims(&g.minority_loss, |it| *it == MinorityLoss::Survives)
+    claims(Line::MinorityLoss, &g.minority_loss, |it| {
+        *it == MinorityLoss::Survives
+    })
 }
 
 pub(super) fn the_dead_do_not_count(g: &Guarantees) -> Promise {
-    claims(&g.barriers, |it| *it == Barriers::WithoutTheDead)
+    claims(Line::Barriers, &g.barriers, |it| {
+        *it == Barriers::WithoutTheDead
+    })
 }
 
 pub(super) fn rw_locks(g: &Guarantees) -> Promise {
-    claims(&g.rw_order, |order| *order != RwOrder::Unsupported)
+    claims(Line::RwOrder, &g.rw_order, |order| {
+        *order != RwOrder::Unsupported
+    })
 }
 
 pub(super) fn rw_by_arrival(g: &Guarantees) -> Promise {
-    claims(&g.rw_order, |order| *order == RwOrder::Arrival)
+    claims(Line::RwOrder, &g.rw_order, |order| {
+        *order == RwOrder::Arrival
+    })
 }
 
 /// The first that is denied, if any is.
 fn all<const N: usize>(promises: [Promise; N]) -> Promise {
-    let denied = |promise: &Promise| matches!(promise, Promise::Denied(_));
+    let denied = |promise: &Promise| matches!(promise, Promise::Denied { .. });
     promises.into_iter().find(denied).unwrap_or(Promise::Made)
 }
 
@@ -153,11 +212,13 @@ pub(super) fn rw_isolated_names(g: &Guarantees) -> Promise {
 
 /// Nobody need have transactions; who has them keeps these rules.
 pub(super) fn transactions(g: &Guarantees) -> Promise {
-    claims(&g.isolation, |it| *it != Transactions::Unsupported)
+    claims(Line::Isolation, &g.isolation, |it| {
+        *it != Transactions::Unsupported
+    })
 }
 
 pub(super) fn serializable(g: &Guarantees) -> Promise {
-    claims(&g.isolation, |it| {
+    claims(Line::Isolation, &g.isolation, |it| {
         matches!(
             it,
             Transactions::StrictSerializable | Transactions::Serializable
@@ -166,15 +227,21 @@ pub(super) fn serializable(g: &Guarantees) -> Promise {
 }
 
 pub(super) fn strictly_serializable(g: &Guarantees) -> Promise {
-    claims(&g.isolation, |it| *it == Transactions::StrictSerializable)
+    claims(Line::Isolation, &g.isolation, |it| {
+        *it == Transactions::StrictSerializable
+    })
 }
 
 pub(super) fn fenced_commit(g: &Guarantees) -> Promise {
-    claims(&g.fenced_commit, |it| *it == FencedCommit::Atomic)
+    claims(Line::FencedCommit, &g.fenced_commit, |it| {
+        *it == FencedCommit::Atomic
+    })
 }
 
 pub(super) fn commits_are_resolved(g: &Guarantees) -> Promise {
-    claims(&g.unknown_commit, |it| *it == UnknownCommit::Resolved)
+    claims(Line::UnknownCommit, &g.unknown_commit, |it| {
+        *it == UnknownCommit::Resolved
+    })
 }
 
 pub(super) fn durable_transactions(g: &Guarantees) -> Promise {

@@ -268,6 +268,11 @@ pub async fn q1_items_outlive_a_crash(harness: &dyn Harness) -> Verdict {
     within(RECOVERY, "the restart", operator(harness)?.restart()).await??;
     let other = within(RECOVERY, "open", open(harness, LONG)).await??;
     let there = other.queue("kept")?;
+    let left = within(RECOVERY, "len", there.len()).await??;
+    ensure!(
+        left >= 2,
+        "of three accepted items {left} were there after the crash"
+    );
     for value in ["a", "b"] {
         let next = within(RECOVERY, "dequeue", there.dequeue()).await??;
         let got = text(&next);

@@ -307,6 +307,52 @@ pub async fn s2_validity_is_right_after_a_pause(harness: &dyn Harness) -> Verdic
     )
 }
 
+/// S2: what counts is when a renewal was asked for, not when its answer came: the store counts from
+/// a moment between the two.
+pub async fn s2_slow_answers_do_not_prolong_validity(harness: &dyn Harness) -> Verdict {
+    let Linked { store, link } = harness.linked().await?;
+    let other = open(harness, LONG).await?;
+    let holder = promptly("open", open_on(&store, harness.ttl())).await??;
+    let opened = Instant::now();
+    let ttl = holder.ttl();
+    let guard = Arc::new(promptly("lock", holder.locker("slow")?.lock()).await??);
+    let next = other.locker("slow")?;
+    let watched = Arc::clone(&guard);
+    let mut waiting = spawn(async move {
+        let second = next.lock().await;
+        let overlap = watched.remaining();
+        second.map(|second| (overlap, second))
+    });
+    // The first renewal, after a third, is answered a quarter of the TTL later, and no other is.
+    link.hold();
+    let late = ttl / 4;
+    tokio::time::sleep((ttl / 3 + late).saturating_sub(opened.elapsed())).await;
+    let before = guard.remaining();
+    link.heal();
+    let healed = Instant::now();
+    while guard.remaining() <= before && healed.elapsed() < late {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let prolonged = guard.remaining().saturating_sub(before);
+    link.silence();
+    let limit = ttl * 2 + expiry_bound(harness).await? + SLACK * 2;
+    let (overlap, second) = waiting
+        .end(
+            limit,
+            "the grant to the next after the holder's link failed",
+        )
+        .await??;
+    ensure!(
+        overlap.is_zero(),
+        "a renewal was answered {late:?} late; the next was granted the lock (token {}) while the first holder counted itself valid for another {overlap:?}",
+        second.token()
+    );
+    link.heal();
+    held!(
+        "an answer that came {late:?} late prolonged validity by {prolonged:?}, and nobody else held the lock before that was over"
+    )
+}
+
 /// S3: a dead session's holdings stay for the TTL after its last renewal.
 pub async fn s3_freed_no_earlier_than_the_ttl(harness: &dyn Harness) -> Verdict {
     let drama = drama(harness, |link| link.silence()).await?;
@@ -473,12 +519,11 @@ pub async fn s4_a_wait_in_flight_at_a_detach_leaves_no_place(harness: &dyn Harne
     for delay in delays {
         for dies in [false, true] {
             let attempt = a_wait_meets_a_detach(harness, delay, dies).await;
-            attempt.map_err(|outcome| match outcome {
-                Outcome::Violated { counterexample } => Outcome::violated(format!(
-                    "a wait of {delay:?} (None: in line) met a detach, after which its process {}: {counterexample}",
+            attempt.map_err(|outcome| {
+                outcome.when(format_args!(
+                    "a wait of {delay:?} (None: in line) met a detach, after which its process {}: ",
                     if dies { "died" } else { "lived on" }
-                )),
-                other => other,
+                ))
             })?;
         }
     }

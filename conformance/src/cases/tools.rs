@@ -69,7 +69,7 @@ pub(crate) fn operator(
 /// How much later than its TTL the store frees what the dead held, as it claims.
 pub(crate) async fn expiry_bound(harness: &dyn Harness) -> Result<Duration> {
     Ok(match guarantees(harness).await?.expiry.value {
-        Expiry::Within(bound) | Expiry::WithinOrAnew(bound) => bound,
+        Expiry::Within(bound) | Expiry::WithinOrAnew(bound) | Expiry::WithinByClock(bound) => bound,
         // Denied, so nothing is judged by it; the attack has to end all the same.
         _ => Duration::from_secs(5),
     })
@@ -83,7 +83,7 @@ pub(crate) async fn within<T>(
 ) -> std::result::Result<T, Outcome> {
     tokio::time::timeout(limit, future)
         .await
-        .map_err(|_| Outcome::violated(format!("{what} did not happen within {limit:?}")))
+        .map_err(|_| Outcome::cut_short(format!("{what} did not happen within {limit:?}")))
 }
 
 /// `future`, which must end at once.
@@ -122,7 +122,9 @@ pub(crate) async fn becomes_free(
             }
         }
     };
-    let guard = within(limit, &format!("{what}: try_lock finding it free"), trying).await?;
+    let guard = tokio::time::timeout(limit, trying)
+        .await
+        .map_err(|_| Outcome::violated(format!("{what}: {limit:?} later it was still not free")))?;
     Ok(guard?)
 }
 

@@ -167,14 +167,16 @@ impl Harness for EtcdHarness {
             Need::Revoke,
             Need::Delete,
             Need::Keys,
+            Need::Hold,
             Need::Restart,
+            Need::Survivors,
             Need::Disturb,
             Need::LoseMinority,
             Need::Sessions,
         ];
         match &self.server {
             Server::Own(..) => OWN,
-            Server::Shared(_) => &OWN[..7],
+            Server::Shared(_) => &OWN[..8],
             Server::Foreign(url) if url.starts_with("etcd:") => &OWN[3..7],
             Server::Foreign(_) => &OWN[3..4],
         }

@@ -1,6 +1,6 @@
 //! The embedded store under test.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
@@ -13,7 +13,14 @@ use crate::harness::{Harness, Link, Linked, Need, Operator, Subject};
 /// that moment.
 #[derive(Debug, Default)]
 pub struct MemoryHarness {
-    store: OnceLock<Store<MemoryBackend>>,
+    process: Mutex<Process>,
+}
+
+/// What ends with the process that the store is a part of.
+#[derive(Debug, Default)]
+struct Process {
+    store: Option<Store<MemoryBackend>>,
+    links: Vec<tenure_memory::Link>,
 }
 
 impl MemoryHarness {
@@ -23,12 +30,18 @@ impl MemoryHarness {
     }
 
     fn another(&self) -> Result<MemoryBackend> {
-        if let Some(store) = self.store.get() {
-            return Ok(store.backend().reconnect());
-        }
-        let store = tenure_memory::connect(MemoryConfig::new())?;
-        // Of two that come first at the same time, one store stays.
-        Ok(self.store.get_or_init(|| store).backend().reconnect())
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let another = match &process.store {
+            Some(store) => store.backend().reconnect(),
+            None => {
+                let store = tenure_memory::connect(MemoryConfig::new())?;
+                let another = store.backend().reconnect();
+                process.store = Some(store);
+                another
+            }
+        };
+        process.links.push(another.link());
+        Ok(another)
     }
 }
 
@@ -46,6 +59,8 @@ impl Harness for MemoryHarness {
             Need::Revoke,
             Need::Delete,
             Need::Keys,
+            Need::Hold,
+            Need::Restart,
             Need::Sessions,
             Need::Capacity,
         ]
@@ -91,6 +106,14 @@ impl Operator for MemoryHarness {
     async fn sessions(&self) -> Result<usize> {
         Ok(self.another()?.footprint().sessions)
     }
+
+    /// The process ends, and with it the store and all its clients; another begins with nothing.
+    async fn restart(&self) -> Result<()> {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = std::mem::take(&mut *process);
+        ended.links.iter().for_each(tenure_memory::Link::silence);
+        Ok(())
+    }
 }
 
 fn existed(it_did: bool) -> Result<()> {
@@ -107,6 +130,10 @@ impl Link for tenure_memory::Link {
     }
 
     fn mute(&self) {
+        self.inject(Fault::AnswersHeld);
+    }
+
+    fn hold(&self) {
         self.inject(Fault::AnswersHeld);
     }
 

@@ -1,4 +1,9 @@
 //! The stores of this house, ready to be put to the test.
+//!
+//! A store whose promises depend on how it is run has set-ups: further columns of the report
+//! ([`RedisSetup`], for instance), each a [`Subject`](crate::Subject) that
+//! [takes](crate::Subject::takes) the cases of the events in which it differs. Another store's
+//! (commits that do not wait for the disk, a standby that lags) go beside its harness in the same way.
 
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -18,6 +23,6 @@ pub use memory::{MemoryHarness, MemorySubject};
 #[cfg(feature = "postgres")]
 pub use postgres::{PostgresHarness, PostgresSubject};
 #[cfg(feature = "redis")]
-pub use redis::{RedisHarness, RedisSubject};
+pub use redis::{RedisHarness, RedisSetup, RedisSubject};
 #[cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 use server::{fresh_namespace, testbed};

@@ -174,14 +174,16 @@ impl Harness for PostgresHarness {
             Need::Revoke,
             Need::Delete,
             Need::Keys,
+            Need::Hold,
             Need::Restart,
+            Need::Survivors,
             Need::Disturb,
             Need::LoseMinority,
             Need::Sessions,
         ];
         match &self.server {
             Server::Own(_) => OWN,
-            Server::Shared(..) => &OWN[..6],
+            Server::Shared(..) => &OWN[..7],
             Server::Foreign(_) => &OWN[2..3],
         }
     }
@@ -312,6 +314,10 @@ impl Link for Wire {
 
     fn mute(&self) {
         self.0.set(Direction::Down, Flow::Hold);
+    }
+
+    fn hold(&self) {
+        self.mute();
     }
 
     fn heal(&self) {

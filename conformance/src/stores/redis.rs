@@ -9,7 +9,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, cmd};
 use tenure_core::backend::{StoreUrl, namespace_root};
 use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
 use tenure_redis::RedisConfig;
-use tenure_testbed::{Proxy, RedisServer};
+use tenure_testbed::{Proxy, RedisReplica, RedisSentinels, RedisServer};
 use tokio::sync::Mutex;
 
 use super::{fresh_namespace, testbed};
@@ -21,18 +21,137 @@ pub struct RedisHarness {
     server: Server,
     namespace: Namespace,
     interop: bool,
+    /// Whether the clock of our own server can be moved.
+    clock: bool,
 }
 
 enum Server {
     /// Ours alone: it may be restarted.
     Own(Box<Mutex<RedisServer>>, String),
+    /// Ours alone, with a replica, under sentinels.
+    Pair(Box<Pair>),
     /// Other cases use it too: its connections can be disturbed, not the server.
     Shared(Arc<RedisServer>),
     /// Somebody's, at this URL: nothing of it is ours to disturb.
     Foreign(String),
 }
 
+struct Pair {
+    servers: Mutex<RedisReplica>,
+    sentinels: RedisSentinels,
+}
+
+/// How a Redis is run. What it may forget, and when, depends on that alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RedisSetup {
+    /// `appendonly no`: a restart is an empty store.
+    NoPersistence,
+    /// A replica, which sentinels promote, and for which nothing that is acknowledged waits.
+    AsynchronousReplica,
+    /// A server whose wall clock is stepped.
+    SteppedClock,
+}
+
+impl RedisSetup {
+    /// All set-ups, in the order of the report.
+    pub const ALL: &'static [Self] = &[
+        Self::NoPersistence,
+        Self::AsynchronousReplica,
+        Self::SteppedClock,
+    ];
+
+    /// The title of its column.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::NoPersistence => "redis, no persistence",
+            Self::AsynchronousReplica => "redis + replica, asynchronous",
+            Self::SteppedClock => "redis, clock that jumps",
+        }
+    }
+
+    /// In which events it differs from a server alone that keeps everything.
+    const fn events(self) -> &'static [Need] {
+        match self {
+            Self::NoPersistence => &[Need::Restart],
+            Self::AsynchronousReplica => &[Need::Failover, Need::LoseMinority],
+            Self::SteppedClock => &[Need::ClockJump],
+        }
+    }
+
+    async fn start(self) -> Result<Server> {
+        let own = |server: RedisServer| {
+            let url = server.url();
+            Server::Own(Box::new(Mutex::new(server)), url)
+        };
+        let started = match self {
+            Self::NoPersistence => RedisServer::builder()
+                .no_persistence()
+                .start_async()
+                .await
+                .map(own),
+            Self::SteppedClock => RedisServer::builder()
+                .movable_clock()
+                .start_async()
+                .await
+                .map(own),
+            Self::AsynchronousReplica => Pair::start().await,
+        };
+        started.map_err(testbed)
+    }
+}
+
+impl Pair {
+    async fn start() -> tenure_testbed::Result<Server> {
+        let servers = RedisReplica::start_async().await?;
+        let sentinels = RedisSentinels::start_async(&servers).await?;
+        Ok(Server::Pair(Box::new(Self {
+            servers: Mutex::new(servers),
+            sentinels,
+        })))
+    }
+
+    /// Kills the server that was the primary at the start.
+    async fn kill_primary(&self) -> tenure_testbed::Result<std::net::SocketAddr> {
+        let mut servers = self.servers.lock().await;
+        let address = servers.primary.address();
+        servers.primary.kill()?;
+        Ok(address)
+    }
+
+    async fn fail_over(&self) -> tenure_testbed::Result<()> {
+        let before = self.kill_primary().await?;
+        let patience = Duration::from_secs(18);
+        let change = self
+            .sentinels
+            .wait_for_primary_change_async(before, patience);
+        change.await.map(drop)
+    }
+}
+
 impl RedisHarness {
+    /// Starts what `setup` takes, for this harness alone, as child processes.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when Redis (or the C compiler that a movable clock needs) is not installed, or
+    /// does not start.
+    pub async fn set_up(setup: RedisSetup) -> Result<Self> {
+        Ok(Self {
+            clock: setup == RedisSetup::SteppedClock,
+            ..Self::on(setup.start().await?, fresh_namespace("conformance")?)
+        })
+    }
+
+    fn on(server: Server, namespace: Namespace) -> Self {
+        Self {
+            server,
+            namespace,
+            interop: false,
+            clock: false,
+        }
+    }
+
     /// Starts a server for this harness alone, as a child process.
     ///
     /// # Errors
@@ -41,11 +160,8 @@ impl RedisHarness {
     pub async fn start() -> Result<Self> {
         let server = RedisServer::start_async().await.map_err(testbed)?;
         let url = server.url();
-        Ok(Self {
-            server: Server::Own(Box::new(Mutex::new(server)), url),
-            namespace: fresh_namespace("conformance")?,
-            interop: false,
-        })
+        let server = Server::Own(Box::new(Mutex::new(server)), url);
+        Ok(Self::on(server, fresh_namespace("conformance")?))
     }
 
     /// A clean namespace on a server that others use too.
@@ -54,11 +170,10 @@ impl RedisHarness {
     ///
     /// None in practice.
     pub fn sharing(server: Arc<RedisServer>) -> Result<Self> {
-        Ok(Self {
-            server: Server::Shared(server),
-            namespace: fresh_namespace("conformance")?,
-            interop: false,
-        })
+        Ok(Self::on(
+            Server::Shared(server),
+            fresh_namespace("conformance")?,
+        ))
     }
 
     /// A clean namespace on the server, the sentinels' primary or the cluster at `url`, without any
@@ -75,11 +190,7 @@ impl RedisHarness {
             Some(namespace) => format!("{namespace}/conformance"),
         };
         RedisConfig::from_url(StoreUrl::parse(&url)?)?;
-        Ok(Self {
-            server: Server::Foreign(url),
-            namespace: fresh_namespace(&parent)?,
-            interop: false,
-        })
+        Ok(Self::on(Server::Foreign(url), fresh_namespace(&parent)?))
     }
 
     /// The same in interop mode. Names are keys then, so the server must be this harness's alone.
@@ -95,6 +206,7 @@ impl RedisHarness {
         match &self.server {
             Server::Own(_, url) | Server::Foreign(url) => url.clone(),
             Server::Shared(server) => server.url(),
+            Server::Pair(pair) => pair.sentinels.url(),
         }
     }
 
@@ -209,14 +321,25 @@ impl Harness for RedisHarness {
             Need::Revoke,
             Need::Delete,
             Need::Keys,
+            Need::Hold,
             Need::Restart,
+            Need::Survivors,
             Need::Disturb,
             Need::LoseMinority,
             Need::Sessions,
+            Need::ClockJump,
+        ];
+        const PAIR: &[Need] = &[
+            Need::Elsewhere,
+            Need::Survivors,
+            Need::LoseMinority,
+            Need::Failover,
         ];
         match &self.server {
-            Server::Own(..) => OWN,
-            Server::Shared(_) => &OWN[..7],
+            Server::Own(..) if self.clock => OWN,
+            Server::Own(..) => &OWN[..OWN.len() - 1],
+            Server::Pair(_) => PAIR,
+            Server::Shared(_) => &OWN[..8],
             Server::Foreign(url) if url.starts_with("redis:") => &OWN[3..7],
             Server::Foreign(_) => &OWN[3..4],
         }
@@ -226,7 +349,9 @@ impl Harness for RedisHarness {
         let address = match &self.server {
             Server::Own(server, _) => server.lock().await.address(),
             Server::Shared(server) => server.address(),
-            Server::Foreign(_) => return Err(Error::unsupported("a link to a foreign server")),
+            Server::Pair(_) | Server::Foreign(_) => {
+                return Err(Error::unsupported("a link to more than one server of ours"));
+            }
         };
         let proxy = Proxy::start(address).map_err(testbed)?;
         let through = format!("redis://{}", proxy.address());
@@ -254,7 +379,7 @@ impl Harness for RedisHarness {
     async fn clean_up(&self) -> Result<()> {
         match &self.server {
             // It ends with us.
-            Server::Own(..) => return Ok(()),
+            Server::Own(..) | Server::Pair(_) => return Ok(()),
             Server::Foreign(url) if !url.starts_with("redis:") => return Ok(()),
             _ => {}
         }
@@ -349,7 +474,48 @@ impl Operator for RedisHarness {
         match &self.server {
             // Of one server, the smallest part that can be lost is all of it.
             Server::Own(server, _) => server.lock().await.kill().map_err(testbed),
+            Server::Pair(pair) => {
+                let servers = pair.servers.lock().await;
+                servers.wait_in_sync_async().await.map_err(testbed)?;
+                drop(servers);
+                pair.kill_primary().await.map(drop).map_err(testbed)
+            }
             _ => Err(Error::unsupported("stopping a server that others use")),
+        }
+    }
+
+    async fn lag(&self) -> Result<()> {
+        let Server::Pair(pair) = &self.server else {
+            return Err(Error::unsupported("a replica that lags, without a replica"));
+        };
+        let servers = pair.servers.lock().await;
+        servers.wait_in_sync_async().await.map_err(testbed)?;
+        servers.cut_replication();
+        Ok(())
+    }
+
+    async fn fail_over(&self) -> Result<()> {
+        match &self.server {
+            Server::Pair(pair) => pair.fail_over().await.map_err(testbed),
+            _ => Err(Error::unsupported("a failover without a replica")),
+        }
+    }
+
+    async fn clock_forward(&self, by: Duration) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.clock_forward(by).map_err(testbed),
+            _ => Err(Error::unsupported(
+                "moving the clock of a server that others use",
+            )),
+        }
+    }
+
+    async fn clock_back(&self, by: Duration) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.clock_back(by).map_err(testbed),
+            _ => Err(Error::unsupported(
+                "moving the clock of a server that others use",
+            )),
         }
     }
 }
@@ -359,6 +525,7 @@ pub struct RedisSubject {
     name: String,
     server: Option<Arc<RedisServer>>,
     url: Option<String>,
+    setup: Option<RedisSetup>,
 }
 
 impl RedisSubject {
@@ -374,6 +541,27 @@ impl RedisSubject {
             name: "redis".to_owned(),
             server: Some(Arc::new(server)),
             url: None,
+            setup: None,
+        })
+    }
+
+    /// A Redis that is run in this way, started anew for each case. It takes the cases of the events
+    /// in which the set-up differs from [`start`](Self::start): there it is shown why it promises
+    /// less.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when something of it is not installed or does not start.
+    pub async fn set_up(setup: RedisSetup) -> Result<Self> {
+        if setup == RedisSetup::SteppedClock {
+            // Whether there is a compiler shows now, and not in every case.
+            setup.start().await?;
+        }
+        Ok(Self {
+            name: setup.title().to_owned(),
+            server: None,
+            url: None,
+            setup: Some(setup),
         })
     }
 
@@ -391,6 +579,7 @@ impl RedisSubject {
             name: format!("{} at {}", parsed.scheme(), parsed.hosts().join(",")),
             server: None,
             url: Some(url),
+            setup: None,
         })
     }
 }
@@ -409,7 +598,25 @@ impl Subject for RedisSubject {
         &self.name
     }
 
+    fn takes(&self, case: &Case) -> bool {
+        self.setup.is_none_or(|setup| {
+            let differs = |need: &Need| setup.events().contains(need);
+            case.needs.iter().any(differs)
+        })
+    }
+
+    fn parallel(&self) -> usize {
+        // Five processes each would make the machine itself the fault.
+        match self.setup {
+            Some(RedisSetup::AsynchronousReplica) => 4,
+            _ => 16,
+        }
+    }
+
     async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>> {
+        if let Some(setup) = self.setup {
+            return Ok(Box::new(RedisHarness::set_up(setup).await?));
+        }
         let own_store = case.needs.iter().any(|need| need.wants_own_store());
         Ok(Box::new(match (&self.url, &self.server) {
             (Some(url), _) => RedisHarness::at(url.clone())?,

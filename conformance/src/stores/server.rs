@@ -32,6 +32,10 @@ impl Link for Proxy {
         self.set(Direction::Down, Flow::Drop);
     }
 
+    fn hold(&self) {
+        self.set(Direction::Down, Flow::Hold);
+    }
+
     fn heal(&self) {
         Proxy::heal(self);
     }

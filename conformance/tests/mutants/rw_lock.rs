@@ -168,7 +168,7 @@ async fn every_mutant_of_read_write_locks_is_caught() {
         let (bug, ids, report) = done.unwrap();
         for id in *ids {
             match report.columns[0].outcome(id) {
-                Some(Outcome::Violated { counterexample }) => {
+                Some(Outcome::Violated { counterexample, .. }) => {
                     println!("{bug:?}, {id}: {counterexample}")
                 }
                 other => missed.push(format!("{bug:?}, {id}: {other:?}")),

@@ -1,0 +1,154 @@
+//! How a store is run decides what it promises: each set-up denies something, and the suite has to
+//! show why, by a counterexample that it really produced.
+#![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
+
+use std::sync::Arc;
+
+use tenure_conformance::stores::MemorySubject;
+use tenure_conformance::{Column, Need, Subject, run};
+use tenure_core::Line;
+
+/// Puts the subject to the cases of events, and prints what came of it.
+async fn column(subject: impl Subject + 'static) -> Column {
+    const EVENTS: &[Need] = &[
+        Need::Restart,
+        Need::LoseMinority,
+        Need::Failover,
+        Need::ClockJump,
+    ];
+    let subjects: Vec<Arc<dyn Subject>> = vec![Arc::new(subject)];
+    let events = |case: &tenure_conformance::Case| {
+        let mut needs = case.needs.iter();
+        needs.any(|need| EVENTS.contains(need))
+    };
+    let mut report = run(subjects, events, |_| {}).await;
+    for entry in &report.columns[0].entries {
+        println!("{:?} {}: {}", entry.took, entry.case.id, entry.outcome);
+    }
+    println!("{report}");
+    assert!(report.exit_ok(), "{report}");
+    report.columns.remove(0)
+}
+
+/// Denied and shown are exactly `shown`; the other denials are `not_shown`, and `held` was attacked
+/// in an event and held.
+fn stands(column: &Column, shown: &[Line], not_shown: &[Line], held: &[Line]) {
+    for &line in Line::ALL {
+        let standing = column.standing(line);
+        let evidence = !standing.shown.is_empty();
+        assert_eq!(evidence, shown.contains(&line), "{line:?}: {standing:?}");
+        let denied = standing.is_denied() && !evidence;
+        assert_eq!(denied, not_shown.contains(&line), "{line:?}: {standing:?}");
+        if held.contains(&line) {
+            assert!(!standing.held.is_empty(), "{line:?}: {standing:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_embedded_store_ends_with_its_process() {
+    let column = column(MemorySubject).await;
+    stands(
+        &column,
+        &[Line::TokenOrder, Line::Durability],
+        // There is one process, and nothing beside it that could be lost.
+        &[Line::MinorityLoss],
+        &[],
+    );
+}
+
+#[cfg(feature = "etcd")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_of_one_member() {
+    let subject = tenure_conformance::stores::EtcdSubject::start().await;
+    stands(
+        &column(subject.unwrap()).await,
+        &[Line::Expiry, Line::MinorityLoss],
+        // Nobody is there to take over.
+        &[Line::TokenOrder],
+        &[
+            Line::MutualExclusion,
+            Line::TokenOrder,
+            Line::EarlyRelease,
+            Line::Observers,
+            Line::Durability,
+        ],
+    );
+}
+
+#[cfg(feature = "redis")]
+mod redis {
+    use tenure_conformance::stores::{RedisSetup, RedisSubject};
+
+    use super::*;
+
+    async fn set_up(setup: RedisSetup) -> Column {
+        column(RedisSubject::set_up(setup).await.unwrap()).await
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_that_keeps_everything() {
+        stands(
+            &column(RedisSubject::start().await.unwrap()).await,
+            &[Line::MinorityLoss],
+            // What could show these is a jump of the clock: another column.
+            &[Line::MutualExclusion, Line::EarlyRelease, Line::Expiry],
+            &[
+                Line::TokenOrder,
+                Line::Expiry,
+                Line::Observers,
+                Line::Durability,
+            ],
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_without_persistence() {
+        let column = set_up(RedisSetup::NoPersistence).await;
+        stands(
+            &column,
+            &[
+                Line::MutualExclusion,
+                Line::EarlyRelease,
+                Line::Observers,
+                Line::Durability,
+            ],
+            &[],
+            &[Line::TokenOrder, Line::Expiry],
+        );
+        let (_, seen) = column.standing(Line::MutualExclusion).shown[0];
+        assert!(seen.contains("at once"), "{seen}");
+        assert!(seen.contains("which is greater"), "{seen}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_with_a_replica_that_lags() {
+        let column = set_up(RedisSetup::AsynchronousReplica).await;
+        stands(
+            &column,
+            &[
+                Line::MutualExclusion,
+                Line::EarlyRelease,
+                Line::Observers,
+                Line::Durability,
+            ],
+            &[],
+            &[Line::TokenOrder, Line::MinorityLoss],
+        );
+        let (_, seen) = column.standing(Line::MutualExclusion).shown[0];
+        assert!(seen.contains("which is greater"), "{seen}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_whose_clock_jumps() {
+        let column = set_up(RedisSetup::SteppedClock).await;
+        stands(
+            &column,
+            &[Line::MutualExclusion, Line::EarlyRelease, Line::Expiry],
+            &[],
+            &[Line::TokenOrder],
+        );
+        let (_, seen) = column.standing(Line::MutualExclusion).shown[0];
+        assert!(seen.contains("which is greater"), "{seen}");
+    }
+}
