@@ -48,7 +48,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("redis", "store_a_grant_outlives_a_failover"),
     ("postgres", "s3_a_clock_jump_prolongs_nothing"),
     ("postgres", "l2_tokens_survive_clock_jumps"),
-    ("postgres", "store_a_grant_outlives_a_failover"),
     // Its capacity is far beyond what a test can fill.
     ("etcd", "s5_too_many_holdings_are_refused"),
     // The same: 100,000 for one session. The server has no limit of its own for one session that could be
