@@ -23,8 +23,10 @@ CREATE UNLOGGED TABLE tenure.life (
 );
 
 -- Makes sure that tokens rise over all that were given out before the server's last crash. All
--- sessions ended in it, and every new one passes here before it can be granted anything. Microseconds,
--- because a standby that lagged may have missed any number of tokens, but not more than time has.
+-- sessions ended in it, and every new one passes here before it can be granted anything. A million,
+-- because grants do not wait for the disk, which a crash finds up to three `wal_writer_delay` behind.
+-- Microseconds, because a standby that lagged may have missed any number of tokens, but not more than
+-- time has.
 CREATE FUNCTION tenure.revive() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT FROM tenure.life) THEN
