@@ -61,7 +61,7 @@ impl FromStr for SslMode {
 /// | `sslmode` | `disable`, `allow`, `prefer`, `require`, `verify-ca`, `verify-full` | `prefer` |
 /// | `sslrootcert`, `sslcert`, `sslkey` | files in PEM | |
 /// | `application_name` | what the server's views and log show | `tenure` |
-/// | `interop` | names verbatim, for locks shared with other clients | `false` |
+/// | `interop` | `true` takes the names of locks verbatim, to share them with any SQL client | `false` |
 ///
 /// Of several hosts, the first that is reached and can be written to is used.
 #[derive(Clone)]
@@ -162,6 +162,16 @@ impl PostgresConfig {
     #[must_use]
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = namespace;
+        self
+    }
+
+    /// Whether locks are shared with any SQL client that runs
+    /// `pg_advisory_lock(hashtextextended('NAME', 0))`: names are then taken verbatim, in every namespace.
+    /// `key:N` is the lock on the 64-bit key N, and `key:A,B` that on two 32-bit keys. Foreign clients stand
+    /// in no line and get no tokens: see `guarantees()`.
+    #[must_use]
+    pub fn interop(mut self, interop: bool) -> Self {
+        self.interop = interop;
         self
     }
 

@@ -87,7 +87,39 @@ impl Found {
 
 pub(crate) async fn read(client: &Client) -> Result<Guarantees> {
     let found = find(client).await?;
-    Ok(Guarantees {
+    let claims = claims(&found);
+    Ok(match client.config.interop {
+        true => among_strangers(claims),
+        false => claims,
+    })
+}
+
+/// What is left of the promises about locks when others may take them too.
+fn among_strangers(claims: Guarantees) -> Guarantees {
+    Guarantees {
+        deployment: claims.deployment + ", interop",
+        token_order: Claim::new(
+            TokenOrder::None,
+            "tenure's tokens rise, but foreign holders have none: a resource cannot tell a late one of those from the present one",
+        ),
+        hand_off: Claim::new(
+            HandOff::Unordered,
+            "foreign clients stand in no line: who blocks in `pg_advisory_lock` is served by the server before all of tenure's, who are served in the order of arrival among themselves",
+        ),
+        expiry: Claim::new(
+            Expiry::Unbounded,
+            "a foreign holder has no TTL: it holds for as long as its connection lives",
+        ),
+        name_isolation: Claim::new(
+            NameIsolation::Verbatim,
+            "a lock's name is the text that others hash, or the key that they take, in every namespace",
+        ),
+        ..claims
+    }
+}
+
+fn claims(found: &Found) -> Guarantees {
+    Guarantees {
         deployment: found.deployment(),
         mutual_exclusion: Claim::new(
             Exclusion::UnlessReleasedEarly,
@@ -151,5 +183,5 @@ pub(crate) async fn read(client: &Client) -> Result<Guarantees> {
             RwOrder::Unsupported,
             "there are no read-write locks here yet",
         ),
-    })
+    }
 }

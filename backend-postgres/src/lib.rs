@@ -9,6 +9,7 @@ mod config;
 mod endpoint;
 mod error;
 mod guarantees;
+mod interop;
 mod key;
 mod line;
 mod locker;

@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::backend::{Ask, Grant, Side, path};
+use tenure_core::backend::{Ask, Grant, Kind, Side, path};
 use tenure_core::{Effect, Error, FencingToken, LossReason, Result};
 
 use crate::error;
+use crate::interop::{self, Place};
 use crate::key::{hex, key_of, signed};
 use crate::main_connection::{Holder, MainGuard};
 use crate::session::PostgresSession;
@@ -22,7 +23,9 @@ pub(crate) struct Stand {
     pub(crate) path: Arc<str>,
     pub(crate) key: i64,
     shared: bool,
-    nonce: u64,
+    pub(crate) nonce: u64,
+    /// What others take for it, if that is not `key`.
+    pub(crate) pair: Option<(i32, i32)>,
 }
 
 /// Joins a line. What is usual needs no function, which would cost as much again: nobody waits, and the
@@ -58,9 +61,21 @@ enum Found {
 
 impl PostgresSession {
     pub(crate) fn stand(&self, ask: &Ask, side: Side) -> Stand {
-        let path = path(&self.client.config.namespace, ask.kind(), ask.name());
+        let config = &self.client.config;
+        let (path, place) = if config.interop && ask.kind() == Kind::Lock {
+            let name = ask.name().as_str();
+            (name.to_owned(), Some(Place::of(name)))
+        } else {
+            (path(&config.namespace, ask.kind(), ask.name()), None)
+        };
+        let (key, pair) = match place {
+            Some(Place::One(key)) => (key, None),
+            Some(Place::Two(first, second)) => (key_of(&path), Some((first, second))),
+            None => (key_of(&path), None),
+        };
         Stand {
-            key: key_of(&path),
+            key,
+            pair,
             path: path.into(),
             // The side of whatever is not shared is that of a writer.
             shared: side == Side::Read,
@@ -77,23 +92,36 @@ impl PostgresSession {
     /// Takes the lock if that is possible at once; leaves nothing behind if not.
     pub(crate) async fn try_line(&self, ask: &Ask, side: Side) -> Result<Option<Grant>> {
         let stand = self.stand(ask, side);
-        let token = self.join(ask, &stand, false).await?;
-        Ok(token.map(|token| self.line_grant(&stand, token)))
+        let Some(token) = self.join(ask, &stand, false).await? else {
+            return Ok(None);
+        };
+        if stand.pair.is_some() && !self.try_pair(&stand).await? {
+            return Ok(None);
+        }
+        Ok(Some(self.line_grant(&stand, token)))
     }
 
     /// Takes the lock, waiting in line for it.
     pub(crate) async fn stand_in_line(&self, ask: &Ask, side: Side) -> Result<Grant> {
         let stand = self.stand(ask, side);
+        let token = self.wait_in_line(ask, &stand).await?;
+        if stand.pair.is_some() {
+            self.wait_for_pair(ask, &stand).await?;
+        }
+        Ok(self.line_grant(&stand, token))
+    }
+
+    async fn wait_in_line(&self, ask: &Ask, stand: &Stand) -> Result<FencingToken> {
         let waiting = self.waiting(stand.nonce);
-        if let Some(token) = self.join(ask, &stand, true).await? {
-            return Ok(self.line_grant(&stand, token));
+        if let Some(token) = self.join(ask, stand, true).await? {
+            return Ok(token);
         }
         // The first look is not for nothing: a release may have missed our ticket.
         loop {
-            let found = self.look(ask, &stand).await;
+            let found = self.look(ask, stand).await;
             // There is a ticket, whatever became of this look.
             let patience = match found.map_err(|e| e.with_effect(Effect::Unknown))? {
-                Found::Held(token) => return Ok(self.line_grant(&stand, token)),
+                Found::Held(token) => return Ok(token),
                 Found::Wait(patience) => patience,
                 Found::Gone => return Err(error::removed_from_line()),
             };
@@ -191,7 +219,8 @@ impl PostgresSession {
     }
 
     /// Lets go of what `nonce` has, and hands on.
-    async fn leave(&self, main: &mut MainGuard<'_>, nonce: u64) -> Result<()> {
+    pub(crate) async fn leave(&self, main: &mut MainGuard<'_>, nonce: u64) -> Result<()> {
+        interop::give_back(main, nonce).await?;
         let Some((key, holder)) = main.own().of(nonce) else {
             return Ok(());
         };
@@ -269,6 +298,7 @@ fn enter(main: &mut MainGuard<'_>, ask: &Ask, stand: &Stand, token: FencingToken
         shared: stand.shared,
         token,
         alarm: ask.alarm(),
+        pair: None,
         leaving: false,
     };
     let path = Arc::clone(&stand.path);

@@ -43,6 +43,8 @@ pub(crate) struct Holder {
     pub(crate) shared: bool,
     pub(crate) token: FencingToken,
     pub(crate) alarm: Alarm,
+    /// The two 32-bit keys that it has besides.
+    pub(crate) pair: Option<(i32, i32)>,
     /// An unlock went wrong half-way: PostgreSQL does not take it back.
     pub(crate) leaving: bool,
 }

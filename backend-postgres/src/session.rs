@@ -44,9 +44,6 @@ const CHUNK: usize = 100;
 ///
 /// Cancel safe.
 pub async fn connect(config: PostgresConfig) -> Result<Store<PostgresBackend>> {
-    if config.interop {
-        return Err(error::config("`interop=true` is not offered yet"));
-    }
     let client = Client::connect(config).await?;
     Ok(Store::new(PostgresBackend { client }))
 }
