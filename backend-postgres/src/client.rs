@@ -74,8 +74,12 @@ enum Order {
 impl Client {
     /// Connects, creates the schema if need be, and starts to listen.
     pub(crate) async fn connect(config: PostgresConfig) -> Result<Arc<Self>> {
+        config.check_files()?;
         let mut reader = endpoint::connect(&config).await?.connection;
+        let mut other = endpoint::connect(&config).await?.connection;
         let limit = config.timeout;
+        within(limit, endpoint::refuse_pooler(&mut reader, &mut other)).await?;
+        let _ = other.close().await;
         within(limit, schema::prepare(&mut reader)).await?;
         let (orders, ordered) = mpsc::unbounded_channel();
         let client = Arc::new(Self {
@@ -101,7 +105,7 @@ impl Client {
     async fn prepare_reader(&self, reader: &mut PgConnection) -> Result<()> {
         let limit = self.config.timeout;
         let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false)")
+        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false), set_config('search_path', 'pg_catalog', false)")
             .with(millis.to_string());
         within(limit, async {
             let set = set.query.execute(reader).await;

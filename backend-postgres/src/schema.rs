@@ -93,7 +93,7 @@ pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<()> {
         transaction
             .execute(sqlx::raw_sql(*part))
             .await
-            .map_err(error::from_sqlx)?;
+            .map_err(|error| error::no_schema(error::from_sqlx(error)))?;
     }
     transaction.commit().await.map_err(error::from_sqlx)?;
     tracing::info!(version = LAYOUT, "created the schema `tenure`");

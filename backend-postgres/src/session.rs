@@ -136,6 +136,7 @@ impl Drop for PostgresSession {
 /// What makes a connection a lease. `synchronous_commit` because what is acknowledged is to be on disk. Every step looks
 /// up a few rows by an index: to plan it anew each time costs more than the step.
 const SETTINGS: &str = "SELECT \
+    set_config('search_path', 'pg_catalog', false), \
     set_config('idle_session_timeout', $1, false), \
     set_config('idle_in_transaction_session_timeout', $1, false), \
     set_config('tcp_user_timeout', $1, false), \
