@@ -1,7 +1,7 @@
 //! What the sessions of one store share: the connection that hears, and the one that reads.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ pub(crate) struct Client {
     /// For what is read without a lease.
     reader: AsyncMutex<Option<PgConnection>>,
     numbers: AtomicU64,
+    /// How many topics are heard.
+    watching: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -90,6 +92,7 @@ impl Client {
             orders,
             reader: AsyncMutex::new(None),
             numbers: AtomicU64::new(0),
+            watching: AtomicUsize::new(0),
         });
         client.prepare_reader(&mut reader).await?;
         *client.reader.lock().await = Some(reader);
@@ -178,6 +181,11 @@ impl Client {
         self.state().sessions.remove(&session);
     }
 
+    /// How many topics are heard.
+    pub(crate) fn watching(&self) -> usize {
+        self.watching.load(Ordering::Relaxed)
+    }
+
     /// Hears `channel` from the moment this returns.
     pub(crate) async fn listen(
         self: &Arc<Self>,
@@ -190,6 +198,7 @@ impl Client {
             .entry(channel.clone())
             .or_default()
             .insert(number, listener);
+        self.watching.fetch_add(1, Ordering::Relaxed);
         let listening = Listening {
             client: Arc::clone(self),
             channel: channel.clone(),
@@ -409,6 +418,7 @@ async fn hear_on(
 
 impl Drop for Listening {
     fn drop(&mut self) {
+        self.client.watching.fetch_sub(1, Ordering::Relaxed);
         let mut state = self.client.state();
         let Some(listeners) = state.channels.get_mut(&self.channel) else {
             return;

@@ -60,7 +60,7 @@ pub(crate) fn check(name: &str) -> Result<()> {
 impl PostgresSession {
     /// Takes the pair that goes with the line that `ask` has just got, if there is one and it is free;
     /// leaves the line again if not.
-    pub(crate) async fn try_pair(&self, stand: &Stand) -> Result<bool> {
+    pub(crate) async fn try_pair(&self, stand: &Stand<'_>) -> Result<bool> {
         let mut main = self.main().await;
         let taken = take(&mut main, stand).await;
         if !matches!(taken, Ok(true)) {
@@ -70,7 +70,7 @@ impl PostgresSession {
     }
 
     /// The same, and waits for it: nobody of ours can overtake, and foreign holders tell nobody.
-    pub(crate) async fn wait_for_pair(&self, ask: &Ask, stand: &Stand) -> Result<()> {
+    pub(crate) async fn wait_for_pair(&self, ask: &Ask, stand: &Stand<'_>) -> Result<()> {
         loop {
             {
                 let mut main = self.main().await;
@@ -92,7 +92,7 @@ impl PostgresSession {
 }
 
 /// Whether the pair could be had, or there is none to have.
-async fn take(main: &mut MainGuard<'_>, stand: &Stand) -> Result<bool> {
+async fn take(main: &mut MainGuard<'_>, stand: &Stand<'_>) -> Result<bool> {
     let Some((first, second)) = stand.pair else {
         return Ok(true);
     };

@@ -19,13 +19,15 @@ use crate::step::step;
 use crate::waits::News;
 
 /// What a line is for, and who stands in it how.
-pub(crate) struct Stand {
+pub(crate) struct Stand<'v> {
     pub(crate) path: Arc<str>,
     pub(crate) key: i64,
     shared: bool,
     pub(crate) nonce: u64,
     /// What others take for it, if that is not `key`.
     pub(crate) pair: Option<(i32, i32)>,
+    /// What a candidate of an election stands for.
+    value: Option<&'v [u8]>,
 }
 
 /// Joins a line. What is usual needs no function, which would cost as much again: nobody waits, and the
@@ -60,7 +62,7 @@ enum Found {
 }
 
 impl PostgresSession {
-    pub(crate) fn stand(&self, ask: &Ask, side: Side) -> Stand {
+    pub(crate) fn stand<'v>(&self, ask: &Ask, side: Side, value: Option<&'v [u8]>) -> Stand<'v> {
         let config = &self.client.config;
         let (path, place) = if config.interop && ask.kind() == Kind::Lock {
             let name = ask.name().as_str();
@@ -80,18 +82,24 @@ impl PostgresSession {
             // The side of whatever is not shared is that of a writer.
             shared: side == Side::Read,
             nonce: ask.nonce(),
+            value,
         }
     }
 
     /// A grant's key: the object, and whose it is. The last `#` parts them.
-    fn line_grant(&self, stand: &Stand, token: FencingToken) -> Grant {
+    fn line_grant(&self, stand: &Stand<'_>, token: FencingToken) -> Grant {
         let key = format!("{}#{}:{}", stand.path, self.id, hex(stand.nonce));
         Grant::new(token, key)
     }
 
     /// Takes the lock if that is possible at once; leaves nothing behind if not.
-    pub(crate) async fn try_line(&self, ask: &Ask, side: Side) -> Result<Option<Grant>> {
-        let stand = self.stand(ask, side);
+    pub(crate) async fn try_line(
+        &self,
+        ask: &Ask,
+        side: Side,
+        value: Option<&[u8]>,
+    ) -> Result<Option<Grant>> {
+        let stand = self.stand(ask, side, value);
         let Some(token) = self.join(ask, &stand, false).await? else {
             return Ok(None);
         };
@@ -102,8 +110,13 @@ impl PostgresSession {
     }
 
     /// Takes the lock, waiting in line for it.
-    pub(crate) async fn stand_in_line(&self, ask: &Ask, side: Side) -> Result<Grant> {
-        let stand = self.stand(ask, side);
+    pub(crate) async fn stand_in_line(
+        &self,
+        ask: &Ask,
+        side: Side,
+        value: Option<&[u8]>,
+    ) -> Result<Grant> {
+        let stand = self.stand(ask, side, value);
         let token = self.wait_in_line(ask, &stand).await?;
         if stand.pair.is_some() {
             self.wait_for_pair(ask, &stand).await?;
@@ -111,7 +124,7 @@ impl PostgresSession {
         Ok(self.line_grant(&stand, token))
     }
 
-    async fn wait_in_line(&self, ask: &Ask, stand: &Stand) -> Result<FencingToken> {
+    async fn wait_in_line(&self, ask: &Ask, stand: &Stand<'_>) -> Result<FencingToken> {
         let waiting = self.waiting(stand.nonce);
         if let Some(token) = self.join(ask, stand, true).await? {
             return Ok(token);
@@ -133,7 +146,12 @@ impl PostgresSession {
         }
     }
 
-    async fn join(&self, ask: &Ask, stand: &Stand, waits: bool) -> Result<Option<FencingToken>> {
+    async fn join(
+        &self,
+        ask: &Ask,
+        stand: &Stand<'_>,
+        waits: bool,
+    ) -> Result<Option<FencingToken>> {
         let mut main = self.main().await;
         let mine = main.own().excludes(stand.key, &stand.path, stand.shared)?;
         if mine && !waits {
@@ -142,19 +160,20 @@ impl PostgresSession {
         if !mine {
             main.check_room().await?;
         }
-        let join = step(if stand.shared {
-            join!("pg_try_advisory_lock_shared")
-        } else {
-            join!("pg_try_advisory_lock")
-        })
+        let join = match stand.value {
+            Some(_) => step("SELECT tenure.election_join($1, $2, $3, $4, $5, $6, $7, $8) AS token"),
+            None if stand.shared => step(join!("pg_try_advisory_lock_shared")),
+            None => step(join!("pg_try_advisory_lock")),
+        }
         .with(self.id)
         .with(signed(stand.nonce))
         .with(&self.client.channel)
         .with(&*stand.path)
-        .with(stand.key)
-        .with(stand.shared)
-        .with(mine)
-        .with(waits);
+        .with(stand.key);
+        let join = match stand.value {
+            Some(value) => join.with(mine).with(waits).with(value),
+            None => join.with(stand.shared).with(mine).with(waits),
+        };
         let joined = match main.call(join).await {
             Ok(joined) => joined.first()?.token("token")?,
             Err(error) => {
@@ -170,18 +189,24 @@ impl PostgresSession {
         Ok(joined)
     }
 
-    async fn look(&self, ask: &Ask, stand: &Stand) -> Result<Found> {
+    async fn look(&self, ask: &Ask, stand: &Stand<'_>) -> Result<Found> {
         let mut main = self.main().await;
         if main.own().excludes(stand.key, &stand.path, stand.shared)? {
             // Another of this session has it, and tells when it lets go.
             return Ok(Found::Wait(self.ttl));
         }
         main.check_room().await?;
-        let look = step(LOOK)
-            .with(self.id)
-            .with(signed(stand.nonce))
-            .with(stand.key)
-            .with(stand.shared);
+        let look = match stand.value {
+            Some(_) => step("SELECT token, ahead FROM tenure.election_look($1, $2, $3, $4)"),
+            None => step(LOOK),
+        }
+        .with(self.id)
+        .with(signed(stand.nonce))
+        .with(stand.key);
+        let look = match stand.value {
+            Some(_) => look.with(&*stand.path),
+            None => look.with(stand.shared),
+        };
         let found = match main.call(look).await {
             Ok(found) => found,
             Err(error) => {
@@ -224,12 +249,28 @@ impl PostgresSession {
         let Some((key, holder)) = main.own().of(nonce) else {
             return Ok(());
         };
-        let (shared, again) = (holder.shared, holder.leaving);
+        if holder.turning {
+            self.turn(main, nonce).await?;
+        }
+        let Some((_, holder)) = main.own().of(nonce) else {
+            return Ok(());
+        };
+        let (shared, leads, again) = (holder.shared, holder.leads, holder.leaving);
         holder.leaving = true;
-        let leave = step("SELECT tenure.line_leave($1, $2, $3) AS ours")
-            .with(&self.client.channel)
-            .with(key)
-            .with(shared);
+        let path = main.own().path(key);
+        let leave = if leads {
+            step("SELECT tenure.election_leave($1, $2, $3, $4, $5) AS ours")
+                .with(&self.client.channel)
+                .with(key)
+                .with(self.id)
+                .with(signed(nonce))
+                .with(path.as_deref())
+        } else {
+            step("SELECT tenure.line_leave($1, $2, $3) AS ours")
+                .with(&self.client.channel)
+                .with(key)
+                .with(shared)
+        };
         let left = main.call(leave).await?;
         let ours: Option<Vec<i64>> = left.first()?.get("ours")?;
         if ours.is_none() {
@@ -255,7 +296,7 @@ impl PostgresSession {
             .with(self.id)
             .with(signed(nonce));
         main.call(withdraw).await?;
-        let key = self.stand(ask, side).key;
+        let key = self.stand(ask, side, None).key;
         self.nudge(&mut main, &[key]).await
     }
 
@@ -293,20 +334,22 @@ impl PostgresSession {
     }
 }
 
-fn enter(main: &mut MainGuard<'_>, ask: &Ask, stand: &Stand, token: FencingToken) {
+fn enter(main: &mut MainGuard<'_>, ask: &Ask, stand: &Stand<'_>, token: FencingToken) {
     let holder = Holder {
         shared: stand.shared,
         token,
         alarm: ask.alarm(),
         pair: None,
         leaving: false,
+        leads: stand.value.is_some(),
+        turning: false,
     };
     let path = Arc::clone(&stand.path);
     main.own().enter(stand.key, path, stand.nonce, holder);
 }
 
 /// A step that failed may have taken the lock all the same: it is not rolled back with the rest.
-async fn take_back(main: &mut MainGuard<'_>, stand: &Stand) {
+async fn take_back(main: &mut MainGuard<'_>, stand: &Stand<'_>) {
     if main.is_over() {
         return;
     }

@@ -43,11 +43,11 @@ impl Settle for PostgresLocker {
 impl Locker for PostgresLocker {
     async fn try_acquire(&self, ask: &Ask) -> Result<Option<Grant>> {
         self.check(ask)?;
-        self.session.try_line(ask, Side::Write).await
+        self.session.try_line(ask, Side::Write, None).await
     }
 
     async fn acquire(&self, ask: &Ask) -> Result<Grant> {
         self.check(ask)?;
-        self.session.stand_in_line(ask, Side::Write).await
+        self.session.stand_in_line(ask, Side::Write, None).await
     }
 }

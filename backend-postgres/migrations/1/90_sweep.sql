@@ -5,6 +5,7 @@
 CREATE FUNCTION tenure.bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM tenure.line_bury(dead);
+    PERFORM tenure.election_bury(dead);
     DELETE FROM tenure.sessions AS s WHERE s.id = dead;
 END $$;
 
@@ -50,6 +51,7 @@ BEGIN
         JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
         WHERE a.state_change < clock_timestamp() - s.ttl - interval '1 second'
             AND a.pid <> pg_backend_pid();
+    PERFORM tenure.election_forget();
     IF buried < 100 THEN
         INSERT INTO tenure.sweeps (last) VALUES (clock_timestamp())
             ON CONFLICT (one) DO UPDATE SET last = excluded.last;
