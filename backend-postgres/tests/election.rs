@@ -128,7 +128,16 @@ async fn nobody_is_told_who_does_not_watch() {
     let (a, b) = (db.session(TTL).await, db.session(TTL).await);
     let watched = "SELECT count(*) FROM tenure.elections WHERE watched > now()";
     let lead = a.election("e").unwrap().campaign("a").await.unwrap();
-    assert_eq!(b.election("e").unwrap().leader().await.unwrap().unwrap().text(), "a");
+    assert_eq!(
+        b.election("e")
+            .unwrap()
+            .leader()
+            .await
+            .unwrap()
+            .unwrap()
+            .text(),
+        "a"
+    );
     assert_eq!(db.number(watched).await, 0);
     let mut observer = b.election("e").unwrap().observe();
     let seen = within(TTL, "the present", observer.next()).await;
@@ -212,17 +221,33 @@ async fn a_terminated_leader_is_told_and_the_next_leads() {
     let next = tokio::spawn(async move { handle.campaign("b").await });
     db.until(TICKETS, 1).await;
     let terminate = format!("SELECT tenure.terminate({})", a.id());
-    db.sql().await.execute(AssertSqlSafe(terminate)).await.unwrap();
+    db.sql()
+        .await
+        .execute(AssertSqlSafe(terminate))
+        .await
+        .unwrap();
     let next = within(TTL, "the next leader", next).await.unwrap().unwrap();
     assert!(next.token() > lead.token());
     assert_eq!(lead.lost().await, LossReason::Revoked);
-    assert_eq!(lead.proclaim("late").await.unwrap_err().kind(), ErrorKind::NotLeader);
-    assert_eq!(lead.resign().await.unwrap_err().kind(), ErrorKind::NotLeader);
-    assert_eq!(text(c.election("e").unwrap().leader().await.unwrap()).unwrap(), "b");
+    assert_eq!(
+        lead.proclaim("late").await.unwrap_err().kind(),
+        ErrorKind::NotLeader
+    );
+    assert_eq!(
+        lead.resign().await.unwrap_err().kind(),
+        ErrorKind::NotLeader
+    );
+    assert_eq!(
+        text(c.election("e").unwrap().leader().await.unwrap()).unwrap(),
+        "b"
+    );
     loop {
         let seen = within(TTL, "the next leader", observer.next()).await;
         if let Some(leader) = seen.unwrap().unwrap() {
-            assert_eq!((leader.text().as_ref(), leader.token()), ("b", next.token()));
+            assert_eq!(
+                (leader.text().as_ref(), leader.token()),
+                ("b", next.token())
+            );
             break;
         }
     }
@@ -242,7 +267,11 @@ async fn a_dead_leaders_row_does_not_count() {
     let _other = quiet.election("f").unwrap().campaign("f").await.unwrap();
     for id in [a.id(), quiet.id()] {
         let terminate = format!("SELECT tenure.terminate({id})");
-        db.sql().await.execute(AssertSqlSafe(terminate)).await.unwrap();
+        db.sql()
+            .await
+            .execute(AssertSqlSafe(terminate))
+            .await
+            .unwrap();
     }
     let seen = within(Duration::from_secs(2), "the vacancy", observer.next()).await;
     assert_eq!(text(seen.unwrap().unwrap()), None);
@@ -266,17 +295,30 @@ async fn a_leader_that_stands_still_is_succeeded() {
     let db = Database::new().await;
     let ttl = Duration::from_secs(2);
     let silent = Silent::start(db.config(), ttl, move |session| async move {
-        session.election("e").unwrap().campaign("silent").await.unwrap()
+        session
+            .election("e")
+            .unwrap()
+            .campaign("silent")
+            .await
+            .unwrap()
     });
     let (held, token, silent) = silent.holds().await;
     let session = db.session(TTL).await;
-    let next = session.election("e").unwrap().campaign("next").await.unwrap();
+    let next = session
+        .election("e")
+        .unwrap()
+        .campaign("next")
+        .await
+        .unwrap();
     let after = held.elapsed();
     assert!(after >= ttl, "{after:?}");
     assert!(after < ttl + Duration::from_secs(10), "{after:?}");
     assert!(next.token() > token);
     silent.wake(|lead| assert!(!lead.is_valid()));
-    assert_eq!(text(session.election("e").unwrap().leader().await.unwrap()).unwrap(), "next");
+    assert_eq!(
+        text(session.election("e").unwrap().leader().await.unwrap()).unwrap(),
+        "next"
+    );
     next.resign().await.unwrap();
 }
 
@@ -314,8 +356,14 @@ async fn an_operator_deposes_a_leader() {
     assert_eq!(lead.lost().await, LossReason::Revoked);
     assert_eq!(db.number(LED).await, 0);
     let next = b.election("e").unwrap().try_campaign("b").await.unwrap();
-    assert_eq!(lead.proclaim("late").await.unwrap_err().kind(), ErrorKind::NotLeader);
-    assert_eq!(text(a.election("e").unwrap().leader().await.unwrap()).unwrap(), "b");
+    assert_eq!(
+        lead.proclaim("late").await.unwrap_err().kind(),
+        ErrorKind::NotLeader
+    );
+    assert_eq!(
+        text(a.election("e").unwrap().leader().await.unwrap()).unwrap(),
+        "b"
+    );
     next.resign().await.unwrap();
 }
 
@@ -324,13 +372,26 @@ async fn values_and_names_of_every_kind() {
     let db = Database::new().await;
     let (a, b) = (db.session(TTL).await, db.session(TTL).await);
     let (most, worst): (Vec<u8>, String) = (
-        (0..MAX_VALUE_BYTES).map(|at| (at * 2_654_435_761 >> 7) as u8).collect(),
+        (0..MAX_VALUE_BYTES)
+            .map(|at| (at * 2_654_435_761 >> 7) as u8)
+            .collect(),
         // Each is written with three characters, and none as the one before.
         (0..MAX_NAME_BYTES)
             .map(|at| char::from((1 + at * 7919 / 13 % 31) as u8))
             .collect(),
     );
-    let names = ["a", "A", "a/", "a/value", "../../x", "'; DROP TABLE tenure.elections; --", "%2F", "\u{1f511}", "a#1:2", &worst];
+    let names = [
+        "a",
+        "A",
+        "a/",
+        "a/value",
+        "../../x",
+        "'; DROP TABLE tenure.elections; --",
+        "%2F",
+        "\u{1f511}",
+        "a#1:2",
+        &worst,
+    ];
     let mut leads = Vec::new();
     for name in names {
         let lead = a.election(name).unwrap().try_campaign(name).await.unwrap();
@@ -353,8 +414,14 @@ async fn values_and_names_of_every_kind() {
         }
     }
     let over = vec![0; MAX_VALUE_BYTES + 1];
-    assert_eq!(leads[0].proclaim(&over).await.unwrap_err().kind(), ErrorKind::TooLarge);
-    assert_eq!(handle.try_campaign(&over).await.unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(
+        leads[0].proclaim(&over).await.unwrap_err().kind(),
+        ErrorKind::TooLarge
+    );
+    assert_eq!(
+        handle.try_campaign(&over).await.unwrap_err().kind(),
+        ErrorKind::TooLarge
+    );
     assert!(leads[0].is_valid());
     // And one that waits with so large a value.
     let (large, candidate) = (most.clone(), b.election("a").unwrap());
@@ -415,14 +482,18 @@ async fn what_nobody_leads_or_watches_is_forgotten() {
     sql.execute("UPDATE tenure.elections SET vacant = NULL WHERE session IS NOT NULL")
         .await
         .unwrap();
-    sql.execute("SELECT tenure.election_forget()").await.unwrap();
+    sql.execute("SELECT tenure.election_forget()")
+        .await
+        .unwrap();
     assert_eq!(db.number("SELECT count(*) FROM tenure.elections").await, 3);
     // One that observed it before sees what comes after.
     let old = session.election("old").unwrap();
     let mut observer = old.observe();
     let seen = within(TTL, "the present", observer.next()).await;
     assert_eq!(text(seen.unwrap().unwrap()), None);
-    sql.execute("DELETE FROM tenure.elections WHERE session IS NULL").await.unwrap();
+    sql.execute("DELETE FROM tenure.elections WHERE session IS NULL")
+        .await
+        .unwrap();
     let _lead = old.campaign("anew").await.unwrap();
     let seen = within(TTL, "the new leader", observer.next()).await;
     assert_eq!(text(seen.unwrap().unwrap()).unwrap(), "anew");
