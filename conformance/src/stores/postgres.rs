@@ -279,6 +279,9 @@ impl Operator for PostgresHarness {
         let keys = format!(
             "SELECT t.path || '#' || t.session || ':' || tenure.hex(t.nonce) FROM tenure.tickets AS t \
              WHERE starts_with(t.path, {root}) OR {all} UNION ALL \
+             SELECT 'leader/' || e.path || '#' || e.session || ':' || tenure.hex(e.nonce) \
+             FROM tenure.elections AS e WHERE starts_with(e.path, {root}) AND tenure.alive(e.session) \
+             UNION ALL \
              SELECT 'held/' || s.id || '/' || ((l.classid::bigint << 32) | l.objid::bigint) \
              FROM pg_locks AS l JOIN tenure.sessions AS s ON s.pid = l.pid \
              WHERE l.locktype = 'advisory' AND l.granted \
