@@ -141,6 +141,7 @@ impl Drop for PostgresSession {
 /// up a few rows by an index: to plan it anew each time costs more than the step.
 const SETTINGS: &str = "SELECT \
     set_config('search_path', 'pg_catalog', false), \
+    set_config('default_transaction_isolation', 'read committed', false), \
     set_config('idle_session_timeout', $1, false), \
     set_config('idle_in_transaction_session_timeout', $1, false), \
     set_config('tcp_user_timeout', $1, false), \

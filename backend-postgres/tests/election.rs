@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Executor};
 use support::{Database, ONLY_SESSIONS, Silent, TICKETS, within};
-use tenure_core::{ErrorKind, Leader, LossReason, MAX_NAME_BYTES, MAX_VALUE_BYTES};
+use tenure_core::backend::StoreUrl;
+use tenure_core::{ErrorKind, Leader, LossReason, MAX_NAME_BYTES, MAX_VALUE_BYTES, SessionOptions};
+use tenure_postgres::PostgresConfig;
 
 const TTL: Duration = Duration::from_secs(5);
 
@@ -497,4 +499,88 @@ async fn what_nobody_leads_or_watches_is_forgotten() {
     let _lead = old.campaign("anew").await.unwrap();
     let seen = within(TTL, "the new leader", observer.next()).await;
     assert_eq!(text(seen.unwrap().unwrap()).unwrap(), "anew");
+}
+
+/// Everything is forgotten but the order of tokens and of states.
+#[tokio::test]
+async fn elections_go_on_after_a_restart_of_the_server() {
+    for crash in [false, true] {
+        let start = || tenure_testbed::PostgresServer::start().unwrap();
+        let mut server = tokio::task::spawn_blocking(start).await.unwrap();
+        let url = server.url() + "?sslmode=disable";
+        let open = async || {
+            let config = StoreUrl::parse(&url).and_then(PostgresConfig::from_url);
+            let store = tenure_postgres::connect(config.unwrap()).await.unwrap();
+            store.open(SessionOptions::new().ttl(TTL)).await.unwrap()
+        };
+        let (a, b) = (open().await, open().await);
+        let lead = a.election("e").unwrap().campaign("before").await.unwrap();
+        let mut observer = b.election("e").unwrap().observe();
+        let seen = within(TTL, "the present", observer.next()).await;
+        assert_eq!(text(seen.unwrap().unwrap()).unwrap(), "before");
+        let handle = b.election("e").unwrap();
+        let candidate = tokio::spawn(async move { handle.campaign("lost").await });
+        while server.sql(TICKETS).unwrap() == "0" {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        server = tokio::task::spawn_blocking(move || {
+            if crash {
+                server.kill().unwrap();
+            }
+            server.restart().unwrap();
+            server
+        })
+        .await
+        .unwrap();
+        lead.lost().await;
+        let ended = within(TTL, "the end of a candidacy", candidate).await;
+        assert_eq!(ended.unwrap().unwrap_err().kind(), ErrorKind::Lost);
+        // By the observer, before any new session.
+        let seen = within(TTL, "the vacancy", observer.next()).await;
+        assert_eq!(text(seen.unwrap().unwrap()), None);
+        let next = open()
+            .await
+            .election("e")
+            .unwrap()
+            .try_campaign("after")
+            .await
+            .unwrap();
+        assert!(next.token() > lead.token());
+        assert_eq!(
+            lead.resign().await.unwrap_err().kind(),
+            ErrorKind::NotLeader
+        );
+        let seen = within(TTL, "the new leader", observer.next()).await;
+        assert_eq!(text(seen.unwrap().unwrap()).unwrap(), "after");
+    }
+}
+
+/// Steps are made for READ COMMITTED.
+#[tokio::test]
+async fn the_databases_default_isolation_does_not_matter() {
+    let db = Database::new().await;
+    let alter = format!(
+        "ALTER DATABASE {} SET default_transaction_isolation = 'serializable'",
+        db.name
+    );
+    db.sql().await.execute(AssertSqlSafe(alter)).await.unwrap();
+    let mut tasks = Vec::new();
+    for _ in 0..4 {
+        let session = db.session(TTL).await;
+        tasks.push(tokio::spawn(async move {
+            let handle = session.election("e").unwrap();
+            for _ in 0..20 {
+                let lead = handle.campaign("x").await.unwrap();
+                lead.proclaim("y").await.unwrap();
+                assert_eq!(
+                    handle.leader().await.unwrap().unwrap().token(),
+                    lead.token()
+                );
+                lead.resign().await.unwrap();
+            }
+        }));
+    }
+    for task in tasks {
+        within(TTL * 2, "twenty terms each", task).await.unwrap();
+    }
 }

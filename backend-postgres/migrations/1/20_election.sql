@@ -184,8 +184,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Makes vacancies of all that a dead session leads, or one that ends. What another has locked, it buries
--- itself, or takes over.
+-- Makes vacancies of all that a dead session leads, or one that ends; but for what another has locked, who
+-- may well wait for us elsewhere.
 CREATE FUNCTION tenure.election_bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     led record;
