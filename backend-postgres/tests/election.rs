@@ -375,7 +375,7 @@ async fn values_and_names_of_every_kind() {
     let (a, b) = (db.session(TTL).await, db.session(TTL).await);
     let (most, worst): (Vec<u8>, String) = (
         (0..MAX_VALUE_BYTES)
-            .map(|at| (at * 2_654_435_761 >> 7) as u8)
+            .map(|at| ((at * 2_654_435_761) >> 7) as u8)
             .collect(),
         // Each is written with three characters, and none as the one before.
         (0..MAX_NAME_BYTES)

@@ -89,10 +89,12 @@ pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Out
     ended.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
 }
 
+type Check<G> = Box<dyn FnOnce(&G) + Send>;
+
 /// A process that holds something and then stands still: nobody renews there, nobody looks at a clock.
 pub struct Silent<G> {
     told: mpsc::Receiver<(Instant, FencingToken)>,
-    wake: mpsc::Sender<Box<dyn FnOnce(&G) + Send>>,
+    wake: mpsc::Sender<Check<G>>,
     thread: JoinHandle<()>,
 }
 
@@ -103,7 +105,7 @@ impl<G: Deref<Target = Holding> + 'static> Silent<G> {
         take: impl FnOnce(Session<PostgresSession>) -> F + Send + 'static,
     ) -> Self {
         let (tell, told) = mpsc::channel();
-        let (wake, woken) = mpsc::channel::<Box<dyn FnOnce(&G) + Send>>();
+        let (wake, woken) = mpsc::channel::<Check<G>>();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
