@@ -23,9 +23,11 @@ ALTER TABLE tenure.elections ALTER COLUMN value SET STORAGE EXTERNAL;
 -- What a session leads; and where nobody leads, since when.
 CREATE INDEX elections_of_session ON tenure.elections (session, vacant);
 
--- After the change of a row, with its `watched`.
+-- After the change of a row, with its `watched`. No change waits for the disk: a crash loses the row in any
+-- case, and all that is logged are numbers, whose order `revive` restores.
 CREATE FUNCTION tenure.election_tell(a_key bigint, a_watched timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     IF a_watched > clock_timestamp() THEN
         PERFORM tenure.tell_topic(a_key);
     END IF;
