@@ -584,3 +584,36 @@ async fn the_databases_default_isolation_does_not_matter() {
         within(TTL * 2, "twenty terms each", task).await.unwrap();
     }
 }
+
+/// The server cancels a resignation after the lock was freed, which it does not take back.
+#[tokio::test]
+async fn a_resignation_that_failed_half_way_spares_the_next_leader() {
+    let db = Database::new().await;
+    let (a, b) = (db.session(TTL).await, db.session(TTL).await);
+    let mut sql = db.sql().await;
+    let lead = a.election("e").unwrap().campaign("a").await.unwrap();
+    let handle = b.election("e").unwrap();
+    let next = tokio::spawn(async move { handle.campaign("b").await });
+    db.until(TICKETS, 1).await;
+    sql.execute(support::BREAK_NUDGE).await.unwrap();
+    let resignation = tokio::spawn(lead.resign());
+    // It looks by itself.
+    let next = within(TTL, "the next leader", next).await.unwrap().unwrap();
+    assert_eq!(
+        text(a.election("e").unwrap().leader().await.unwrap()).unwrap(),
+        "b"
+    );
+    let unconfirmed = within(TTL, "the resignation", resignation).await.unwrap();
+    assert_eq!(unconfirmed.unwrap_err().kind(), ErrorKind::Unavailable);
+    sql.execute(support::MEND_NUDGE).await.unwrap();
+    // It goes on in the background.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    next.proclaim("b on").await.unwrap();
+    assert_eq!(
+        text(a.election("e").unwrap().leader().await.unwrap()).unwrap(),
+        "b on"
+    );
+    next.resign().await.unwrap();
+    db.until(LED, 0).await;
+    db.until(ONLY_SESSIONS, 2).await;
+}

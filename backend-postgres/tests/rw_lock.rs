@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Executor};
-use support::{Database, ONLY_SESSIONS, Silent, TICKETS, within};
+use support::{BREAK_NUDGE, Database, MEND_NUDGE, ONLY_SESSIONS, Silent, TICKETS, within};
 use tenure_core::{ErrorKind, LossReason};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -222,35 +222,19 @@ async fn a_downgrade_keeps_token_and_place_and_lets_readers_in() {
     db.until(ONLY_SESSIONS, 3).await;
 }
 
-/// The server cancels the step after the locks have changed, which it does not take back.
 #[tokio::test]
 async fn a_downgrade_that_failed_half_way_is_made_good() {
     let db = Database::new().await;
     let (a, b) = (db.session(TTL).await, db.session(TTL).await);
     let mut sql = db.sql().await;
-    sql.execute("ALTER FUNCTION tenure.line_nudge(text, bigint) RENAME TO line_nudge_right")
-        .await
-        .unwrap();
-    sql.execute(
-        "CREATE FUNCTION tenure.line_nudge(a_channel text, a_key bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$ \
-         BEGIN \
-            RAISE EXCEPTION 'not now' USING ERRCODE = '57014'; \
-         END $$",
-    )
-    .await
-    .unwrap();
+    sql.execute(BREAK_NUDGE).await.unwrap();
     let writer = a.rw_lock("l").unwrap().write().await.unwrap();
     let downgrade = tokio::spawn(writer.downgrade());
     // The lock is shared already, and the session does not know.
     db.until(READING, 1).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!downgrade.is_finished());
-    sql.execute("DROP FUNCTION tenure.line_nudge(text, bigint)")
-        .await
-        .unwrap();
-    sql.execute("ALTER FUNCTION tenure.line_nudge_right(text, bigint) RENAME TO line_nudge")
-        .await
-        .unwrap();
+    sql.execute(MEND_NUDGE).await.unwrap();
     let reader = within(TTL, "the downgrade", downgrade)
         .await
         .unwrap()
@@ -260,6 +244,31 @@ async fn a_downgrade_that_failed_half_way_is_made_good() {
     beside.release().await.unwrap();
     drop(b.rw_lock("l").unwrap().try_write().await.unwrap());
     db.until(ONLY_SESSIONS, 2).await;
+}
+
+#[tokio::test]
+async fn a_downgrade_that_failed_half_way_is_released() {
+    let db = Database::new().await;
+    let (a, b) = (db.session(TTL).await, db.session(TTL).await);
+    let mut sql = db.sql().await;
+    let writer = a.rw_lock("l").unwrap().write().await.unwrap();
+    let lock = b.rw_lock("l").unwrap();
+    let next = tokio::spawn(async move { lock.write().await });
+    db.until(TICKETS, 1).await;
+    sql.execute(BREAK_NUDGE).await.unwrap();
+    let downgrade = tokio::spawn(writer.downgrade());
+    db.until(READING, 1).await;
+    downgrade.abort();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!next.is_finished());
+    sql.execute(MEND_NUDGE).await.unwrap();
+    let next = within(TTL, "the writer behind", next)
+        .await
+        .unwrap()
+        .unwrap();
+    next.release().await.unwrap();
+    db.until(ONLY_SESSIONS, 2).await;
+    assert!(a.is_valid() && b.is_valid());
 }
 
 #[tokio::test]

@@ -141,3 +141,14 @@ impl<G: Deref<Target = Holding> + 'static> Silent<G> {
         self.thread.join().unwrap();
     }
 }
+
+/// Steps that read who is next are cancelled by the server, which does not take back what became of
+/// advisory locks before.
+pub const BREAK_NUDGE: &str = "ALTER FUNCTION tenure.line_nudge(text, bigint) RENAME TO line_nudge_right; \
+    CREATE FUNCTION tenure.line_nudge(a_channel text, a_key bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$ \
+    BEGIN \
+        RAISE EXCEPTION 'not now' USING ERRCODE = '57014'; \
+    END $$";
+
+pub const MEND_NUDGE: &str = "DROP FUNCTION tenure.line_nudge(text, bigint); \
+    ALTER FUNCTION tenure.line_nudge_right(text, bigint) RENAME TO line_nudge";
