@@ -270,12 +270,12 @@ async fn a_terminated_leader_is_told_and_the_next_leads() {
 #[tokio::test]
 async fn a_dead_leaders_row_does_not_count() {
     let db = Database::new().await;
+    let (a, b) = (db.session(TTL).await, db.session(TTL).await);
     let mut sql = db.sql().await;
     // Nobody else looks after the dead.
     sql.execute("ALTER FUNCTION tenure.sweep() RENAME TO sweep_later; CREATE FUNCTION tenure.sweep() RETURNS integer LANGUAGE sql AS 'SELECT 0'")
         .await
         .unwrap();
-    let (a, b) = (db.session(TTL).await, db.session(TTL).await);
     let lead = a.election("e").unwrap().campaign("a").await.unwrap();
     let _other = a.election("f").unwrap().campaign("f").await.unwrap();
     let mut observer = b.election("e").unwrap().observe();
