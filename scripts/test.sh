@@ -30,7 +30,12 @@ has_postgres() {
     has "${TENURE_POSTGRES:-postgres}" || { [ -z "${TENURE_POSTGRES-}" ] && [ -x "${programs[0]}" ]; }
 }
 
-# Debian's packages for what is missing: a real etcd, Redis and PostgreSQL for the tests, redis-py, and the
+# Outside PATH on Debian for whoever is not root.
+has_pgbouncer() {
+    has pgbouncer || [ -x /usr/sbin/pgbouncer ]
+}
+
+# Debian's packages for what is missing: a real etcd, Redis and PostgreSQL for the tests, a pooler, redis-py, and the
 # compiler of protocol buffers that building the etcd client needs.
 missing_packages() {
     has "${TENURE_ETCD:-etcd}" || echo etcd-server
@@ -38,6 +43,7 @@ missing_packages() {
     has "${TENURE_REDIS_SERVER:-redis-server}" || echo redis-server
     redis_py_works || echo python3-redis
     has_postgres || echo postgresql
+    has_pgbouncer || echo pgbouncer
     protoc_works || printf '%s\n' protobuf-compiler libprotobuf-dev
 }
 
@@ -46,7 +52,7 @@ install_missing() {
     mapfile -t packages < <(missing_packages)
     [ "${#packages[@]}" -gt 0 ] || return 0
     if ! has apt-get; then
-        die "please install etcd and etcdctl (3.4 or later), redis-server (7.0 or later), redis-py for /usr/bin/python3 (or the one that TENURE_PYTHON names), postgresql (14 or later) and protoc, then run this again; missing here, by their names in Debian: ${packages[*]}"
+        die "please install etcd and etcdctl (3.4 or later), redis-server (7.0 or later), redis-py for /usr/bin/python3 (or the one that TENURE_PYTHON names), postgresql (14 or later), pgbouncer and protoc, then run this again; missing here, by their names in Debian: ${packages[*]}"
     fi
     if [ "$(id -u)" -ne 0 ]; then
         has sudo || die "please run as root: apt-get install ${packages[*]}"
@@ -64,6 +70,9 @@ install_missing() {
     fi
     if [[ " ${packages[*]} " == *" redis-server "* ]]; then
         stop_service redis-server /run/redis/redis-server.pid /usr/bin/redis-server
+    fi
+    if [[ " ${packages[*]} " == *" pgbouncer "* ]]; then
+        stop_service pgbouncer /run/postgresql/pgbouncer.pid /usr/sbin/pgbouncer
     fi
     if [[ " ${packages[*]} " == *" postgresql "* ]]; then
         local pidfile

@@ -1,7 +1,7 @@
 //! What the sessions of one store share: the connection that hears, and the one that reads.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,8 @@ pub(crate) struct Client {
     /// For what is read without a lease.
     reader: AsyncMutex<Option<PgConnection>>,
     numbers: AtomicU64,
+    /// How many topics are heard.
+    watching: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -74,8 +76,12 @@ enum Order {
 impl Client {
     /// Connects, creates the schema if need be, and starts to listen.
     pub(crate) async fn connect(config: PostgresConfig) -> Result<Arc<Self>> {
+        config.check_files()?;
         let mut reader = endpoint::connect(&config).await?.connection;
+        let mut other = endpoint::connect(&config).await?.connection;
         let limit = config.timeout;
+        within(limit, endpoint::refuse_pooler(&mut reader, &mut other)).await?;
+        let _ = other.close().await;
         within(limit, schema::prepare(&mut reader)).await?;
         let (orders, ordered) = mpsc::unbounded_channel();
         let client = Arc::new(Self {
@@ -86,6 +92,7 @@ impl Client {
             orders,
             reader: AsyncMutex::new(None),
             numbers: AtomicU64::new(0),
+            watching: AtomicUsize::new(0),
         });
         client.prepare_reader(&mut reader).await?;
         *client.reader.lock().await = Some(reader);
@@ -101,7 +108,7 @@ impl Client {
     async fn prepare_reader(&self, reader: &mut PgConnection) -> Result<()> {
         let limit = self.config.timeout;
         let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false)")
+        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false), set_config('search_path', 'pg_catalog', false), set_config('default_transaction_isolation', 'read committed', false)")
             .with(millis.to_string());
         within(limit, async {
             let set = set.query.execute(reader).await;
@@ -174,6 +181,11 @@ impl Client {
         self.state().sessions.remove(&session);
     }
 
+    /// How many topics are heard.
+    pub(crate) fn watching(&self) -> usize {
+        self.watching.load(Ordering::Relaxed)
+    }
+
     /// Hears `channel` from the moment this returns.
     pub(crate) async fn listen(
         self: &Arc<Self>,
@@ -186,6 +198,7 @@ impl Client {
             .entry(channel.clone())
             .or_default()
             .insert(number, listener);
+        self.watching.fetch_add(1, Ordering::Relaxed);
         let listening = Listening {
             client: Arc::clone(self),
             channel: channel.clone(),
@@ -405,6 +418,7 @@ async fn hear_on(
 
 impl Drop for Listening {
     fn drop(&mut self) {
+        self.client.watching.fetch_sub(1, Ordering::Relaxed);
         let mut state = self.client.state();
         let Some(listeners) = state.channels.get_mut(&self.channel) else {
             return;

@@ -14,7 +14,7 @@ use tenure_core::{DEFAULT_TTL, Error, ErrorKind, Namespace, Result};
 pub enum SslMode {
     /// None.
     Disable,
-    /// If the server wants it.
+    /// None: the client has no other way to `allow` it.
     Allow,
     /// If the server can: what PostgreSQL's own programs do.
     #[default]
@@ -58,10 +58,11 @@ impl FromStr for SslMode {
 /// | `ttl` | TTL of a session that asks for none | `10s` |
 /// | `timeout` | for one request outside a session | `5s` |
 /// | `connect_timeout` | for one connection attempt | `2s` |
-/// | `sslmode` | `disable`, `allow`, `prefer`, `require`, `verify-ca`, `verify-full` | `prefer` |
-/// | `sslrootcert`, `sslcert`, `sslkey` | files in PEM | |
+/// | `sslmode` | `disable`, `allow`, `prefer`, `require`, `verify-ca`, `verify-full` | `prefer`; `verify-full` with `sslrootcert` |
+/// | `sslrootcert` | authorities in PEM, beside those of the system; makes `require` mean `verify-ca` | |
+/// | `sslcert`, `sslkey` | the client's certificate and key in PEM | |
 /// | `application_name` | what the server's views and log show | `tenure` |
-/// | `interop` | names verbatim, for locks shared with other clients | `false` |
+/// | `interop` | `true` takes the names of locks verbatim, to share them with any SQL client | `false` |
 ///
 /// Of several hosts, the first that is reached and can be written to is used.
 #[derive(Clone)]
@@ -141,10 +142,21 @@ impl PostgresConfig {
                 *field = duration;
             }
         }
-        if let Some(mode) = url.take("sslmode") {
-            config.ssl_mode = mode.parse()?;
-        }
+        let mode = url.take("sslmode").map(|mode| mode.parse()).transpose()?;
         config.ssl_root = url.take("sslrootcert").map(PathBuf::from);
+        config.ssl_mode = match (mode, &config.ssl_root) {
+            (None, None) => SslMode::default(),
+            (Some(mode), None) => mode,
+            // Whoever names an authority wants it asked: as with PostgreSQL's own programs.
+            (None, Some(_)) => SslMode::VerifyFull,
+            (Some(SslMode::Require), Some(_)) => SslMode::VerifyCa,
+            (Some(mode @ (SslMode::VerifyCa | SslMode::VerifyFull)), Some(_)) => mode,
+            (Some(_), Some(_)) => {
+                return Err(refuse(
+                    "with `sslrootcert`, `sslmode` is require, verify-ca or verify-full: the others ask no authority",
+                ));
+            }
+        };
         config.ssl_cert = url.take("sslcert").map(PathBuf::from);
         config.ssl_key = url.take("sslkey").map(PathBuf::from);
         if config.ssl_cert.is_some() != config.ssl_key.is_some() {
@@ -158,10 +170,38 @@ impl PostgresConfig {
         Ok(config)
     }
 
+    /// Whether the files that it names are there: the client tells less of them.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        for (key, path) in [
+            ("sslrootcert", &self.ssl_root),
+            ("sslcert", &self.ssl_cert),
+            ("sslkey", &self.ssl_key),
+        ] {
+            if let Some(path) = path {
+                std::fs::File::open(path).map_err(|why| {
+                    let path = path.display();
+                    refuse(format!("cannot read the certificate file `{key}={path}`"))
+                        .with_source(why)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// The namespace.
     #[must_use]
     pub fn namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = namespace;
+        self
+    }
+
+    /// Whether locks are shared with any SQL client that runs
+    /// `pg_advisory_lock(hashtextextended('NAME', 0))`: names are then taken verbatim, in every namespace.
+    /// `key:N` is the lock on the 64-bit key N, and `key:A,B` that on two 32-bit keys. Foreign clients stand
+    /// in no line and get no tokens: see `guarantees()`.
+    #[must_use]
+    pub fn interop(mut self, interop: bool) -> Self {
+        self.interop = interop;
         self
     }
 
@@ -244,6 +284,20 @@ mod tests {
     }
 
     #[test]
+    fn an_authority_that_is_named_is_asked() {
+        for (query, mode) in [
+            ("", SslMode::Prefer),
+            ("sslrootcert=a", SslMode::VerifyFull),
+            ("sslrootcert=a&sslmode=require", SslMode::VerifyCa),
+            ("sslrootcert=a&sslmode=verify-full", SslMode::VerifyFull),
+            ("sslmode=require", SslMode::Require),
+        ] {
+            let config = parse(&format!("postgres://h?{query}")).unwrap();
+            assert_eq!(config.ssl_mode, mode, "{query}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for bad in [
             "postgres://",
@@ -255,6 +309,7 @@ mod tests {
             "postgres://h?ttl=0s",
             "postgres://h?sslmode=maybe",
             "postgres://h?sslcert=a",
+            "postgres://h?sslrootcert=a&sslmode=prefer",
         ] {
             assert_eq!(parse(bad).unwrap_err().kind(), ErrorKind::Config, "{bad}");
         }

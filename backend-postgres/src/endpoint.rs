@@ -1,7 +1,7 @@
 //! Which server to use, and one new connection to it.
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{ConnectOptions, Executor, PgConnection};
+use sqlx::{ConnectOptions, PgConnection};
 use tenure_core::{Effect, Error, ErrorKind, Result};
 
 use crate::config::{PostgresConfig, SslMode};
@@ -53,6 +53,25 @@ fn options(config: &PostgresConfig, (host, port): &(String, u16)) -> PgConnectOp
     options
 }
 
+/// Whether two connections of ours are one on the server's side. Asked before anything is set on them: a
+/// pooler would hand that to its other clients.
+pub(crate) async fn refuse_pooler(one: &mut PgConnection, other: &mut PgConnection) -> Result<()> {
+    let mut seen: Option<(i32, i32)> = None;
+    for _ in 0..3 {
+        let pids = (backend(one).await?, backend(other).await?);
+        if pids.0 == pids.1 || seen.is_some_and(|seen| seen != pids) {
+            return Err(error::pooled());
+        }
+        seen = Some(pids);
+    }
+    Ok(())
+}
+
+async fn backend(connection: &mut PgConnection) -> Result<i32> {
+    let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection);
+    pid.await.map_err(error::from_sqlx)
+}
+
 /// Connects to the first host that can be written to.
 pub(crate) async fn connect(config: &PostgresConfig) -> Result<Connected> {
     let mut first: Option<Error> = None;
@@ -88,11 +107,6 @@ async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Con
             version / 10_000
         )));
     }
-    // Before the first of our own names is looked up.
-    connection
-        .execute("SET search_path = pg_catalog")
-        .await
-        .map_err(error::from_sqlx)?;
     let look = step(
         "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS read_only, current_setting('server_encoding') AS encoding, hashtextextended($1, 0) AS probe",
     )

@@ -61,6 +61,23 @@ pub(crate) fn ended(error: &sqlx::Error) -> Option<LossReason> {
     }
 }
 
+/// What TLS has to say about a broken connection.
+fn tls(broken: &std::io::Error) -> Option<&rustls::Error> {
+    broken.get_ref()?.downcast_ref()
+}
+
+/// There is no schema, and the role cannot change that.
+pub(crate) fn no_schema(error: Error) -> Error {
+    if error.kind() != ErrorKind::Unauthorized {
+        return error;
+    }
+    Error::new(
+        ErrorKind::Unauthorized,
+        "this database has no schema `tenure`, and the PostgreSQL role may not create it (it needs CREATE on the database): apply the migration as a role that may, and grant this one what it needs; see \"Least privilege\" in the documentation",
+    )
+    .with_source(error)
+}
+
 /// What became of a connection attempt or a statement. A statement that fails is rolled back.
 pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
     let refused = |kind, message: String| Error::new(kind, message);
@@ -68,6 +85,16 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
         sqlx::Error::Database(database) => {
             let said = database.message().to_owned();
             match database.code().unwrap_or_default().as_ref() {
+                "28000" if said.contains("certificate") => refused(
+                    ErrorKind::Unauthorized,
+                    format!(
+                        "PostgreSQL wants a certificate of its clients: {said}; see `sslcert` and `sslkey`"
+                    ),
+                ),
+                "22P05" => refused(
+                    ErrorKind::Config,
+                    format!("names need a database with the encoding UTF8: {said}"),
+                ),
                 "28P01" | "28000" => refused(
                     ErrorKind::Unauthorized,
                     format!("PostgreSQL refused the user or the password: {said}"),
@@ -79,7 +106,9 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
                     ),
                 ),
                 "3D000" => refused(ErrorKind::Config, said),
+                // Names of prepared statements are a connection's own, unless somebody shares it.
                 "08P01" if said.contains("startup parameter") => pooled(),
+                "42P05" | "26000" => pooled(),
                 "42883" | "42P01" | "3F000" | "42703" => refused(
                     ErrorKind::Config,
                     format!(
@@ -125,10 +154,24 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
             format!("the PostgreSQL client refused its settings: {why}"),
         ),
         sqlx::Error::Tls(why) => refused(
-            ErrorKind::Unavailable,
-            format!("no TLS connection to PostgreSQL: {why}"),
-        )
-        .retryable(false),
+            ErrorKind::Config,
+            format!("no TLS connection to PostgreSQL: {why}; see `sslmode` and the certificates"),
+        ),
+        sqlx::Error::Io(broken) if tls(broken).is_some() => match tls(broken) {
+            Some(rustls::Error::AlertReceived(alert)) => refused(
+                ErrorKind::Unauthorized,
+                format!(
+                    "PostgreSQL refused our certificate ({alert:?}); see `sslcert` and `sslkey`"
+                ),
+            ),
+            Some(rustls::Error::InvalidCertificate(why)) => refused(
+                ErrorKind::Unauthorized,
+                format!(
+                    "the certificate that PostgreSQL shows is not to be trusted ({why}); see `sslrootcert`"
+                ),
+            ),
+            _ => refused(ErrorKind::Unavailable, "TLS to PostgreSQL failed".into()),
+        },
         sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::Encode(_)

@@ -19,7 +19,7 @@ const LATE: Duration = Duration::from_secs(1);
 struct Found {
     version: String,
     fsync: bool,
-    /// `synchronous_commit` of our sessions.
+    /// `synchronous_commit` of our sessions, which is not `off` even where the server's is.
     commit: String,
     /// `synchronous_standby_names`.
     synchronous: String,
@@ -41,7 +41,13 @@ async fn find(client: &Client) -> Result<Found> {
         .await?;
     let row = rows.first()?;
     Ok(Found {
-        version: row.get("version")?,
+        // Packagers add a word of their own.
+        version: row
+            .get::<String>("version")?
+            .split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
         fsync: row.get("fsync")?,
         commit: row.get("commit")?,
         synchronous: row.get("synchronous")?,
@@ -55,10 +61,14 @@ impl Found {
     }
 
     fn deployment(&self) -> String {
-        let standbys = match (self.standbys, self.waits_for_standbys()) {
-            (0, false) => "alone".to_owned(),
-            (n, true) => format!("{n} standbys, synchronous ({})", self.synchronous),
-            (n, false) => format!("{n} standbys, asynchronous"),
+        let (n, s) = (self.standbys, if self.standbys == 1 { "" } else { "s" });
+        let standbys = match self.waits_for_standbys() {
+            false if n == 0 => "alone".to_owned(),
+            true => format!(
+                "{n} standby{s}, synchronous ({}, {})",
+                self.synchronous, self.commit
+            ),
+            false => format!("{n} standby{s}, asynchronous"),
         };
         let fsync = if self.fsync { "" } else { ", fsync off" };
         format!("PostgreSQL {}, {standbys}{fsync}", self.version)
@@ -72,22 +82,67 @@ impl Found {
             );
         }
         Claim::new(
-            TokenOrder::StoreRestart,
-            "one sequence, which is set above the time of day, in microseconds, before the first grant after a crash or a promotion",
+            TokenOrder::Failover,
+            "one sequence, which is set above the time of day, in microseconds, before the first grant after a start, a promotion or a restore: however far a standby lagged, unless its clock is behind by more than the primary ran",
         )
     }
 
     fn durability(&self) -> Claim<Durability> {
+        let rows = if !self.fsync {
+            "what is stored is not safe either: `fsync` or `full_page_writes` is off"
+        } else if self.waits_for_standbys() && self.commit != "remote_write" {
+            "what is stored is on this server's disk and on that of its synchronous standbys"
+        } else if self.waits_for_standbys() {
+            "what is stored is on this server's disk, and in the memory of its synchronous standbys"
+        } else if self.standbys > 0 {
+            "what is stored is on this server's disk, and a standby that is promoted may lack the last of it: see `synchronous_standby_names`"
+        } else {
+            "what is stored is on this server's disk"
+        };
         Claim::new(
             Durability::Volatile,
-            "a lock is in the server's memory, and free once that restarts, for every session ends with it",
+            format!(
+                "a lock is in the server's memory, and free once that restarts, for every session ends with it; {rows}"
+            ),
         )
     }
 }
 
 pub(crate) async fn read(client: &Client) -> Result<Guarantees> {
     let found = find(client).await?;
-    Ok(Guarantees {
+    let claims = claims(&found);
+    Ok(match client.config.interop {
+        true => among_strangers(claims),
+        false => claims,
+    })
+}
+
+/// What is left of the promises about locks when others may take them too.
+fn among_strangers(claims: Guarantees) -> Guarantees {
+    Guarantees {
+        deployment: claims.deployment + ", interop",
+        token_order: Claim::new(
+            TokenOrder::None,
+            "tenure's tokens rise, but foreign holders have none: a resource cannot tell a late one of those from the present one",
+        ),
+        hand_off: Claim::new(
+            HandOff::Unordered,
+            "foreign clients stand in no line: who blocks in `pg_advisory_lock` is served by the server before all of tenure's, who are served in the order of arrival among themselves",
+        ),
+        expiry: Claim::new(
+            Expiry::Unbounded,
+            "a foreign holder has no TTL: it holds for as long as its connection lives",
+        ),
+        name_isolation: Claim::new(
+            NameIsolation::Verbatim,
+            "a lock's name is the text that others hash, or the key that they take, in every namespace",
+        ),
+        ..claims
+    }
+}
+
+fn claims(found: &Found) -> Guarantees {
+    Guarantees {
         deployment: found.deployment(),
         mutual_exclusion: Claim::new(
             Exclusion::UnlessReleasedEarly,
@@ -126,7 +181,10 @@ pub(crate) async fn read(client: &Client) -> Result<Guarantees> {
             Resume::Unsupported,
             "a session is a connection, which no other process can take over",
         ),
-        observers: Claim::new(Observers::MayMiss, "there are no elections here yet"),
+        observers: Claim::new(
+            Observers::Converge,
+            "every state has a number, drawn while its row is locked; a notification or half a second later, the observer reads the latest",
+        ),
         barriers: Claim::new(Barriers::HeldUp, "there are no barriers here yet"),
         isolation: Claim::new(
             Transactions::Unsupported,
@@ -148,8 +206,8 @@ pub(crate) async fn read(client: &Client) -> Result<Guarantees> {
             "one server answers; a standby takes over only when somebody promotes it",
         ),
         rw_order: Claim::new(
-            RwOrder::Unsupported,
-            "there are no read-write locks here yet",
+            RwOrder::Arrival,
+            "readers and writers take tickets of one line; a release tells the first, and the readers right behind a reader",
         ),
-    })
+    }
 }

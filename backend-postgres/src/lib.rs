@@ -6,13 +6,16 @@
 
 mod client;
 mod config;
+mod election;
 mod endpoint;
 mod error;
 mod guarantees;
+mod interop;
 mod key;
 mod line;
 mod locker;
 mod main_connection;
+mod rw_lock;
 mod schema;
 mod session;
 mod step;
@@ -20,6 +23,8 @@ mod step;
 mod waits;
 
 pub use config::{PostgresConfig, SslMode};
+pub use election::PostgresElection;
 pub use locker::PostgresLocker;
+pub use rw_lock::PostgresRwLock;
 pub use schema::{LAYOUT, grants, migration};
 pub use session::{MAX_TTL, MIN_TTL, PostgresBackend, PostgresSession, connect};

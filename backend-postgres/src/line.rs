@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::backend::{Ask, Grant, Side, path};
+use tenure_core::backend::{Ask, Grant, Kind, Side, path};
 use tenure_core::{Effect, Error, FencingToken, LossReason, Result};
 
 use crate::error;
+use crate::interop::{self, Place};
 use crate::key::{hex, key_of, signed};
 use crate::main_connection::{Holder, MainGuard};
 use crate::session::PostgresSession;
@@ -18,27 +19,40 @@ use crate::step::step;
 use crate::waits::News;
 
 /// What a line is for, and who stands in it how.
-pub(crate) struct Stand {
+pub(crate) struct Stand<'v> {
     pub(crate) path: Arc<str>,
     pub(crate) key: i64,
     shared: bool,
-    nonce: u64,
+    pub(crate) nonce: u64,
+    /// What others take for it, if that is not `key`.
+    pub(crate) pair: Option<(i32, i32)>,
+    /// What a candidate of an election stands for.
+    value: Option<&'v [u8]>,
 }
 
 /// Joins a line. What is usual needs no function, which would cost as much again: nobody waits, and the
 /// lock is free. Here CASE keeps the order.
+///
+/// Whoever is granted does not wait for the disk: every 32nd number of a sequence is logged, and a commit
+/// that waits for that costs a hundred times the lock. A crash takes back what half a minute gave out at
+/// most, and `tenure.revive` goes on a million numbers above.
 macro_rules! join {
     ($try:literal) => {
         concat!(
             "SELECT CASE WHEN NOT $7 AND NOT EXISTS (SELECT FROM tenure.tickets AS t WHERE t.key = $5) \
              THEN CASE WHEN ",
             $try,
-            "($5) THEN nextval('tenure.tokens') \
+            "($5) THEN CASE WHEN set_config('synchronous_commit', 'off', true) IS NOT NULL \
+             THEN nextval('tenure.tokens') END \
              ELSE tenure.line_join($1, $2, $3, $4, $5, $6, $7, $8) END \
              ELSE tenure.line_join($1, $2, $3, $4, $5, $6, $7, $8) END AS token"
         )
     };
 }
+
+/// Looks whether it is a ticket's turn. Does not wait for the disk either.
+const LOOK: &str = "SELECT token, ahead, set_config('synchronous_commit', 'off', true) \
+    FROM tenure.line_look($1, $2, $3, $4)";
 
 /// What a look finds.
 enum Found {
@@ -48,43 +62,79 @@ enum Found {
 }
 
 impl PostgresSession {
-    pub(crate) fn stand(&self, ask: &Ask, side: Side) -> Stand {
-        let path = path(&self.client.config.namespace, ask.kind(), ask.name());
+    pub(crate) fn stand<'v>(&self, ask: &Ask, side: Side, value: Option<&'v [u8]>) -> Stand<'v> {
+        let config = &self.client.config;
+        let (path, place) = if config.interop && ask.kind() == Kind::Lock {
+            let name = ask.name().as_str();
+            (name.to_owned(), Some(Place::of(name)))
+        } else {
+            (path(&config.namespace, ask.kind(), ask.name()), None)
+        };
+        let (key, pair) = match place {
+            Some(Place::One(key)) => (key, None),
+            Some(Place::Two(first, second)) => (key_of(&path), Some((first, second))),
+            None => (key_of(&path), None),
+        };
         Stand {
-            key: key_of(&path),
+            key,
+            pair,
             path: path.into(),
             // The side of whatever is not shared is that of a writer.
             shared: side == Side::Read,
             nonce: ask.nonce(),
+            value,
         }
     }
 
     /// A grant's key: the object, and whose it is. The last `#` parts them.
-    fn line_grant(&self, stand: &Stand, token: FencingToken) -> Grant {
+    fn line_grant(&self, stand: &Stand<'_>, token: FencingToken) -> Grant {
         let key = format!("{}#{}:{}", stand.path, self.id, hex(stand.nonce));
         Grant::new(token, key)
     }
 
     /// Takes the lock if that is possible at once; leaves nothing behind if not.
-    pub(crate) async fn try_line(&self, ask: &Ask, side: Side) -> Result<Option<Grant>> {
-        let stand = self.stand(ask, side);
-        let token = self.join(ask, &stand, false).await?;
-        Ok(token.map(|token| self.line_grant(&stand, token)))
+    pub(crate) async fn try_line(
+        &self,
+        ask: &Ask,
+        side: Side,
+        value: Option<&[u8]>,
+    ) -> Result<Option<Grant>> {
+        let stand = self.stand(ask, side, value);
+        let Some(token) = self.join(ask, &stand, false).await? else {
+            return Ok(None);
+        };
+        if stand.pair.is_some() && !self.try_pair(&stand).await? {
+            return Ok(None);
+        }
+        Ok(Some(self.line_grant(&stand, token)))
     }
 
     /// Takes the lock, waiting in line for it.
-    pub(crate) async fn stand_in_line(&self, ask: &Ask, side: Side) -> Result<Grant> {
-        let stand = self.stand(ask, side);
+    pub(crate) async fn stand_in_line(
+        &self,
+        ask: &Ask,
+        side: Side,
+        value: Option<&[u8]>,
+    ) -> Result<Grant> {
+        let stand = self.stand(ask, side, value);
+        let token = self.wait_in_line(ask, &stand).await?;
+        if stand.pair.is_some() {
+            self.wait_for_pair(ask, &stand).await?;
+        }
+        Ok(self.line_grant(&stand, token))
+    }
+
+    async fn wait_in_line(&self, ask: &Ask, stand: &Stand<'_>) -> Result<FencingToken> {
         let waiting = self.waiting(stand.nonce);
-        if let Some(token) = self.join(ask, &stand, true).await? {
-            return Ok(self.line_grant(&stand, token));
+        if let Some(token) = self.join(ask, stand, true).await? {
+            return Ok(token);
         }
         // The first look is not for nothing: a release may have missed our ticket.
         loop {
-            let found = self.look(ask, &stand).await;
+            let found = self.look(ask, stand).await;
             // There is a ticket, whatever became of this look.
             let patience = match found.map_err(|e| e.with_effect(Effect::Unknown))? {
-                Found::Held(token) => return Ok(self.line_grant(&stand, token)),
+                Found::Held(token) => return Ok(token),
                 Found::Wait(patience) => patience,
                 Found::Gone => return Err(error::removed_from_line()),
             };
@@ -96,7 +146,12 @@ impl PostgresSession {
         }
     }
 
-    async fn join(&self, ask: &Ask, stand: &Stand, waits: bool) -> Result<Option<FencingToken>> {
+    async fn join(
+        &self,
+        ask: &Ask,
+        stand: &Stand<'_>,
+        waits: bool,
+    ) -> Result<Option<FencingToken>> {
         let mut main = self.main().await;
         let mine = main.own().excludes(stand.key, &stand.path, stand.shared)?;
         if mine && !waits {
@@ -105,19 +160,20 @@ impl PostgresSession {
         if !mine {
             main.check_room().await?;
         }
-        let join = step(if stand.shared {
-            join!("pg_try_advisory_lock_shared")
-        } else {
-            join!("pg_try_advisory_lock")
-        })
+        let join = match stand.value {
+            Some(_) => step("SELECT tenure.election_join($1, $2, $3, $4, $5, $6, $7, $8) AS token"),
+            None if stand.shared => step(join!("pg_try_advisory_lock_shared")),
+            None => step(join!("pg_try_advisory_lock")),
+        }
         .with(self.id)
         .with(signed(stand.nonce))
         .with(&self.client.channel)
         .with(&*stand.path)
-        .with(stand.key)
-        .with(stand.shared)
-        .with(mine)
-        .with(waits);
+        .with(stand.key);
+        let join = match stand.value {
+            Some(value) => join.with(mine).with(waits).with(value),
+            None => join.with(stand.shared).with(mine).with(waits),
+        };
         let joined = match main.call(join).await {
             Ok(joined) => joined.first()?.token("token")?,
             Err(error) => {
@@ -133,18 +189,24 @@ impl PostgresSession {
         Ok(joined)
     }
 
-    async fn look(&self, ask: &Ask, stand: &Stand) -> Result<Found> {
+    async fn look(&self, ask: &Ask, stand: &Stand<'_>) -> Result<Found> {
         let mut main = self.main().await;
         if main.own().excludes(stand.key, &stand.path, stand.shared)? {
             // Another of this session has it, and tells when it lets go.
             return Ok(Found::Wait(self.ttl));
         }
         main.check_room().await?;
-        let look = step("SELECT token, ahead FROM tenure.line_look($1, $2, $3, $4)")
-            .with(self.id)
-            .with(signed(stand.nonce))
-            .with(stand.key)
-            .with(stand.shared);
+        let look = match stand.value {
+            Some(_) => step("SELECT token, ahead FROM tenure.election_look($1, $2, $3, $4)"),
+            None => step(LOOK),
+        }
+        .with(self.id)
+        .with(signed(stand.nonce))
+        .with(stand.key);
+        let look = match stand.value {
+            Some(_) => look.with(&*stand.path),
+            None => look.with(stand.shared),
+        };
         let found = match main.call(look).await {
             Ok(found) => found,
             Err(error) => {
@@ -182,16 +244,33 @@ impl PostgresSession {
     }
 
     /// Lets go of what `nonce` has, and hands on.
-    async fn leave(&self, main: &mut MainGuard<'_>, nonce: u64) -> Result<()> {
+    pub(crate) async fn leave(&self, main: &mut MainGuard<'_>, nonce: u64) -> Result<()> {
+        interop::give_back(main, nonce).await?;
         let Some((key, holder)) = main.own().of(nonce) else {
             return Ok(());
         };
-        let (shared, again) = (holder.shared, holder.leaving);
+        if holder.turning {
+            self.turn(main, nonce).await?;
+        }
+        let Some((_, holder)) = main.own().of(nonce) else {
+            return Ok(());
+        };
+        let (shared, leads, again) = (holder.shared, holder.leads, holder.leaving);
         holder.leaving = true;
-        let leave = step("SELECT tenure.line_leave($1, $2, $3) AS ours")
-            .with(&self.client.channel)
-            .with(key)
-            .with(shared);
+        let path = main.own().path(key);
+        let leave = if leads {
+            step("SELECT tenure.election_leave($1, $2, $3, $4, $5) AS ours")
+                .with(&self.client.channel)
+                .with(key)
+                .with(self.id)
+                .with(signed(nonce))
+                .with(path.as_deref())
+        } else {
+            step("SELECT tenure.line_leave($1, $2, $3) AS ours")
+                .with(&self.client.channel)
+                .with(key)
+                .with(shared)
+        };
         let left = main.call(leave).await?;
         let ours: Option<Vec<i64>> = left.first()?.get("ours")?;
         if ours.is_none() {
@@ -217,7 +296,7 @@ impl PostgresSession {
             .with(self.id)
             .with(signed(nonce));
         main.call(withdraw).await?;
-        let key = self.stand(ask, side).key;
+        let key = self.stand(ask, side, None).key;
         self.nudge(&mut main, &[key]).await
     }
 
@@ -255,19 +334,22 @@ impl PostgresSession {
     }
 }
 
-fn enter(main: &mut MainGuard<'_>, ask: &Ask, stand: &Stand, token: FencingToken) {
+fn enter(main: &mut MainGuard<'_>, ask: &Ask, stand: &Stand<'_>, token: FencingToken) {
     let holder = Holder {
         shared: stand.shared,
         token,
         alarm: ask.alarm(),
+        pair: None,
         leaving: false,
+        leads: stand.value.is_some(),
+        turning: false,
     };
     let path = Arc::clone(&stand.path);
     main.own().enter(stand.key, path, stand.nonce, holder);
 }
 
 /// A step that failed may have taken the lock all the same: it is not rolled back with the rest.
-async fn take_back(main: &mut MainGuard<'_>, stand: &Stand) {
+async fn take_back(main: &mut MainGuard<'_>, stand: &Stand<'_>) {
     if main.is_over() {
         return;
     }

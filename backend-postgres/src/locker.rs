@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use tenure_core::Result;
 use tenure_core::backend::{Ask, Grant, Locker, Settle, Side};
 
+use crate::interop;
 use crate::session::PostgresSession;
 
 /// The locks of a session on PostgreSQL: an advisory lock for each name, and a line before it.
@@ -17,6 +18,13 @@ pub struct PostgresLocker {
 impl PostgresLocker {
     pub(crate) fn new(session: Arc<PostgresSession>) -> Self {
         Self { session }
+    }
+
+    fn check(&self, ask: &Ask) -> Result<()> {
+        match self.session.client.config.interop {
+            true => interop::check(ask.name().as_str()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -34,10 +42,12 @@ impl Settle for PostgresLocker {
 #[async_trait]
 impl Locker for PostgresLocker {
     async fn try_acquire(&self, ask: &Ask) -> Result<Option<Grant>> {
-        self.session.try_line(ask, Side::Write).await
+        self.check(ask)?;
+        self.session.try_line(ask, Side::Write, None).await
     }
 
     async fn acquire(&self, ask: &Ask) -> Result<Grant> {
-        self.session.stand_in_line(ask, Side::Write).await
+        self.check(ask)?;
+        self.session.stand_in_line(ask, Side::Write, None).await
     }
 }

@@ -43,8 +43,14 @@ pub(crate) struct Holder {
     pub(crate) shared: bool,
     pub(crate) token: FencingToken,
     pub(crate) alarm: Alarm,
+    /// The two 32-bit keys that it has besides.
+    pub(crate) pair: Option<(i32, i32)>,
     /// An unlock went wrong half-way: PostgreSQL does not take it back.
     pub(crate) leaving: bool,
+    /// It leads an election: others see a row of it.
+    pub(crate) leads: bool,
+    /// A downgrade went wrong half-way: so are the advisory locks.
+    pub(crate) turning: bool,
 }
 
 impl Own {
@@ -72,6 +78,16 @@ impl Own {
         let key = *self.by_nonce.get(&nonce)?;
         let holder = self.keys.get_mut(&key)?.holders.get_mut(&nonce)?;
         Some((key, holder))
+    }
+
+    /// The key that `nonce` has under `token`, unless it is letting go of it.
+    pub(crate) fn held(&mut self, nonce: u64, token: FencingToken) -> Option<i64> {
+        let (key, holder) = self.of(nonce)?;
+        (holder.token == token && !holder.leaving).then_some(key)
+    }
+
+    pub(crate) fn path(&self, key: i64) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.keys.get(&key)?.path))
     }
 
     /// `nonce` has nothing any more.

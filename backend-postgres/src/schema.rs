@@ -13,6 +13,8 @@ pub const LAYOUT: i32 = 1;
 const VERSION_1: &[&str] = &[
     include_str!("../migrations/1/00_base.sql"),
     include_str!("../migrations/1/10_line.sql"),
+    include_str!("../migrations/1/20_election.sql"),
+    include_str!("../migrations/1/30_rw_lock.sql"),
     include_str!("../migrations/1/90_sweep.sql"),
 ];
 
@@ -93,7 +95,7 @@ pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<()> {
         transaction
             .execute(sqlx::raw_sql(*part))
             .await
-            .map_err(error::from_sqlx)?;
+            .map_err(|error| error::no_schema(error::from_sqlx(error)))?;
     }
     transaction.commit().await.map_err(error::from_sqlx)?;
     tracing::info!(version = LAYOUT, "created the schema `tenure`");

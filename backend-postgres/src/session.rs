@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Backend, HasLocker, Held, Kind, Lease, Locker, Opened};
+use tenure_core::backend::{
+    Backend, Election, HasElection, HasLocker, HasRwLock, Held, Kind, Lease, Locker, Opened, RwLock,
+};
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
@@ -13,10 +15,12 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use crate::client::Client;
 use crate::config::PostgresConfig;
+use crate::election::PostgresElection;
 use crate::endpoint;
 use crate::error;
 use crate::locker::PostgresLocker;
 use crate::main_connection::{Main, MainGuard};
+use crate::rw_lock::PostgresRwLock;
 use crate::step::{Rows, Step, step};
 use crate::waits::{Bell, Topic, Waiting};
 
@@ -44,9 +48,6 @@ const CHUNK: usize = 100;
 ///
 /// Cancel safe.
 pub async fn connect(config: PostgresConfig) -> Result<Store<PostgresBackend>> {
-    if config.interop {
-        return Err(error::config("`interop=true` is not offered yet"));
-    }
     let client = Client::connect(config).await?;
     Ok(Store::new(PostgresBackend { client }))
 }
@@ -139,6 +140,8 @@ impl Drop for PostgresSession {
 /// What makes a connection a lease. `synchronous_commit` because what is acknowledged is to be on disk. Every step looks
 /// up a few rows by an index: to plan it anew each time costs more than the step.
 const SETTINGS: &str = "SELECT \
+    set_config('search_path', 'pg_catalog', false), \
+    set_config('default_transaction_isolation', 'read committed', false), \
     set_config('idle_session_timeout', $1, false), \
     set_config('idle_in_transaction_session_timeout', $1, false), \
     set_config('tcp_user_timeout', $1, false), \
@@ -206,7 +209,6 @@ impl PostgresSession {
 
     /// One step on the connection that reads, for large answers and what needs no lease: see
     /// [`Client::read`].
-    #[expect(dead_code, reason = "for the primitives to come")]
     pub(crate) async fn read<'q>(&self, make: impl Fn() -> Step<'q>) -> Result<Rows> {
         self.client.read(make).await
     }
@@ -217,7 +219,6 @@ impl PostgresSession {
     }
 
     /// From the moment this returns, hears of changes of the object at `path`.
-    #[expect(dead_code, reason = "for the primitives to come")]
     pub(crate) async fn topic(&self, path: &str) -> Result<Topic> {
         let bell = Arc::<Bell>::default();
         let channel = format!("tenure_t_{}", crate::key::key_of(path));
@@ -231,9 +232,17 @@ impl PostgresSession {
     /// How often a waiter that is the next looks by itself: that is how one finds a dead holder, and one
     /// that never tells. Less often where many wait, for they share one connection.
     pub(crate) fn patience(&self) -> Duration {
+        self.fraction(self.client.waits.len() / 250)
+    }
+
+    /// How often one that watches an election looks by itself: nobody tells of a dead leader.
+    pub(crate) fn watchfulness(&self) -> Duration {
+        self.fraction(self.client.watching() / 100)
+    }
+
+    fn fraction(&self, crowd: usize) -> Duration {
         let base = (self.ttl / 8).clamp(Duration::from_millis(100), Duration::from_millis(500));
-        let crowd = u32::try_from(self.client.waits.len() / 250).unwrap_or(u32::MAX);
-        base * crowd.clamp(1, 20)
+        base * u32::try_from(crowd.clamp(1, 20)).unwrap_or(20)
     }
 }
 
@@ -313,6 +322,14 @@ impl Lease for PostgresSession {
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(HasLocker::typed_locker(self))
     }
+
+    fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
+        Some(HasElection::typed_election(self))
+    }
+
+    fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {
+        Some(HasRwLock::typed_rw_lock(self))
+    }
 }
 
 impl HasLocker for PostgresSession {
@@ -320,5 +337,21 @@ impl HasLocker for PostgresSession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<PostgresLocker> {
         Arc::new(PostgresLocker::new(self))
+    }
+}
+
+impl HasElection for PostgresSession {
+    type Election = PostgresElection;
+
+    fn typed_election(self: Arc<Self>) -> Arc<PostgresElection> {
+        Arc::new(PostgresElection::new(self))
+    }
+}
+
+impl HasRwLock for PostgresSession {
+    type RwLock = PostgresRwLock;
+
+    fn typed_rw_lock(self: Arc<Self>) -> Arc<PostgresRwLock> {
+        Arc::new(PostgresRwLock::new(self))
     }
 }

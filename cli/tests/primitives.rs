@@ -1,8 +1,12 @@
 //! Every primitive through the command, against every real store: what one process leaves for
 //! another, two shells beside each other, and elections shared with `etcdctl`.
 
-#![cfg(any(feature = "etcd", feature = "redis"))]
+#![cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg_attr(
+    not(any(feature = "etcd", feature = "redis")),
+    allow(dead_code, reason = "what PostgreSQL does not offer yet")
+)]
 
 mod support;
 
@@ -12,6 +16,8 @@ use std::time::{Duration, Instant};
 use support::{Done, PATIENCE, Shell, run, run_with_input, says, tenure, until};
 #[cfg(feature = "etcd")]
 use tenure_testbed::EtcdServer;
+#[cfg(feature = "postgres")]
+use tenure_testbed::PostgresServer;
 #[cfg(feature = "redis")]
 use tenure_testbed::RedisServer;
 use tenure_testbed::{Process, Signal};
@@ -27,7 +33,16 @@ enum Server {
     Etcd(EtcdServer),
     #[cfg(feature = "redis")]
     Redis(RedisServer),
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresServer),
 }
+
+/// How much holds or waits: advisory locks but those of sessions, and places in lines.
+#[cfg(feature = "postgres")]
+const COUNT_LOCKS: &str = "SELECT count(*) + (SELECT count(*) FROM tenure.tickets) \
+    - (SELECT count(*) FROM tenure.sessions AS s WHERE tenure.alive(s.id)) \
+    FROM pg_locks WHERE locktype = 'advisory' \
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
 
 /// How much holds or waits: the entries of all lines, values, queues and barriers.
 #[cfg(feature = "redis")]
@@ -56,6 +71,14 @@ impl Store {
         let redis = RedisServer::start().unwrap();
         let url = format!("{}?namespace=cli", redis.url());
         let server = Server::Redis(redis);
+        Self { server, url }
+    }
+
+    #[cfg(feature = "postgres")]
+    fn postgres() -> Self {
+        let postgres = PostgresServer::start().unwrap();
+        let url = format!("{}?namespace=cli&sslmode=disable", postgres.url());
+        let server = Server::Postgres(postgres);
         Self { server, url }
     }
 
@@ -108,6 +131,8 @@ impl Store {
                 let counted = redis.command(&["EVAL", COUNT_ENTRIES, "0"]);
                 counted.unwrap().parse().unwrap()
             }
+            #[cfg(feature = "postgres")]
+            Server::Postgres(postgres) => postgres.sql(COUNT_LOCKS).unwrap().parse().unwrap(),
         }
     }
 
@@ -124,6 +149,8 @@ impl Store {
                 let key = format!("{{tenure/1/cli}}/lock/{lock}");
                 assert_eq!(redis.command(&["DEL", &key]).unwrap(), "1");
             }
+            #[cfg(feature = "postgres")]
+            Server::Postgres(_) => panic!("who holds {lock} has no name there"),
         }
     }
 
@@ -199,6 +226,28 @@ on_every_store! {
     a_shell_outlives_the_loss_of_one_thing
     two_shells_and_a_queue
     two_shells_and_barriers
+}
+
+/// What PostgreSQL offers so far.
+#[cfg(feature = "postgres")]
+mod postgres {
+    macro_rules! tests {
+        ($($test:ident)*) => {
+            $(#[test]
+            fn $test() {
+                super::$test(super::Store::postgres());
+            })*
+        };
+    }
+
+    tests! {
+        readers_share_and_writers_do_not
+        an_election_on_the_command_line
+        a_leaders_value_cannot_forge_a_line
+        a_paused_leaders_command_is_ended
+        two_shells_and_a_read_write_lock
+        two_shells_and_a_lock
+    }
 }
 
 fn readers_share_and_writers_do_not(store: Store) {

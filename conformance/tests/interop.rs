@@ -1,6 +1,6 @@
 //! The cases on stores in interop mode: among our own the rules hold, and what foreign clients break
-//! is not promised. On etcd those of queues, whose layout is another one then; on Redis those of locks
-//! and sessions.
+//! is not promised. On etcd those of queues, whose layout is another one then; on Redis and PostgreSQL
+//! those of locks and sessions.
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
 #[cfg(feature = "etcd")]
@@ -110,6 +110,75 @@ mod redis {
                 Outcome::NotPromised { seen, .. } => {
                     let shown = matches!(seen, Seen::Counterexample(_));
                     denied && shown == (case.id == "l8_namespaces_are_isolated")
+                }
+                Outcome::Held { .. } => !denied,
+                _ => false,
+            };
+            if !as_stated {
+                wrong.push(format!("{}: {outcome}", case.id));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use tenure_conformance::stores::PostgresHarness;
+    use tenure_conformance::{CASES, Outcome};
+
+    /// What foreign clients cannot keep, hence nobody is promised. Nobody of theirs is there to break
+    /// it; but a name is the same key in every namespace.
+    const DENIED: &[&str] = &[
+        "s3_freed_within_the_stated_bound",
+        "l2_tokens_rise_with_every_grant",
+        "l2_a_stale_token_is_refused_at_the_resource",
+        "l2_tokens_survive_a_restart",
+        "l3_first_come_first_served_across_connections",
+        "l3_first_come_first_served_inside_a_session",
+        "l3_try_lock_does_not_overtake",
+        "l3_waiters_keep_their_places_in_a_restart",
+        "l3_a_dead_waiter_delays_no_longer_than_stated",
+        "l8_names_are_isolated",
+        "l8_namespaces_are_isolated",
+    ];
+
+    /// What a session on PostgreSQL does not promise in any mode.
+    const NEVER: &[&str] = &[
+        "s3_freed_no_earlier_than_the_ttl",
+        "s4_a_detached_session_is_resumed_once",
+        "s4_a_wait_in_flight_at_a_detach_leaves_no_place",
+        "s4_a_detached_session_expires",
+        "s4_only_detached_sessions_are_resumed",
+        "s4_nothing_is_valid_before_the_first_renewal",
+    ];
+
+    /// Of other primitives, and of what the server has no control for.
+    const NOT_HERE: &[&str] = &[
+        "l3_no_wake_up_is_lost_in_a_reconnect",
+        "l7_a_late_release_spares_the_other_side",
+        "l8_read_write_locks_are_isolated",
+        "l8_queues_are_isolated",
+    ];
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn locks_shared_with_others_keep_what_they_promise() {
+        let mut wrong = Vec::new();
+        for case in CASES {
+            if !case.rule.starts_with(['L', 'S'])
+                || case.id.starts_with("s5_too_many")
+                || NOT_HERE.contains(&case.id)
+                || NEVER.contains(&case.id)
+            {
+                continue;
+            }
+            let harness = PostgresHarness::start().await.unwrap().interop();
+            let outcome = case.run(&harness).await;
+            println!("{}: {outcome}", case.id);
+            let denied = DENIED.contains(&case.id);
+            let as_stated = match &outcome {
+                Outcome::NotPromised { counterexample, .. } => {
+                    denied && counterexample.is_some() == (case.id == "l8_namespaces_are_isolated")
                 }
                 Outcome::Held { .. } => !denied,
                 _ => false,

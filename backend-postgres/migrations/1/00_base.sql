@@ -17,28 +17,37 @@ CREATE SEQUENCE tenure.tokens AS bigint CACHE 1;
 
 -- Empty after a crash, a promotion and a physical restore: unlogged tables are. Then the sequence may
 -- have gone back, because a number can reach a client before the log record that covers it is on disk.
+-- And of another place after a restart, and where a dump was restored or the database was copied.
 CREATE UNLOGGED TABLE tenure.life (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    place text PRIMARY KEY,
     since timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+CREATE FUNCTION tenure.place() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat_ws('/', extract(epoch FROM pg_postmaster_start_time()), d.oid, 'tenure.life'::regclass::oid)
+    FROM pg_database AS d WHERE d.datname = current_database()
+$$;
+
 -- Makes sure that tokens rise over all that were given out before the server's last crash. All
--- sessions ended in it, and every new one passes here before it can be granted anything. Microseconds,
--- because a standby that lagged may have missed any number of tokens, but not more than time has.
+-- sessions ended in it, and every new one passes here before it can be granted anything. A million,
+-- because grants do not wait for the disk, which a crash finds up to three `wal_writer_delay` behind.
+-- Microseconds, because a standby that lagged may have missed any number of tokens, but not more than
+-- time has.
 CREATE FUNCTION tenure.revive() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM tenure.life) THEN
+    IF EXISTS (SELECT FROM tenure.life AS l WHERE l.place = tenure.place()) THEN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('tenure/1/life', 0));
-    IF EXISTS (SELECT FROM tenure.life) THEN
+    IF EXISTS (SELECT FROM tenure.life AS l WHERE l.place = tenure.place()) THEN
         RETURN;
     END IF;
     PERFORM setval('tenure.tokens', greatest(
         last_value + 1048576,
         (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
     )) FROM tenure.tokens;
-    INSERT INTO tenure.life DEFAULT VALUES;
+    DELETE FROM tenure.life;
+    INSERT INTO tenure.life (place) VALUES (tenure.place());
 END $$;
 
 -- Who lives, or did until lately. A session lives as long as its connection, which holds the advisory

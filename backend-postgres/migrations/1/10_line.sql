@@ -14,8 +14,11 @@ CREATE UNLOGGED TABLE tenure.tickets (
     shared boolean NOT NULL,
     channel text NOT NULL,
     path text NOT NULL,
+    -- What a candidate stands for.
+    value bytea,
     PRIMARY KEY (key, id)
 );
+ALTER TABLE tenure.tickets ALTER COLUMN value SET STORAGE EXTERNAL;
 CREATE UNIQUE INDEX tickets_of_session ON tenure.tickets (session, nonce);
 
 CREATE FUNCTION tenure.line_try(a_key bigint, a_shared boolean) RETURNS boolean LANGUAGE plpgsql AS $$
@@ -54,7 +57,7 @@ END $$;
 -- Takes the lock if nobody is in the way: then there is a token. Else leaves a ticket, if it `waits`.
 CREATE FUNCTION tenure.line_join(
     me bigint, a_nonce bigint, a_channel text, a_path text, a_key bigint, a_shared boolean,
-    mine boolean, waits boolean
+    mine boolean, waits boolean, a_value bytea DEFAULT NULL
 ) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     free boolean := true;
@@ -72,8 +75,8 @@ BEGIN
         END IF;
     END IF;
     IF waits THEN
-        INSERT INTO tenure.tickets (key, session, nonce, shared, channel, path)
-            VALUES (a_key, me, a_nonce, a_shared, a_channel, a_path)
+        INSERT INTO tenure.tickets (key, session, nonce, shared, channel, path, value)
+            VALUES (a_key, me, a_nonce, a_shared, a_channel, a_path, a_value)
             ON CONFLICT (session, nonce) DO NOTHING;
     END IF;
     RETURN NULL;
@@ -82,7 +85,8 @@ END $$;
 -- Whether it is the ticket's turn: a token if so; else what is in the way, as `line_ahead` has it, and 1
 -- for a holder. Neither: there is no such ticket.
 CREATE FUNCTION tenure.line_look(
-    me bigint, a_nonce bigint, a_key bigint, a_shared boolean, OUT token bigint, OUT ahead integer
+    me bigint, a_nonce bigint, a_key bigint, a_shared boolean,
+    OUT token bigint, OUT ahead integer, OUT value bytea
 ) LANGUAGE plpgsql AS $$
 DECLARE
     mine bigint;
@@ -101,7 +105,7 @@ BEGIN
         RETURN;
     END IF;
     token := nextval('tenure.tokens');
-    DELETE FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = mine;
+    DELETE FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = mine RETURNING t.value INTO value;
     IF a_shared THEN
         -- Neighbouring readers are granted together, also when it was a dead writer who let them in.
         SELECT t.channel, t.nonce, t.shared INTO follower FROM tenure.tickets AS t

@@ -1,11 +1,14 @@
 -- What becomes of what sessions leave.
 
 -- Removes everything of a session that has ended. Every part has its own `<part>_bury` here: it must be
--- harmless if repeated, and if two do it at once.
+-- harmless if repeated, and if two do it at once. What a part left because another was at it is for the
+-- next time.
 CREATE FUNCTION tenure.bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM tenure.line_bury(dead);
-    DELETE FROM tenure.sessions AS s WHERE s.id = dead;
+    PERFORM tenure.election_bury(dead);
+    DELETE FROM tenure.sessions AS s WHERE s.id = dead
+        AND NOT EXISTS (SELECT FROM tenure.elections AS e WHERE e.session = dead);
 END $$;
 
 -- The end of a session by its own will: nothing of it is left. Returns the keys of the lines that it
@@ -50,6 +53,7 @@ BEGIN
         JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
         WHERE a.state_change < clock_timestamp() - s.ttl - interval '1 second'
             AND a.pid <> pg_backend_pid();
+    PERFORM tenure.election_forget();
     IF buried < 100 THEN
         INSERT INTO tenure.sweeps (last) VALUES (clock_timestamp())
             ON CONFLICT (one) DO UPDATE SET last = excluded.last;

@@ -2,13 +2,15 @@
 
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-use std::sync::LazyLock;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::sync::{LazyLock, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use sqlx::{Connection, Executor, PgConnection, Row};
 use tenure_core::backend::StoreUrl;
-use tenure_core::{Session, SessionOptions, Store};
+use tenure_core::{FencingToken, Holding, Session, SessionOptions, Store};
 use tenure_postgres::{PostgresBackend, PostgresConfig, PostgresSession};
 use tenure_testbed::PostgresServer;
 
@@ -76,3 +78,77 @@ impl Database {
 }
 
 pub const TICKETS: &str = "SELECT count(*) FROM tenure.tickets";
+
+/// The advisory locks of this database: one of each session, and what is held.
+pub const ONLY_SESSIONS: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// The end of `future`, which must not take longer than `limit`, and some more on a busy machine.
+pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
+    let ended = tokio::time::timeout(limit * 3, future).await;
+    ended.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
+}
+
+type Check<G> = Box<dyn FnOnce(&G) + Send>;
+
+/// A process that holds something and then stands still: nobody renews there, nobody looks at a clock.
+pub struct Silent<G> {
+    told: mpsc::Receiver<(Instant, FencingToken)>,
+    wake: mpsc::Sender<Check<G>>,
+    thread: JoinHandle<()>,
+}
+
+impl<G: Deref<Target = Holding> + 'static> Silent<G> {
+    pub fn start<F: Future<Output = G>>(
+        config: PostgresConfig,
+        ttl: Duration,
+        take: impl FnOnce(Session<PostgresSession>) -> F + Send + 'static,
+    ) -> Self {
+        let (tell, told) = mpsc::channel();
+        let (wake, woken) = mpsc::channel::<Check<G>>();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let (held, guard) = runtime.block_on(async {
+                let store = tenure_postgres::connect(config).await.unwrap();
+                let session = store.open(SessionOptions::new().ttl(ttl)).await.unwrap();
+                // Before the last that the server hears of it.
+                let held = Instant::now();
+                (held, take(session).await)
+            });
+            tell.send((held, guard.token())).unwrap();
+            woken.recv().unwrap()(&guard);
+        });
+        Self { told, wake, thread }
+    }
+
+    /// Since when, at the latest, it stands still, and what it has.
+    pub async fn holds(self) -> (Instant, FencingToken, Self) {
+        // Not while this runtime stands still: its sessions have to be renewed.
+        tokio::task::spawn_blocking(move || {
+            let (held, token) = self.told.recv().unwrap();
+            (held, token, self)
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Goes on there, with what it believes to have.
+    pub fn wake(self, check: impl FnOnce(&G) + Send + 'static) {
+        self.wake.send(Box::new(check)).unwrap();
+        self.thread.join().unwrap();
+    }
+}
+
+/// Steps that read who is next are cancelled by the server, which does not take back what became of
+/// advisory locks before.
+pub const BREAK_NUDGE: &str = "ALTER FUNCTION tenure.line_nudge(text, bigint) RENAME TO line_nudge_right; \
+    CREATE FUNCTION tenure.line_nudge(a_channel text, a_key bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$ \
+    BEGIN \
+        RAISE EXCEPTION 'not now' USING ERRCODE = '57014'; \
+    END $$";
+
+pub const MEND_NUDGE: &str = "DROP FUNCTION tenure.line_nudge(text, bigint); \
+    ALTER FUNCTION tenure.line_nudge_right(text, bigint) RENAME TO line_nudge";

@@ -52,9 +52,13 @@ pub async fn l1_contenders_exclude_each_other(harness: &dyn Harness) -> Verdict 
     let overlaps = Arc::new(AtomicUsize::new(0));
     // Read, await, write: the unguarded form of it loses updates as soon as two are inside.
     let counter = Arc::new(AtomicUsize::new(0));
-    let mut tasks = Vec::new();
+    // All before the first begins: opening may take longer than all its rounds.
+    let mut sessions = Vec::new();
     for _ in 0..CONNECTIONS {
-        let session = open(harness, LONG).await?;
+        sessions.push(open(harness, LONG).await?);
+    }
+    let mut tasks = Vec::new();
+    for session in &sessions {
         for flavour in 0..3 {
             let handle = session.locker("contended")?;
             let (inside, overlaps, counter) = (

@@ -205,9 +205,13 @@ pub async fn r1_contenders_share_or_exclude_each_other(harness: &dyn Harness) ->
     let inside = Arc::new(AtomicI64::new(0));
     let (most, mixed) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicUsize::new(0)));
     let counter = Arc::new(AtomicUsize::new(0));
+    // All before the first begins: opening may take longer than all its rounds.
+    let mut sessions = Vec::new();
+    for _ in 0..9 {
+        sessions.push(open(harness, LONG).await?);
+    }
     let mut tasks = Vec::new();
-    for number in 0..9 {
-        let session = open(harness, LONG).await?;
+    for (number, session) in sessions.into_iter().enumerate() {
         let lock = session.rw_lock("contended")?;
         let side = match number % 3 {
             0 => Side::Write,

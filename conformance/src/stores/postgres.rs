@@ -20,6 +20,7 @@ use crate::harness::{Harness, Link, Linked, Need, Operator, Subject};
 pub struct PostgresHarness {
     server: Server,
     namespace: Namespace,
+    interop: bool,
 }
 
 #[derive(Clone)]
@@ -64,6 +65,7 @@ impl PostgresHarness {
         Ok(Self {
             server: Server::Own(Arc::new(Mutex::new(server))),
             namespace: fresh_namespace("conformance")?,
+            interop: false,
         })
     }
 
@@ -90,6 +92,7 @@ impl PostgresHarness {
         Ok(Self {
             server: Server::Shared(server, database),
             namespace: fresh_namespace("conformance")?,
+            interop: false,
         })
     }
 
@@ -109,7 +112,15 @@ impl PostgresHarness {
         Ok(Self {
             server: Server::Foreign(url.into()),
             namespace: fresh_namespace(&parent)?,
+            interop: false,
         })
+    }
+
+    /// The same, with locks shared with any SQL client.
+    #[must_use]
+    pub fn interop(mut self) -> Self {
+        self.interop = true;
+        self
     }
 
     async fn url(&self) -> String {
@@ -122,6 +133,10 @@ impl PostgresHarness {
 
     async fn connect_to(&self, url: &str, namespace: Namespace) -> Result<Store> {
         let config = PostgresConfig::from_url(StoreUrl::parse(url)?)?.namespace(namespace);
+        let config = match self.interop {
+            true => config.interop(true),
+            false => config,
+        };
         Ok(tenure_postgres::connect(config).await?.into_dyn())
     }
 
@@ -260,10 +275,15 @@ impl Operator for PostgresHarness {
 
     async fn keys(&self) -> Result<Vec<String>> {
         let root = literal(&format!("{}/", namespace_root(&self.namespace)));
+        // Names are verbatim in interop mode: they have no root.
+        let all = self.interop;
         // Locks know no names, only keys: they are those of this database, whatever their namespace.
         let keys = format!(
             "SELECT t.path || '#' || t.session || ':' || tenure.hex(t.nonce) FROM tenure.tickets AS t \
-             WHERE starts_with(t.path, {root}) UNION ALL \
+             WHERE starts_with(t.path, {root}) OR {all} UNION ALL \
+             SELECT 'leader/' || e.path || '#' || e.session || ':' || tenure.hex(e.nonce) \
+             FROM tenure.elections AS e WHERE starts_with(e.path, {root}) AND tenure.alive(e.session) \
+             UNION ALL \
              SELECT 'held/' || s.id || '/' || ((l.classid::bigint << 32) | l.objid::bigint) \
              FROM pg_locks AS l JOIN tenure.sessions AS s ON s.pid = l.pid \
              WHERE l.locktype = 'advisory' AND l.granted \

@@ -1,0 +1,435 @@
+//! Who may talk to whom, and what is said if not.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use sqlx::{AssertSqlSafe, Executor};
+use support::{Database, server};
+use tenure_core::backend::StoreUrl;
+use tenure_core::{Error, ErrorKind, Result, SessionOptions};
+use tenure_postgres::PostgresConfig;
+use tenure_testbed::{Certs, Identity, PostgresReplica, PostgresServer, Process, Proxy, Tls};
+
+const TTL: Duration = Duration::from_secs(5);
+
+fn config(url: impl AsRef<str>) -> PostgresConfig {
+    PostgresConfig::from_url(StoreUrl::parse(url.as_ref()).unwrap()).unwrap()
+}
+
+/// Connects, takes a lock and lets go.
+async fn use_it(url: impl AsRef<str>) -> Result<()> {
+    let store = tenure_postgres::connect(config(url)).await?;
+    let session = store.open(SessionOptions::new().ttl(TTL)).await?;
+    session.locker("x")?.lock().await?.release().await?;
+    session.close().await
+}
+
+/// The refusal, which must come promptly.
+async fn refused(what: &str, url: impl AsRef<str>) -> Error {
+    let start = Instant::now();
+    let Err(error) = use_it(url).await else {
+        panic!("{what}: accepted");
+    };
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(20), "{what}: {took:?}");
+    assert!(!format!("{error} {error:?}").contains("canary"), "{what}");
+    error
+}
+
+/// A URL with the credentials of somebody else, in some database.
+fn url_as(server: &PostgresServer, who: &str, database: &str) -> String {
+    format!("postgres://{who}@{}/{database}", server.address())
+}
+
+fn shown(identity: &Identity) -> String {
+    let (cert, key) = (identity.cert.display(), identity.key.display());
+    format!("&sslcert={cert}&sslkey={key}")
+}
+
+#[tokio::test]
+async fn tls_accepts_the_right_and_refuses_the_wrong() {
+    let certs = Certs::generate().unwrap();
+    let server = PostgresServer::builder().tls(certs.tls());
+    let server = server.start_async().await.unwrap();
+    let with = |mode: &str, ca: &Path| {
+        format!(
+            "{}?sslmode={mode}&sslrootcert={}",
+            server.url(),
+            ca.display()
+        )
+    };
+    for url in [
+        with("verify-full", &certs.ca),
+        with("verify-ca", &certs.ca),
+        with("require", &certs.ca),
+        format!("{}?sslrootcert={}", server.url(), certs.ca.display()),
+        format!("{}?sslmode=require", server.url()),
+        server.url(),
+    ] {
+        use_it(&url).await.unwrap();
+    }
+    let nowhere = Path::new("/nowhere.pem");
+    let system = format!("{}?sslmode=verify-full", server.url());
+    for (what, url, kind) in [
+        (
+            "wrong authority",
+            with("verify-full", &certs.other_ca),
+            ErrorKind::Unauthorized,
+        ),
+        (
+            "wrong authority",
+            with("verify-ca", &certs.other_ca),
+            ErrorKind::Unauthorized,
+        ),
+        (
+            "wrong authority",
+            with("require", &certs.other_ca),
+            ErrorKind::Unauthorized,
+        ),
+        ("the system's authorities", system, ErrorKind::Unauthorized),
+        (
+            "no such file",
+            with("verify-full", nowhere),
+            ErrorKind::Config,
+        ),
+    ] {
+        let error = refused(what, url).await;
+        assert_eq!(error.kind(), kind, "{what}: {error:?}");
+        assert!(error.to_string().contains("certificate"), "{what}: {error}");
+    }
+    let plain = format!("{}?sslmode=disable", server.url());
+    let error = refused("plaintext to a TLS server", plain).await;
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
+    assert!(error.to_string().contains("no encryption"), "{error}");
+}
+
+#[tokio::test]
+async fn tls_is_not_given_up_where_it_was_asked_for() {
+    for mode in ["require", "verify-ca", "verify-full"] {
+        let url = format!("{}?sslmode={mode}", server().url());
+        let error = refused(mode, url).await;
+        assert_eq!(error.kind(), ErrorKind::Config, "{mode}: {error:?}");
+        assert!(error.to_string().contains("TLS"), "{mode}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_another_name_is_refused() {
+    let certs = Certs::generate().unwrap();
+    let tls = Tls::new(certs.ca.clone(), certs.wrong_host.clone());
+    let server = PostgresServer::builder()
+        .tls(tls)
+        .start_async()
+        .await
+        .unwrap();
+    let with = |mode| {
+        format!(
+            "{}?sslmode={mode}&sslrootcert={}",
+            server.url(),
+            certs.ca.display()
+        )
+    };
+    let error = refused("wrong host", with("verify-full")).await;
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
+    assert!(error.to_string().contains("certificate"), "{error}");
+    use_it(with("verify-ca")).await.unwrap();
+}
+
+#[tokio::test]
+async fn mutual_tls_wants_the_right_certificate() {
+    let certs = Certs::generate().unwrap();
+    let server = PostgresServer::builder().tls(certs.mutual_tls());
+    let server = server.start_async().await.unwrap();
+    let url = format!(
+        "{}?sslmode=verify-full&sslrootcert={}",
+        server.url(),
+        certs.ca.display()
+    );
+    let with = |identity: &Identity| url.clone() + &shown(identity);
+    use_it(with(&certs.client)).await.unwrap();
+    for (what, url) in [
+        ("none", url.clone()),
+        ("expired", with(&certs.expired_client)),
+        ("foreign", with(&certs.foreign_client)),
+    ] {
+        let error = refused(what, url).await;
+        assert_eq!(error.kind(), ErrorKind::Unauthorized, "{what}: {error:?}");
+        assert!(error.to_string().contains("`sslcert`"), "{what}: {error}");
+    }
+    let swapped = Identity {
+        cert: certs.client.cert.clone(),
+        key: certs.expired_client.key.clone(),
+    };
+    let error = refused("a key that is not the certificate's", with(&swapped)).await;
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+}
+
+#[tokio::test]
+async fn passwords() {
+    let server = PostgresServer::builder().user("app", "right");
+    let server = server.start_async().await.unwrap();
+    server
+        .sql("GRANT CREATE ON DATABASE postgres TO app")
+        .unwrap();
+    use_it(url_as(&server, "app:right", "postgres"))
+        .await
+        .unwrap();
+    for (what, who, database) in [
+        ("wrong password", "app:canary", "postgres"),
+        ("no password", "app", "postgres"),
+        ("no such user", "nobody:canary", "postgres"),
+    ] {
+        let error = refused(what, url_as(&server, who, database)).await;
+        assert_eq!(error.kind(), ErrorKind::Unauthorized, "{what}: {error:?}");
+    }
+    let error = refused("no such database", url_as(&server, "app:right", "nowhere")).await;
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(error.to_string().contains("nowhere"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_several_hosts_the_one_that_can_be_written_to() {
+    let pair = PostgresReplica::start_async().await.unwrap();
+    let (primary, standby) = (pair.primary.address(), pair.standby.address());
+    let alone = format!("postgres://postgres@{standby}/postgres");
+    let error = refused("a standby", &alone).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(error.to_string().contains("standby"), "{error}");
+    let nobody = Proxy::start("127.0.0.1:1").unwrap().address();
+    let all = format!("postgres://postgres@{nobody},{standby},{primary}/postgres");
+    use_it(&all).await.unwrap();
+    let store = tenure_postgres::connect(config(&all)).await.unwrap();
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    let before = session.locker("l").unwrap().lock().await.unwrap().token();
+    let mut pair = pair;
+    pair.primary.kill().unwrap();
+    let pair = tokio::task::spawn_blocking(move || {
+        pair.promote().unwrap();
+        pair
+    });
+    let _pair = pair.await.unwrap();
+    session.lost().await;
+    // The same store finds the new primary.
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    let after = session.locker("l").unwrap().lock().await.unwrap().token();
+    assert!(after > before);
+}
+
+#[tokio::test]
+async fn a_server_that_is_silent_is_not_waited_for_long() {
+    let proxy = Proxy::start(server().address()).unwrap();
+    proxy.silence();
+    let url = format!(
+        "postgres://postgres@{}/postgres?connect_timeout=300ms",
+        proxy.address()
+    );
+    let start = Instant::now();
+    let error = refused("silence", url).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    assert!(start.elapsed() >= Duration::from_millis(300));
+}
+
+#[tokio::test]
+async fn sessions_bear_their_names() {
+    let db = Database::new().await;
+    let url = server().url_of(&db.name) + "?application_name=orders";
+    let store = tenure_postgres::connect(config(url)).await.unwrap();
+    let _session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    // The one that is the lease, the one that hears, the one that reads.
+    db.until(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'orders'",
+        3,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_read_only_role_is_refused() {
+    let db = Database::new().await;
+    let mut sql = db.sql().await;
+    sql.execute("CREATE ROLE reader LOGIN").await.unwrap();
+    sql.execute("ALTER ROLE reader SET default_transaction_read_only = on")
+        .await
+        .unwrap();
+    let error = refused("read-only", url_as(server(), "reader", &db.name)).await;
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(
+        error.to_string().contains("default_transaction_read_only"),
+        "{error}"
+    );
+}
+
+/// A role that owns nothing, over a schema that somebody else has applied.
+#[tokio::test]
+async fn the_least_rights_are_enough_and_each_is_needed() {
+    let db = Database::new().await;
+    let mut sql = db.sql().await;
+    sql.execute("CREATE ROLE least LOGIN").await.unwrap();
+    let url = url_as(server(), "least", &db.name);
+    let error = refused("no schema, and no right to make one", &url).await;
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
+    assert!(error.to_string().contains("migration"), "{error}");
+
+    let migration = tenure_postgres::migration();
+    sql.execute(sqlx::raw_sql(AssertSqlSafe(migration)))
+        .await
+        .unwrap();
+    let error = refused("no rights on the schema", &url).await;
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
+    assert!(error.to_string().contains("schema tenure"), "{error}");
+
+    let grants = tenure_postgres::grants("least");
+    sql.execute(sqlx::raw_sql(AssertSqlSafe(grants)))
+        .await
+        .unwrap();
+    use_it(&url).await.unwrap();
+
+    for (right, named) in [
+        ("SELECT ON tenure.layout", "layout"),
+        ("SELECT ON tenure.tickets", "tickets"),
+        ("INSERT ON tenure.sessions", "sessions"),
+        ("USAGE, UPDATE ON SEQUENCE tenure.tokens", "tokens"),
+        ("USAGE ON SCHEMA tenure", "schema tenure"),
+    ] {
+        let change = |verb: &str, to: &str| AssertSqlSafe(format!("{verb} {right} {to} least"));
+        sql.execute(change("REVOKE", "FROM")).await.unwrap();
+        let error = refused(right, &url).await;
+        assert_eq!(error.kind(), ErrorKind::Unauthorized, "{right}: {error:?}");
+        assert!(error.to_string().contains(named), "{right}: {error}");
+        sql.execute(change("GRANT", "TO")).await.unwrap();
+    }
+    use_it(&url).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_schema_of_another_version_is_refused() {
+    let db = Database::new().await;
+    use_it(server().url_of(&db.name)).await.unwrap();
+    let mut sql = db.sql().await;
+    for (version, oldest, works) in [(2, 1, true), (2, 2, false), (0, 0, false)] {
+        let set = format!("UPDATE tenure.layout SET version = {version}, oldest = {oldest}");
+        sql.execute(AssertSqlSafe(set)).await.unwrap();
+        match works {
+            true => use_it(server().url_of(&db.name)).await.unwrap(),
+            false => {
+                let error = refused("another layout", server().url_of(&db.name)).await;
+                assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+                assert!(error.to_string().contains("layout version"), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_database_of_another_encoding_is_refused() {
+    let mut sql = Database::new().await.sql().await;
+    sql.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+        .await
+        .unwrap();
+    let error = refused("LATIN1", server().url_of("latin")).await;
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(error.to_string().contains("LATIN1"), "{error}");
+}
+
+/// pgbouncer before the server, in a mode of pooling.
+struct Pooler {
+    _process: Process,
+    _folder: Folder,
+    port: u16,
+}
+
+struct Folder(std::path::PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Pooler {
+    async fn start(mode: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        // A port that was free a moment ago.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let folder = std::env::temp_dir().join(format!("tenure-pooler-{port}-{mode}"));
+        std::fs::create_dir(&folder).unwrap();
+        let folder = Folder(folder);
+        let everybody = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&folder.0, everybody).unwrap();
+        let (users, ini) = (folder.0.join("users.txt"), folder.0.join("pgbouncer.ini"));
+        std::fs::write(&users, "\"postgres\" \"\"\n").unwrap();
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\n\
+             pool_mode = {mode}\nmax_client_conn = 100\ndefault_pool_size = 20\n\
+             ignore_startup_parameters = extra_float_digits\n",
+            server().port(),
+            users.display(),
+        );
+        std::fs::write(&ini, settings).unwrap();
+        // Where Debian has it, which is not in everybody's PATH.
+        let debian = Path::new("/usr/sbin/pgbouncer");
+        let program = match debian.exists() {
+            true => debian,
+            false => Path::new("pgbouncer"),
+        };
+        let mut command = std::process::Command::new(program);
+        command.arg(&ini);
+        // It refuses to run as root.
+        if is_root() {
+            command.args(["-u", "nobody"]);
+        }
+        let process = Process::spawn(command).unwrap();
+        let pooler = Self {
+            _process: process,
+            _folder: folder,
+            port,
+        };
+        let start = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "pgbouncer does not serve"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        pooler
+    }
+
+    fn url(&self, database: &str) -> String {
+        format!(
+            "postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable",
+            self.port
+        )
+    }
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+#[tokio::test]
+async fn a_pooler_that_shares_connections_is_refused() {
+    let db = Database::new().await;
+    use_it(server().url_of(&db.name)).await.unwrap();
+    for mode in ["transaction", "statement"] {
+        let pooler = Pooler::start(mode).await;
+        let error = refused(mode, pooler.url(&db.name)).await;
+        assert_eq!(error.kind(), ErrorKind::Config, "{mode}: {error:?}");
+        assert!(error.to_string().contains("pooler"), "{mode}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_pooler_of_whole_sessions_works() {
+    let db = Database::new().await;
+    let pooler = Pooler::start("session").await;
+    use_it(pooler.url(&db.name)).await.unwrap();
+}

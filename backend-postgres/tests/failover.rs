@@ -1,0 +1,188 @@
+//! What is left after a crash, a promotion and a copy; and what is claimed of it.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use sqlx::Executor;
+use support::{Database, server};
+use tenure_core::backend::StoreUrl;
+use tenure_core::{ErrorKind, FencingToken, Guarantees, SessionOptions, TokenOrder};
+use tenure_postgres::PostgresConfig;
+use tenure_testbed::{PostgresReplica, PostgresServer};
+
+const TTL: Duration = Duration::from_secs(5);
+
+fn config(url: impl AsRef<str>) -> PostgresConfig {
+    PostgresConfig::from_url(StoreUrl::parse(url.as_ref()).unwrap()).unwrap()
+}
+
+/// The token of the last of so many grants.
+async fn grants(url: impl AsRef<str>, count: usize) -> FencingToken {
+    let store = tenure_postgres::connect(config(url)).await.unwrap();
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    let lock = session.locker("l").unwrap();
+    let mut last = None;
+    for _ in 0..count {
+        let guard = lock.lock().await.unwrap();
+        assert!(last < Some(guard.token()));
+        last = Some(guard.token());
+        guard.release().await.unwrap();
+    }
+    last.unwrap()
+}
+
+async fn claims(url: impl AsRef<str>) -> Guarantees {
+    let store = tenure_postgres::connect(config(url)).await.unwrap();
+    store.guarantees().await.unwrap()
+}
+
+/// Grants do not wait for the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_rise_over_a_crash_right_after_many_grants() {
+    let mut server = PostgresServer::start_async().await.unwrap();
+    let mut before = grants(server.url(), 1000).await;
+    for _ in 0..2 {
+        server.kill().unwrap();
+        server.restart_async().await.unwrap();
+        let after = grants(server.url(), 300).await;
+        assert!(after > before, "{after} after {before}");
+        before = after;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_rise_over_a_promotion_of_a_standby_that_lagged() {
+    let mut pair = PostgresReplica::start_async().await.unwrap();
+    grants(pair.primary.url(), 1).await;
+    pair.wait_in_sync().unwrap();
+    pair.cut_replication();
+    let before = grants(pair.primary.url(), 200).await;
+    let behind = "SELECT last_value FROM tenure.tokens";
+    let standby: u64 = pair.standby.sql(behind).unwrap().parse().unwrap();
+    assert!(standby < before.get(), "it does not lag");
+    pair.primary.kill().unwrap();
+    pair.promote().unwrap();
+    let after = grants(pair.standby.url(), 1).await;
+    assert!(after > before, "{after} after {before}");
+}
+
+/// A copy has the sequence as it was; and so has the restore of a dump.
+#[tokio::test]
+async fn tokens_rise_in_a_copy_that_takes_the_place_of_its_original() {
+    let db = Database::new().await;
+    grants(server().url_of(&db.name), 1).await;
+    let mut sql = db.sql().await;
+    sql.execute("SELECT tenure.revive()").await.unwrap();
+    drop(sql);
+    let copy = format!("CREATE DATABASE copy TEMPLATE {}", db.name);
+    // Until the last connection of the template has ended.
+    let mut tries = 0;
+    while let Err(error) = server().sql(&copy) {
+        tries += 1;
+        assert!(tries < 400, "{error}");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let before = grants(server().url_of(&db.name), 50).await;
+    let after = grants(server().url_of("copy"), 1).await;
+    assert!(after > before, "{after} after {before}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_claimed_is_read_off_the_server() {
+    let pair = PostgresReplica::start_async().await.unwrap();
+    let url = pair.primary.url();
+    let asynchronous = claims(&url).await;
+    let version = pair.primary.version();
+    assert_eq!(
+        asynchronous.deployment,
+        format!("PostgreSQL {version}, 1 standby, asynchronous")
+    );
+    assert_eq!(asynchronous.token_order.value, TokenOrder::Failover);
+    assert!(asynchronous.durability.reason.contains("may lack"));
+
+    pair.set_synchronous(true).unwrap();
+    let synchronous = claims(&url).await;
+    let deployment = &synchronous.deployment;
+    assert!(
+        deployment.contains("1 standby, synchronous"),
+        "{deployment}"
+    );
+    assert!(
+        synchronous
+            .durability
+            .reason
+            .contains("disk and on that of")
+    );
+    pair.primary
+        .set("synchronous_commit", "remote_write")
+        .unwrap();
+    let reason = claims(&url).await.durability.reason;
+    assert!(reason.contains("in the memory of"), "{reason}");
+    pair.primary.set("synchronous_commit", "local").unwrap();
+    let deployment = claims(&url).await.deployment;
+    assert!(deployment.ends_with("asynchronous"), "{deployment}");
+
+    pair.primary.set("synchronous_commit", "on").unwrap();
+    pair.primary.set("full_page_writes", "off").unwrap();
+    let careless = claims(&url).await;
+    assert_eq!(careless.token_order.value, TokenOrder::ClientCrash);
+    assert!(careless.deployment.ends_with("fsync off"));
+    assert!(careless.durability.reason.contains("not safe"));
+}
+
+#[tokio::test]
+async fn sessions_wait_for_the_disk_where_the_server_would_not() {
+    let server = PostgresServer::builder().setting("synchronous_commit", "off");
+    let server = server.start_async().await.unwrap();
+    let store = tenure_postgres::connect(config(server.url()))
+        .await
+        .unwrap();
+    assert!(
+        store
+            .guarantees()
+            .await
+            .unwrap()
+            .deployment
+            .ends_with("alone")
+    );
+    let before = grants(server.url(), 1).await;
+    assert!(grants(server.url(), 1).await > before);
+}
+
+/// The lock table is the whole server's: a quarter of it is the most that sessions take.
+#[tokio::test]
+async fn a_full_lock_table_is_not_what_others_meet() {
+    let server = PostgresServer::builder()
+        .setting("max_connections", 20)
+        .setting("max_locks_per_transaction", 16);
+    let server = server.start_async().await.unwrap();
+    let (budget, url) = (20 * 16 / 4, server.url());
+    let store = tenure_postgres::connect(config(&url)).await.unwrap();
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    let mut guards = Vec::new();
+    let refused = loop {
+        let lock = session.locker(format!("l{}", guards.len())).unwrap();
+        match lock.try_lock().await {
+            Ok(guard) => guards.push(guard),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused.kind(), ErrorKind::TooLarge, "{refused}");
+    assert!(
+        refused.to_string().contains("max_locks_per_transaction"),
+        "{refused}"
+    );
+    // The session's own is one.
+    assert_eq!(guards.len(), budget - 1);
+    // Others are not in the way of it, nor it of them.
+    grants(&url, 3).await;
+    let locks = "SELECT count(pg_advisory_lock(i)) FROM generate_series(1, 100) AS i";
+    assert_eq!(server.sql(locks).unwrap(), "100");
+    assert!(guards.iter().all(|guard| guard.is_valid()));
+    guards.pop().unwrap().release().await.unwrap();
+    drop(session.locker("again").unwrap().try_lock().await.unwrap());
+    session.close().await.unwrap();
+}
