@@ -17,6 +17,7 @@ mod main_connection;
 mod schema;
 mod session;
 mod step;
+mod stm;
 #[allow(dead_code, reason = "topics are for the primitives to come")]
 mod waits;
 
@@ -24,3 +25,4 @@ pub use config::{PostgresConfig, SslMode};
 pub use locker::PostgresLocker;
 pub use schema::{LAYOUT, grants, migration};
 pub use session::{MAX_TTL, MIN_TTL, PostgresBackend, PostgresSession, connect};
+pub use stm::PostgresStm;

@@ -89,7 +89,6 @@ impl Own {
 
     /// Whether the object at `path` is held under `token`: what a fenced commit asks, in the same go
     /// as the commit.
-    #[expect(dead_code, reason = "for transactions")]
     pub(crate) fn holds(&self, key: i64, path: &str, token: FencingToken) -> bool {
         self.keys.get(&key).is_some_and(|own| {
             let mut holders = own.holders.values();

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Backend, HasLocker, Held, Kind, Lease, Locker, Opened};
+use tenure_core::backend::{
+    Backend, HasLocker, HasStm, Held, Kind, Lease, Locker, Opened, Slots, Stm,
+};
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
@@ -18,6 +20,7 @@ use crate::error;
 use crate::locker::PostgresLocker;
 use crate::main_connection::{Main, MainGuard};
 use crate::step::{Rows, Step, step};
+use crate::stm::PostgresStm;
 use crate::waits::{Bell, Topic, Waiting};
 
 /// The shortest TTL: below, a slow answer alone would end a session.
@@ -113,6 +116,8 @@ pub struct PostgresSession {
     pub(crate) id: i64,
     pub(crate) ttl: Duration,
     pid: i32,
+    /// Where its commits leave their markers.
+    pub(crate) slots: Slots,
     main: AsyncMutex<Main>,
     /// Steps wait here for their turn, and renewals do not: however many steps there are, a renewal waits
     /// for one of them.
@@ -137,6 +142,7 @@ impl Drop for PostgresSession {
 /// up a few rows by an index: to plan it anew each time costs more than the step.
 const SETTINGS: &str = "SELECT \
     set_config('search_path', 'pg_catalog', false), \
+    set_config('default_transaction_isolation', 'read committed', false), \
     set_config('idle_session_timeout', $1, false), \
     set_config('idle_in_transaction_session_timeout', $1, false), \
     set_config('tcp_user_timeout', $1, false), \
@@ -183,6 +189,7 @@ impl PostgresSession {
             id,
             ttl,
             pid,
+            slots: Slots::new(),
             main,
             turn: AsyncMutex::default(),
         });
@@ -204,7 +211,6 @@ impl PostgresSession {
 
     /// One step on the connection that reads, for large answers and what needs no lease: see
     /// [`Client::read`].
-    #[expect(dead_code, reason = "for the primitives to come")]
     pub(crate) async fn read<'q>(&self, make: impl Fn() -> Step<'q>) -> Result<Rows> {
         self.client.read(make).await
     }
@@ -311,6 +317,10 @@ impl Lease for PostgresSession {
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(HasLocker::typed_locker(self))
     }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Some(HasStm::typed_stm(self))
+    }
 }
 
 impl HasLocker for PostgresSession {
@@ -318,5 +328,13 @@ impl HasLocker for PostgresSession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<PostgresLocker> {
         Arc::new(PostgresLocker::new(self))
+    }
+}
+
+impl HasStm for PostgresSession {
+    type Stm = PostgresStm;
+
+    fn typed_stm(self: Arc<Self>) -> Arc<PostgresStm> {
+        Arc::new(PostgresStm::new(self))
     }
 }

@@ -35,7 +35,6 @@ const NOT_OFFERED: &[(&str, &str)] = &[
     ("postgres", "R"),
     ("postgres", "Q"),
     ("postgres", "B"),
-    ("postgres", "T"),
 ];
 
 async fn stage(store: &str, id: &str) -> Box<dyn Harness> {

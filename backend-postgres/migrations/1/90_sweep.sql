@@ -43,6 +43,7 @@ BEGIN
         buried := buried + 1;
         EXIT WHEN buried = 100;
     END LOOP;
+    PERFORM tenure.stm_sweep();
     -- `idle_session_timeout` does not end a backend that waits for the rest of a request, or for room to
     -- send an answer. Nothing has moved there for longer than the lease.
     PERFORM pg_terminate_backend(a.pid)
