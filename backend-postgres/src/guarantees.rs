@@ -182,7 +182,10 @@ fn claims(found: &Found) -> Guarantees {
             "a session is a connection, which no other process can take over",
         ),
         observers: Claim::new(Observers::MayMiss, "there are no elections here yet"),
-        barriers: Claim::new(Barriers::HeldUp, "there are no barriers here yet"),
+        barriers: Claim::new(
+            Barriers::WithoutTheDead,
+            "who holds or is inside counts only while its session has its own advisory lock; the dead are looked for every half second",
+        ),
         isolation: Claim::new(
             Transactions::StrictSerializable,
             "commits of a namespace lock one row, and compare what was read under that lock",

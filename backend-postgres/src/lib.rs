@@ -4,6 +4,7 @@
 //! the feature `postgres`. What PostgreSQL keeps for tenure, and what it can and cannot promise, is in
 //! `docs/postgres.md`.
 
+mod barrier;
 mod client;
 mod config;
 mod endpoint;
@@ -18,9 +19,9 @@ mod schema;
 mod session;
 mod step;
 mod stm;
-#[allow(dead_code, reason = "topics are for the primitives to come")]
 mod waits;
 
+pub use barrier::PostgresBarrier;
 pub use config::{PostgresConfig, SslMode};
 pub use locker::PostgresLocker;
 pub use schema::{LAYOUT, grants, migration};

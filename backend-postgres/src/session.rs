@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, HasLocker, HasStm, Held, Kind, Lease, Locker, Opened, Slots, Stm,
+    Backend, Barrier, HasBarrier, HasLocker, HasStm, Held, Kind, Lease, Locker, Opened, Slots, Stm,
 };
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
+use crate::barrier::PostgresBarrier;
 use crate::client::Client;
 use crate::config::PostgresConfig;
 use crate::endpoint;
 use crate::error;
+use crate::key::signed;
 use crate::locker::PostgresLocker;
 use crate::main_connection::{Main, MainGuard};
 use crate::step::{Rows, Step, step};
@@ -204,7 +206,6 @@ impl PostgresSession {
     }
 
     /// One step on the main connection. `Lost` when that is gone.
-    #[expect(dead_code, reason = "for the primitives to come")]
     pub(crate) async fn call(&self, step: Step<'_>) -> Result<Rows> {
         self.main().await.call(step).await
     }
@@ -221,7 +222,6 @@ impl PostgresSession {
     }
 
     /// From the moment this returns, hears of changes of the object at `path`.
-    #[expect(dead_code, reason = "for the primitives to come")]
     pub(crate) async fn topic(&self, path: &str) -> Result<Topic> {
         let bell = Arc::<Bell>::default();
         let channel = format!("tenure_t_{}", crate::key::key_of(path));
@@ -302,20 +302,36 @@ impl Lease for PostgresSession {
     }
 
     async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
+        let places = held.iter().filter(|held| held.kind == Kind::DoubleBarrier);
+        let places: Vec<i64> = places.map(|held| signed(held.nonce)).collect();
         let mut main = self.main().await;
+        let mut gone = Vec::new();
+        for places in places.chunks(CHUNK) {
+            let look = step(
+                "SELECT n.nonce FROM unnest($2::bigint[]) AS n(nonce) WHERE NOT EXISTS \
+                 (SELECT FROM tenure.participants AS p WHERE p.session = $1 AND p.nonce = n.nonce)",
+            )
+            .with(self.id)
+            .with(places);
+            for place in main.call(look).await?.iter() {
+                gone.push(place.get::<i64>("nonce")?.cast_unsigned());
+            }
+        }
         let own = main.own();
-        Ok(held
-            .iter()
-            .filter(|held| match held.kind {
-                Kind::Lock | Kind::Election | Kind::RwLock => !own.has(held.nonce),
-                _ => false,
-            })
-            .map(|held| held.nonce)
-            .collect())
+        let locks = held.iter().filter(|held| match held.kind {
+            Kind::Lock | Kind::Election | Kind::RwLock => !own.has(held.nonce),
+            _ => false,
+        });
+        gone.extend(locks.map(|held| held.nonce));
+        Ok(gone)
     }
 
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(HasLocker::typed_locker(self))
+    }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(HasBarrier::typed_barrier(self))
     }
 
     fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
@@ -328,6 +344,14 @@ impl HasLocker for PostgresSession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<PostgresLocker> {
         Arc::new(PostgresLocker::new(self))
+    }
+}
+
+impl HasBarrier for PostgresSession {
+    type Barrier = PostgresBarrier;
+
+    fn typed_barrier(self: Arc<Self>) -> Arc<PostgresBarrier> {
+        Arc::new(PostgresBarrier::new(self))
     }
 }
 
