@@ -2,11 +2,11 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tenure_core::backend::{Ask, Barrier, Grant, Kind, Settle, path};
-use tenure_core::{Effect, Error, ErrorKind, FencingToken, HoldFor, LossReason, Name, Result};
+use tenure_core::{Effect, Error, FencingToken, HoldFor, LossReason, Name, Result};
 
 use crate::error;
 use crate::key::{hex, signed};
@@ -20,6 +20,9 @@ const MOST: u32 = 1_000;
 /// How often whoever waits looks though nobody told: what was removed by hand is not announced. Where
 /// somebody may die without a word, more often.
 const SLOW: Duration = Duration::from_secs(5);
+
+/// How soon something is tried again that did not work.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The barriers and double barriers of a session on PostgreSQL.
 #[derive(Debug)]
@@ -96,16 +99,23 @@ impl PostgresBarrier {
         self.session.call(leave).await?.first()?.get("gone")
     }
 
-    /// Takes back a hold of a session that has ended: one for good outlives it.
+    /// Takes back a hold of a session that has ended: one for good outlives it, and nobody else will. Not
+    /// before the server has noticed that end, for the hold may be on its way still.
     async fn unhold_for_the_dead(&self, ask: &Ask, path: &str) -> Result<()> {
-        let unhold = self.unhold_step(ask, path);
-        let unheld = self.session.client.write(unhold).await?;
-        match unheld.first()?.get::<bool>("unheld")? {
-            true => Ok(()),
-            false => Err(Error::new(
-                ErrorKind::Unavailable,
-                "the server has not noticed the end of this session yet",
-            )),
+        let noticed = Instant::now() + self.session.ttl + self.session.client.config.timeout;
+        loop {
+            let unheld = self.session.client.write(self.unhold_step(ask, path)).await;
+            let error = match unheld {
+                Ok(unheld) if unheld.first()?.get("unheld")? => return Ok(()),
+                Ok(_) => {
+                    error::no_connection("the server has not noticed the end of this session yet")
+                }
+                Err(error) => error,
+            };
+            if !error.is_retryable() || Instant::now() >= noticed {
+                return Err(error);
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -126,15 +136,16 @@ impl Barrier for PostgresBarrier {
             .with(signed(ask.nonce()))
             .with(&path)
             .with(hold_for == HoldFor::Session);
-        match self
-            .session
-            .call(hold)
-            .await?
-            .first()?
-            .get::<bool>("held")?
-        {
-            true => Ok(()),
-            false => Err(error::held()),
+        let mut main = self.session.main().await;
+        if main.is_over() {
+            return main.call(hold).await.map(drop);
+        }
+        match main.call(hold).await {
+            Ok(held) if held.first()?.get("held")? => Ok(()),
+            Ok(_) => Err(error::held()),
+            // It may stand all the same, and be for good.
+            Err(error) if main.is_over() => Err(error.with_effect(Effect::Unknown)),
+            Err(error) => Err(error),
         }
     }
 
@@ -256,7 +267,7 @@ where
     loop {
         match attempt().await {
             Err(error) if error.is_retryable() => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(AGAIN).await;
             }
             done => return done,
         }
