@@ -261,6 +261,30 @@ async fn revisions_are_seen_in_their_order() {
 }
 
 #[tokio::test]
+async fn who_waited_for_the_turn_is_compared_again() {
+    let db = Database::new().await;
+    let sessions = [db.session(TTL).await, db.session(TTL).await];
+    let stms = sessions.each_ref().map(|session| session.stm().unwrap());
+    increment(&stms[0], "count").await.unwrap();
+    // Both find all as they had read it, and then wait.
+    let mut sql = db.sql().await;
+    sql.execute("BEGIN; SELECT FROM tenure.revisions FOR UPDATE")
+        .await
+        .unwrap();
+    let tasks = stms
+        .clone()
+        .map(|stm| tokio::spawn(async move { increment(&stm, "count").await }));
+    db.until("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()", 2)
+        .await;
+    sql.execute("COMMIT").await.unwrap();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    let entry = stms[0].get("count").await.unwrap().unwrap();
+    assert_eq!((entry.value, entry.version), (b"3".to_vec(), 3));
+}
+
+#[tokio::test]
 async fn a_default_isolation_of_the_database_changes_nothing() {
     let db = Database::new().await;
     let alter = format!(
