@@ -284,6 +284,58 @@ async fn who_waited_for_the_turn_is_compared_again() {
     assert_eq!((entry.value, entry.version), (b"3".to_vec(), 3));
 }
 
+/// The end of a request, as a process sends it that is stopped at the worst moment: the statement is done,
+/// and the transaction open.
+#[tokio::test]
+async fn who_is_stopped_in_its_turn_is_ended() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[kind], &length[..], body].concat()
+    }
+
+    let db = Database::new().await;
+    let session = db.session(TTL).await;
+    let stm = session.stm().unwrap();
+    stm.put("a", "1").await.unwrap();
+    let mut stopped = tokio::net::TcpStream::connect(server().address())
+        .await
+        .unwrap();
+    let hello = format!("\0\x03\0\0user\0postgres\0database\0{}\0\0", db.name);
+    stopped
+        .write_all(&message(0, hello.as_bytes())[1..])
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    // Until it is ready for a query.
+    while !answer.ends_with(b"Z\0\0\0\x05I") {
+        assert!(stopped.read_buf(&mut answer).await.unwrap() > 0);
+    }
+    let lock = format!("\0SELECT tenure.stm_lock('{ROOT}')\0\0\0");
+    let request = [
+        message(b'P', lock.as_bytes()),
+        message(b'B', &[0; 8]),
+        message(b'E', &[0; 5]),
+    ];
+    stopped.write_all(&request.concat()).await.unwrap();
+    db.until(
+        "SELECT count(*) FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation \
+        WHERE c.relname = 'revisions' AND l.mode = 'RowShareLock'",
+        1,
+    )
+    .await;
+    let waiting = stm.clone();
+    let waiting = tokio::spawn(async move { waiting.put("a", "2").await });
+    db.until("SELECT tenure.stm_unblock(interval '1 hour')", 0)
+        .await;
+    assert!(!waiting.is_finished());
+    db.until("SELECT tenure.stm_unblock(interval '0.3 seconds')", 1)
+        .await;
+    waiting.await.unwrap().unwrap();
+    assert_eq!(version(&stm, "a").await, 2);
+}
+
 #[tokio::test]
 async fn a_default_isolation_of_the_database_changes_nothing() {
     let db = Database::new().await;

@@ -226,12 +226,22 @@ BEGIN
         committed = excluded.committed, since = excluded.since;
 END $$;
 
+-- Ends who has had the turn for `patience` and is silent: no timeout of the server counts while it waits for
+-- the end of a request, or for a client that does not read. Only those of one's own role. Says how many.
+CREATE FUNCTION tenure.stm_unblock(patience interval) RETURNS bigint LANGUAGE sql AS $$
+    SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity AS a
+    WHERE a.datname = current_database() AND a.usename = current_user AND a.pid <> pg_backend_pid()
+        AND a.state = 'active' AND a.wait_event_type = 'Client' AND a.query LIKE '%tenure.stm\_%'
+        AND a.state_change < clock_timestamp() - patience
+$$;
+
 -- Collects the markers of sessions that ended more than a minute after their last commit: until then
 -- somebody may still ask what came of it.
 CREATE FUNCTION tenure.stm_sweep() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     owner bigint;
 BEGIN
+    PERFORM tenure.stm_unblock(interval '10 seconds');
     FOR owner IN
         SELECT m.session FROM tenure.markers AS m
         WHERE NOT EXISTS (SELECT FROM tenure.sessions AS s WHERE s.id = m.session)
