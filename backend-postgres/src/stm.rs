@@ -163,7 +163,8 @@ impl PostgresStm {
         };
         let path = self.path_of(fence);
         let mut main = holder.main().await;
-        if !main.own().holds(key_of(&path), &path, fence.token()) {
+        let (nonce, key, token) = (fence.nonce(), key_of(&path), fence.token());
+        if !main.own().holds(nonce, key, &path, token) {
             return Ok(None);
         }
         let done = main.call(request.step(slot)).await;
