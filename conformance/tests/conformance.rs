@@ -32,11 +32,7 @@ const NOT_RUN: &[(&str, &str)] = &[
 ];
 
 /// What is not offered yet, and so neither run nor promised: a letter stands for all of its rules.
-const NOT_OFFERED: &[(&str, &str)] = &[
-    ("postgres", "E"),
-    ("postgres", "R"),
-    ("postgres", "Q"),
-];
+const NOT_OFFERED: &[(&str, &str)] = &[("postgres", "E"), ("postgres", "R"), ("postgres", "Q")];
 
 async fn stage(store: &str, id: &str) -> Box<dyn Harness> {
     let _ = id;
