@@ -27,6 +27,18 @@ const PULSE: Duration = Duration::from_secs(2);
 /// How often a store looks whether the database needs a sweep.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// How the connection that writes is set up. `tcp_user_timeout`, because who does not read the answer keeps
+/// others waiting; the rest as for a session's.
+const WRITER: &str = "SELECT set_config('search_path', 'pg_catalog', false), \
+    set_config('default_transaction_isolation', 'read committed', false), \
+    set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false), \
+    set_config('idle_in_transaction_session_timeout', $1, false), set_config('tcp_user_timeout', $1, false), \
+    set_config('idle_session_timeout', '0', false), \
+    set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' \
+        THEN 'on' ELSE current_setting('synchronous_commit') END, false), \
+    set_config('plan_cache_mode', 'force_generic_plan', false), \
+    set_config('enable_seqscan', 'off', false)";
+
 /// A store's way to PostgreSQL, shared by its sessions.
 pub(crate) struct Client {
     pub(crate) config: PostgresConfig,
@@ -37,6 +49,9 @@ pub(crate) struct Client {
     orders: mpsc::UnboundedSender<Order>,
     /// For what is read without a lease.
     reader: AsyncMutex<Option<PgConnection>>,
+    /// For what is written without a lease; there from the first time on. Not the one that reads, for it
+    /// waits for the disk.
+    writer: AsyncMutex<Option<PgConnection>>,
     numbers: AtomicU64,
     /// How many topics are heard.
     watching: AtomicUsize,
@@ -91,6 +106,7 @@ impl Client {
             state: Mutex::default(),
             orders,
             reader: AsyncMutex::new(None),
+            writer: AsyncMutex::new(None),
             numbers: AtomicU64::new(0),
             watching: AtomicUsize::new(0),
         });
@@ -108,7 +124,7 @@ impl Client {
     async fn prepare_reader(&self, reader: &mut PgConnection) -> Result<()> {
         let limit = self.config.timeout;
         let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false), set_config('search_path', 'pg_catalog', false), set_config('default_transaction_isolation', 'read committed', false)")
+        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false), set_config('search_path', 'pg_catalog', false), set_config('default_transaction_isolation', 'read committed', false), set_config('enable_seqscan', 'off', false)")
             .with(millis.to_string());
         within(limit, async {
             let set = set.query.execute(reader).await;
@@ -154,6 +170,49 @@ impl Client {
         let mut connection = endpoint::connect(&self.config).await?.connection;
         self.prepare_reader(&mut connection).await?;
         Ok(connection)
+    }
+
+    /// A step on the connection that writes: no lease hangs on it. Its effect is unknown when that breaks.
+    pub(crate) async fn write(&self, step: Step<'_>) -> Result<Rows> {
+        let limit = self.config.timeout;
+        let mut writer = self.writer.lock().await;
+        let mut connection = match writer.take() {
+            Some(connection) => connection,
+            None => self
+                .new_writer()
+                .await
+                .map_err(|e| e.with_effect(Effect::None))?,
+        };
+        match ask(limit, &mut connection, step).await {
+            Ok(rows) => {
+                *writer = Some(connection);
+                Ok(rows)
+            }
+            Err(Failure::Refused(error)) => {
+                *writer = Some(connection);
+                Err(error)
+            }
+            Err(Failure::Broken(error)) => Err(error.with_effect(Effect::Unknown)),
+        }
+    }
+
+    async fn new_writer(&self) -> Result<PgConnection> {
+        let mut connection = endpoint::connect(&self.config).await?.connection;
+        let millis = i64::try_from(self.config.timeout.as_millis()).unwrap_or(i64::MAX);
+        let set = step(WRITER)
+            .with(millis.to_string())
+            .with((millis / 2).max(1).to_string());
+        within(self.config.timeout, async {
+            let set = set.query.execute(&mut connection).await;
+            set.map(drop).map_err(error::from_sqlx)
+        })
+        .await?;
+        Ok(connection)
+    }
+
+    /// The session `id`, if it is one of this store.
+    pub(crate) fn session(&self, id: i64) -> Option<Arc<PostgresSession>> {
+        self.state().sessions.get(&id).and_then(Weak::upgrade)
     }
 
     /// Looks after the dead, now and then. Nobody's lease hangs on it.
@@ -293,8 +352,7 @@ impl Client {
         let (Ok(session), Ok(nonce)) = (session.parse(), u64::from_str_radix(nonce, 16)) else {
             return;
         };
-        let session = self.state().sessions.get(&session).and_then(Weak::upgrade);
-        if let Some(session) = session {
+        if let Some(session) = self.session(session) {
             tokio::spawn(async move { session.evict(nonce).await });
         }
     }

@@ -22,6 +22,34 @@ pub(crate) fn removed_from_line() -> Error {
     Error::lost(LossReason::Revoked)
 }
 
+pub(crate) fn held() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "the barrier is held already: wait for its release",
+    )
+}
+
+pub(crate) fn another_count(count: i32) -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        format!("those who are there gave another count: {count}"),
+    )
+}
+
+pub(crate) fn one_too_many() -> Error {
+    Error::new(
+        ErrorKind::Conflict,
+        "one too many: all have entered already, and not all have left; enter again when they have",
+    )
+}
+
+pub(crate) fn too_many(count: u32, most: u32) -> Error {
+    Error::new(
+        ErrorKind::TooLarge,
+        format!("a barrier for {count} participants; {most} is the most on PostgreSQL"),
+    )
+}
+
 pub(crate) fn collision(path: &str, other: &str) -> Error {
     Error::new(
         ErrorKind::Conflict,

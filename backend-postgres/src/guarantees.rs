@@ -185,18 +185,21 @@ fn claims(found: &Found) -> Guarantees {
             Observers::Converge,
             "every state has a number, drawn while its row is locked; a notification or half a second later, the observer reads the latest",
         ),
-        barriers: Claim::new(Barriers::HeldUp, "there are no barriers here yet"),
+        barriers: Claim::new(
+            Barriers::WithoutTheDead,
+            "who holds or is inside counts only while its session has its own advisory lock; the dead are looked for every half second",
+        ),
         isolation: Claim::new(
-            Transactions::Unsupported,
-            "there are no transactions here yet",
+            Transactions::StrictSerializable,
+            "commits of a namespace lock one row, and compare what was read under that lock",
         ),
         fenced_commit: Claim::new(
-            FencedCommit::Unsupported,
-            "there are no transactions here yet",
+            FencedCommit::Atomic,
+            "the commit goes over the connection that has the lock, or locks the row that stands for the guard",
         ),
         unknown_commit: Claim::new(
-            UnknownCommit::Unsupported,
-            "there are no transactions here yet",
+            UnknownCommit::Resolved,
+            "each commit leaves its nonce in a row of the session, in the same statement; whoever doubts writes another there, or reads it",
         ),
         queue_delivery: Claim::new(QueueDelivery::AtMostOnce, "there are no queues here yet"),
         queue_order: Claim::new(QueueOrder::Unordered, "there are no queues here yet"),

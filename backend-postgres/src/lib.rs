@@ -4,6 +4,7 @@
 //! the feature `postgres`. What PostgreSQL keeps for tenure, and what it can and cannot promise, is in
 //! `docs/postgres.md`.
 
+mod barrier;
 mod client;
 mod config;
 mod election;
@@ -19,12 +20,14 @@ mod rw_lock;
 mod schema;
 mod session;
 mod step;
-#[allow(dead_code, reason = "topics are for the primitives to come")]
+mod stm;
 mod waits;
 
+pub use barrier::PostgresBarrier;
 pub use config::{PostgresConfig, SslMode};
 pub use election::PostgresElection;
 pub use locker::PostgresLocker;
 pub use rw_lock::PostgresRwLock;
 pub use schema::{LAYOUT, grants, migration};
 pub use session::{MAX_TTL, MIN_TTL, PostgresBackend, PostgresSession, connect};
+pub use stm::PostgresStm;

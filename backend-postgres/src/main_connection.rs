@@ -101,13 +101,18 @@ impl Own {
         holder
     }
 
-    /// Whether the object at `path` is held under `token`: what a fenced commit asks, in the same go
-    /// as the commit.
-    #[expect(dead_code, reason = "for transactions")]
-    pub(crate) fn holds(&self, key: i64, path: &str, token: FencingToken) -> bool {
-        self.keys.get(&key).is_some_and(|own| {
-            let mut holders = own.holders.values();
-            *own.path == *path && holders.any(|holder| holder.token == token && !holder.leaving)
+    /// Whether `nonce` holds under `token`, or whoever has the object at `path` does: what a fenced commit
+    /// asks, in the same go as the commit.
+    pub(crate) fn holds(&self, nonce: u64, key: i64, path: &str, token: FencingToken) -> bool {
+        let found = self.by_nonce.get(&nonce).copied();
+        [found, Some(key)].into_iter().flatten().any(|key| {
+            self.keys.get(&key).is_some_and(|own| {
+                let mut holders = own.holders.iter();
+                holders.any(|(of, holder)| {
+                    let it = *of == nonce || *own.path == *path;
+                    it && holder.token == token && !holder.leaving
+                })
+            })
         })
     }
 

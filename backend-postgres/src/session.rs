@@ -6,22 +6,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Election, HasElection, HasLocker, HasRwLock, Held, Kind, Lease, Locker, Opened, RwLock,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, HasStm, Held, Kind,
+    Lease, Locker, Opened, RwLock, Slots, Stm,
 };
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
+use crate::barrier::PostgresBarrier;
 use crate::client::Client;
 use crate::config::PostgresConfig;
 use crate::election::PostgresElection;
 use crate::endpoint;
 use crate::error;
+use crate::key::signed;
 use crate::locker::PostgresLocker;
 use crate::main_connection::{Main, MainGuard};
 use crate::rw_lock::PostgresRwLock;
 use crate::step::{Rows, Step, step};
+use crate::stm::PostgresStm;
 use crate::waits::{Bell, Topic, Waiting};
 
 /// The shortest TTL: below, a slow answer alone would end a session.
@@ -117,6 +121,8 @@ pub struct PostgresSession {
     pub(crate) id: i64,
     pub(crate) ttl: Duration,
     pid: i32,
+    /// Where its commits leave their markers.
+    pub(crate) slots: Slots,
     main: AsyncMutex<Main>,
     /// Steps wait here for their turn, and renewals do not: however many steps there are, a renewal waits
     /// for one of them.
@@ -188,6 +194,7 @@ impl PostgresSession {
             id,
             ttl,
             pid,
+            slots: Slots::new(),
             main,
             turn: AsyncMutex::default(),
         });
@@ -202,7 +209,6 @@ impl PostgresSession {
     }
 
     /// One step on the main connection. `Lost` when that is gone.
-    #[expect(dead_code, reason = "for the primitives to come")]
     pub(crate) async fn call(&self, step: Step<'_>) -> Result<Rows> {
         self.main().await.call(step).await
     }
@@ -307,16 +313,28 @@ impl Lease for PostgresSession {
     }
 
     async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
+        let places = held.iter().filter(|held| held.kind == Kind::DoubleBarrier);
+        let places: Vec<i64> = places.map(|held| signed(held.nonce)).collect();
         let mut main = self.main().await;
+        let mut gone = Vec::new();
+        for places in places.chunks(CHUNK) {
+            let look = step(
+                "SELECT n.nonce FROM unnest($2::bigint[]) AS n(nonce) WHERE NOT EXISTS \
+                 (SELECT FROM tenure.participants AS p WHERE p.session = $1 AND p.nonce = n.nonce)",
+            )
+            .with(self.id)
+            .with(places);
+            for place in main.call(look).await?.iter() {
+                gone.push(place.get::<i64>("nonce")?.cast_unsigned());
+            }
+        }
         let own = main.own();
-        Ok(held
-            .iter()
-            .filter(|held| match held.kind {
-                Kind::Lock | Kind::Election | Kind::RwLock => !own.has(held.nonce),
-                _ => false,
-            })
-            .map(|held| held.nonce)
-            .collect())
+        let locks = held.iter().filter(|held| match held.kind {
+            Kind::Lock | Kind::Election | Kind::RwLock => !own.has(held.nonce),
+            _ => false,
+        });
+        gone.extend(locks.map(|held| held.nonce));
+        Ok(gone)
     }
 
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
@@ -329,6 +347,14 @@ impl Lease for PostgresSession {
 
     fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {
         Some(HasRwLock::typed_rw_lock(self))
+    }
+
+    fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(HasBarrier::typed_barrier(self))
+    }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Some(HasStm::typed_stm(self))
     }
 }
 
@@ -353,5 +379,21 @@ impl HasRwLock for PostgresSession {
 
     fn typed_rw_lock(self: Arc<Self>) -> Arc<PostgresRwLock> {
         Arc::new(PostgresRwLock::new(self))
+    }
+}
+
+impl HasBarrier for PostgresSession {
+    type Barrier = PostgresBarrier;
+
+    fn typed_barrier(self: Arc<Self>) -> Arc<PostgresBarrier> {
+        Arc::new(PostgresBarrier::new(self))
+    }
+}
+
+impl HasStm for PostgresSession {
+    type Stm = PostgresStm;
+
+    fn typed_stm(self: Arc<Self>) -> Arc<PostgresStm> {
+        Arc::new(PostgresStm::new(self))
     }
 }

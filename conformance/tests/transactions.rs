@@ -1,5 +1,6 @@
-//! The same random transactions on the embedded store and on a real etcd or Redis come to the same.
-#![cfg(any(feature = "etcd", feature = "redis"))]
+//! The same random transactions on the embedded store and on a real etcd, Redis or PostgreSQL come to the
+//! same.
+#![cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
 use std::sync::LazyLock;
@@ -148,12 +149,13 @@ impl Machine {
                 return Err(format!("{:?} {error}", error.kind()));
             }
         };
-        let writes = |actions: &[Action]| !actions.iter().all(|a| matches!(a, Action::Get(_)));
+        let done = if succeeded { &step.then } else { &step.or_else };
         self.revisions
-            .push(match writes(&step.then) || writes(&step.or_else) {
-                true => revision,
-                // Others may have written to the same server meanwhile: no moment of ours.
-                false => *self.revisions.last().unwrap_or(&0),
+            .push(match done.iter().all(|a| matches!(a, Action::Get(_))) {
+                false => revision,
+                // No moment of ours: others may have written to the same server meanwhile, and not every
+                // store counts what changed nothing.
+                true => *self.revisions.last().unwrap_or(&0),
             });
         let results = results.iter().map(|result| match result {
             OpResult::Get(entry) => format!("{:?}", entry.as_ref().map(|entry| self.told(entry))),
@@ -208,7 +210,7 @@ async fn comes_to_the_same(harness: &dyn Harness, program: &[Step]) -> Result<()
 }
 
 macro_rules! on {
-    ($store:ident, $feature:literal, $Harness:ident, $Server:ident) => {
+    ($store:ident, $feature:literal, $Harness:ident, $Server:ident, $start:path, |$server:ident| $share:expr) => {
         #[cfg(feature = $feature)]
         mod $store {
             use std::sync::Arc;
@@ -218,15 +220,18 @@ macro_rules! on {
 
             use super::*;
 
-            static SERVER: LazyLock<Arc<$Server>> =
-                LazyLock::new(|| $Server::start().expect("it must be installed").into());
+            fn harness() -> $Harness {
+                static SERVER: LazyLock<Arc<$Server>> =
+                    LazyLock::new(|| $start().expect("it must be installed").into());
+                let $server = Arc::clone(&SERVER);
+                RUNTIME.block_on(async { $share }).unwrap()
+            }
 
             /// `cargo test ... -- --ignored --nocapture`
             #[test]
             #[ignore = "takes minutes"]
             fn lists_for_a_minute() {
-                let harness = $Harness::sharing(Arc::clone(&SERVER)).unwrap();
-                RUNTIME.block_on(append_for_minutes(&harness));
+                RUNTIME.block_on(append_for_minutes(&harness()));
             }
 
             proptest! {
@@ -236,13 +241,34 @@ macro_rules! on {
                 fn the_same_program_comes_to_the_same(
                     program in proptest::collection::vec(step(), 1..20)
                 ) {
-                    let harness = $Harness::sharing(Arc::clone(&SERVER)).unwrap();
-                    RUNTIME.block_on(comes_to_the_same(&harness, &program))?;
+                    RUNTIME.block_on(comes_to_the_same(&harness(), &program))?;
                 }
             }
         }
     };
 }
 
-on!(etcd, "etcd", EtcdHarness, EtcdServer);
-on!(redis, "redis", RedisHarness, RedisServer);
+on!(
+    etcd,
+    "etcd",
+    EtcdHarness,
+    EtcdServer,
+    EtcdServer::start,
+    |server| { EtcdHarness::sharing(server) }
+);
+on!(
+    redis,
+    "redis",
+    RedisHarness,
+    RedisServer,
+    RedisServer::start,
+    |server| { RedisHarness::sharing(server) }
+);
+on!(
+    postgres,
+    "postgres",
+    PostgresHarness,
+    PostgresServer,
+    PostgresHarness::server,
+    |server| PostgresHarness::sharing(server).await
+);

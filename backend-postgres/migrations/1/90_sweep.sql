@@ -7,6 +7,7 @@ CREATE FUNCTION tenure.bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM tenure.line_bury(dead);
     PERFORM tenure.election_bury(dead);
+    PERFORM tenure.barrier_bury(dead);
     DELETE FROM tenure.sessions AS s WHERE s.id = dead
         AND NOT EXISTS (SELECT FROM tenure.elections AS e WHERE e.session = dead);
 END $$;
@@ -46,6 +47,8 @@ BEGIN
         buried := buried + 1;
         EXIT WHEN buried = 100;
     END LOOP;
+    PERFORM tenure.barrier_sweep();
+    PERFORM tenure.stm_sweep();
     -- `idle_session_timeout` does not end a backend that waits for the rest of a request, or for room to
     -- send an answer. Nothing has moved there for longer than the lease.
     PERFORM pg_terminate_backend(a.pid)

@@ -255,17 +255,19 @@ impl Operator for PostgresHarness {
         }
     }
 
-    /// A place in a line is a row; what is held is not, and its holder is ordered to let go. Either is
-    /// `<path>#<session>:<nonce>`.
+    /// Places in lines and in double barriers are rows; what else is held is not, and its holder is ordered
+    /// to let go. Each is `<path>#<session>:<nonce>`.
     async fn delete(&self, key: &str) -> Result<()> {
         let (_, member) = key
             .rsplit_once('#')
             .ok_or_else(|| Error::new(ErrorKind::Conflict, "there is no such key"))?;
         let member = literal(member);
         let waits = format!(
-            "WITH gone AS (DELETE FROM tenure.tickets AS t \
-             WHERE t.session || ':' || tenure.hex(t.nonce) = {member} RETURNING 1) \
-             SELECT count(*) FROM gone"
+            "WITH tickets AS (DELETE FROM tenure.tickets AS t \
+             WHERE t.session || ':' || tenure.hex(t.nonce) = {member} RETURNING 1), \
+             participants AS (DELETE FROM tenure.participants AS p \
+             WHERE p.session || ':' || tenure.hex(p.nonce) = {member} RETURNING 1) \
+             SELECT (SELECT count(*) FROM tickets) + (SELECT count(*) FROM participants)"
         );
         if self.sql(waits).await? == "0" {
             self.sql(format!("SELECT tenure.evict({member})")).await?;
@@ -284,6 +286,9 @@ impl Operator for PostgresHarness {
              SELECT 'leader/' || e.path || '#' || e.session || ':' || tenure.hex(e.nonce) \
              FROM tenure.elections AS e WHERE starts_with(e.path, {root}) AND tenure.alive(e.session) \
              UNION ALL \
+             SELECT p.path || '#' || p.session || ':' || tenure.hex(p.nonce) FROM tenure.participants AS p \
+             WHERE starts_with(p.path, {root}) UNION ALL \
+             SELECT b.path FROM tenure.barriers AS b WHERE starts_with(b.path, {root}) UNION ALL \
              SELECT 'held/' || s.id || '/' || ((l.classid::bigint << 32) | l.objid::bigint) \
              FROM pg_locks AS l JOIN tenure.sessions AS s ON s.pid = l.pid \
              WHERE l.locktype = 'advisory' AND l.granted \
