@@ -14,6 +14,7 @@ mod key;
 mod line;
 mod locker;
 mod main_connection;
+mod queue;
 mod schema;
 mod session;
 mod step;
@@ -22,5 +23,6 @@ mod waits;
 
 pub use config::{PostgresConfig, SslMode};
 pub use locker::PostgresLocker;
+pub use queue::{MAX_BATCH_BYTES, PostgresQueue};
 pub use schema::{LAYOUT, grants, migration};
 pub use session::{MAX_TTL, MIN_TTL, PostgresBackend, PostgresSession, connect};

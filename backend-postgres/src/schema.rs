@@ -13,6 +13,7 @@ pub const LAYOUT: i32 = 1;
 const VERSION_1: &[&str] = &[
     include_str!("../migrations/1/00_base.sql"),
     include_str!("../migrations/1/10_line.sql"),
+    include_str!("../migrations/1/40_queue.sql"),
     include_str!("../migrations/1/90_sweep.sql"),
 ];
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Backend, HasLocker, Held, Kind, Lease, Locker, Opened};
+use tenure_core::backend::{
+    Backend, HasLocker, HasQueue, Held, Kind, Lease, Locker, Opened, Queue,
+};
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
@@ -17,6 +19,7 @@ use crate::endpoint;
 use crate::error;
 use crate::locker::PostgresLocker;
 use crate::main_connection::{Main, MainGuard};
+use crate::queue::{Books, PostgresQueue};
 use crate::step::{Rows, Step, step};
 use crate::waits::{Bell, Topic, Waiting};
 
@@ -112,6 +115,7 @@ pub struct PostgresSession {
     pub(crate) client: Arc<Client>,
     pub(crate) id: i64,
     pub(crate) ttl: Duration,
+    pub(crate) queues: Books,
     pid: i32,
     main: AsyncMutex<Main>,
     /// Steps wait here for their turn, and renewals do not: however many steps there are, a renewal waits
@@ -182,6 +186,7 @@ impl PostgresSession {
             client: Arc::clone(client),
             id,
             ttl,
+            queues: Books::default(),
             pid,
             main,
             turn: AsyncMutex::default(),
@@ -197,14 +202,12 @@ impl PostgresSession {
     }
 
     /// One step on the main connection. `Lost` when that is gone.
-    #[expect(dead_code, reason = "for the primitives to come")]
     pub(crate) async fn call(&self, step: Step<'_>) -> Result<Rows> {
         self.main().await.call(step).await
     }
 
     /// One step on the connection that reads, for large answers and what needs no lease: see
     /// [`Client::read`].
-    #[expect(dead_code, reason = "for the primitives to come")]
     pub(crate) async fn read<'q>(&self, make: impl Fn() -> Step<'q>) -> Result<Rows> {
         self.client.read(make).await
     }
@@ -296,20 +299,23 @@ impl Lease for PostgresSession {
     }
 
     async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
+        let mut gone = PostgresQueue::missing(self, held).await?;
         let mut main = self.main().await;
         let own = main.own();
-        Ok(held
-            .iter()
-            .filter(|held| match held.kind {
-                Kind::Lock | Kind::Election | Kind::RwLock => !own.has(held.nonce),
-                _ => false,
-            })
-            .map(|held| held.nonce)
-            .collect())
+        let missing = held.iter().filter(|held| match held.kind {
+            Kind::Lock | Kind::Election | Kind::RwLock => !own.has(held.nonce),
+            _ => false,
+        });
+        gone.extend(missing.map(|held| held.nonce));
+        Ok(gone)
     }
 
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(HasLocker::typed_locker(self))
+    }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        Some(HasQueue::typed_queue(self))
     }
 }
 
@@ -318,5 +324,13 @@ impl HasLocker for PostgresSession {
 
     fn typed_locker(self: Arc<Self>) -> Arc<PostgresLocker> {
         Arc::new(PostgresLocker::new(self))
+    }
+}
+
+impl HasQueue for PostgresSession {
+    type Queue = PostgresQueue;
+
+    fn typed_queue(self: Arc<Self>) -> Arc<PostgresQueue> {
+        Arc::new(PostgresQueue::new(self))
     }
 }

@@ -33,7 +33,6 @@ const NOT_RUN: &[(&str, &str)] = &[
 const NOT_OFFERED: &[(&str, &str)] = &[
     ("postgres", "E"),
     ("postgres", "R"),
-    ("postgres", "Q"),
     ("postgres", "B"),
     ("postgres", "T"),
 ];

@@ -5,6 +5,7 @@
 CREATE FUNCTION tenure.bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM tenure.line_bury(dead);
+    PERFORM tenure.queue_bury(dead);
     DELETE FROM tenure.sessions AS s WHERE s.id = dead;
 END $$;
 
@@ -43,6 +44,7 @@ BEGIN
         buried := buried + 1;
         EXIT WHEN buried = 100;
     END LOOP;
+    PERFORM tenure.queue_sweep();
     -- `idle_session_timeout` does not end a backend that waits for the rest of a request, or for room to
     -- send an answer. Nothing has moved there for longer than the lease.
     PERFORM pg_terminate_backend(a.pid)
