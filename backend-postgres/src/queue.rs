@@ -249,9 +249,10 @@ impl PostgresQueue {
         // After the turn has come: others of this session may have had theirs meanwhile.
         let marks = self.books().marks(&path);
         let (priorities, numbers): (Vec<i32>, Vec<i64>) = marks.fresh.into_iter().unzip();
-        let after = want.dead_letters.as_ref().map(|letters| {
-            i32::try_from(letters.after.get()).unwrap_or(i32::MAX)
-        });
+        let after = want
+            .dead_letters
+            .as_ref()
+            .map(|letters| i32::try_from(letters.after.get()).unwrap_or(i32::MAX));
         let take = step(
             "SELECT told, queue, tokens, priorities, numbers, deliveries, vals, ours, letters, first, due \
              FROM tenure.queue_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
@@ -420,12 +421,13 @@ impl PostgresQueue {
             };
             let priorities: Vec<i32> = held.iter().map(|(_, claim)| claim.priority).collect();
             let tokens: Vec<i64> = held.iter().map(|(held, _)| bound(held.token)).collect();
-            let missing = step("SELECT token FROM tenure.queue_missing($1, $2, $3, $4, $5) AS token")
-                .with(session.id)
-                .with(column(|claim| claim.queue))
-                .with(priorities)
-                .with(column(|claim| claim.number))
-                .with(tokens);
+            let missing =
+                step("SELECT token FROM tenure.queue_missing($1, $2, $3, $4, $5) AS token")
+                    .with(session.id)
+                    .with(column(|claim| claim.queue))
+                    .with(priorities)
+                    .with(column(|claim| claim.number))
+                    .with(tokens);
             let missing = session.call(missing).await?;
             let missing: HashSet<i64> = missing
                 .iter()
@@ -459,19 +461,23 @@ impl Queue for PostgresQueue {
         let path = self.path(ask.name());
         let mut main = self.session.main().await;
         if !self.books().is_unsettled(ask.nonce()) {
-            let priorities: Vec<_> = items.iter().map(|it| i32::from(it.get_priority())).collect();
+            let priorities: Vec<_> = items
+                .iter()
+                .map(|it| i32::from(it.get_priority()))
+                .collect();
             let names: Vec<_> = items
                 .iter()
                 .map(|item| item.get_id().map(Name::as_str))
                 .collect();
             let values: Vec<_> = items.iter().map(Item::value).collect();
-            let enqueue = step("SELECT told, ours FROM tenure.queue_enqueue($1, $2, $3, $4, $5, $6)")
-                .with(&self.session.client.channel)
-                .with(&*path)
-                .with(priorities)
-                .with(names)
-                .with(values)
-                .with(self.books().marks(&path).told);
+            let enqueue =
+                step("SELECT told, ours FROM tenure.queue_enqueue($1, $2, $3, $4, $5, $6)")
+                    .with(&self.session.client.channel)
+                    .with(&*path)
+                    .with(priorities)
+                    .with(names)
+                    .with(values)
+                    .with(self.books().marks(&path).told);
             self.telling(&mut main, &path, enqueue).await?;
         }
         self.settle(&mut main, ask.nonce()).await
@@ -540,7 +546,8 @@ impl Queue for PostgresQueue {
 
     async fn depth(&self, name: &Name) -> Result<Depth> {
         let path = self.path(name);
-        let ask = || step("SELECT total, in_flight, delayed FROM tenure.queue_depth($1)").with(&*path);
+        let ask =
+            || step("SELECT total, in_flight, delayed FROM tenure.queue_depth($1)").with(&*path);
         let rows = self.session.read(ask).await?;
         let row = rows.first()?;
         let count = |column| Ok::<_, Error>(row.get::<i64>(column)?.unsigned_abs());
@@ -554,11 +561,12 @@ impl Queue for PostgresQueue {
         let ask =
             || step("SELECT priority, value, deliveries FROM tenure.queue_peek($1)").with(&*path);
         let rows = self.session.read(ask).await?;
-        let Some(row) = rows.opt() else {
+        let row = rows.first()?;
+        let Some(value) = row.get("value")? else {
             return Ok(None);
         };
         Ok(Some(Peeked {
-            value: row.get("value")?,
+            value,
             priority: priority(row.get("priority")?),
             deliveries: row.get::<i32>("deliveries")?.try_into().unwrap_or(0),
         }))

@@ -218,7 +218,10 @@ async fn an_item_wakes_one_and_a_batch_wakes_as_many() {
     producer.enqueue_many(batch).await.unwrap();
     let mut seen = Vec::new();
     for task in crowd {
-        let got = within(PROMPT, "one of a batch", task).await.unwrap().unwrap();
+        let got = within(PROMPT, "one of a batch", task)
+            .await
+            .unwrap()
+            .unwrap();
         seen.push(text(&got).to_owned());
         got.ack().await.unwrap();
     }
@@ -289,7 +292,14 @@ async fn who_dies_of_being_told_loses_nothing() {
         living.push(waiting(&db, &other.queue("q").unwrap(), number).await);
     }
     // As if they had been told, and never come.
-    execute(&db, format!("DELETE FROM tenure.queue_waits WHERE session = {}", doomed.id())).await;
+    execute(
+        &db,
+        format!(
+            "DELETE FROM tenure.queue_waits WHERE session = {}",
+            doomed.id()
+        ),
+    )
+    .await;
     let producer = queue(&db, TTL, "q").await;
     // Nobody is told of these.
     execute(
@@ -302,7 +312,13 @@ async fn who_dies_of_being_told_loses_nothing() {
     execute(&db, format!("SELECT tenure.terminate({})", doomed.id())).await;
     let at = Instant::now();
     for task in living {
-        within(LATE, "an item", task).await.unwrap().unwrap().ack().await.unwrap();
+        within(LATE, "an item", task)
+            .await
+            .unwrap()
+            .unwrap()
+            .ack()
+            .await
+            .unwrap();
     }
     println!("all after {:?}", at.elapsed());
     for task in dying {
@@ -319,10 +335,20 @@ async fn ids_are_known_in_the_queue_and_for_a_while_after() {
     let db = Database::new().await;
     let (here, there) = (queue(&db, TTL, "q").await, queue(&db, TTL, "q").await);
     let hostile = "'; DROP SCHEMA tenure; -- \u{1F511} {\"\\x00, NULL";
-    for id in ["a", hostile, &"x".repeat(MAX_NAME_BYTES), &"\u{1}/%".repeat(170), "NULL", "{}"] {
+    for id in [
+        "a",
+        hostile,
+        &"x".repeat(MAX_NAME_BYTES),
+        &"\u{1}/%".repeat(170),
+        "NULL",
+        "{}",
+    ] {
         let item = |value: &str| Item::new(value).id(id).unwrap();
         here.enqueue(item("first")).await.unwrap();
-        there.enqueue_many([item("again"), item("and again")]).await.unwrap();
+        there
+            .enqueue_many([item("again"), item("and again")])
+            .await
+            .unwrap();
         assert_eq!(here.len().await.unwrap(), 1);
         let got = next(&there).await;
         here.enqueue(item("delivered")).await.unwrap();
@@ -340,11 +366,20 @@ async fn ids_are_known_in_the_queue_and_for_a_while_after() {
         "UPDATE tenure.queue_names SET until = clock_timestamp() WHERE name = 'a'".to_owned(),
     )
     .await;
-    here.enqueue(Item::new("new").id("a").unwrap()).await.unwrap();
+    here.enqueue(Item::new("new").id("a").unwrap())
+        .await
+        .unwrap();
     assert_eq!(here.purge().await.unwrap(), 1);
-    execute(&db, "UPDATE tenure.queue_names SET until = clock_timestamp()".to_owned()).await;
+    execute(
+        &db,
+        "UPDATE tenure.queue_names SET until = clock_timestamp()".to_owned(),
+    )
+    .await;
     execute(&db, "SELECT tenure.queue_sweep()".to_owned()).await;
-    assert_eq!(db.number("SELECT count(*) FROM tenure.queue_names").await, 0);
+    assert_eq!(
+        db.number("SELECT count(*) FROM tenure.queue_names").await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -358,7 +393,10 @@ async fn values_and_batches_at_their_limits() {
         here.enqueue(bytes(size)).await.unwrap();
     }
     let over = here.enqueue(bytes(MAX_VALUE_BYTES + 1)).await.unwrap_err();
-    assert_eq!((over.kind(), over.effect()), (ErrorKind::TooLarge, Effect::None));
+    assert_eq!(
+        (over.kind(), over.effect()),
+        (ErrorKind::TooLarge, Effect::None)
+    );
     assert_eq!(there.peek().await.unwrap().unwrap().value, b"");
     for size in sizes {
         let got = next(&there).await;
@@ -428,7 +466,11 @@ async fn a_delivery_is_checked_for_a_commit() {
     let queue = session.queue("q").unwrap();
     queue.enqueue("a").await.unwrap();
     let got = next(&queue).await;
-    let (path, key, token) = ("tenure/1/default/queue/q", got.key().to_owned(), got.token());
+    let (path, key, token) = (
+        "tenure/1/default/queue/q",
+        got.key().to_owned(),
+        got.token(),
+    );
     let holds = async |me: &str, path: &str, key: &str, token: u64| -> bool {
         let sql = format!("SELECT tenure.holds_delivery({me}, '{path}', '{key}', {token})");
         let row = db.sql().await.fetch_one(AssertSqlSafe(sql)).await.unwrap();
@@ -451,7 +493,10 @@ async fn a_delivery_is_checked_for_a_commit() {
 async fn who_lost_an_item_to_an_operator_hears_of_it() {
     let db = Database::new().await;
     let queue = queue(&db, Duration::from_millis(1500), "q").await;
-    queue.enqueue_many(["a", "b"].map(Item::from)).await.unwrap();
+    queue
+        .enqueue_many(["a", "b"].map(Item::from))
+        .await
+        .unwrap();
     let (lost, kept) = (next(&queue).await, next(&queue).await);
     let member = lost.key().rsplit_once('#').unwrap().1.to_owned();
     execute(&db, format!("SELECT tenure.evict_delivery('{member}')")).await;
@@ -472,7 +517,10 @@ async fn a_delay_wakes_who_waits_and_not_before() {
     let at = Instant::now();
     got.nack_after(delay).await.unwrap();
     assert_eq!(here.depth().await.unwrap().delayed, 1);
-    let back = within(PROMPT, "the delayed item", task).await.unwrap().unwrap();
+    let back = within(PROMPT, "the delayed item", task)
+        .await
+        .unwrap()
+        .unwrap();
     let took = at.elapsed();
     assert!(took >= delay, "{took:?}");
     assert!(took < delay + Duration::from_secs(1), "{took:?}");
@@ -506,7 +554,10 @@ async fn dead_letters_in_bulk_reach_those_who_wait_for_them() {
     let mourner = waiting(&db, &graves, 1).await;
     let strict = plain.clone().dead_letters(1, "graves").unwrap();
     expect(&strict, "good", 1).await;
-    let first = within(PROMPT, "a dead letter", mourner).await.unwrap().unwrap();
+    let first = within(PROMPT, "a dead letter", mourner)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((text(&first), first.count()), ("00", 1));
     first.ack().await.unwrap();
     for number in 1..ITEMS {
@@ -539,7 +590,9 @@ async fn dead_letters_both_ways_do_not_block() {
         }));
     }
     for task in tasks {
-        within(Duration::from_secs(60), "the rounds", task).await.unwrap();
+        within(Duration::from_secs(60), "the rounds", task)
+            .await
+            .unwrap();
     }
     let left = queue(&db, TTL, "a").await.len().await.unwrap()
         + queue(&db, TTL, "b").await.len().await.unwrap();
@@ -620,7 +673,9 @@ async fn waits_dropped_at_random_lose_nothing() {
         tasks.push(tokio::spawn(async move {
             let mut seed = number + 1;
             while done.lock().unwrap().len() < ITEMS {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(number);
+                seed = seed
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(number);
                 let limit = Duration::from_micros(seed >> 33 & 0x3fff);
                 let Ok(got) = tokio::time::timeout(limit, queue.dequeue()).await else {
                     continue;
@@ -643,7 +698,9 @@ async fn waits_dropped_at_random_lose_nothing() {
         producer.enqueue(format!("{number}")).await.unwrap();
     }
     for task in tasks {
-        within(Duration::from_secs(60), "the consumers", task).await.unwrap();
+        within(Duration::from_secs(60), "the consumers", task)
+            .await
+            .unwrap();
     }
     assert!(done.lock().unwrap().values().all(|times| *times == 1));
     db.until(ROWS, 0).await;

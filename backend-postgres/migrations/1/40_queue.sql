@@ -231,6 +231,7 @@ DECLARE
     granted bigint;
     bytes bigint := 0;
     others boolean := false;
+    at_time timestamptz;
 BEGIN
     queue := tenure.queue_lock(a_path);
     IF queue IS NULL THEN
@@ -245,9 +246,15 @@ BEGIN
         others := FOUND;
     END IF;
     returned := tenure.queue_refresh(queue, me);
-    UPDATE tenure.queue_dealt AS d SET due = NULL
-        WHERE d.queue = queue_take.queue AND d.due <= clock_timestamp();
+    at_time := clock_timestamp();
+    -- With the time as a value: a bound of the index scan.
+    PERFORM FROM tenure.queue_dealt AS d WHERE d.queue = queue_take.queue AND d.due <= at_time LIMIT 1;
     IF FOUND THEN
+        UPDATE tenure.queue_dealt AS d SET due = NULL
+            FROM (SELECT l.priority, l.number FROM tenure.queue_dealt AS l
+                WHERE l.queue = queue_take.queue AND l.due <= at_time
+                ORDER BY l.queue, l.due LIMIT 500) AS late
+            WHERE d.queue = queue_take.queue AND d.priority = late.priority AND d.number = late.number;
         GET DIAGNOSTICS came_due = ROW_COUNT;
         returned := returned + came_due;
     END IF;
@@ -524,37 +531,49 @@ BEGIN
     more := seen = 500;
 END $$;
 
--- The state of each item: who has it does only if the session lives.
-CREATE FUNCTION tenure.queue_depth(a_path text, OUT total bigint, OUT in_flight bigint, OUT delayed bigint)
-LANGUAGE sql AS $$
-    WITH q AS MATERIALIZED (SELECT q.id FROM tenure.queues AS q WHERE q.path = a_path),
-    living AS MATERIALIZED (
-        SELECT c.session FROM tenure.queue_consumers AS c JOIN q ON c.queue = q.id
-        WHERE tenure.alive(c.session)
-    )
-    SELECT (SELECT count(*) FROM tenure.queue_items AS i JOIN q ON i.queue = q.id),
-        count(*) FILTER (WHERE d.session IN (SELECT l.session FROM living AS l)),
-        count(*) FILTER (WHERE d.due > clock_timestamp())
-    FROM tenure.queue_dealt AS d JOIN q ON d.queue = q.id
+-- Which of those who may have deliveries live.
+CREATE FUNCTION tenure.queue_living(a_queue bigint) RETURNS bigint[] LANGUAGE sql AS $$
+    SELECT coalesce(array_agg(c.session), '{}') FROM tenure.queue_consumers AS c
+    WHERE c.queue = a_queue AND tenure.alive(c.session)
 $$;
 
--- The item that would be delivered now.
-CREATE FUNCTION tenure.queue_peek(a_path text)
-RETURNS TABLE (priority integer, value bytea, deliveries integer) LANGUAGE sql AS $$
-    WITH q AS MATERIALIZED (SELECT q.id FROM tenure.queues AS q WHERE q.path = a_path),
-    living AS MATERIALIZED (
-        SELECT c.session FROM tenure.queue_consumers AS c JOIN q ON c.queue = q.id
-        WHERE tenure.alive(c.session)
-    )
-    SELECT i.priority, i.value, coalesce(d.deliveries, 0)
-    FROM q JOIN tenure.queue_items AS i ON i.queue = q.id
-    LEFT JOIN tenure.queue_dealt AS d
-        ON d.queue = i.queue AND d.priority = i.priority AND d.number = i.number
-    WHERE d.queue IS NULL OR (
-        (d.session IS NULL OR d.session NOT IN (SELECT l.session FROM living AS l))
-        AND (d.due IS NULL OR d.due <= clock_timestamp()))
-    ORDER BY i.queue, i.priority, i.number LIMIT 1
-$$;
+-- How many items there are, and how many of them cannot be delivered now, because a session that lives has
+-- them, or for their delay.
+CREATE FUNCTION tenure.queue_depth(a_path text, OUT total bigint, OUT in_flight bigint, OUT delayed bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+    its_queue bigint;
+    living bigint[];
+BEGIN
+    SELECT q.id INTO its_queue FROM tenure.queues AS q WHERE q.path = a_path;
+    living := tenure.queue_living(its_queue);
+    SELECT count(*) FILTER (WHERE d.session = ANY (living)),
+        count(*) FILTER (WHERE d.due > clock_timestamp()),
+        (SELECT count(*) FROM tenure.queue_items AS i WHERE i.queue = its_queue)
+        INTO in_flight, delayed, total
+        FROM tenure.queue_dealt AS d WHERE d.queue = its_queue;
+END $$;
+
+-- The item that would be delivered now. Along the index, whatever the planner believes of the tables.
+CREATE FUNCTION tenure.queue_peek(a_path text, OUT priority integer, OUT value bytea, OUT deliveries integer)
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
+SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off AS $$
+DECLARE
+    its_queue bigint;
+    living bigint[];
+BEGIN
+    SELECT q.id INTO its_queue FROM tenure.queues AS q WHERE q.path = a_path;
+    living := tenure.queue_living(its_queue);
+    SELECT i.priority, i.value, coalesce(d.deliveries, 0) INTO priority, value, deliveries
+        FROM tenure.queue_items AS i
+        LEFT JOIN tenure.queue_dealt AS d
+            ON d.queue = i.queue AND d.priority = i.priority AND d.number = i.number
+        WHERE i.queue = its_queue AND (d.queue IS NULL OR (
+            (d.session IS NULL OR d.session <> ALL (living))
+            AND (d.due IS NULL OR d.due <= clock_timestamp())))
+        ORDER BY i.queue, i.priority, i.number LIMIT 1;
+END $$;
 
 -- Which of these deliveries the session does not have: their tokens.
 CREATE FUNCTION tenure.queue_missing(
@@ -625,7 +644,7 @@ DECLARE
 BEGIN
     DELETE FROM tenure.queue_names AS n WHERE (n.queue, n.name) IN (
         SELECT l.queue, l.name FROM tenure.queue_names AS l
-        WHERE l.until < clock_timestamp() ORDER BY l.until LIMIT 1000 FOR UPDATE SKIP LOCKED
+        WHERE l.until < now() ORDER BY l.until LIMIT 1000 FOR UPDATE SKIP LOCKED
     );
     -- Some of the queues, beginning anywhere.
     SELECT (random() * max(q.id))::bigint INTO its_queue FROM tenure.queues AS q;

@@ -125,7 +125,9 @@ pub async fn q1_an_enqueue_without_an_answer_yields_one_item(harness: &dyn Harne
     }
     expect_empty(&seeing).await?;
     if cut_short {
-        return held!("there once; the session ended with its connection, and said that it did not know");
+        return held!(
+            "there once; the session ended with its connection, and said that it did not know"
+        );
     }
     held!("repeated until it was answered, and there once")
 }
