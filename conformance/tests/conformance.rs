@@ -25,8 +25,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     // The connection is the lease: a session does not outlive a reset. What else is reset in passing,
     // the disturbances show.
     ("postgres", "l3_no_wake_up_is_lost_in_a_reconnect"),
-    // There are no queues yet.
-    ("postgres", "l8_queues_are_isolated"),
 ];
 
 /// What is not offered yet, and so neither run nor promised: a letter stands for all of its rules.

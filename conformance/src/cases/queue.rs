@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tenure_core::{
-    Delivery, EarlyRelease, Effect, ErrorKind, Item, MAX_BATCH, QueueHandle, Result,
-};
+use tenure_core::{Delivery, ErrorKind, Item, MAX_BATCH, QueueHandle, Result};
 
 use super::cancel::{QUIET, at_every_await_point};
 use super::tools::*;
@@ -100,41 +98,16 @@ pub async fn q1_an_enqueue_without_an_answer_yields_one_item(harness: &dyn Harne
         "enqueue returned although its answer could not pass"
     );
     link.heal();
-    let enqueued = enqueueing
+    enqueueing
         .end(RECOVERY, "the end of the enqueue after the silence")
-        .await?;
-    // Where a session ends with its connection, nobody is left to ask again, and that is what is said.
-    let cut_short = match enqueued {
-        Err(error) if error.kind() == ErrorKind::Lost && ends_with_connection(harness).await? => {
-            ensure!(
-                error.effect() == Effect::Unknown,
-                "the item is there, and its enqueue says that its effect is {:?}",
-                error.effect()
-            );
-            true
-        }
-        enqueued => {
-            enqueued?;
-            false
-        }
-    };
+        .await??;
     let len = promptly("len", seeing.len()).await??;
     ensure!(len == 2, "two items were put in, and there are {len}");
     for value in ["first", "second"] {
         ack(expect(&seeing, value, 1).await?).await?;
     }
     expect_empty(&seeing).await?;
-    if cut_short {
-        return held!(
-            "there once; the session ended with its connection, and said that it did not know"
-        );
-    }
     held!("repeated until it was answered, and there once")
-}
-
-/// Whether the loss of a connection may end the session.
-async fn ends_with_connection(harness: &dyn Harness) -> Checked<bool> {
-    Ok(guarantees(harness).await?.early_release.value == EarlyRelease::OnEvents)
 }
 
 /// Q1: an id says that two items are one.
