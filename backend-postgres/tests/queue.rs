@@ -183,12 +183,12 @@ async fn concurrent_producers_and_consumers_keep_the_order() {
     for task in producing {
         task.await.unwrap();
     }
-    let stamps = stamps.lock().unwrap();
+    let stamps = stamps.lock().unwrap().clone();
     let mut begun_last = 0;
     for value in &order {
         let (before, after) = stamps[value];
         // Nobody before it in the order began after it had ended.
-        assert!(begun_last < after || begun_last == 0, "{value}: {order:?}");
+        assert!(begun_last <= after, "{value}: {order:?}");
         begun_last = begun_last.max(before);
     }
     assert_eq!(order.iter().collect::<HashSet<_>>().len(), 4 * EACH);
