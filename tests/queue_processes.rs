@@ -1,6 +1,7 @@
 //! Queues over real stores between real processes, some of which are killed.
-#![cfg(any(feature = "etcd", feature = "redis"))]
+#![cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
 #[macro_use]
 mod support;
 
@@ -8,8 +9,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
 use support::Bed;
 use tenure_testbed::Holder;
+#[cfg(feature = "postgres")]
+use tenure_testbed::PostgresServer;
 
 /// Short, so that the items of the killed come back soon.
 const TTL: Duration = Duration::from_secs(2);
@@ -84,8 +88,7 @@ fn kill_at_work(consumer: &mut Holder, file: &Path, limit: Instant) {
 }
 
 /// Q1, Q2: `each` items from each producer; two of the four consumers are killed at work.
-fn killed_consumers_cost_nothing(bed: &Bed, each: u64, limit: Duration) {
-    let url = &bed.url;
+fn killed_consumers_cost_nothing(url: &str, each: u64, limit: Duration) {
     let folder = tempfile::tempdir().expect("a folder");
     let files: Vec<_> = (0..CONSUMERS)
         .map(|number| folder.path().join(format!("consumer-{number}")))
@@ -165,30 +168,47 @@ fn killed_consumers_cost_nothing(bed: &Bed, each: u64, limit: Duration) {
     );
 }
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
 on_every_store! {
     "queues":
     killed_consumers_lose_nothing_and_double_nothing
 }
 
+#[cfg(any(feature = "etcd", feature = "redis"))]
 fn killed_consumers_lose_nothing_and_double_nothing(bed: Bed) {
-    killed_consumers_cost_nothing(&bed, 100, Duration::from_secs(60));
+    killed_consumers_cost_nothing(&bed.url, 100, Duration::from_secs(60));
+}
+
+#[test]
+#[cfg(feature = "postgres")]
+fn killed_consumers_on_postgres_lose_nothing_and_double_nothing() {
+    let server = PostgresServer::start().expect("a PostgreSQL");
+    killed_consumers_cost_nothing(&server.url(), 100, Duration::from_secs(60));
 }
 
 /// The long form: `cargo test --features full --test queue_processes -- --ignored --nocapture`.
-fn ten_thousand_items_survive_killed_consumers(bed: &Bed) {
-    killed_consumers_cost_nothing(bed, 2_500, Duration::from_secs(600));
+fn ten_thousand_items_survive_killed_consumers(url: &str) {
+    killed_consumers_cost_nothing(url, 2_500, Duration::from_secs(600));
 }
 
 #[test]
 #[cfg(feature = "etcd")]
 #[ignore = "takes a minute"]
 fn ten_thousand_items_on_etcd_survive_killed_consumers() {
-    ten_thousand_items_survive_killed_consumers(&Bed::etcd("queues"));
+    ten_thousand_items_survive_killed_consumers(&Bed::etcd("queues").url);
 }
 
 #[test]
 #[cfg(feature = "redis")]
 #[ignore = "takes a minute"]
 fn ten_thousand_items_on_redis_survive_killed_consumers() {
-    ten_thousand_items_survive_killed_consumers(&Bed::redis("queues"));
+    ten_thousand_items_survive_killed_consumers(&Bed::redis("queues").url);
+}
+
+#[test]
+#[cfg(feature = "postgres")]
+#[ignore = "takes a minute"]
+fn ten_thousand_items_on_postgres_survive_killed_consumers() {
+    let server = PostgresServer::start().expect("a PostgreSQL");
+    ten_thousand_items_survive_killed_consumers(&server.url());
 }

@@ -201,8 +201,14 @@ fn claims(found: &Found) -> Guarantees {
             UnknownCommit::Resolved,
             "each commit leaves its nonce in a row of the session, in the same statement; whoever doubts writes another there, or reads it",
         ),
-        queue_delivery: Claim::new(QueueDelivery::AtMostOnce, "there are no queues here yet"),
-        queue_order: Claim::new(QueueOrder::Unordered, "there are no queues here yet"),
+        queue_delivery: Claim::new(
+            QueueDelivery::AtLeastOnce,
+            "an item is a row until it is acknowledged, and a delivery counts while its consumer's session lives",
+        ),
+        queue_order: Claim::new(
+            QueueOrder::PriorityThenFifo,
+            "numbers are given out under the lock of the queue's row, so in the order in which items become visible",
+        ),
         durability: found.durability(),
         minority_loss: Claim::new(
             MinorityLoss::SingleMember,

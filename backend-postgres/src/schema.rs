@@ -15,6 +15,7 @@ const VERSION_1: &[&str] = &[
     include_str!("../migrations/1/10_line.sql"),
     include_str!("../migrations/1/20_election.sql"),
     include_str!("../migrations/1/30_rw_lock.sql"),
+    include_str!("../migrations/1/40_queue.sql"),
     include_str!("../migrations/1/50_barrier.sql"),
     include_str!("../migrations/1/60_stm.sql"),
     include_str!("../migrations/1/90_sweep.sql"),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasRwLock, HasStm, Held, Kind,
-    Lease, Locker, Opened, RwLock, Slots, Stm,
+    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm,
+    Held, Kind, Lease, Locker, Opened, Queue, RwLock, Slots, Stm,
 };
 use tenure_core::{
     Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
@@ -23,6 +23,7 @@ use crate::error;
 use crate::key::signed;
 use crate::locker::PostgresLocker;
 use crate::main_connection::{Main, MainGuard};
+use crate::queue::{Books, PostgresQueue};
 use crate::rw_lock::PostgresRwLock;
 use crate::step::{Rows, Step, step};
 use crate::stm::PostgresStm;
@@ -120,6 +121,7 @@ pub struct PostgresSession {
     pub(crate) client: Arc<Client>,
     pub(crate) id: i64,
     pub(crate) ttl: Duration,
+    pub(crate) queues: Books,
     pid: i32,
     /// Where its commits leave their markers.
     pub(crate) slots: Slots,
@@ -144,7 +146,8 @@ impl Drop for PostgresSession {
 }
 
 /// What makes a connection a lease. `synchronous_commit` because what is acknowledged is to be on disk. Every step looks
-/// up a few rows by an index: to plan it anew each time costs more than the step.
+/// up a few rows by an index, in its order: to plan it anew each time costs more than the step, and to sort
+/// all that there is to find the first costs what there is.
 const SETTINGS: &str = "SELECT \
     set_config('search_path', 'pg_catalog', false), \
     set_config('default_transaction_isolation', 'read committed', false), \
@@ -155,6 +158,8 @@ const SETTINGS: &str = "SELECT \
         THEN 'on' ELSE current_setting('synchronous_commit') END, false), \
     set_config('plan_cache_mode', 'force_generic_plan', false), \
     set_config('enable_seqscan', 'off', false), \
+    set_config('enable_bitmapscan', 'off', false), \
+    set_config('enable_sort', 'off', false), \
     current_setting('max_locks_per_transaction')::bigint \
         * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) \
         AS locks";
@@ -193,6 +198,7 @@ impl PostgresSession {
             client: Arc::clone(client),
             id,
             ttl,
+            queues: Books::default(),
             pid,
             slots: Slots::new(),
             main,
@@ -315,8 +321,8 @@ impl Lease for PostgresSession {
     async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
         let places = held.iter().filter(|held| held.kind == Kind::DoubleBarrier);
         let places: Vec<i64> = places.map(|held| signed(held.nonce)).collect();
+        let mut gone = PostgresQueue::missing(self, held).await?;
         let mut main = self.main().await;
-        let mut gone = Vec::new();
         for places in places.chunks(CHUNK) {
             let look = step(
                 "SELECT n.nonce FROM unnest($2::bigint[]) AS n(nonce) WHERE NOT EXISTS \
@@ -355,6 +361,10 @@ impl Lease for PostgresSession {
 
     fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
         Some(HasStm::typed_stm(self))
+    }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        Some(HasQueue::typed_queue(self))
     }
 }
 
@@ -395,5 +405,13 @@ impl HasStm for PostgresSession {
 
     fn typed_stm(self: Arc<Self>) -> Arc<PostgresStm> {
         Arc::new(PostgresStm::new(self))
+    }
+}
+
+impl HasQueue for PostgresSession {
+    type Queue = PostgresQueue;
+
+    fn typed_queue(self: Arc<Self>) -> Arc<PostgresQueue> {
+        Arc::new(PostgresQueue::new(self))
     }
 }

@@ -7,7 +7,7 @@
 
 use rstest::rstest;
 use tenure_conformance::stores::MemoryHarness;
-use tenure_conformance::{Harness, Outcome, expect, find};
+use tenure_conformance::{Harness, expect, find};
 
 /// What cannot be attacked on a store for want of a control, and why that is right.
 const NOT_RUN: &[(&str, &str)] = &[
@@ -60,12 +60,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("postgres", "l3_no_wake_up_is_lost_in_a_reconnect"),
     ("postgres", "b1_no_release_is_missed_in_a_reconnect"),
     ("postgres", "b2_nothing_is_missed_in_a_reconnect"),
-    // There are no queues yet.
-    ("postgres", "l8_queues_are_isolated"),
 ];
-
-/// What is not offered yet, and so neither run nor promised: a letter stands for all of its rules.
-const NOT_OFFERED: &[(&str, &str)] = &[("postgres", "Q")];
 
 async fn stage(store: &str, id: &str) -> Box<dyn Harness> {
     let _ = id;
@@ -159,18 +154,6 @@ mod postgres {
 }
 
 async fn check(store: &str, id: &str) {
-    let case = find(id).expect("a case of the list");
-    if NOT_OFFERED.contains(&(store, &case.rule[..1])) {
-        let outcome = case.run(&*stage(store, id).await).await;
-        assert!(
-            matches!(
-                outcome,
-                Outcome::NotRun { .. } | Outcome::NotPromised { .. }
-            ),
-            "{id} is listed as not offered: {outcome}"
-        );
-        return;
-    }
     let not_run: Vec<&str> = NOT_RUN
         .iter()
         .filter(|exception| **exception == (store, id))

@@ -254,7 +254,7 @@ on!(
     EtcdHarness,
     EtcdServer,
     EtcdServer::start,
-    |server| { EtcdHarness::sharing(server) }
+    |server| EtcdHarness::sharing(server)
 );
 on!(
     redis,
@@ -262,7 +262,7 @@ on!(
     RedisHarness,
     RedisServer,
     RedisServer::start,
-    |server| { RedisHarness::sharing(server) }
+    |server| RedisHarness::sharing(server)
 );
 on!(
     postgres,

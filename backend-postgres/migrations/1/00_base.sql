@@ -46,6 +46,7 @@ BEGIN
         last_value + 1048576,
         (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
     )) FROM tenure.tokens;
+    PERFORM tenure.queue_revive();
     DELETE FROM tenure.life;
     INSERT INTO tenure.life (place) VALUES (tenure.place());
 END $$;

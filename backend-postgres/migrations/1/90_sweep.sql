@@ -7,6 +7,7 @@ CREATE FUNCTION tenure.bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM tenure.line_bury(dead);
     PERFORM tenure.election_bury(dead);
+    PERFORM tenure.queue_bury(dead);
     PERFORM tenure.barrier_bury(dead);
     DELETE FROM tenure.sessions AS s WHERE s.id = dead
         AND NOT EXISTS (SELECT FROM tenure.elections AS e WHERE e.session = dead);
@@ -47,6 +48,7 @@ BEGIN
         buried := buried + 1;
         EXIT WHEN buried = 100;
     END LOOP;
+    PERFORM tenure.queue_sweep();
     PERFORM tenure.barrier_sweep();
     PERFORM tenure.stm_sweep();
     -- `idle_session_timeout` does not end a backend that waits for the rest of a request, or for room to

@@ -256,12 +256,18 @@ impl Operator for PostgresHarness {
     }
 
     /// Places in lines and in double barriers are rows; what else is held is not, and its holder is ordered
-    /// to let go. Each is `<path>#<session>:<nonce>`.
+    /// to let go. Each is `<path>#<session>:<nonce>`. A delivery is a row, too:
+    /// `<path>#<queue>:<priority>:<number>`.
     async fn delete(&self, key: &str) -> Result<()> {
-        let (_, member) = key
+        let (path, member) = key
             .rsplit_once('#')
             .ok_or_else(|| Error::new(ErrorKind::Conflict, "there is no such key"))?;
         let member = literal(member);
+        let queues = format!("{}/queue/", namespace_root(&self.namespace));
+        if path.starts_with(&queues) {
+            let evict = format!("SELECT tenure.evict_delivery({member})");
+            return self.sql(evict).await.map(|_| ());
+        }
         let waits = format!(
             "WITH tickets AS (DELETE FROM tenure.tickets AS t \
              WHERE t.session || ':' || tenure.hex(t.nonce) = {member} RETURNING 1), \
@@ -294,7 +300,14 @@ impl Operator for PostgresHarness {
              WHERE l.locktype = 'advisory' AND l.granted \
              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
              AND ((l.classid::bigint << 32) | l.objid::bigint) \
-             NOT IN (SELECT tenure.session_key(o.id) FROM tenure.sessions AS o)"
+             NOT IN (SELECT tenure.session_key(o.id) FROM tenure.sessions AS o) UNION ALL \
+             SELECT q.path || '#' || p.part FROM tenure.queues AS q JOIN ( \
+                SELECT queue, 'item/' || priority || ':' || number FROM tenure.queue_items UNION ALL \
+                SELECT queue, 'dealt/' || priority || ':' || number FROM tenure.queue_dealt UNION ALL \
+                SELECT queue, 'id/' || name FROM tenure.queue_names UNION ALL \
+                SELECT queue, 'consumer/' || session FROM tenure.queue_consumers UNION ALL \
+                SELECT queue, 'wait/' || session || ':' || nonce FROM tenure.queue_waits \
+             ) AS p (queue, part) ON p.queue = q.id WHERE starts_with(q.path, {root})"
         );
         let keys = self.sql(keys).await?;
         Ok(keys.lines().map(str::to_owned).collect())
