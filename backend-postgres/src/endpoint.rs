@@ -96,17 +96,21 @@ pub(crate) async fn connect(config: &PostgresConfig) -> Result<Connected> {
         .with_effect(Effect::None))
 }
 
+/// A server that does not tell its version is none of the old ones.
+fn check_version(version: Option<u32>) -> Result<()> {
+    match version {
+        Some(version) if version < OLDEST => Err(error::config(format!(
+            "this PostgreSQL is of version {}: tenure needs 14 or newer, whose `idle_session_timeout` ends the leases of the dead",
+            version / 10_000
+        ))),
+        _ => Ok(()),
+    }
+}
+
 async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Connected> {
     let options = options(config, host);
     let mut connection = options.connect().await.map_err(error::from_sqlx)?;
-    if let Some(version) = connection.server_version_num()
-        && version < OLDEST
-    {
-        return Err(error::config(format!(
-            "this PostgreSQL is of version {}: tenure needs 14 or newer, whose `idle_session_timeout` ends the leases of the dead",
-            version / 10_000
-        )));
-    }
+    check_version(connection.server_version_num())?;
     let look = step(
         "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS read_only, current_setting('server_encoding') AS encoding, hashtextextended($1, 0) AS probe",
     )
@@ -144,4 +148,24 @@ async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Con
         connection,
         options,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_server_is_refused() {
+        for good in [None, Some(140_000), Some(150_018), Some(180_000)] {
+            check_version(good).unwrap();
+        }
+        for (old, named) in [(130_023, "13"), (90_624, "9")] {
+            let error = check_version(Some(old)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+            assert!(
+                error.to_string().contains(&format!("version {named}:")),
+                "{error}"
+            );
+        }
+    }
 }

@@ -10,7 +10,7 @@ use tenure_core::backend::{
     Held, Kind, Lease, Locker, Opened, Queue, RwLock, Slots, Stm,
 };
 use tenure_core::{
-    Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
+    Effect, Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -98,6 +98,15 @@ impl Backend for PostgresBackend {
                 Err(error::no_connection(format!(
                     "no session on PostgreSQL within {limit:?}"
                 )))
+            })
+            // What was never open is not lost.
+            .map_err(|error| match error.kind() {
+                ErrorKind::Lost => {
+                    error::no_connection("the connection to PostgreSQL ended, or did not answer, while a session was opened over it")
+                        .with_effect(Effect::None)
+                        .with_source(error)
+                }
+                _ => error,
             })?;
         Ok(Opened {
             id: SessionId::new(session.id.to_string()),

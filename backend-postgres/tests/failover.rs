@@ -21,6 +21,8 @@ fn config(url: impl AsRef<str>) -> PostgresConfig {
 
 /// The token of the last of so many grants.
 async fn grants(url: impl AsRef<str>, count: usize) -> FencingToken {
+    // A server that has just recovered, on a busy machine, takes its time.
+    let url = format!("{}?timeout=30s", url.as_ref());
     let store = tenure_postgres::connect(config(url)).await.unwrap();
     let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
     let lock = session.locker("l").unwrap();
