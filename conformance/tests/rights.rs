@@ -24,7 +24,7 @@ async fn the_least_rights_are_enough() {
         let harness = PostgresHarness::at(&url).unwrap();
         match case.run(&harness).await {
             Outcome::Held { .. } => held += 1,
-            Outcome::Violated { counterexample } => {
+            Outcome::Violated { counterexample, .. } => {
                 wrong.push(format!("{}: {counterexample}", case.id));
             }
             // A primitive that is not offered is told from a right that is not there.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use tenure_core::{ErrorKind, FencingToken, Leader, LossReason};
+use tenure_core::{ErrorKind, FencingToken, Leader, LossReason, Observers};
 
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
@@ -315,8 +315,13 @@ async fn observed_through(harness: &dyn Harness, event: Event) -> Verdict {
     let next = tokio::time::timeout(patience, observer.next()).await;
     if let Ok(Some(state)) = next {
         let state = shows(&state?);
+        // A vacancy is news, and true, where the event ended the leader's session, and a store that
+        // converges says so.
+        let deposed = state.is_none()
+            && guarantees(harness).await?.observers.value == Observers::Converge
+            && tokio::time::timeout(patience, lead.lost()).await.is_ok();
         ensure!(
-            state == two,
+            state == two || deposed,
             "after {} the observer showed {}, though `two` had been proclaimed and shown and nobody had resigned",
             event.name(),
             state.map_or_else(|| "a vacancy".to_owned(), |value| format!("`{value}`"))
