@@ -183,7 +183,8 @@ async fn freed_within_the_bound(
     meanwhile().await?;
     let other = within(RECOVERY, "open", open(harness, LONG)).await??;
     let limit = session.ttl() + bound + SLACK;
-    let left = limit.saturating_sub(killed.elapsed());
+    // A store that was away for longer is not late: but what it frees at all is free soon after.
+    let left = limit.saturating_sub(killed.elapsed()).max(SLACK);
     let what_then = format!(
         "the holder of a lock died (TTL {:?}, stated bound {bound:?}), and {what} followed {:?} later",
         session.ttl(),
@@ -319,7 +320,7 @@ async fn observed_through(harness: &dyn Harness, event: Event) -> Verdict {
         // converges says so.
         let deposed = state.is_none()
             && guarantees(harness).await?.observers.value == Observers::Converge
-            && tokio::time::timeout(patience, lead.lost()).await.is_ok();
+            && tokio::time::timeout(LONG, lead.lost()).await.is_ok();
         ensure!(
             state == two || deposed,
             "after {} the observer showed {}, though `two` had been proclaimed and shown and nobody had resigned",
