@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection};
+use tenure_core::backend::Lease as _;
 use tenure_core::{Effect, Result};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
@@ -236,6 +237,19 @@ impl Client {
             .insert(session.id, Arc::downgrade(session));
     }
 
+    /// Has every session find out whether it still has its connection: what broke another of this store
+    /// may have broken these, and who holds something should not learn of it only at the next renewal.
+    fn test_leases(&self) {
+        let sessions = self.state().sessions.values().cloned().collect::<Vec<_>>();
+        for session in sessions.iter().filter_map(Weak::upgrade) {
+            tokio::spawn(async move {
+                if let Err(error) = session.renew().await {
+                    tracing::debug!(%error, "a lease was tested");
+                }
+            });
+        }
+    }
+
     pub(crate) fn leave(&self, session: i64) {
         self.state().sessions.remove(&session);
     }
@@ -409,6 +423,9 @@ async fn hear(
             return;
         }
         tracing::debug!("the listening connection broke");
+        if let Some(client) = client.upgrade() {
+            client.test_leases();
+        }
         listener = loop {
             tokio::time::sleep(PAUSE).await;
             let Some(client) = client.upgrade() else {

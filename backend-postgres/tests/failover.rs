@@ -188,3 +188,17 @@ async fn a_full_lock_table_is_not_what_others_meet() {
     drop(session.locker("again").unwrap().try_lock().await.unwrap());
     session.close().await.unwrap();
 }
+
+/// The next renewal would be twenty seconds away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_learns_of_the_servers_death_at_once() {
+    let mut server = PostgresServer::start_async().await.unwrap();
+    let store = tenure_postgres::connect(config(server.url())).await.unwrap();
+    let long = SessionOptions::new().ttl(Duration::from_secs(60));
+    let session = store.open(long).await.unwrap();
+    let guard = session.locker("l").unwrap().lock().await.unwrap();
+    server.kill().unwrap();
+    let lost = tokio::time::timeout(Duration::from_secs(5), guard.lost()).await;
+    assert!(lost.is_ok(), "the holder believes that it holds");
+    assert!(!guard.is_valid());
+}
