@@ -193,7 +193,9 @@ async fn a_full_lock_table_is_not_what_others_meet() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holder_learns_of_the_servers_death_at_once() {
     let mut server = PostgresServer::start_async().await.unwrap();
-    let store = tenure_postgres::connect(config(server.url())).await.unwrap();
+    let store = tenure_postgres::connect(config(server.url()))
+        .await
+        .unwrap();
     let long = SessionOptions::new().ttl(Duration::from_secs(60));
     let session = store.open(long).await.unwrap();
     let guard = session.locker("l").unwrap().lock().await.unwrap();

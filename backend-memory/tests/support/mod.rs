@@ -42,6 +42,22 @@ pub fn another(store: &Store<MemoryBackend>) -> Store<MemoryBackend> {
     Store::new(store.backend().reconnect())
 }
 
+/// Enough for a test, and without a dependency: xorshift64* (S. Vigna, 2016).
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn seeded(seed: u64) -> Self {
+        Self((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+    }
+
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) % sides
+    }
+}
+
 /// Waits until `condition` holds, for at most a minute of the runtime's time.
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
     let waiting = async {
@@ -155,6 +171,8 @@ type Failure = (When, Box<dyn FnOnce() -> Error + Send>);
 #[derive(Default)]
 pub struct Script {
     yields: usize,
+    /// Yields up to so many times more, as these dice fall.
+    dice: Option<Mutex<Dice>>,
     capacity: Option<usize>,
     failures: Mutex<HashMap<Op, VecDeque<Failure>>>,
     calls: Mutex<HashMap<Op, usize>>,
@@ -167,6 +185,20 @@ impl Script {
             yields,
             ..Self::default()
         }
+    }
+
+    /// Each step waits before it and after it for a number of turns that depends on `seed`: on a runtime
+    /// with one thread and a paused clock, another seed is another interleaving of the same program.
+    pub fn shuffled(seed: u64) -> Self {
+        Self {
+            dice: Some(Mutex::new(Dice::seeded(seed))),
+            ..Self::default()
+        }
+    }
+
+    fn turns(&self) -> usize {
+        let dice = self.dice.as_ref();
+        self.yields + dice.map_or(0, |dice| dice.lock().unwrap().roll(7) as usize)
     }
 
     pub fn capacity(mut self, capacity: usize) -> Self {
@@ -200,7 +232,7 @@ impl Script {
             .unwrap()
             .get_mut(&op)
             .and_then(VecDeque::pop_front);
-        yields(self.yields).await;
+        yields(self.turns()).await;
         let answer = match failure {
             Some((When::Before, error)) => Err(error()),
             Some((When::After, error)) => {
@@ -210,7 +242,7 @@ impl Script {
             Some((When::Panic, error)) => panic!("on command: {}", error()),
             None => step.await,
         };
-        yields(self.yields).await;
+        yields(self.turns()).await;
         answer
     }
 }
