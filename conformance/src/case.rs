@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use tenure_core::{Error, ErrorKind, Guarantees, Line};
 
 use crate::harness::{Harness, Need};
+use crate::timeline::Timeline;
 
 /// What came of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub enum Outcome {
         /// answer that did not come, cut it short: that breaks a promise, but shows nothing about
         /// one that was not made.
         judged: bool,
+        /// The history that shows it, where the case recorded one.
+        history: Option<Box<Timeline>>,
     },
     /// The store's [`Guarantees`] deny it.
     NotPromised {
@@ -33,6 +36,8 @@ pub enum Outcome {
         reason: String,
         /// What came of the attack all the same.
         seen: Seen,
+        /// The history behind a counterexample, where the case recorded one.
+        history: Option<Box<Timeline>>,
     },
     /// A control was missing, or the stage could not be set. Never counts as passed.
     NotRun {
@@ -66,6 +71,26 @@ impl Outcome {
         Self::Violated {
             counterexample: counterexample.into(),
             judged: true,
+            history: None,
+        }
+    }
+
+    /// The same outcome, with the history that shows what went wrong.
+    #[must_use]
+    pub fn with_history(mut self, timeline: Timeline) -> Self {
+        if let Self::Violated { history, .. } | Self::NotPromised { history, .. } = &mut self {
+            *history = Some(Box::new(timeline));
+        }
+        self
+    }
+
+    /// The history that shows what went wrong, where the case recorded one.
+    pub fn history(&self) -> Option<&Timeline> {
+        match self {
+            Self::Violated { history, .. } | Self::NotPromised { history, .. } => {
+                history.as_deref()
+            }
+            Self::Held { .. } | Self::NotRun { .. } => None,
         }
     }
 
@@ -75,16 +100,17 @@ impl Outcome {
         Self::Violated {
             counterexample: why.into(),
             judged: false,
+            history: None,
         }
     }
 
     /// The same outcome, now as the judgement of the case.
     #[must_use]
-    pub fn judged(self) -> Self {
-        match self {
-            Self::Violated { counterexample, .. } => Self::violated(counterexample),
-            other => other,
+    pub fn judged(mut self) -> Self {
+        if let Self::Violated { judged, .. } = &mut self {
+            *judged = true;
         }
+        self
     }
 
     /// The same outcome, and when it was: `words` go before what was seen instead.
@@ -94,9 +120,11 @@ impl Outcome {
             Self::Violated {
                 counterexample,
                 judged,
+                history,
             } => Self::Violated {
                 counterexample: format!("{words}{counterexample}"),
                 judged,
+                history,
             },
             other => other,
         }
@@ -235,20 +263,26 @@ impl Case {
                 line,
                 reason,
                 seen: Seen::Nothing(no_way_to(*missing)),
+                history: None,
             },
             (Promise::Made, None) => either((self.attack)(harness).await),
-            (Promise::Denied { line, reason }, None) => Outcome::NotPromised {
-                line,
-                reason,
-                seen: match either((self.attack)(harness).await) {
-                    Outcome::Held { evidence } => Seen::Survived(evidence),
+            (Promise::Denied { line, reason }, None) => {
+                let (seen, history) = match either((self.attack)(harness).await) {
+                    Outcome::Held { evidence } => (Seen::Survived(evidence), None),
                     Outcome::Violated {
                         counterexample,
                         judged: true,
-                    } => Seen::Counterexample(counterexample),
-                    broken_off => Seen::Nothing(broken_off.details()),
-                },
-            },
+                        history,
+                    } => (Seen::Counterexample(counterexample), history),
+                    broken_off => (Seen::Nothing(broken_off.details()), None),
+                };
+                Outcome::NotPromised {
+                    line,
+                    reason,
+                    seen,
+                    history,
+                }
+            }
         }
     }
 }

@@ -19,12 +19,14 @@ pub mod harness;
 mod macros;
 pub mod report;
 pub mod stores;
+pub mod timeline;
 
 pub use async_trait::async_trait;
 pub use case::{Case, Outcome, Promise, Seen, Verdict};
 pub use cases::CASES;
 pub use harness::{Harness, Link, Linked, Need, Operator, Subject};
 pub use report::{Column, Entry, Progress, Report, Standing, Tally, run};
+pub use timeline::Timeline;
 
 #[doc(hidden)]
 pub use macros::{excused, expect, find};

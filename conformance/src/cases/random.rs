@@ -10,6 +10,7 @@ use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::checkers::{History, What, exclusion, fencing, linearizable};
 use crate::harness::{Harness, Link, Need};
+use crate::timeline::Timeline;
 
 const CLIENTS: usize = 4;
 
@@ -274,7 +275,8 @@ impl Client {
 fn judge(history: &History, register: &FenceGate<u64>, seed: u64) -> Verdict {
     let events = history.events();
     let broken = |what: &str, violation: fencing::Violation| {
-        Outcome::violated(format!("{what} (seed {seed}): {}", violation.0))
+        Outcome::violated(format!("{what} (seed {seed}): {}", violation.what))
+            .with_history(Timeline::of_a_lock(&events, &violation.places))
     };
     let grants = fencing::grants_rise(&events).map_err(|v| broken("tokens", v))?;
     let writes = fencing::accepted_in_order(&events).map_err(|v| broken("the register", v))?;

@@ -11,9 +11,9 @@ use tenure_core::{
 
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
-use crate::checkers::queue::{PriorityQueue, QueueAnswer, QueueCall};
+use crate::checkers::queue::{self, PriorityQueue, QueueAnswer, QueueCall, QueueOperation};
 use crate::checkers::search::{self, Finding};
-use crate::checkers::{Fate, Journal, total_queue};
+use crate::checkers::{Fate, Journal, Violation, total_queue};
 use crate::harness::Harness;
 
 const CONSUMERS: usize = 3;
@@ -60,10 +60,8 @@ pub async fn a_random_history_of_a_queue(harness: &dyn Harness, seed: u64) -> Ve
     let found = if ordered {
         match search::check::<PriorityQueue>(&history, search::BUDGET) {
             Finding::Violated(violation) => {
-                return Err(Outcome::violated(format!(
-                    "careful consumers (seed {seed}): {}",
-                    violation.0
-                )));
+                let when = format!("careful consumers (seed {seed}): ");
+                return Err(broken(&history, &violation).when(when));
             }
             Finding::Linearizable(operations) => format!("an order of {operations} operations"),
             Finding::Unknown(why) => format!("no verdict of the search ({why})"),
@@ -90,16 +88,16 @@ pub async fn a_random_history_of_a_queue(harness: &dyn Harness, seed: u64) -> Ve
 }
 
 fn judge(
-    history: &[crate::checkers::queue::QueueOperation],
+    history: &[QueueOperation],
     ordered: bool,
     seed: u64,
 ) -> std::result::Result<total_queue::Account, Outcome> {
     let account = total_queue::check(history);
     if let Some(violation) = account.violations.first() {
-        return Err(Outcome::violated(format!("seed {seed}: {}", violation.0)));
+        return Err(broken(history, violation).when(format!("seed {seed}: ")));
     }
     if let Some(overtaking) = account.overtakings.first().filter(|_| ordered) {
-        return Err(Outcome::violated(format!("seed {seed}: {}", overtaking.0)));
+        return Err(broken(history, overtaking).when(format!("seed {seed}: ")));
     }
     ensure!(
         account.acknowledged == account.enqueued,
@@ -108,6 +106,10 @@ fn judge(
         account.acknowledged
     );
     Ok(account)
+}
+
+fn broken(history: &[QueueOperation], violation: &Violation) -> Outcome {
+    Outcome::violated(&violation.what).with_history(queue::timeline(history, &violation.places))
 }
 
 /// What the clients of one run share.

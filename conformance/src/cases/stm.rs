@@ -13,8 +13,8 @@ use tokio::sync::Barrier;
 
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
-use crate::checkers::bank::{Bank, BankAnswer, BankCall};
-use crate::checkers::list_append::{self, Keys, Level, Lists, Step};
+use crate::checkers::bank::{self, Bank, BankAnswer, BankCall};
+use crate::checkers::list_append::{self, Keys, Level, Lists, Step, Transaction};
 use crate::checkers::{Fate, Journal};
 use crate::harness::{Harness, Linked};
 
@@ -69,6 +69,16 @@ pub async fn append_lists(
     rounds: u64,
     limit: Duration,
 ) -> std::result::Result<list_append::Findings, Outcome> {
+    let history = appended(harness, isolation, rounds, limit).await?;
+    Ok(list_append::check(&history))
+}
+
+async fn appended(
+    harness: &dyn Harness,
+    isolation: Isolation,
+    rounds: u64,
+    limit: Duration,
+) -> std::result::Result<Vec<Transaction>, Outcome> {
     const CLIENTS: u64 = 10;
     let journal = Arc::new(Journal::<Vec<Step>, Lists>::new());
     let keys = Arc::new(std::sync::Mutex::new(Keys::new(5, 32)));
@@ -109,7 +119,7 @@ pub async fn append_lists(
     for task in &mut tasks {
         task.end(limit + BUSY, "the transactions").await??;
     }
-    Ok(list_append::check(&journal.operations()))
+    Ok(journal.operations())
 }
 
 async fn step_by_step(tx: Tx, isolation: Isolation, steps: Vec<Step>) -> Result<Lists> {
@@ -137,9 +147,12 @@ async fn step_by_step(tx: Tx, isolation: Isolation, steps: Vec<Step>) -> Result<
 pub async fn t1_appended_lists_have_no_cycles(harness: &dyn Harness) -> Verdict {
     let mut committed = 0;
     for isolation in SERIALIZABLE {
-        let findings = append_lists(harness, isolation, 20, BUSY).await?;
+        let history = appended(harness, isolation, 20, BUSY).await?;
+        let findings = list_append::check(&history);
         if let Some(anomaly) = findings.first(Level::StrictSerializable) {
-            return Err(Outcome::violated(format!("under {isolation}: {anomaly}")));
+            let picture = list_append::timeline(&history, &anomaly.transactions);
+            let broken = Outcome::violated(format!("under {isolation}: {anomaly}"));
+            return Err(broken.with_history(picture));
         }
         committed += findings.committed;
     }
@@ -202,7 +215,10 @@ pub async fn t1_the_bank_keeps_its_money(harness: &dyn Harness) -> Verdict {
     let history = journal.operations();
     let reads = bank
         .check(&history)
-        .map_err(|violation| Outcome::violated(violation.0))?;
+        .map_err(|violation| {
+            Outcome::violated(violation.what)
+                .with_history(bank::timeline(&history, &violation.places))
+        })?;
     let mut sum = 0;
     for account in 0..ACCOUNTS {
         sum += number(&opener.stm()?, &format!("account {account}")).await?;

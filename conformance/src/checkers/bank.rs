@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::fencing::Violation;
 use super::jsonl::Line;
 use super::operation::Operation;
+use crate::timeline::Timeline;
 
 /// What can be asked of a bank, each in one transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +51,23 @@ impl Line for BankOperation {
     const KIND: &'static str = "bank";
 }
 
+/// The picture of a history in which the operations at `places` went wrong.
+pub fn timeline(history: &[BankOperation], places: &[usize]) -> Timeline {
+    Timeline::of_operations(history, places, |call, answer| match (call, answer) {
+        (BankCall::Read, Some(BankAnswer::Balances(balances))) => {
+            format!("read: {} in all", balances.values().sum::<i64>())
+        }
+        (BankCall::Read, _) => "read".to_owned(),
+        (BankCall::Transfer { from, to, amount }, answer) => {
+            let refused = match answer {
+                Some(BankAnswer::Refused) => " refused",
+                _ => "",
+            };
+            format!("{from}→{to}: {amount}{refused}")
+        }
+    })
+}
+
 /// What a bank promises.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bank {
@@ -81,7 +99,7 @@ impl Bank {
     /// The first operation that breaks this, with those around it.
     pub fn check(&self, history: &[BankOperation]) -> Result<usize, Violation> {
         let mut reads = 0;
-        for operation in history {
+        for (place, operation) in history.iter().enumerate() {
             let wrong = match (&operation.input, operation.answer()) {
                 (BankCall::Read, Some(BankAnswer::Balances(balances))) => {
                     reads += 1;
@@ -96,7 +114,8 @@ impl Bank {
             };
             if let Some(what) = wrong {
                 let around = around(history, operation);
-                return Err(Violation(format!("{what}:\n    {operation}{around}")));
+                let what = format!("{what}:\n    {operation}{around}");
+                return Err(Violation::new(what, [place]));
             }
         }
         Ok(reads)
@@ -151,7 +170,7 @@ mod tests {
     }
 
     fn wrong(history: &[BankOperation]) -> String {
-        Bank::new(3, 10).check(history).unwrap_err().0
+        Bank::new(3, 10).check(history).unwrap_err().what
     }
 
     #[test]

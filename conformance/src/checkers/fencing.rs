@@ -8,10 +8,32 @@ use super::history::{Event, What, excerpt};
 
 /// What is wrong with a history, with the lines that show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation(pub String);
+pub struct Violation {
+    /// In words.
+    pub what: String,
+    /// The lines or operations that it is about, by their place in the history.
+    pub places: Vec<usize>,
+}
 
-fn wrong<T>(events: &[Event], at: usize, what: String) -> Result<T, Violation> {
-    Err(Violation(format!("{what}{}", excerpt(events, at))))
+impl Violation {
+    /// `what` is wrong with the lines or operations at `places`.
+    pub fn new(what: impl Into<String>, places: impl Into<Vec<usize>>) -> Self {
+        Self {
+            what: what.into(),
+            places: places.into(),
+        }
+    }
+}
+
+fn wrong<T>(
+    events: &[Event],
+    at: usize,
+    before: Option<usize>,
+    what: String,
+) -> Result<T, Violation> {
+    let places: Vec<usize> = before.into_iter().chain([at]).collect();
+    let told = excerpt(events, at);
+    Err(Violation::new(format!("{what}{told}"), places))
 }
 
 /// No token is granted twice, and a grant that was asked for after another had been granted has
@@ -22,7 +44,7 @@ fn wrong<T>(events: &[Event], at: usize, what: String) -> Result<T, Violation> {
 /// The first grant that breaks this.
 pub fn grants_rise(events: &[Event]) -> Result<usize, Violation> {
     let mut asked: HashMap<usize, Option<FencingToken>> = HashMap::new();
-    let mut seen: HashMap<FencingToken, usize> = HashMap::new();
+    let mut seen: HashMap<FencingToken, (usize, usize)> = HashMap::new();
     let mut greatest: Option<FencingToken> = None;
     for (index, event) in events.iter().enumerate() {
         match event.what {
@@ -33,15 +55,16 @@ pub fn grants_rise(events: &[Event]) -> Result<usize, Violation> {
             What::Granted(token) => {
                 let floor = asked.get(&event.client).copied().flatten();
                 if floor >= Some(token) {
+                    let before = floor.and_then(|floor| seen.get(&floor)).map(|seen| seen.1);
                     let floor = floor.map_or(0, FencingToken::get);
                     let what = format!(
                         "token {token} was granted for an ask that began after token {floor} had been granted"
                     );
-                    return wrong(events, index, what);
+                    return wrong(events, index, before, what);
                 }
-                if let Some(before) = seen.insert(token, event.client) {
-                    let what = format!("token {token} was granted twice, first to client {before}");
-                    return wrong(events, index, what);
+                if let Some((client, before)) = seen.insert(token, (event.client, index)) {
+                    let what = format!("token {token} was granted twice, first to client {client}");
+                    return wrong(events, index, Some(before), what);
                 }
                 greatest = greatest.max(Some(token));
             }
@@ -60,6 +83,7 @@ pub fn grants_rise(events: &[Event]) -> Result<usize, Violation> {
 /// The first write or refusal that breaks this.
 pub fn accepted_in_order(events: &[Event]) -> Result<usize, Violation> {
     let mut newest: Option<FencingToken> = None;
+    let mut newest_at = None;
     let mut writes = 0;
     for (index, event) in events.iter().enumerate() {
         match event.what {
@@ -68,15 +92,15 @@ pub fn accepted_in_order(events: &[Event]) -> Result<usize, Violation> {
                     let what = format!(
                         "a write under token {token} was taken after one under a newer token"
                     );
-                    return wrong(events, index, what);
+                    return wrong(events, index, newest_at, what);
                 }
-                (newest, writes) = (Some(token), writes + 1);
+                (newest, newest_at, writes) = (Some(token), Some(index), writes + 1);
             }
             What::WriteRefused(token, true) => {
                 let what = format!(
                     "the write of a valid holder under token {token} was refused, for another held the lock after it"
                 );
-                return wrong(events, index, what);
+                return wrong(events, index, newest_at, what);
             }
             _ => {}
         }
@@ -130,7 +154,7 @@ mod tests {
             (0, What::Granted(token(9))),
             (1, What::Granted(token(9))),
         ]);
-        assert!(grants_rise(&repeats).unwrap_err().0.contains("twice"));
+        assert!(grants_rise(&repeats).unwrap_err().what.contains("twice"));
     }
 
     #[test]

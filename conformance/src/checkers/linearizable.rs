@@ -28,6 +28,8 @@ struct Holding {
     valid: Duration,
     /// It ended before this, if its release was confirmed.
     released: Option<Duration>,
+    /// The lines of its grant, of its last proof of validity, and of its release.
+    places: [Option<usize>; 3],
 }
 
 /// Finds an order, and returns the number of holdings in it.
@@ -48,19 +50,25 @@ pub fn check(events: &[Event]) -> Result<usize, Violation> {
                     earlier.client, earlier.granted, free_from
                 )
             });
-            return Err(Violation(format!(
+            let places = before.into_iter().flat_map(|(_, earlier)| earlier.places);
+            let places: Vec<usize> = places.chain([holding.places[0]]).flatten().collect();
+            let what = format!(
                 "client {} had the lock under token {token} at {:.3?}, though {earlier}",
                 holding.client, holding.granted
-            )));
+            );
+            return Err(Violation::new(what, places));
         }
         free_from = taken.max(holding.valid);
         if let Some(released) = holding.released
             && free_from > released
         {
-            return Err(Violation(format!(
+            let places = before.into_iter().flat_map(|(_, earlier)| earlier.places);
+            let places: Vec<usize> = places.chain(holding.places).flatten().collect();
+            let what = format!(
                 "client {} released token {token} at {released:.3?}, but can have had it from {free_from:.3?} only",
                 holding.client
-            )));
+            );
+            return Err(Violation::new(what, places));
         }
         before = Some((token, holding));
     }
@@ -72,7 +80,7 @@ fn holdings(events: &[Event]) -> BTreeMap<FencingToken, Holding> {
     let mut looked: HashMap<usize, Duration> = HashMap::new();
     let mut releasing: HashMap<usize, Duration> = HashMap::new();
     let mut holdings: BTreeMap<FencingToken, Holding> = BTreeMap::new();
-    for event in events {
+    for (place, event) in events.iter().enumerate() {
         let (client, at) = (event.client, event.at);
         match event.what {
             What::Asked => {
@@ -88,6 +96,7 @@ fn holdings(events: &[Event]) -> BTreeMap<FencingToken, Holding> {
                         granted: at,
                         valid: asked,
                         released: None,
+                        places: [Some(place), None, None],
                     },
                 );
             }
@@ -99,6 +108,7 @@ fn holdings(events: &[Event]) -> BTreeMap<FencingToken, Holding> {
                     (holdings.get_mut(&token), looked.get(&client))
                 {
                     holding.valid = *looked;
+                    holding.places[1] = Some(place);
                 }
             }
             What::Releasing(_) => {
@@ -107,6 +117,7 @@ fn holdings(events: &[Event]) -> BTreeMap<FencingToken, Holding> {
             What::Released(token) => {
                 if let Some(holding) = holdings.get_mut(&token) {
                     holding.released = Some(at);
+                    holding.places[2] = Some(place);
                     // Only what is still held can be released.
                     let called = releasing.get(&client).copied().unwrap_or_default();
                     holding.valid = holding.valid.max(called);
@@ -152,7 +163,7 @@ mod tests {
             (0, What::Looks(ONE)),
             (0, What::Valid(ONE)),
         ]);
-        assert!(check(&history).unwrap_err().0.contains("token 2"));
+        assert!(check(&history).unwrap_err().what.contains("token 2"));
     }
 
     #[test]

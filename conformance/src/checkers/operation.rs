@@ -76,6 +76,21 @@ impl<I: fmt::Debug, O: fmt::Debug> fmt::Display for Operation<I, O> {
     }
 }
 
+/// Where in `history` the `operations` are, which must be borrowed from it. Without a search: there
+/// may be many of both.
+pub(super) fn places<'a, I: 'a, O: 'a>(
+    history: &[Operation<I, O>],
+    operations: impl IntoIterator<Item = &'a Operation<I, O>>,
+) -> Vec<usize> {
+    let start = history.as_ptr() as usize;
+    let place = |operation: &Operation<I, O>| {
+        let offset = (std::ptr::from_ref(operation) as usize).checked_sub(start)?;
+        let place = offset / size_of::<Operation<I, O>>();
+        (place < history.len()).then_some(place)
+    };
+    operations.into_iter().filter_map(place).collect()
+}
+
 /// Names an operation of a [`Journal`] until it has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "an operation that is never ended stays unknown"]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::jsonl::Line;
 use super::operation::Operation;
 use super::search::Model;
+use crate::timeline::Timeline;
 
 /// What can be asked of a queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +74,26 @@ pub type QueueOperation = Operation<QueueCall, QueueAnswer>;
 
 impl Line for QueueOperation {
     const KIND: &'static str = "queue";
+}
+
+/// The picture of a history in which the operations at `places` went wrong.
+pub fn timeline(history: &[QueueOperation], places: &[usize]) -> Timeline {
+    Timeline::of_operations(history, places, |call, answer| {
+        let told = match answer {
+            Some(QueueAnswer::Delivered { item, .. }) => format!(" {item}"),
+            Some(QueueAnswer::Empty) => " nothing".to_owned(),
+            Some(QueueAnswer::Lost) => ": lost".to_owned(),
+            Some(QueueAnswer::Done) | None => String::new(),
+        };
+        match call {
+            QueueCall::Enqueue { item, .. } => format!("put {item}"),
+            QueueCall::Dequeue { .. } => format!("get{told}"),
+            QueueCall::Pop => format!("pop{told}"),
+            QueueCall::Acknowledge { item, .. } => format!("ack {item}{told}"),
+            QueueCall::Return { item, .. } => format!("give back {item}{told}"),
+            QueueCall::Depart { .. } => "depart".to_owned(),
+        }
+    })
 }
 
 /// One queue: by priority, then in the order of arrival.

@@ -16,7 +16,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use super::fencing::Violation;
-use super::operation::{Fate, Operation};
+use super::operation::{Fate, Operation, places};
 
 /// A sequential object.
 pub trait Model {
@@ -80,7 +80,11 @@ pub fn check<M: Model>(history: &[OperationOf<M>], budget: usize) -> Finding {
         match search.run(&mut left) {
             Some(true) => ordered += search.known.len(),
             Some(false) => {
-                return Finding::Violated(Violation(format!("key {key:?}: {}", search.deepest)));
+                let stuck = search.deepest.next.iter().map(|index| search.known[*index]);
+                return Finding::Violated(Violation::new(
+                    format!("key {key:?}: {}", search.deepest),
+                    places(history, stuck),
+                ));
             }
             // Another key may still show a violation.
             None => {
@@ -153,6 +157,8 @@ struct Deepest {
     last: Vec<String>,
     state: String,
     stuck: Vec<String>,
+    /// The same by their place among the known ones.
+    next: Vec<usize>,
 }
 
 impl fmt::Display for Deepest {
@@ -309,9 +315,10 @@ impl<'a, M: Model> Search<'a, M> {
             .collect();
         let (candidates, _) = self.candidates(&end.placed);
         self.deepest.stuck = candidates
-            .into_iter()
-            .map(|index| self.known[index].to_string())
+            .iter()
+            .map(|index| self.known[*index].to_string())
             .collect();
+        self.deepest.next = candidates;
     }
 }
 

@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::fencing::Violation;
-use super::operation::Fate;
+use super::operation::{Fate, places};
 use super::queue::{QueueAnswer, QueueCall, QueueOperation};
 
 mod order;
@@ -74,19 +74,34 @@ impl<'a> Life<'a> {
             .any(|(_, end)| end.possible() && end.answer() != Some(&QueueAnswer::Lost))
     }
 
-    /// The lines of this item, for a counterexample.
-    fn told(&self) -> String {
+    /// The lines of this item, in the order of their calls.
+    fn lines(&self) -> Vec<&'a QueueOperation> {
         let mut lines: Vec<_> = self.enqueues.clone();
         lines.extend(self.deliveries.iter().map(|delivery| delivery.operation));
         lines.extend(self.ends.iter().chain(&self.returns).map(|(_, end)| *end));
         lines.sort_by_key(|operation| operation.called);
         // A pop is a delivery and an end.
         lines.dedup_by(|a, b| std::ptr::eq(*a, *b));
+        lines
+    }
+
+    /// The same for a counterexample.
+    fn told(&self) -> String {
         let mut text = String::new();
-        for line in lines {
+        for line in self.lines() {
             let _ = write!(text, "\n    {line}");
         }
         text
+    }
+}
+
+impl Life<'_> {
+    fn violation(&self, history: &[QueueOperation], item: u64, what: &str) -> Violation {
+        let told = self.told();
+        Violation::new(
+            format!("item {item} {what}{told}"),
+            places(history, self.lines()),
+        )
     }
 }
 
@@ -116,10 +131,8 @@ pub fn check(history: &[QueueOperation]) -> Account {
             came_back(life),
         ];
         for what in wrong.into_iter().flatten() {
-            let told = life.told();
-            account
-                .violations
-                .push(Violation(format!("item {item} {what}{told}")));
+            let violation = life.violation(history, *item, &what);
+            account.violations.push(violation);
         }
         if (certain || !life.deliveries.is_empty()) && !life.may_have_ended() {
             missing.push(item);
@@ -133,10 +146,8 @@ pub fn check(history: &[QueueOperation]) -> Account {
         } else {
             "was delivered and never acknowledged, nor delivered again"
         };
-        let told = life.told();
-        account
-            .violations
-            .push(Violation(format!("item {item} {what}{told}")));
+        let violation = life.violation(history, *item, what);
+        account.violations.push(violation);
     }
     account
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fencing::Violation;
 use super::jsonl::Line;
-use super::operation::Operation;
+use super::operation::{Operation, places};
 
 /// A transaction on a group: it reads all its cells, and then may write one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,9 +74,10 @@ pub fn check(
                 continue;
             }
             if let Some((other, _)) = wrote.iter().find(|(_, other)| skewed(answer, other)) {
-                return Err(Violation(format!(
+                let what = format!(
                     "group {group}: each of two transactions read what the other was about to write:\n    {other}\n    {operation}"
-                )));
+                );
+                return Err(Violation::new(what, places(history, [*other, operation])));
             }
             wrote.push((operation, answer));
         }
@@ -84,9 +85,8 @@ pub fn check(
             .iter()
             .find(|(_, answer)| !invariant(&answer.read))
         {
-            return Err(Violation(format!(
-                "group {group}: a snapshot broke the invariant:\n    {broken}"
-            )));
+            let what = format!("group {group}: a snapshot broke the invariant:\n    {broken}");
+            return Err(Violation::new(what, places(history, [*broken])));
         }
         writers += wrote.len();
     }
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn two_that_leave_at_once_are_found_and_shown() {
         let history = [leave([(1, 0), (1, 0)], 0), leave([(1, 0), (1, 0)], 1)];
-        let words = check(&history, one_remains).unwrap_err().0;
+        let words = check(&history, one_remains).unwrap_err().what;
         assert!(
             words.starts_with("group 7: each of two transactions"),
             "{words}"
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn a_snapshot_that_breaks_the_invariant_is_found() {
         let history = [look([(1, 0), (1, 0)]), look([(0, 1), (0, 1)])];
-        let words = check(&history, one_remains).unwrap_err().0;
+        let words = check(&history, one_remains).unwrap_err().what;
         assert!(words.contains("a snapshot broke the invariant"), "{words}");
     }
 

@@ -149,7 +149,7 @@ fn tell(history: &[Transaction], graph: &Graph, cycle: &Cycle, real_time: bool) 
     Anomaly {
         class: *class,
         real_time,
-        violation: Violation(words),
+        violation: Violation::new(words, transactions.clone()),
         transactions,
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::fencing::Violation;
 use super::jsonl::Line;
 use super::operation::Operation;
+use crate::timeline::Timeline;
 
 mod cycles;
 mod graph;
@@ -167,7 +168,7 @@ impl Anomaly {
 impl fmt::Display for Anomaly {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let real_time = if self.real_time { " in real time" } else { "" };
-        write!(f, "{:?}{real_time}: {}", self.class, self.violation.0)
+        write!(f, "{:?}{real_time}: {}", self.class, self.violation.what)
     }
 }
 
@@ -200,6 +201,32 @@ pub fn check(history: &[Transaction]) -> Findings {
             .count(),
         anomalies,
     }
+}
+
+/// The picture of a history in which the transactions at `places` went wrong: `k+v` for an append,
+/// `k=[...]` for a read.
+pub fn timeline(history: &[Transaction], places: &[usize]) -> Timeline {
+    Timeline::of_operations(history, places, |steps, lists| {
+        let mut lists = lists.into_iter().flatten();
+        let step = |step: &Step| match step {
+            Step::Append { key, value } => format!("{key}+{value}"),
+            Step::Read { key } => {
+                let list = lists.next().map_or_else(
+                    || "?".to_owned(),
+                    |list| {
+                        // Its end says what was new to the reader.
+                        let dots = if list.len() > 3 { ".." } else { "" };
+                        let last = &list[list.len().saturating_sub(3)..];
+                        let last: Vec<String> = last.iter().map(u64::to_string).collect();
+                        format!("{dots}{}", last.join(" "))
+                    },
+                );
+                format!("{key}=[{list}]")
+            }
+        };
+        let steps: Vec<String> = steps.iter().map(step).collect();
+        steps.join(" ")
+    })
 }
 
 /// How a transaction is called in a counterexample.

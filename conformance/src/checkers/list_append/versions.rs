@@ -70,7 +70,7 @@ impl Inference<'_> {
         self.anomalies.push(Anomaly {
             class,
             real_time: false,
-            violation: Violation(format!("{what}{told}")),
+            violation: Violation::new(format!("{what}{told}"), transactions.clone()),
             transactions,
         });
     }

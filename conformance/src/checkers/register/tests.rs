@@ -30,7 +30,7 @@ fn judge(history: &[RegisterOperation]) -> Finding {
 
 fn words(finding: Finding) -> String {
     match finding {
-        Finding::Violated(violation) => violation.0,
+        Finding::Violated(violation) => violation.what,
         other => panic!("{other:?}"),
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Life, Lives, Unseen, lives};
 use crate::checkers::fencing::Violation;
-use crate::checkers::operation::Fate;
+use crate::checkers::operation::{Fate, places};
 use crate::checkers::queue::{QueueCall, QueueOperation};
 
 /// More than so many are counted, not told.
@@ -83,23 +83,35 @@ pub fn overtakings(history: &[QueueOperation]) -> Vec<Violation> {
         }
         if passed.len() > conceded {
             if found.len() < TOLD {
-                found.push(overtaken(item, operation, passed[0], &lives));
+                found.push(overtaken(history, item, operation, passed[0], &lives));
             } else {
                 more += 1;
             }
         }
     }
     if more > 0 {
-        found.push(Violation(format!("and {more} more deliveries like these")));
+        found.push(Violation::new(
+            format!("and {more} more deliveries like these"),
+            [],
+        ));
     }
     found
 }
 
-fn overtaken(item: u64, delivery: &QueueOperation, passed: u64, lives: &Lives<'_>) -> Violation {
-    Violation(format!(
+fn overtaken(
+    history: &[QueueOperation],
+    item: u64,
+    delivery: &QueueOperation,
+    passed: u64,
+    lives: &Lives<'_>,
+) -> Violation {
+    let life = &lives[&passed];
+    let what = format!(
         "item {passed} was waiting and before it, but item {item} was delivered:\n    {delivery}\n  while of item {passed}:{}",
-        lives[&passed].told()
-    ))
+        life.told()
+    );
+    let of_it = life.lines().into_iter().chain([delivery]);
+    Violation::new(what, places(history, of_it))
 }
 
 /// An item's priority, and when it was asked to be taken in.

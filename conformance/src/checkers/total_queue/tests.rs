@@ -39,7 +39,7 @@ fn a_life() -> Vec<QueueOperation> {
 fn wrong(history: &[QueueOperation]) -> String {
     let account = check(history);
     assert_eq!(account.violations.len(), 1, "{account:?}");
-    account.violations[0].0.clone()
+    account.violations[0].what.clone()
 }
 
 fn fine(history: &[QueueOperation]) {
@@ -130,11 +130,11 @@ fn tokens_that_fall_or_repeat_are_found() {
     fine(&with(8, 2));
     let account = check(&with(6, 2));
     assert!(
-        account.violations[0].0.contains("two holders"),
+        account.violations[0].what.contains("two holders"),
         "{account:?}"
     );
     let account = check(&with(7, 2));
-    assert!(account.violations[0].0.contains("twice under token 7"));
+    assert!(account.violations[0].what.contains("twice under token 7"));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn an_overtaking_is_told_apart() {
         assert_eq!(account.violations, vec![]);
         assert_eq!(account.overtakings.len(), overtakings, "{account:?}");
     }
-    let words = check(&run([0, 0], 2)).overtakings[0].0.clone();
+    let words = check(&run([0, 0], 2)).overtakings[0].what.clone();
     assert!(words.contains("item 1 was waiting and before it, but item 2"));
 
     // Either came first, or was out at the time.
@@ -251,7 +251,7 @@ fn disturbed(random: &mut Random) -> Vec<QueueOperation> {
 fn complaints(history: &[QueueOperation]) -> Vec<String> {
     let account = check(history);
     let all = account.violations.into_iter().chain(account.overtakings);
-    all.map(|violation| violation.0)
+    all.map(|violation| violation.what)
         .filter(|words| !words.contains(" never "))
         .collect()
 }
@@ -284,7 +284,7 @@ proptest! {
         let history = simulated::queue(&mut Random::seeded(seed), 60, 3, 0);
         let account = check(&dropped(&history, 1));
         prop_assume!(account.enqueued > 0);
-        prop_assert!(account.violations.iter().any(|violation| violation.0.contains("item 1 was taken in")));
+        prop_assert!(account.violations.iter().any(|violation| violation.what.contains("item 1 was taken in")));
     }
 
     #[test]
