@@ -474,6 +474,18 @@ pub(crate) struct Conform {
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(crate) format: Format,
 
+    /// Of Markdown, only the matrix
+    #[arg(long)]
+    pub(crate) brief: bool,
+
+    /// Also provoke the faults that a server at a --url must not suffer, on servers of the same kind
+    /// that are started here
+    ///
+    /// Restarts, lost members, failovers, jumps of the clock: in columns of their own, beside those
+    /// of the URLs, whose servers are left alone. Without --url they are a part of the suite anyway.
+    #[arg(long)]
+    pub(crate) faults: bool,
+
     /// Write the report to this file instead of stdout
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
@@ -483,8 +495,14 @@ pub(crate) struct Conform {
 pub(crate) enum Format {
     /// A table for people
     Table,
+    /// Markdown, for a README or a comment
+    Markdown,
     /// One JSON object a line
     Json,
+    /// JUnit's XML, for the programs that show the tests of a build
+    Junit,
+    /// One page that needs nothing else, with the evidence behind every cell
+    Html,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

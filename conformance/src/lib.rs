@@ -8,6 +8,7 @@
 //!   [`stores`].
 //! * [`conformance!`] makes a named test of every case; [`run`] makes a [`Report`] of many stores
 //!   side by side.
+//! * [`mod@format`] writes it as Markdown, JUnit's XML, a page, or JSON.
 //! * [`CASES`] is the list; [`cases`] has the cases as plain functions, [`checkers`] the judges of
 //!   recorded histories.
 
@@ -15,6 +16,7 @@ pub mod attacks;
 pub mod case;
 pub mod cases;
 pub mod checkers;
+pub mod format;
 pub mod harness;
 mod macros;
 pub mod report;

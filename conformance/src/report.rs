@@ -54,6 +54,16 @@ pub struct Entry {
     pub took: Duration,
 }
 
+impl Entry {
+    /// The line of the matrix that this is evidence for: the one that denies it, if one does.
+    pub const fn line(&self) -> Option<Line> {
+        match &self.outcome {
+            Outcome::NotPromised { line, .. } => Some(*line),
+            _ => self.case.line,
+        }
+    }
+}
+
 /// One store's part of a report.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -136,25 +146,7 @@ impl Column {
     /// What became of `line`: how its claim bore the attacks on it, and what was shown of what it
     /// denies.
     pub fn standing(&self, line: Line) -> Standing<'_> {
-        let mut standing = Standing::default();
-        for Entry { case, outcome, .. } in &self.entries {
-            let (case, made) = (*case, case.line == Some(line));
-            match outcome {
-                // What several lines have to promise counts for the one that denies it.
-                Outcome::NotPromised {
-                    line: denied, seen, ..
-                } if *denied == line => match seen {
-                    Seen::Counterexample(seen) => standing.shown.push((case, seen)),
-                    Seen::Survived(seen) => standing.survived.push((case, seen)),
-                    Seen::Nothing(why) => standing.not_shown.push((case, why)),
-                },
-                Outcome::Held { .. } if made => standing.held.push(case),
-                Outcome::Violated { .. } if made => standing.violated.push(case),
-                Outcome::NotRun { .. } if made => standing.not_run.push(case),
-                _ => {}
-            }
-        }
-        standing
+        Standing::of(self.entries.iter().filter(|entry| entry.line() == Some(line)))
     }
 }
 
@@ -168,6 +160,8 @@ pub struct Standing<'a> {
     pub violated: Vec<&'static Case>,
     /// Those for which a control was missing.
     pub not_run: Vec<&'static Case>,
+    /// Why the store denies what it denies, in its own words.
+    pub reasons: Vec<&'a str>,
     /// What is denied, and the counterexample that the case produced.
     pub shown: Vec<(&'static Case, &'a str)>,
     /// What is denied, and went well all the same.
@@ -176,7 +170,29 @@ pub struct Standing<'a> {
     pub not_shown: Vec<(&'static Case, &'a str)>,
 }
 
-impl Standing<'_> {
+impl<'a> Standing<'a> {
+    pub(crate) fn of(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let mut standing = Self::default();
+        for Entry { case, outcome, .. } in entries {
+            match outcome {
+                Outcome::NotPromised { reason, seen, .. } => {
+                    if !standing.reasons.contains(&reason.as_str()) {
+                        standing.reasons.push(reason);
+                    }
+                    match seen {
+                        Seen::Counterexample(seen) => standing.shown.push((case, seen)),
+                        Seen::Survived(seen) => standing.survived.push((case, seen)),
+                        Seen::Nothing(why) => standing.not_shown.push((case, why)),
+                    }
+                }
+                Outcome::Held { .. } => standing.held.push(case),
+                Outcome::Violated { .. } => standing.violated.push(case),
+                Outcome::NotRun { .. } => standing.not_run.push(case),
+            }
+        }
+        standing
+    }
+
     /// Whether the store denies something of this line.
     pub fn is_denied(&self) -> bool {
         !(self.shown.is_empty() && self.survived.is_empty() && self.not_shown.is_empty())
@@ -196,7 +212,7 @@ impl Standing<'_> {
         }
     }
 
-    fn denial(&self) -> String {
+    pub(crate) fn denial(&self) -> String {
         match (self.shown.len(), self.survived.len(), self.not_shown.len()) {
             (1.., _, _) => "denied, shown".to_owned(),
             (0, 1, 0) => "denied but survived 1 attack".to_owned(),
@@ -216,6 +232,15 @@ impl Standing<'_> {
             1 => words.push(format!("1 attack was survived ({})", self.survived[0].0.id)),
             n => words.push(format!("{n} attacks were survived")),
         }
+        for (why, count) in self.why_not_shown() {
+            let cases = if count == 1 { "case" } else { "cases" };
+            words.push(format!("{count} {cases} not run: {why}"));
+        }
+        words.join("; ")
+    }
+
+    /// The reasons for which denials could not be shown, and for how many cases each is the reason.
+    pub(crate) fn why_not_shown(&self) -> Vec<(&'a str, usize)> {
         let mut reasons: Vec<(&str, usize)> = Vec::new();
         for (_, why) in &self.not_shown {
             match reasons.iter_mut().find(|(reason, _)| reason == why) {
@@ -223,11 +248,7 @@ impl Standing<'_> {
                 None => reasons.push((why, 1)),
             }
         }
-        for (why, count) in reasons {
-            let cases = if count == 1 { "case" } else { "cases" };
-            words.push(format!("{count} {cases} not run: {why}"));
-        }
-        words.join("; ")
+        reasons
     }
 }
 
@@ -287,7 +308,7 @@ impl Report {
     }
 
     /// Why cases were not run: store, reason, and for how many cases it is the reason.
-    fn not_run(&self) -> Vec<(&str, &str, usize)> {
+    pub(crate) fn not_run(&self) -> Vec<(&str, &str, usize)> {
         let mut reasons: Vec<(&str, &str, usize)> = Vec::new();
         for column in &self.columns {
             for entry in &column.entries {

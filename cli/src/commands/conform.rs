@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde_json::json;
-use tenure::{ErrorKind, Guarantees, SessionOptions};
-use tenure_conformance::{CASES, Case, Need, Outcome, Progress, Report, Subject};
+use clap::ValueEnum as _;
+use tenure::{ErrorKind, SessionOptions};
+use tenure_conformance::format::{self, About};
+use tenure_conformance::{CASES, Case, Harness, Need, Outcome, Progress, Report, Subject};
 
 use crate::args::{Conform, Format, Global};
 use crate::exit::{self, Failure, say};
@@ -36,13 +37,24 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
         )));
     }
 
+    let format = match global.json {
+        true => Format::Json,
+        false => args.format,
+    };
+    if args.brief && format != Format::Markdown {
+        return Err(Failure::usage("--brief goes with --format markdown"));
+    }
+
     let urls = global.urls()?;
     let subjects = if urls.is_empty() {
         whatever_is_here().await?
     } else {
         let mut subjects = Subjects::new();
-        for url in urls {
+        for url in &urls {
             subjects.push(at(url).await?);
+        }
+        if args.faults {
+            subjects.extend(to_suffer(&urls).await?);
         }
         subjects
     };
@@ -52,14 +64,14 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     let report = tenure_conformance::run(subjects, chosen, |progress| bar.show(&progress)).await;
     bar.finish();
 
-    let format = if global.json {
-        Format::Json
-    } else {
-        args.format
-    };
+    let about = About::now().command(again(global, args, format));
     let text = match format {
         Format::Table => format!("{report}\n"),
-        Format::Json => json_lines(&report),
+        Format::Markdown if args.brief => format::matrix(&report),
+        Format::Markdown => format::markdown(&report, &about),
+        Format::Json => format::json(&report, &about),
+        Format::Junit => format::junit(&report, &about),
+        Format::Html => format::html(&report, &about),
     };
     match &mut out {
         Some(out) => out.write(&text)?,
@@ -181,6 +193,99 @@ fn not_installed(error: &tenure::Error) -> Option<&tenure_testbed::Error> {
         .filter(|error| matches!(error, tenure_testbed::Error::MissingBinary { .. }))
 }
 
+/// What a server at a URL must not suffer happens to servers of the same kind that are started here:
+/// a column each, of these cases only.
+async fn to_suffer(urls: &[&str]) -> Result<Subjects, Failure> {
+    let schemes: Vec<&str> = urls.iter().filter_map(|url| Some(url.split_once(':')?.0)).collect();
+    let any = |prefix: &str| schemes.iter().any(|scheme| scheme.to_ascii_lowercase().starts_with(prefix));
+    let mut subjects = Subjects::new();
+    if any("etcd") {
+        subjects.extend(start_etcd().await?);
+    }
+    if any("redis") {
+        subjects.extend(start_redis().await?);
+        subjects.extend(set_up_redis().await?);
+    }
+    if any("postgres") {
+        subjects.extend(start_postgres().await?);
+    }
+    let only = |subject| Arc::new(Faults(subject)) as Arc<dyn Subject>;
+    Ok(subjects.into_iter().map(only).collect())
+}
+
+/// The cases that cannot be run against a store that others use.
+struct Faults(Arc<dyn Subject>);
+
+#[tenure_conformance::async_trait]
+impl Subject for Faults {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    async fn stage(&self, case: &Case) -> tenure::Result<Box<dyn Harness>> {
+        self.0.stage(case).await
+    }
+
+    fn takes(&self, case: &Case) -> bool {
+        self.0.takes(case) && case.needs.iter().any(|need| need.wants_own_store())
+    }
+
+    fn parallel(&self) -> usize {
+        self.0.parallel()
+    }
+}
+
+/// The command by which this can be run again. Of the URLs only what is no secret.
+fn again(global: &Global, args: &Conform, format: Format) -> String {
+    let mut words = vec!["tenure conform".to_owned()];
+    for url in global.urls().unwrap_or_default() {
+        words.push(format!("--url {}", quoted(&without_secrets(url))));
+    }
+    if let Some(pattern) = &args.only {
+        words.push(format!("--only {}", quoted(pattern)));
+    }
+    if args.faults {
+        words.push("--faults".to_owned());
+    }
+    if let Some(format) = format.to_possible_value() {
+        words.push(format!("--format {}", format.get_name()));
+    }
+    if args.brief {
+        words.push("--brief".to_owned());
+    }
+    words.join(" ")
+}
+
+/// The URL without the password, and without the values of its query: these may be secrets, too.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, query)) => (rest, Some(query)),
+        None => (rest, None),
+    };
+    let rest = match rest.rsplit_once('@') {
+        Some((credentials, host)) => {
+            let user = credentials.trim_start_matches('/');
+            let user = user.split_once(':').map_or(user, |(user, _)| user);
+            format!("//{user}:***@{host}")
+        }
+        None => rest.to_owned(),
+    };
+    let key = |pair: &str| format!("{}=***", pair.split_once('=').map_or(pair, |(key, _)| key));
+    let query = query.map(|query| query.split('&').map(key).collect::<Vec<_>>().join("&"));
+    let query = query.map_or_else(String::new, |query| format!("?{query}"));
+    format!("{scheme}:{rest}{query}")
+}
+
+/// As a word of a shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+=".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
 /// The store at `url`, which has to answer: whether it can be reached is no question of the suite.
 async fn at(url: &str) -> Result<Arc<dyn Subject>, Failure> {
     tenure::connect(url).await?.guarantees().await?;
@@ -288,67 +393,6 @@ fn why_not(report: &Report) -> String {
     }
 }
 
-/// A line for every case on every store, then one for every guarantee of every store, then one for
-/// every store.
-fn json_lines(report: &Report) -> String {
-    let mut text = String::new();
-    let mut add = |object: serde_json::Value| {
-        text.push_str(&object.to_string());
-        text.push('\n');
-    };
-    for column in &report.columns {
-        for entry in &column.entries {
-            add(json!({
-                "store": column.store,
-                "case": entry.case.id,
-                "rule": entry.case.rule,
-                "title": entry.case.title,
-                "outcome": entry.outcome.word(),
-                "details": entry.outcome.details(),
-                "seconds": entry.took.as_secs_f64(),
-            }));
-        }
-    }
-    for column in &report.columns {
-        for row in column.guarantees.iter().flat_map(Guarantees::rows) {
-            let standing = column.standing(row.line);
-            let of = |evidence: &[(&'static Case, &str)], word: &str| -> Vec<serde_json::Value> {
-                let objects = evidence.iter();
-                objects
-                    .map(|(case, seen)| json!({ "case": case.id, word: seen }))
-                    .collect()
-            };
-            add(json!({
-                "store": column.store,
-                "guarantee": row.line.title(),
-                "rule": row.line.rule(),
-                "value": row.value,
-                "reason": row.reason,
-                "standing": standing.words(),
-                "held": standing.held.len(),
-                "violated": standing.violated.len(),
-                "not_run": standing.not_run.len(),
-                "shown": of(&standing.shown, "seen"),
-                "survived": of(&standing.survived, "seen"),
-                "not_shown": of(&standing.not_shown, "why"),
-            }));
-        }
-    }
-    for column in &report.columns {
-        let tally = column.tally();
-        add(json!({
-            "store": column.store,
-            "deployment": column.guarantees.as_ref().ok().map(|claimed| &claimed.deployment),
-            "held": tally.held,
-            "violated": tally.violated,
-            "not_promised": tally.not_promised,
-            "shown": tally.shown,
-            "not_run": tally.not_run,
-        }));
-    }
-    text
-}
-
 struct Out<'a> {
     path: &'a Path,
     file: File,
@@ -430,7 +474,24 @@ impl Bar {
 
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::{matches, quoted, without_secrets};
+
+    #[test]
+    fn a_command_is_shown_without_secrets() {
+        for (url, shown) in [
+            ("memory:", "memory:"),
+            ("memory:name", "memory:name"),
+            ("etcd://h:2379,g:2379/ns?ttl=10s&key=secret", "etcd://h:2379,g:2379/ns?ttl=***&key=***"),
+            ("redis://u:secret@h:1/2", "redis://u:***@h:1/2"),
+            ("redis://:secret@h:1", "redis://:***@h:1"),
+            ("postgres://u@h:1/db?password=secret", "postgres://u:***@h:1/db?password=***"),
+            ("postgres://u:sec@secret@h/db", "postgres://u:***@h/db"),
+        ] {
+            assert_eq!(without_secrets(url), shown);
+        }
+        assert_eq!(quoted("l?_'x"), "'l?_'\\''x'");
+        assert_eq!(quoted("memory:"), "memory:");
+    }
 
     #[test]
     fn globs() {
