@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use tenure_conformance::format::{self, About};
 use tenure_conformance::{
     CASES, Case, Harness, Link, Linked, Need, Operator, Outcome, Subject, async_trait, run,
 };
@@ -452,6 +453,31 @@ async fn the_same_wrapper_without_a_bug_passes() {
     assert!(report.exit_ok(), "{report}");
     let cases = CASES.iter().filter(|case| ours(case)).count();
     assert_eq!(report.tally().held, cases, "{report}");
+}
+
+/// What a case recorded is in the report, as the picture of what went wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_violation_shows_its_history() {
+    for (bug, id) in [
+        (Bug::NoExclusion, "l1_random_histories_stay_exclusive"),
+        (
+            Bug::Queue(queue::Bug::ForgetsPriorities),
+            "q2_random_consumers_lose_and_double_nothing",
+        ),
+        (Bug::BlindCommit, "t1_appended_lists_have_no_cycles"),
+        (Bug::HalfCommit, "t1_the_bank_keeps_its_money"),
+    ] {
+        let subject: Arc<dyn Subject> = Arc::new(Mutants(bug));
+        let report = run(vec![subject], |case| case.id == id, |_| {}).await;
+        let outcome = report.columns[0].outcome(id).unwrap();
+        let history = outcome.history().unwrap_or_else(|| panic!("{id}: {outcome}"));
+        let wrong = history.bars.iter().filter(|bar| bar.offends).count();
+        assert!(wrong > 0 && wrong < history.bars.len(), "{id}: {history:?}");
+        assert!(history.lanes.len() > 1, "{id}: {history:?}");
+        let page = format::html(&report, &About::now());
+        assert_eq!(page.matches("<g class=\"bar ").count(), history.bars.len());
+        if let Ok(folder) = std::env::var("PAGES") { std::fs::write(format!("{folder}/{id}.html"), page).unwrap(); }
+    }
 }
 
 struct Mutants(Bug);

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use clap::ValueEnum as _;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tenure::{ErrorKind, SessionOptions};
 use tenure_conformance::format::{self, About};
 use tenure_conformance::{CASES, Case, Harness, Need, Outcome, Progress, Report, Subject};
@@ -481,10 +481,16 @@ mod tests {
         for (url, shown) in [
             ("memory:", "memory:"),
             ("memory:name", "memory:name"),
-            ("etcd://h:2379,g:2379/ns?ttl=10s&key=secret", "etcd://h:2379,g:2379/ns?ttl=***&key=***"),
+            (
+                "etcd://h:2379,g:2379/ns?ttl=10s&key=secret",
+                "etcd://h:2379,g:2379/ns?ttl=***&key=***",
+            ),
             ("redis://u:secret@h:1/2", "redis://u:***@h:1/2"),
             ("redis://:secret@h:1", "redis://:***@h:1"),
-            ("postgres://u@h:1/db?password=secret", "postgres://u:***@h:1/db?password=***"),
+            (
+                "postgres://u@h:1/db?password=secret",
+                "postgres://u:***@h:1/db?password=***",
+            ),
             ("postgres://u:sec@secret@h/db", "postgres://u:***@h/db"),
         ] {
             assert_eq!(without_secrets(url), shown);

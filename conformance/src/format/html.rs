@@ -14,7 +14,7 @@ const SCRIPT: &str = include_str!("page.js");
 
 /// What the page may do: use the style and the script of these hashes, and nothing else. A test
 /// keeps them right.
-const POLICY: &str = "default-src 'none'; style-src 'sha256-zrB3GDcW5mofJfza5FWZpBZPGU86eCzsXfvjcJaSY0o='; script-src 'sha256-D3F+4x+QA1dEsJz/cNNhEOg4OKoe/6X8tBS5kh2kH/M='; base-uri 'none'; form-action 'none'";
+const POLICY: &str = "default-src 'none'; style-src 'sha256-/4QQ1ITZxD7Mt8vnnMzL3q9OrXWnpawQtGCFBx4T0cg='; script-src 'sha256-/9za7UZEmXqCPYuU6GPvNLzmqGblMjYfEXfPG//wswA='; base-uri 'none'; form-action 'none'";
 
 /// The matrix; behind each cell its cases with their evidence, and the history of what went wrong as
 /// a timeline. Without scripts it can be read all the same.
@@ -102,8 +102,14 @@ impl Mark {
 
 /// The classes of all that there is among the entries, for the filters.
 fn marks<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> String {
-    let there: Vec<Mark> = entries.into_iter().map(|entry| Mark::of(&entry.outcome)).collect();
-    let classes = Mark::ALL.into_iter().filter(|mark| there.contains(mark)).map(Mark::class);
+    let there: Vec<Mark> = entries
+        .into_iter()
+        .map(|entry| Mark::of(&entry.outcome))
+        .collect();
+    let classes = Mark::ALL
+        .into_iter()
+        .filter(|mark| there.contains(mark))
+        .map(Mark::class);
     classes.collect::<Vec<_>>().join(" ")
 }
 
@@ -138,7 +144,11 @@ fn head(out: &mut String, report: &Report, about: &About) {
 
 fn guarantees(out: &mut String, report: &Report) {
     out.push_str("<section id=\"guarantees\">\n<h2>Guarantees</h2>\n<div class=\"filters\" role=\"group\" aria-label=\"Show only what ended so\">");
-    let all: Vec<&Entry> = report.columns.iter().flat_map(|column| &column.entries).collect();
+    let all: Vec<&Entry> = report
+        .columns
+        .iter()
+        .flat_map(|column| &column.entries)
+        .collect();
     for mark in Mark::ALL {
         let count = mark.count(&all);
         if count > 0 {
@@ -174,10 +184,16 @@ fn guarantees(out: &mut String, report: &Report) {
     out.push_str("</tbody></table></div>\n</section>\n");
 }
 
-/// The worst of it: what colours the cell.
+/// What colours the cell: as [`Standing::words`](crate::Standing::words) has it, the weightiest.
 fn colour(cell: &Cell<'_>) -> Option<Mark> {
     let any = |mark: &Mark| mark.count(&cell.entries) > 0;
-    let by_weight = [Mark::Violated, Mark::Shown, Mark::Survived, Mark::NotShown, Mark::Held];
+    let by_weight = [
+        Mark::Violated,
+        Mark::Shown,
+        Mark::NotShown,
+        Mark::Survived,
+        Mark::Held,
+    ];
     by_weight.into_iter().find(any)
 }
 
@@ -186,20 +202,27 @@ fn cell(out: &mut String, place: &Place, column: &Column, part: Part) {
     let mark = colour(&cell);
     let _ = write!(
         out,
-        "<td role=\"gridcell\" class=\"{}\" data-marks=\"{}\"><a class=\"cell\" href=\"#{place}\"><span class=\"value\">{}</span> <span class=\"words\"><span class=\"mark {}\" aria-hidden=\"true\">{}</span>{} <small>{}</small></span></a></td>",
+        "<td role=\"gridcell\" class=\"{}\" data-marks=\"{}\"><a class=\"cell\" href=\"#{place}\"><span class=\"value\">{}</span> <span class=\"words\"><span class=\"mark {}\" aria-hidden=\"true\">{}</span>{}{}</span></a></td>",
         mark.map_or("untested", Mark::class),
         marks(cell.entries.iter().copied()),
         Safe(&cell.value(column, part)),
         mark.map_or("untested", Mark::class),
         mark.map_or("–", Mark::sign),
         cell.standing.words(),
-        cases(cell.entries.len()),
+        match cell.entries.len() {
+            0 => String::new(),
+            count => format!(" <small>{}</small>", cases(count)),
+        },
     );
 }
 
 fn detail(out: &mut String, place: &Place, column: &Column, part: Part) {
     let cell = Cell::of(column, part);
-    let broken = if cell.standing.violated.is_empty() { "" } else { " broken" };
+    let broken = if cell.standing.violated.is_empty() {
+        ""
+    } else {
+        " broken"
+    };
     let rule = match part.rule() {
         "" => String::new(),
         rule => format!(" <small>{rule}</small>"),
@@ -221,7 +244,11 @@ fn detail(out: &mut String, place: &Place, column: &Column, part: Part) {
     let _ = writeln!(out, "<p class=\"soft\">{}</p>", counts(&cell.entries));
     // What went wrong stands first.
     let mut entries = cell.entries;
-    entries.sort_by_key(|entry| Mark::ALL.iter().position(|mark| *mark == Mark::of(&entry.outcome)));
+    entries.sort_by_key(|entry| {
+        Mark::ALL
+            .iter()
+            .position(|mark| *mark == Mark::of(&entry.outcome))
+    });
     for entry in entries {
         article(out, entry, &column.store, true);
     }
@@ -230,7 +257,12 @@ fn detail(out: &mut String, place: &Place, column: &Column, part: Part) {
 
 /// One case, with its evidence; with its picture only in one of the places where it stands.
 fn article(out: &mut String, entry: &Entry, store: &str, picture: bool) {
-    let Entry { case, outcome, took, .. } = entry;
+    let Entry {
+        case,
+        outcome,
+        took,
+        ..
+    } = entry;
     let mark = Mark::of(outcome);
     let (class, sign, word) = (mark.class(), mark.sign(), mark.word());
     let on = match picture {
@@ -303,7 +335,10 @@ fn violations(out: &mut String, report: &Report) {
                 None => "See the claim",
             };
             let place = place_of(index, entry);
-            let _ = writeln!(out, "<p><a href=\"#{place}\" data-opens=\"{place}\">{what}</a></p>");
+            let _ = writeln!(
+                out,
+                "<p><a href=\"#{place}\" data-opens=\"{place}\">{what}</a></p>"
+            );
         }
     }
     if !first {
@@ -319,7 +354,7 @@ fn denials(out: &mut String, report: &Report) {
             if !cell.standing.is_denied() {
                 continue;
             }
-            let mark = [Mark::Shown, Mark::Survived, Mark::NotShown]
+            let mark = [Mark::Shown, Mark::NotShown, Mark::Survived]
                 .into_iter()
                 .find(|mark| mark.count(&cell.entries) > 0)
                 .unwrap_or(Mark::NotShown);
@@ -365,7 +400,12 @@ fn left_out(out: &mut String, report: &Report) {
 fn all_cases(out: &mut String, report: &Report) {
     let chosen: Vec<&Case> = CASES
         .iter()
-        .filter(|case| report.columns.iter().any(|column| column.outcome(case.id).is_some()))
+        .filter(|case| {
+            report
+                .columns
+                .iter()
+                .any(|column| column.outcome(case.id).is_some())
+        })
         .collect();
     let _ = write!(
         out,
@@ -377,8 +417,15 @@ fn all_cases(out: &mut String, report: &Report) {
     }
     out.push_str("</tr></thead>\n<tbody>\n");
     for case in chosen {
-        let of_it = |column: &&Column| column.entries.iter().find(|entry| entry.case.id == case.id).cloned();
-        let found: Vec<Option<Entry>> = report.columns.iter().map(|column| of_it(&column)).collect();
+        let of_it = |column: &&Column| {
+            column
+                .entries
+                .iter()
+                .find(|entry| entry.case.id == case.id)
+                .cloned()
+        };
+        let found: Vec<Option<Entry>> =
+            report.columns.iter().map(|column| of_it(&column)).collect();
         let _ = write!(
             out,
             "<tr data-marks=\"{}\"><th scope=\"row\" title=\"{}\"><code>{}</code></th>",
@@ -443,14 +490,17 @@ mod tests {
     }
 
     fn words(node: Node<'_, '_>) -> String {
-        let texts = node.descendants().filter_map(|node| node.is_text().then(|| node.text()).flatten());
+        let texts = node
+            .descendants()
+            .filter_map(|node| node.is_text().then(|| node.text()).flatten());
         let text: Vec<&str> = texts.flat_map(str::split_whitespace).collect();
         text.join(" ")
     }
 
     #[test]
     fn the_policy_has_the_hashes_of_style_and_script() {
-        let hash = |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
+        let hash =
+            |text: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)));
         let expected = format!(
             "default-src 'none'; style-src {}; script-src {}; base-uri 'none'; form-action 'none'",
             hash(STYLE),
@@ -471,21 +521,35 @@ mod tests {
         let panels = with_class(&document, "detail");
         assert_eq!(panels.len(), cells.len());
         for (cell, panel) in cells.iter().zip(&panels) {
-            assert_eq!(cell.attribute("href").unwrap(), format!("#{}", panel.attribute("id").unwrap()));
+            assert_eq!(
+                cell.attribute("href").unwrap(),
+                format!("#{}", panel.attribute("id").unwrap())
+            );
         }
         assert_eq!(words(cells[0]), "always ✗ BROKEN 1 case");
         assert_eq!(words(cells[2]), "client crash ◆ denied, shown 1 case");
-        for expected in ["two at once:", "L1: many clients, no faults, never two inside."] {
+        for expected in [
+            "two at once:",
+            "L1: many clients, no faults, never two inside.",
+        ] {
             assert!(words(panels[0]).contains(expected), "{}", words(panels[0]));
         }
         // Every case on every store is behind exactly one cell.
         let articles = panels.iter().flat_map(|panel| panel.descendants());
-        assert_eq!(articles.filter(|node| node.has_tag_name("article")).count(), 5);
+        assert_eq!(
+            articles.filter(|node| node.has_tag_name("article")).count(),
+            5
+        );
         // What refers to something refers to something that is there, and nothing outside.
-        let ids: Vec<&str> = document.descendants().filter_map(|node| node.attribute("id")).collect();
+        let ids: Vec<&str> = document
+            .descendants()
+            .filter_map(|node| node.attribute("id"))
+            .collect();
         for node in document.descendants() {
             for name in ["src", "href", "data-opens", "aria-labelledby"] {
-                let Some(target) = node.attribute(name) else { continue };
+                let Some(target) = node.attribute(name) else {
+                    continue;
+                };
                 let target = target.trim_start_matches('#');
                 assert!(ids.contains(&target), "{name}={target}");
             }
@@ -499,13 +563,22 @@ mod tests {
         let xml = xml(&page);
         let document = Document::parse(&xml).unwrap();
         let bars = with_class(&document, "bar");
-        let classes: Vec<&str> = bars.iter().filter_map(|bar| bar.attribute("class")).collect();
+        let classes: Vec<&str> = bars
+            .iter()
+            .filter_map(|bar| bar.attribute("class"))
+            .collect();
         assert_eq!(classes, ["bar done", "bar unknown open offends"]);
         assert_eq!(bars[1].attribute("tabindex"), Some("0"));
         let told = bars[1].attribute("aria-label").unwrap();
-        assert!(told.contains("client 1") && told.contains("unknown"), "{told}");
+        assert!(
+            told.contains("client 1") && told.contains("unknown"),
+            "{told}"
+        );
         for bar in bars {
-            let rect = bar.children().find(|node| node.has_tag_name("rect")).unwrap();
+            let rect = bar
+                .children()
+                .find(|node| node.has_tag_name("rect"))
+                .unwrap();
             for name in ["x", "y", "width", "height"] {
                 let number: f64 = rect.attribute(name).unwrap().parse().unwrap();
                 assert!((0.0..10_000.0).contains(&number), "{name}={number}");
@@ -519,10 +592,21 @@ mod tests {
         let xml = xml(&page);
         let document = Document::parse(&xml).unwrap();
         for tag in ["script", "img", "style"] {
-            assert!(!document.descendants().any(|node| node.has_tag_name(tag)), "{tag}");
+            assert!(
+                !document.descendants().any(|node| node.has_tag_name(tag)),
+                "{tag}"
+            );
         }
-        assert!(!document.descendants().any(|node| node.attribute("onload").is_some()));
-        assert!(document.descendants().any(|node| node.text().is_some_and(|text| text.contains("<script>alert(1)</script> \"q' onload='x' &amp; |"))));
+        assert!(
+            !document
+                .descendants()
+                .any(|node| node.attribute("onload").is_some())
+        );
+        assert!(
+            document.descendants().any(|node| node.text().is_some_and(
+                |text| text.contains("<script>alert(1)</script> \"q' onload='x' &amp; |")
+            ))
+        );
         for hidden in ['\0', '\u{1b}', '\u{202e}'] {
             assert!(!page.contains(hidden), "{hidden:?}");
         }

@@ -12,14 +12,30 @@ use crate::case::{Outcome, Seen};
 /// skipped, with the reason. A store of which nothing was proved has one more test, which is an
 /// error: the report passes exactly if [`Report::exit_ok`] does.
 pub fn junit(report: &Report, about: &About) -> String {
-    let mut text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"tenure conform\"".to_owned();
+    let mut text =
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"tenure conform\""
+            .to_owned();
     let at = utc(about.at);
     let at = at.trim_end_matches('Z');
-    let all: Vec<&Entry> = report.columns.iter().flat_map(|column| &column.entries).collect();
-    let unproved = report.columns.iter().filter(|column| !proved(column)).count();
+    let all: Vec<&Entry> = report
+        .columns
+        .iter()
+        .flat_map(|column| &column.entries)
+        .collect();
+    let unproved = report
+        .columns
+        .iter()
+        .filter(|column| !proved(column))
+        .count();
     // Without a column there is nothing that could say so.
     let empty = report.columns.is_empty();
-    numbers(&mut text, &all, unproved + usize::from(empty), report.took, at);
+    numbers(
+        &mut text,
+        &all,
+        unproved + usize::from(empty),
+        report.took,
+        at,
+    );
     text += ">\n";
     if empty {
         text += "  <testsuite name=\"no store\" tests=\"1\" failures=\"0\" errors=\"1\" skipped=\"0\">\n";
@@ -75,7 +91,11 @@ fn suite(text: &mut String, column: &Column, about: &About, at: &str) {
 }
 
 fn property(text: &mut String, name: &str, value: &str) {
-    let _ = writeln!(text, "      <property name=\"{name}\" value=\"{}\"/>", escaped(value));
+    let _ = writeln!(
+        text,
+        "      <property name=\"{name}\" value=\"{}\"/>",
+        escaped(value)
+    );
 }
 
 fn error(text: &mut String, store: &str, why: &str) {
@@ -96,7 +116,9 @@ fn test(text: &mut String, store: &str, entry: &Entry) {
         entry.took.as_secs_f64()
     );
     let _ = match &entry.outcome {
-        Outcome::Held { evidence } => write!(text, "<system-out>{}</system-out>", escaped(evidence)),
+        Outcome::Held { evidence } => {
+            write!(text, "<system-out>{}</system-out>", escaped(evidence))
+        }
         Outcome::Violated { counterexample, .. } => write!(
             text,
             "<failure type=\"violated\" message=\"{}\">{}: {}\n{}</failure>",
@@ -161,7 +183,9 @@ mod tests {
     use super::*;
 
     fn named<'a>(node: Node<'a, 'a>, name: &'a str) -> Vec<Node<'a, 'a>> {
-        node.descendants().filter(|node| node.has_tag_name(name)).collect()
+        node.descendants()
+            .filter(|node| node.has_tag_name(name))
+            .collect()
     }
 
     fn number(node: Node<'_, '_>, name: &str) -> usize {
@@ -177,28 +201,46 @@ mod tests {
         assert_eq!(root.attribute("time"), Some("61.200"));
         assert_eq!(root.attribute("timestamp"), Some("2023-11-14T22:13:20"));
         let suites = named(root, "testsuite");
-        let names: Vec<_> = suites.iter().map(|suite| suite.attribute("name").unwrap()).collect();
+        let names: Vec<_> = suites
+            .iter()
+            .map(|suite| suite.attribute("name").unwrap())
+            .collect();
         assert_eq!(names, ["memory", "plain | redis"]);
         let memory = suites[0];
         let properties = named(memory, "property");
         assert_eq!(properties[0].attribute("value"), Some("embedded 1.0"));
-        assert_eq!(properties[2].attribute("value"), Some("tenure conform --only 'l?_*'"));
+        assert_eq!(
+            properties[2].attribute("value"),
+            Some("tenure conform --only 'l?_*'")
+        );
 
         for node in suites.iter().copied().chain([root]) {
             assert_eq!(number(node, "tests"), named(node, "testcase").len());
-            for (attribute, tag) in [("failures", "failure"), ("errors", "error"), ("skipped", "skipped")] {
+            for (attribute, tag) in [
+                ("failures", "failure"),
+                ("errors", "error"),
+                ("skipped", "skipped"),
+            ] {
                 assert_eq!(number(node, attribute), named(node, tag).len(), "{tag}");
             }
         }
         let failure = named(memory, "failure")[0];
         assert_eq!(failure.attribute("message"), Some("two at once:"));
-        assert!(failure.text().unwrap().ends_with("two at once:\n    client 0"));
+        assert!(
+            failure
+                .text()
+                .unwrap()
+                .ends_with("two at once:\n    client 0")
+        );
         assert_eq!(
             failure.parent().unwrap().attribute("name"),
             Some("l1_contenders_exclude_each_other")
         );
         let skipped = named(memory, "skipped")[0].attribute("message").unwrap();
-        assert_eq!(skipped, "not promised: nothing is kept; shown: token 1 came again");
+        assert_eq!(
+            skipped,
+            "not promised: nothing is kept; shown: token 1 came again"
+        );
         // Of the second store nothing was proved.
         assert_eq!(number(suites[1], "errors"), 1);
     }

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{About, Cell, Part, Report, VERSION, cases, deployment, is_hidden, seconds, utc, verdict};
+use super::{
+    About, Cell, Part, Report, VERSION, cases, deployment, is_hidden, seconds, utc, verdict,
+};
 use crate::case::Outcome;
 
 /// The matrix, the totals, what was broken, what is denied with the evidence, and what was left
@@ -11,7 +13,11 @@ pub fn markdown(report: &Report, about: &About) -> String {
     let mut text = "# Conformance\n\n".to_owned();
     let _ = writeln!(text, "**{}**: {}.\n", verdict(report), report.tally());
     let took = seconds(report.took);
-    let _ = writeln!(text, "* Run at {} in {took}, by tenure {VERSION}.", utc(about.at));
+    let _ = writeln!(
+        text,
+        "* Run at {} in {took}, by tenure {VERSION}.",
+        utc(about.at)
+    );
     if let Some(command) = &about.command {
         let _ = writeln!(text, "* Again: {}", code(command));
     }
@@ -33,7 +39,11 @@ pub fn markdown(report: &Report, about: &About) -> String {
 /// and what became of it.
 pub fn matrix(report: &Report) -> String {
     let mut text = String::new();
-    let stores: Vec<String> = report.columns.iter().map(|column| plain(&column.store)).collect();
+    let stores: Vec<String> = report
+        .columns
+        .iter()
+        .map(|column| plain(&column.store))
+        .collect();
     row(&mut text, "guarantee", &stores);
     rule(&mut text, stores.len());
     for part in Part::all() {
@@ -71,7 +81,14 @@ fn rule(text: &mut String, columns: usize) {
 }
 
 fn totals(text: &mut String, report: &Report) {
-    const ENDS: [&str; 6] = ["cases", "held", "violated", "not promised", "of these shown", "not run"];
+    const ENDS: [&str; 6] = [
+        "cases",
+        "held",
+        "violated",
+        "not promised",
+        "of these shown",
+        "not run",
+    ];
     row(text, "store", &ENDS.map(str::to_owned));
     rule(text, ENDS.len());
     for column in &report.columns {
@@ -84,7 +101,11 @@ fn totals(text: &mut String, report: &Report) {
             tally.shown,
             tally.not_run,
         ];
-        row(text, &plain(&column.store), &numbers.map(|number| number.to_string()));
+        row(
+            text,
+            &plain(&column.store),
+            &numbers.map(|number| number.to_string()),
+        );
     }
 }
 
@@ -162,15 +183,21 @@ fn plain(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             // A bare address or a mention becomes a link, whatever stands before it.
             '@' => out.push_str("&#64;"),
-            ':' => out.push_str(if out.ends_with("http") || out.ends_with("https") { "&#58;" } else { ":" }),
+            ':' => out.push_str(if out.ends_with("http") || out.ends_with("https") {
+                "&#58;"
+            } else {
+                ":"
+            }),
             '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '#' | '|' | '~' | '!' | '$' => {
                 out.push('\\');
                 out.push(character);
             }
-            hidden if is_hidden(hidden) => out.extend(hidden.escape_unicode().flat_map(|c| match c {
-                '\\' | '{' | '}' => vec!['\\', c],
-                _ => vec![c],
-            })),
+            hidden if is_hidden(hidden) => {
+                out.extend(hidden.escape_unicode().flat_map(|c| match c {
+                    '\\' | '{' | '}' => vec!['\\', c],
+                    _ => vec![c],
+                }))
+            }
             _ => out.push(character),
         }
     }
@@ -179,7 +206,10 @@ fn plain(text: &str) -> String {
 
 /// The longest run of backticks.
 fn ticks(text: &str) -> usize {
-    text.split(|character| character != '`').map(str::len).max().unwrap_or_default()
+    text.split(|character| character != '`')
+        .map(str::len)
+        .max()
+        .unwrap_or_default()
 }
 
 fn code(text: &str) -> String {
@@ -239,7 +269,11 @@ mod tests {
     #[test]
     fn the_matrix_alone_is_a_table_and_nothing_else() {
         let text = matrix(&sample::report());
-        assert!(text.lines().all(|line| line.starts_with("| ") || line.starts_with("|---|")), "{text}");
+        assert!(
+            text.lines()
+                .all(|line| line.starts_with("| ") || line.starts_with("|---|")),
+            "{text}"
+        );
         assert_eq!(text.lines().count(), 2 + tenure_core::Line::ALL.len() + 1);
         let columns = |line: &str| line.replace("\\|", "").matches('|').count();
         assert!(text.lines().all(|line| columns(line) == 4), "{text}");
@@ -247,9 +281,18 @@ mod tests {
 
     #[test]
     fn hostile_text_stays_text() {
-        assert_eq!(plain("a|b <i>*x*</i>\n#"), "a\\|b &lt;i&gt;\\*x\\*&lt;/i&gt; \\#");
-        assert_eq!(plain("see https://x and @you"), "see https&#58;//x and &#64;you");
-        assert_eq!(plain("\u{1b}[2J\u{202e}"), "\\\\u\\{1b\\}\\[2J\\\\u\\{202e\\}");
+        assert_eq!(
+            plain("a|b <i>*x*</i>\n#"),
+            "a\\|b &lt;i&gt;\\*x\\*&lt;/i&gt; \\#"
+        );
+        assert_eq!(
+            plain("see https://x and @you"),
+            "see https&#58;//x and &#64;you"
+        );
+        assert_eq!(
+            plain("\u{1b}[2J\u{202e}"),
+            "\\\\u\\{1b\\}\\[2J\\\\u\\{202e\\}"
+        );
         assert_eq!(code("a``b"), "```a``b```");
         assert_eq!(code("`"), "`` ` ``");
         assert_eq!(block("```\nx"), "````text\n```\nx\n````\n");
@@ -257,7 +300,10 @@ mod tests {
         for line in text.lines().filter(|line| line.starts_with('|')) {
             assert!(!line.contains('<'), "{line}");
         }
-        assert!(text.lines().any(|line| line == sample::FENCE), "in a longer fence: {text}");
+        assert!(
+            text.lines().any(|line| line == sample::FENCE),
+            "in a longer fence: {text}"
+        );
         assert!(!text.contains('\u{1b}'));
     }
 }

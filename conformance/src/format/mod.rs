@@ -105,7 +105,10 @@ struct Part(Option<Line>);
 
 impl Part {
     fn all() -> impl Iterator<Item = Self> {
-        Line::ALL.iter().map(|line| Self(Some(*line))).chain([Self(None)])
+        Line::ALL
+            .iter()
+            .map(|line| Self(Some(*line)))
+            .chain([Self(None)])
     }
 
     fn title(self) -> &'static str {
@@ -128,10 +131,17 @@ struct Cell<'a> {
 
 impl<'a> Cell<'a> {
     fn of(column: &'a Column, part: Part) -> Self {
-        let rows = column.guarantees.as_ref().map(tenure_core::Guarantees::rows);
+        let rows = column
+            .guarantees
+            .as_ref()
+            .map(tenure_core::Guarantees::rows);
         let rows = rows.unwrap_or_default();
         let claim = rows.into_iter().find(|row| Some(row.line) == part.0);
-        let entries: Vec<&Entry> = column.entries.iter().filter(|entry| entry.line() == part.0).collect();
+        let entries: Vec<&Entry> = column
+            .entries
+            .iter()
+            .filter(|entry| entry.line() == part.0)
+            .collect();
         Self {
             claim,
             standing: Standing::of(entries.iter().copied()),
@@ -247,6 +257,9 @@ mod tests {
         ] {
             assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), date);
         }
-        assert_eq!(utc(UNIX_EPOCH - Duration::from_secs(1)), "1970-01-01T00:00:00Z");
+        assert_eq!(
+            utc(UNIX_EPOCH - Duration::from_secs(1)),
+            "1970-01-01T00:00:00Z"
+        );
     }
 }

@@ -39,11 +39,16 @@
     panel.scrollTop = 0;
     document.body.classList.add('opened');
     const cell = cellOf(panel);
-    if (cell) { cell.setAttribute('aria-expanded', 'true'); enter(cell); }
+    if (cell) {
+      cell.setAttribute('aria-expanded', 'true');
+      enter(cell);
+      // The matrix is narrower now.
+      if (from) cell.scrollIntoView({ block: 'nearest', inline: 'nearest' });
+    }
     address('#' + panel.id);
     for (const view of all('.view', panel)) {
       const wrong = view.querySelector('.offends rect');
-      if (wrong) view.scrollLeft = wrong.x.baseVal.value - 60;
+      if (wrong) view.scrollLeft = wrong.x.baseVal.value - 120;
     }
     if (!from || narrow()) panel.querySelector('h2').focus();
   };
@@ -117,8 +122,8 @@
     for (const button of buttons) button.setAttribute('aria-pressed', String(button.dataset.mark === mark));
     const has = node => !mark || node.dataset.marks.split(' ').includes(mark);
     for (const cell of all('.grid td')) cell.classList.toggle('faded', !has(cell));
-    for (const node of all('article[data-marks], .cases tbody tr')) node.hidden = !has(node);
-    for (const node of all('.cases td')) node.classList.toggle('faded', !has(node));
+    for (const row of all('.cases tbody tr')) row.hidden = !has(row);
+    for (const node of all('.cases td, .detail article')) node.classList.toggle('faded', !has(node));
     const list = document.querySelector('.all-cases');
     if (list && mark) list.open = true;
   };

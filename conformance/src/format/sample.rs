@@ -20,13 +20,21 @@ pub(super) const HOSTILE: &str = "<script>alert(1)</script> \"q' onload='x' &amp
 pub(super) const FENCE: &str = "```";
 
 pub(super) fn about() -> About {
-    About::new(UNIX_EPOCH + Duration::from_secs(1_700_000_000)).command("tenure conform --only 'l?_*'")
+    About::new(UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+        .command("tenure conform --only 'l?_*'")
 }
 
 fn guarantees(deployment: &str) -> Guarantees {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let mut guarantees = runtime
-        .block_on(async { tenure_memory::connect(MemoryConfig::new())?.guarantees().await })
+        .block_on(async {
+            tenure_memory::connect(MemoryConfig::new())?
+                .guarantees()
+                .await
+        })
         .unwrap();
     guarantees.deployment = deployment.to_owned();
     guarantees
@@ -58,9 +66,17 @@ fn broken(what: &str) -> Outcome {
         input,
         fate,
     };
-    let put = QueueCall::Enqueue { item: 7, priority: 0 };
+    let put = QueueCall::Enqueue {
+        item: 7,
+        priority: 0,
+    };
     let history = [
-        operation(0, put, Fate::Done(queue::QueueAnswer::Done), Some(Duration::from_millis(5))),
+        operation(
+            0,
+            put,
+            Fate::Done(queue::QueueAnswer::Done),
+            Some(Duration::from_millis(5)),
+        ),
         operation(1, QueueCall::Dequeue { by: 3 }, Fate::Unknown, None),
     ];
     Outcome::violated(what).with_history(queue::timeline(&history, &[1]))
@@ -75,19 +91,31 @@ pub(super) fn report() -> Report {
                 store: "memory".to_owned(),
                 guarantees: Ok(guarantees("embedded 1.0")),
                 entries: vec![
-                    entry("l1_contenders_exclude_each_other", broken("two at once:\n    client 0")),
+                    entry(
+                        "l1_contenders_exclude_each_other",
+                        broken("two at once:\n    client 0"),
+                    ),
                     entry(
                         "l2_tokens_survive_a_restart",
-                        denied("nothing is kept", Seen::Counterexample("token 1 came again".to_owned())),
+                        denied(
+                            "nothing is kept",
+                            Seen::Counterexample("token 1 came again".to_owned()),
+                        ),
                     ),
-                    entry("s1_closing_frees_everything_at_once", Outcome::held("12 locks, freed in 3 ms")),
+                    entry(
+                        "s1_closing_frees_everything_at_once",
+                        Outcome::held("12 locks, freed in 3 ms"),
+                    ),
                 ],
             },
             Column {
                 store: "plain | redis".to_owned(),
                 guarantees: Ok(guarantees("Redis 7.0")),
                 entries: vec![
-                    entry("l2_tokens_survive_a_restart", denied("no fsync", Seen::Nothing(nothing.to_owned()))),
+                    entry(
+                        "l2_tokens_survive_a_restart",
+                        denied("no fsync", Seen::Nothing(nothing.to_owned())),
+                    ),
                     entry(
                         "l3_no_wake_up_is_lost_in_a_reconnect",
                         Outcome::not_run("there is no way to cut a connection"),
@@ -111,15 +139,33 @@ pub(super) fn empty() -> Report {
 pub(super) fn hostile() -> Report {
     let ends = [
         ("l1_contenders_exclude_each_other", broken(HOSTILE)),
-        ("l2_tokens_survive_a_restart", denied(HOSTILE, Seen::Counterexample(HOSTILE.to_owned()))),
-        ("l2_tokens_rise_with_every_grant", denied(HOSTILE, Seen::Survived(HOSTILE.to_owned()))),
-        ("l2_tokens_survive_clock_jumps", denied(HOSTILE, Seen::Nothing(HOSTILE.to_owned()))),
-        ("s1_closing_frees_everything_at_once", Outcome::held(HOSTILE)),
-        ("s1_dropping_frees_in_the_background", Outcome::not_run(HOSTILE)),
+        (
+            "l2_tokens_survive_a_restart",
+            denied(HOSTILE, Seen::Counterexample(HOSTILE.to_owned())),
+        ),
+        (
+            "l2_tokens_rise_with_every_grant",
+            denied(HOSTILE, Seen::Survived(HOSTILE.to_owned())),
+        ),
+        (
+            "l2_tokens_survive_clock_jumps",
+            denied(HOSTILE, Seen::Nothing(HOSTILE.to_owned())),
+        ),
+        (
+            "s1_closing_frees_everything_at_once",
+            Outcome::held(HOSTILE),
+        ),
+        (
+            "s1_dropping_frees_in_the_background",
+            Outcome::not_run(HOSTILE),
+        ),
     ];
     let mut guarantees = guarantees(HOSTILE);
     guarantees.hand_off.reason = HOSTILE.into();
-    let entries = ends.into_iter().map(|(id, outcome)| entry(id, outcome)).collect();
+    let entries = ends
+        .into_iter()
+        .map(|(id, outcome)| entry(id, outcome))
+        .collect();
     let silent = Column {
         store: HOSTILE.to_owned(),
         guarantees: Err(HOSTILE.to_owned()),

@@ -53,7 +53,11 @@ pub(super) fn timeline(out: &mut String, timeline: &Timeline) {
         );
     }
     axis(out, &scale, bottom);
-    let mut focus = timeline.bars.iter().position(|bar| bar.offends).unwrap_or(0);
+    let mut focus = timeline
+        .bars
+        .iter()
+        .position(|bar| bar.offends)
+        .unwrap_or(0);
     if timeline.bars.is_empty() {
         focus = usize::MAX;
     }
@@ -88,15 +92,21 @@ impl Scale {
             .collect();
         let mut sorted = gaps.clone();
         sorted.sort_by(f64::total_cmp);
-        let usual = sorted.get(sorted.len() * 3 / 4).copied().unwrap_or(1.0).max(1e-9);
+        let usual = sorted
+            .get(sorted.len() * 3 / 4)
+            .copied()
+            .unwrap_or(1.0)
+            .max(1e-9);
         let mut at = 12.0;
         let mut places = vec![at];
         for gap in gaps {
             at += 5.0 + 30.0 * (gap / usual).sqrt().min(1.5);
             places.push(at);
         }
-        let stretch = (NARROWEST / at).max(1.0);
-        let moments = times.into_iter().zip(places.iter().map(|place| place * stretch));
+        let stretch = (NARROWEST / at).max(legible(timeline, &times, &places));
+        let moments = times
+            .into_iter()
+            .zip(places.iter().map(|place| place * stretch));
         Self {
             moments: moments.collect(),
             width: at * stretch,
@@ -113,6 +123,15 @@ impl Scale {
         let to = bar.to.map_or(self.width + BEYOND, |to| self.x(to));
         // A moment has no width, but is to be seen.
         (from, to.max(from + 5.0))
+    }
+
+    /// The span with the label, which stands beside what went wrong if there is no room in it.
+    fn room(&self, bar: &Bar) -> (f64, f64) {
+        let (from, to) = self.span(bar);
+        match is_beside(bar, to - from) {
+            true => (from, to + 8.0 + width(&bar.label)),
+            false => (from, to),
+        }
     }
 }
 
@@ -133,8 +152,11 @@ fn stacked(timeline: &Timeline, scale: &Scale) -> Vec<Lane> {
             if bar.lane != lane {
                 continue;
             }
-            let (from, to) = scale.span(bar);
-            let row = ends.iter().position(|end| *end <= from).unwrap_or(ends.len());
+            let (from, to) = scale.room(bar);
+            let row = ends
+                .iter()
+                .position(|end| *end <= from)
+                .unwrap_or(ends.len());
             match ends.get_mut(row) {
                 Some(end) => *end = to,
                 None => ends.push(to),
@@ -149,7 +171,11 @@ fn stacked(timeline: &Timeline, scale: &Scale) -> Vec<Lane> {
 }
 
 fn names(out: &mut String, timeline: &Timeline, lanes: &[Lane], bottom: usize) {
-    let longest = timeline.lanes.iter().map(|name| name.chars().count().min(18)).max();
+    let longest = timeline
+        .lanes
+        .iter()
+        .map(|name| name.chars().count().min(18))
+        .max();
     let width = 20 + 7 * longest.unwrap_or_default();
     let _ = write!(
         out,
@@ -198,19 +224,16 @@ fn draw(
     let Some(lane) = lanes.get(bar.lane) else {
         return;
     };
-    let row = lane.rows.iter().find(|(other, _)| *other == index).map_or(0, |(_, row)| *row);
+    let row = lane
+        .rows
+        .iter()
+        .find(|(other, _)| *other == index)
+        .map_or(0, |(_, row)| *row);
     let y = lane.top + ROW * row + 2;
     let (from, to) = scale.span(bar);
     let open = if bar.to.is_none() { " open" } else { "" };
     let offends = if bar.offends { " offends" } else { "" };
-    let name = timeline.lanes.get(bar.lane).map_or("", String::as_str);
-    let mut told = bar.to_string();
-    if bar.text.is_empty() || !told.starts_with(name) {
-        told = format!("{name}: {told}");
-    }
-    if bar.offends {
-        told.insert_str(0, "✗ ");
-    }
+    let told = told(timeline, bar);
     let _ = write!(
         out,
         "<g class=\"bar {}{open}{offends}\" tabindex=\"{}\" role=\"img\" data-lane=\"{}\" aria-label=\"{}\"><title>{}</title><rect x=\"{from:.1}\" y=\"{y}\" width=\"{:.1}\" height=\"{}\" rx=\"3\"/>",
@@ -222,7 +245,15 @@ fn draw(
         to - from,
         ROW - 5,
     );
-    if let Some(label) = fitting(&bar.label, to - from - 8.0) {
+    if is_beside(bar, to - from) {
+        let _ = write!(
+            out,
+            "<text class=\"beside\" x=\"{:.1}\" y=\"{}\">{}</text>",
+            to + 4.0,
+            y + 13,
+            Safe(&bar.label)
+        );
+    } else if let Some(label) = fitting(&bar.label, to - from - 8.0) {
         let _ = write!(
             out,
             "<text x=\"{:.1}\" y=\"{}\">{}</text>",
@@ -234,9 +265,38 @@ fn draw(
     out.push_str("</g>");
 }
 
+/// By how much to stretch the scale so that half of the labels have room.
+fn legible(timeline: &Timeline, times: &[Duration], places: &[f64]) -> f64 {
+    let x = |time| {
+        places
+            .get(times.partition_point(|other| *other < time))
+            .copied()
+    };
+    let wants = |bar: &Bar| {
+        let room = x(bar.to?)? - x(bar.from)?;
+        (room > 0.0).then(|| (width(&bar.label) + 9.0) / room)
+    };
+    let mut wants: Vec<f64> = timeline.bars.iter().filter_map(wants).collect();
+    wants.sort_by(f64::total_cmp);
+    wants
+        .get(wants.len() / 2)
+        .map_or(1.0, |usual| usual.clamp(1.0, 3.0))
+}
+
+fn width(label: &str) -> f64 {
+    u32::try_from(label.chars().count()).map_or(f64::MAX, |count| f64::from(count) * LETTER)
+}
+
+/// Whether the label of a bar so wide goes beside it: not to read what went wrong would be a pity.
+fn is_beside(bar: &Bar, wide: f64) -> bool {
+    let short = bar.label.chars().count() <= 40;
+    bar.offends && bar.to.is_some() && short && width(&bar.label) > wide - 8.0
+}
+
 /// As much of a label as has room.
 fn fitting(label: &str, room: f64) -> Option<String> {
-    let fits = |count: usize| u32::try_from(count).is_ok_and(|count| f64::from(count) * LETTER <= room);
+    let fits =
+        |count: usize| u32::try_from(count).is_ok_and(|count| f64::from(count) * LETTER <= room);
     let count = label.chars().count();
     if fits(count) {
         return Some(label.to_owned());
@@ -246,26 +306,51 @@ fn fitting(label: &str, room: f64) -> Option<String> {
     Some(cut.trim_end().to_owned() + "…")
 }
 
+/// A bar in words.
+fn told(timeline: &Timeline, bar: &Bar) -> String {
+    let name = timeline.lanes.get(bar.lane).map_or("", String::as_str);
+    let wrong = if bar.offends { "✗ " } else { "" };
+    let words = bar.to_string();
+    match words.starts_with(name) {
+        true => format!("{wrong}{words}"),
+        false => format!("{wrong}{name}: {words}"),
+    }
+}
+
 fn caption(out: &mut String, timeline: &Timeline) {
-    out.push_str("<div class=\"told\" aria-live=\"polite\">Point at a bar, or walk from bar to bar with the arrow keys, to read it.</div><figcaption>");
+    out.push_str("<div class=\"told\" aria-live=\"polite\">");
+    let wrong = timeline.bars.iter().filter(|bar| bar.offends);
+    let wrong: Vec<String> = wrong.map(|bar| told(timeline, bar)).collect();
+    let _ = write!(out, "{}", Safe(&wrong.join("\n")));
+    out.push_str("</div><figcaption>");
     let has = |kind: Kind| timeline.bars.iter().any(|bar| bar.kind == kind);
     let kinds = [
         (Kind::Done, "answered"),
         (Kind::Held, "believes that it holds"),
         (Kind::Failed, "no effect"),
-        (Kind::Unknown, "answer unknown: its effect may come at any time later"),
+        (
+            Kind::Unknown,
+            "answer unknown: its effect may come at any time later",
+        ),
         (Kind::Fault, "fault"),
     ];
     for (kind, words) in kinds.into_iter().filter(|(kind, _)| has(*kind)) {
         let class = kind.word();
-        let _ = write!(out, "<span class=\"key\"><i class=\"{class}\"></i>{words}</span> ");
+        let _ = write!(
+            out,
+            "<span class=\"key\"><i class=\"{class}\"></i>{words}</span> "
+        );
     }
     if timeline.bars.iter().any(|bar| bar.offends) {
         out.push_str("<span class=\"key\"><i class=\"offends\"></i>what went wrong</span> ");
     }
-    out.push_str("Time runs to the right; stretches in which little happened are shortened.");
+    out.push_str("<span class=\"hint\">Point at a bar, or walk from bar to bar with the arrow keys, to read it.</span> Time runs to the right; stretches in which little happened are shortened.");
     if timeline.left_out > 0 {
-        let _ = write!(out, " {} operations further away are left out.", timeline.left_out);
+        let _ = write!(
+            out,
+            " {} operations further away are left out.",
+            timeline.left_out
+        );
     }
     out.push_str("</figcaption>");
 }
