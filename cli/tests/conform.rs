@@ -98,7 +98,7 @@ fn set_ups_stand_beside_the_stores() {
         ("redis, no persistence", "denied, shown"),
         ("redis + replica, asynchronous", "denied, shown"),
         ("redis, clock that jumps", "denied, shown"),
-        ("redis", "denied, not shown"),
+        ("redis", "held; denied, not shown"),
     ] {
         let lines = done.stdout.lines();
         let mut lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -123,7 +123,117 @@ fn the_report_goes_to_a_file() {
 }
 
 #[test]
+fn every_form_has_the_store_its_version_and_what_came_of_it() {
+    let deployment = "embedded, in this process";
+    let printed = |arguments: &[&str]| {
+        let done = conform(&[&["--only", "l8_*"], arguments].concat());
+        done.exits(0);
+        done.stdout
+    };
+    let markdown = printed(&["--format", "markdown"]);
+    for expected in [
+        "# Conformance\n\n**passed**: ",
+        "* Again: `tenure conform --url memory: --only 'l8_*' --format markdown`\n",
+        "| guarantee | memory |\n|---|---|\n",
+        "| names (L8) | isolated: held |\n",
+        deployment,
+    ] {
+        assert!(markdown.contains(expected), "no {expected:?} in {markdown}");
+    }
+    let brief = printed(&["--format", "markdown", "--brief"]);
+    assert!(markdown.contains(&brief), "{brief}");
+    assert!(brief.starts_with("| guarantee | memory |\n"), "{brief}");
+
+    let junit = printed(&["--format", "junit"]);
+    for expected in [
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites ",
+        "<testsuite name=\"memory\" tests=\"",
+        "failures=\"0\" errors=\"0\" skipped=\"0\"",
+        "<testcase classname=\"memory\" name=\"l8_bad_names_are_refused\" time=\"",
+        deployment,
+    ] {
+        assert!(junit.contains(expected), "no {expected:?} in {junit}");
+    }
+
+    let html = printed(&["--format", "html"]);
+    assert!(html.starts_with("<!doctype html>\n"), "{html}");
+    assert!(html.ends_with("</html>\n"), "{html}");
+    for expected in ["l8_bad_names_are_refused", deployment] {
+        assert!(html.contains(expected), "no {expected:?} in {html}");
+    }
+    assert!(!html.contains("://"), "nothing from outside: {html}");
+}
+
+#[test]
+fn a_page_goes_to_a_file_and_secrets_do_not_go_into_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("report.html");
+    let out = ["--format", "html", "--out", path.to_str().unwrap()];
+    let arguments = ["--only", "l8_*", "--faults"];
+    // Of an embedded store nothing more can be started.
+    conform(&[&arguments[..], &out].concat()).exits(0);
+    let page = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        page.matches("<th scope=\"col\" role=\"columnheader\">")
+            .count(),
+        2,
+        "{page}"
+    );
+    assert!(
+        page.contains("tenure conform --url memory: --only &#39;l8_*&#39; --faults --format html")
+    );
+}
+
+/// What a server at a URL must not suffer, one that is started here does.
+#[cfg(feature = "redis")]
+#[test]
+fn faults_are_for_servers_of_our_own() {
+    let server = tenure_testbed::RedisServer::builder()
+        .password("canary")
+        .start()
+        .unwrap();
+    let url = format!("redis://:canary@{}", server.address());
+    let arguments = ["conform", "--url", &url, "--only", "l1_*_through_a_restart"];
+    let alone = tenure_done(arguments.iter().chain(&["--json"]));
+    alone.fails(1, &["nothing was proved"]);
+    assert!(
+        alone
+            .stdout
+            .contains("there is no way to restart the store"),
+        "{alone:?}"
+    );
+    let done = tenure_done(arguments.iter().chain(&["--faults", "--json"]));
+    let stores = |word: &str| {
+        let lines = done
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let cases = lines.filter(|line| line["case"].is_string() && line["outcome"] == word);
+        cases
+            .map(|line| line["store"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        stores("denied, shown"),
+        ["redis, no persistence"],
+        "{done:?}"
+    );
+    assert_eq!(
+        stores("denied, not shown"),
+        [format!("redis at {}", server.address())],
+        "{done:?}"
+    );
+    assert!(
+        !done.stdout.contains("canary") && !done.stderr.contains("canary"),
+        "{done:?}"
+    );
+}
+
+#[test]
 fn what_makes_no_sense_is_64() {
+    conform(&["--brief"]).fails(64, &["--brief", "markdown"]);
+    conform(&["--json", "--brief"]).fails(64, &["--brief"]);
+    conform(&["--format", "yaml"]).fails(64, &["yaml", "junit"]);
     conform(&["--only", "nothing_like_this"]).fails(64, &["nothing_like_this"]);
     conform(&["--namespace", "x"]).fails(64, &["--namespace"]);
     conform(&["--ttl", "5s"]).fails(64, &["--ttl"]);

@@ -146,7 +146,11 @@ impl Column {
     /// What became of `line`: how its claim bore the attacks on it, and what was shown of what it
     /// denies.
     pub fn standing(&self, line: Line) -> Standing<'_> {
-        Standing::of(self.entries.iter().filter(|entry| entry.line() == Some(line)))
+        Standing::of(
+            self.entries
+                .iter()
+                .filter(|entry| entry.line() == Some(line)),
+        )
     }
 }
 

@@ -470,13 +470,14 @@ async fn a_violation_shows_its_history() {
         let subject: Arc<dyn Subject> = Arc::new(Mutants(bug));
         let report = run(vec![subject], |case| case.id == id, |_| {}).await;
         let outcome = report.columns[0].outcome(id).unwrap();
-        let history = outcome.history().unwrap_or_else(|| panic!("{id}: {outcome}"));
+        let history = outcome
+            .history()
+            .unwrap_or_else(|| panic!("{id}: {outcome}"));
         let wrong = history.bars.iter().filter(|bar| bar.offends).count();
         assert!(wrong > 0 && wrong < history.bars.len(), "{id}: {history:?}");
         assert!(history.lanes.len() > 1, "{id}: {history:?}");
         let page = format::html(&report, &About::now());
         assert_eq!(page.matches("<g class=\"bar ").count(), history.bars.len());
-        if let Ok(folder) = std::env::var("PAGES") { std::fs::write(format!("{folder}/{id}.html"), page).unwrap(); }
     }
 }
 

@@ -196,8 +196,15 @@ fn not_installed(error: &tenure::Error) -> Option<&tenure_testbed::Error> {
 /// What a server at a URL must not suffer happens to servers of the same kind that are started here:
 /// a column each, of these cases only.
 async fn to_suffer(urls: &[&str]) -> Result<Subjects, Failure> {
-    let schemes: Vec<&str> = urls.iter().filter_map(|url| Some(url.split_once(':')?.0)).collect();
-    let any = |prefix: &str| schemes.iter().any(|scheme| scheme.to_ascii_lowercase().starts_with(prefix));
+    let schemes: Vec<&str> = urls
+        .iter()
+        .filter_map(|url| Some(url.split_once(':')?.0))
+        .collect();
+    let any = |prefix: &str| {
+        schemes
+            .iter()
+            .any(|scheme| scheme.to_ascii_lowercase().starts_with(prefix))
+    };
     let mut subjects = Subjects::new();
     if any("etcd") {
         subjects.extend(start_etcd().await?);

@@ -213,12 +213,9 @@ pub async fn t1_the_bank_keeps_its_money(harness: &dyn Harness) -> Verdict {
         task.end(BUSY, "the transfers").await??;
     }
     let history = journal.operations();
-    let reads = bank
-        .check(&history)
-        .map_err(|violation| {
-            Outcome::violated(violation.what)
-                .with_history(bank::timeline(&history, &violation.places))
-        })?;
+    let reads = bank.check(&history).map_err(|violation| {
+        Outcome::violated(violation.what).with_history(bank::timeline(&history, &violation.places))
+    })?;
     let mut sum = 0;
     for account in 0..ACCOUNTS {
         sum += number(&opener.stm()?, &format!("account {account}")).await?;

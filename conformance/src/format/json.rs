@@ -89,7 +89,9 @@ fn of_guarantee(column: &Column, row: &Row) -> Value {
     let standing = column.standing(row.line);
     let of = |evidence: &[(&'static Case, &str)], word: &str| -> Vec<Value> {
         let objects = evidence.iter();
-        objects.map(|(case, seen)| object!({ "case": case.id, word: seen })).collect()
+        objects
+            .map(|(case, seen)| object!({ "case": case.id, word: seen }))
+            .collect()
     };
     object!({
         "store": column.store,
@@ -132,11 +134,15 @@ mod tests {
     #[test]
     fn a_line_for_each_case_and_each_store() {
         let text = json(&sample::report(), &sample::about());
-        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lines: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
         let (cases, others): (Vec<&Value>, Vec<&Value>) =
             lines.iter().partition(|line| line["case"].is_string());
-        let (guarantees, stores): (Vec<&Value>, Vec<&Value>) =
-            others.iter().partition(|line| line["guarantee"].is_string());
+        let (guarantees, stores): (Vec<&Value>, Vec<&Value>) = others
+            .iter()
+            .partition(|line| line["guarantee"].is_string());
         let lines = 2 * tenure_core::Line::ALL.len();
         assert_eq!((cases.len(), guarantees.len(), stores.len()), (5, lines, 2));
         assert_eq!(cases[0]["outcome"], "violated");
