@@ -14,7 +14,7 @@ const SCRIPT: &str = include_str!("page.js");
 
 /// What the page may do: use the style and the script of these hashes, and nothing else. A test
 /// keeps them right.
-const POLICY: &str = "default-src 'none'; style-src 'sha256-3y6DCJ8roMj1liIQhL/wztrZ4SoVSl+zec67uj8mZpc='; script-src 'sha256-/9za7UZEmXqCPYuU6GPvNLzmqGblMjYfEXfPG//wswA='; base-uri 'none'; form-action 'none'";
+const POLICY: &str = "default-src 'none'; style-src 'sha256-2/tubRm4pjiEOieLTS8DPLyecrTpSS6ovV+W6rnEI1c='; script-src 'sha256-/9za7UZEmXqCPYuU6GPvNLzmqGblMjYfEXfPG//wswA='; base-uri 'none'; form-action 'none'";
 
 /// The matrix; behind each cell its cases with their evidence, and the history of what went wrong as
 /// a timeline. Without scripts it can be read all the same.
