@@ -21,7 +21,6 @@ const TTL: Duration = Duration::from_secs(4);
 /// TTL (rule S3).
 const SLACK: Duration = Duration::from_secs(2);
 /// Validity ends this much before the store may free anything (rule S2): TTL/20.
-#[cfg(any(feature = "etcd", feature = "redis"))]
 const MARGIN: Duration = Duration::from_millis(200);
 
 impl Bed {
@@ -74,6 +73,7 @@ on_every_store! {
     a_killed_holders_lock_is_freed_after_its_ttl_and_not_before
     ;
     connections:
+    a_stopped_holders_lock_is_free_within_a_second_of_its_ttl
     a_killed_holders_lock_goes_to_the_next_at_once
     a_killed_waiter_delays_nobody
 }
@@ -191,6 +191,34 @@ fn a_holder_that_waits_for_its_loss_is_told_after_a_pause(bed: Bed) {
     let loss = old.lost(PATIENCE).expect("the loss");
     assert_eq!(loss.reason, "expired");
     is_refused(old.try_lock("orders"), "Lost");
+}
+
+/// S3, where the server ends who is silent: no earlier than the TTL after the last that it heard, no later
+/// than a second after the TTL, and who waits has it another second later at most.
+#[cfg(feature = "postgres")]
+fn a_stopped_holders_lock_is_free_within_a_second_of_its_ttl(bed: Bed) {
+    let second = Duration::from_secs(1);
+    let mut holder = bed.holder();
+    let first = holder.lock("orders").expect("the lock");
+    let mut waiter = bed.waiter("orders", 2);
+    // The lower bound is reckoned as for a killed holder of a lease.
+    let asked = Instant::now();
+    let remaining = holder.validity().expect("an answer").remaining;
+    holder.pause().expect("paused");
+    let stopped = Instant::now();
+    bed.until_line_is("orders", 1);
+    let freed = Instant::now();
+    let next = granted(&mut waiter);
+    let had = Instant::now();
+    println!(
+        "free {:?} after the stop, had {:?} later",
+        freed - stopped,
+        had - freed
+    );
+    assert!(freed - asked >= remaining + MARGIN, "{remaining:?} left");
+    assert!(freed - stopped <= TTL + second, "{:?}", freed - stopped);
+    assert!(had - freed <= second, "{:?}", had - freed);
+    assert!(next.token > first.token, "{next:?} after {first:?}");
 }
 
 /// S3, where a session ends with its connection: what the kernel closes for the killed is free.
