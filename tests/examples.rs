@@ -1,5 +1,5 @@
 //! Every example does what it says, on every store; the bank also while the store is killed.
-#![cfg(any(feature = "etcd", feature = "redis"))]
+#![cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
 #[macro_use]

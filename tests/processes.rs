@@ -3,7 +3,7 @@
 //! Nothing here sleeps to wait for something. Times are only ever compared with what the contract
 //! promises: the TTL as a lower bound, counted from before what it is counted from, and the store's
 //! own bound as an upper one.
-#![cfg(any(feature = "etcd", feature = "redis"))]
+#![cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 
 #[macro_use]
 mod support;
@@ -64,12 +64,23 @@ on_every_store! {
     a_holder_paused_past_its_ttl_knows_at_its_first_check_and_its_write_is_stale
     a_holder_paused_for_less_than_its_ttl_stays_valid
     a_holder_that_waits_for_its_loss_is_told_after_a_pause
-    a_killed_holders_lock_is_freed_after_its_ttl_and_not_before
     processes_are_granted_in_order_of_arrival
     a_waiter_killed_in_the_middle_of_the_line_is_passed_over
     a_waiter_paused_past_its_ttl_gets_an_error_and_never_the_lock
     a_waiter_whose_turn_comes_while_it_is_paused_past_its_ttl_is_never_granted
+    ;
+    leases:
+    a_killed_holders_lock_is_freed_after_its_ttl_and_not_before
+    ;
+    connections:
+    a_stopped_holders_lock_is_free_within_a_second_of_its_ttl
+    a_killed_holders_lock_goes_to_the_next_at_once
+    a_killed_waiter_delays_nobody
 }
+
+/// What is noticed without a TTL is noticed this soon.
+#[cfg(feature = "postgres")]
+const AT_ONCE: Duration = Duration::from_millis(1500);
 
 #[track_caller]
 fn granted(holder: &mut Holder) -> HolderGrant {
@@ -182,8 +193,84 @@ fn a_holder_that_waits_for_its_loss_is_told_after_a_pause(bed: Bed) {
     is_refused(old.try_lock("orders"), "Lost");
 }
 
+/// S3, where the server ends who is silent: no earlier than the TTL after the last that it heard, no later
+/// than a second after the TTL, and who waits has it another second later at most.
+#[cfg(feature = "postgres")]
+fn a_stopped_holders_lock_is_free_within_a_second_of_its_ttl(bed: Bed) {
+    let second = Duration::from_secs(1);
+    let mut holder = bed.holder();
+    let first = holder.lock("orders").expect("the lock");
+    let mut waiter = bed.waiter("orders", 2);
+    // The lower bound is reckoned as for a killed holder of a lease.
+    let asked = Instant::now();
+    let remaining = holder.validity().expect("an answer").remaining;
+    holder.pause().expect("paused");
+    let stopped = Instant::now();
+    bed.until_line_is("orders", 1);
+    let freed = Instant::now();
+    let next = granted(&mut waiter);
+    let had = Instant::now();
+    println!(
+        "free {:?} after the stop, had {:?} later",
+        freed - stopped,
+        had - freed
+    );
+    assert!(freed - asked >= remaining + MARGIN, "{remaining:?} left");
+    assert!(freed - stopped <= TTL + second, "{:?}", freed - stopped);
+    assert!(had - freed <= second, "{:?}", had - freed);
+    assert!(next.token > first.token, "{next:?} after {first:?}");
+}
+
+/// S3, where a session ends with its connection: what the kernel closes for the killed is free.
+#[cfg(feature = "postgres")]
+fn a_killed_holders_lock_goes_to_the_next_at_once(bed: Bed) {
+    let mut holder = bed.holder();
+    let mut last = holder.lock("orders").expect("the lock").token;
+    let mut line: Vec<Holder> = (2..=4).map(|places| bed.waiter("orders", places)).collect();
+    while !line.is_empty() {
+        let mut next = line.remove(0);
+        let killed = Instant::now();
+        holder.kill().expect("killed");
+        let grant = granted(&mut next);
+        let after = killed.elapsed();
+        println!("granted {after:?} after the kill");
+        assert!(after <= AT_ONCE, "{after:?}");
+        assert!(grant.token > last, "{grant:?} after {last}");
+        last = grant.token;
+        holder = next;
+    }
+}
+
+/// L3, likewise: neither one killed behind a holder nor one killed as its turn comes.
+#[cfg(feature = "postgres")]
+fn a_killed_waiter_delays_nobody(bed: Bed) {
+    for stopped in [false, true] {
+        let mut holder = bed.holder();
+        let held = holder.lock("orders").expect("the lock");
+        let mut dead = bed.waiter("orders", 2);
+        let mut behind = bed.waiter("orders", 3);
+        if stopped {
+            // Told of its turn, it dies before it hears of it.
+            dead.pause().expect("paused");
+            holder.release().expect("released");
+        }
+        let at = Instant::now();
+        dead.kill().expect("killed");
+        if !stopped {
+            holder.release().expect("released");
+        }
+        let next = granted(&mut behind);
+        let after = at.elapsed();
+        println!("granted {after:?} after the kill");
+        assert!(after <= AT_ONCE, "{after:?}");
+        assert!(next.token > held.token);
+        behind.release().expect("released");
+    }
+}
+
 /// S3: no earlier than the TTL after the last renewal reached the store, and no later than the TTL
 /// and two seconds. L2: the next token is greater.
+#[cfg(any(feature = "etcd", feature = "redis"))]
 fn a_killed_holders_lock_is_freed_after_its_ttl_and_not_before(bed: Bed) {
     let mut holder = bed.holder();
     let first = holder.lock("orders").expect("the lock");

@@ -1,7 +1,6 @@
 //! Queues over real stores between real processes, some of which are killed.
 #![cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 
-#[cfg(any(feature = "etcd", feature = "redis"))]
 #[macro_use]
 mod support;
 
@@ -9,11 +8,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-#[cfg(any(feature = "etcd", feature = "redis"))]
 use support::Bed;
 use tenure_testbed::Holder;
-#[cfg(feature = "postgres")]
-use tenure_testbed::PostgresServer;
 
 /// Short, so that the items of the killed come back soon.
 const TTL: Duration = Duration::from_secs(2);
@@ -168,22 +164,13 @@ fn killed_consumers_cost_nothing(url: &str, each: u64, limit: Duration) {
     );
 }
 
-#[cfg(any(feature = "etcd", feature = "redis"))]
 on_every_store! {
     "queues":
     killed_consumers_lose_nothing_and_double_nothing
 }
 
-#[cfg(any(feature = "etcd", feature = "redis"))]
 fn killed_consumers_lose_nothing_and_double_nothing(bed: Bed) {
     killed_consumers_cost_nothing(&bed.url, 100, Duration::from_secs(60));
-}
-
-#[test]
-#[cfg(feature = "postgres")]
-fn killed_consumers_on_postgres_lose_nothing_and_double_nothing() {
-    let server = PostgresServer::start().expect("a PostgreSQL");
-    killed_consumers_cost_nothing(&server.url(), 100, Duration::from_secs(60));
 }
 
 /// The long form: `cargo test --features full --test queue_processes -- --ignored --nocapture`.
@@ -209,6 +196,5 @@ fn ten_thousand_items_on_redis_survive_killed_consumers() {
 #[cfg(feature = "postgres")]
 #[ignore = "takes a minute"]
 fn ten_thousand_items_on_postgres_survive_killed_consumers() {
-    let server = PostgresServer::start().expect("a PostgreSQL");
-    ten_thousand_items_survive_killed_consumers(&server.url());
+    ten_thousand_items_survive_killed_consumers(&Bed::postgres("queues").url);
 }

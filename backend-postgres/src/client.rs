@@ -358,15 +358,19 @@ impl Client {
         }
     }
 
-    /// An operator's order, `<session>:<nonce>`.
+    /// An operator's order, `<session>:<nonce>` or `<session>:key <key>`.
     fn evict(&self, holding: &str) {
-        let Some((session, nonce)) = holding.split_once(':') else {
+        let Some((session, what)) = holding.split_once(':') else {
             return;
         };
-        let (Ok(session), Ok(nonce)) = (session.parse(), u64::from_str_radix(nonce, 16)) else {
+        let Some(session) = session.parse().ok().and_then(|id| self.session(id)) else {
             return;
         };
-        if let Some(session) = self.session(session) {
+        if let Some(key) = what.strip_prefix("key ") {
+            if let Ok(key) = key.parse() {
+                tokio::spawn(async move { session.evict_key(key).await });
+            }
+        } else if let Ok(nonce) = u64::from_str_radix(what, 16) {
             tokio::spawn(async move { session.evict(nonce).await });
         }
     }

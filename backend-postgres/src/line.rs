@@ -332,6 +332,14 @@ impl PostgresSession {
         }
         alarm.raise(LossReason::Revoked);
     }
+
+    /// The same for all that have `key`.
+    pub(crate) async fn evict_key(&self, key: i64) {
+        let nonces = self.main().await.own().holders(key);
+        for nonce in nonces {
+            self.evict(nonce).await;
+        }
+    }
 }
 
 fn enter(main: &mut MainGuard<'_>, ask: &Ask, stand: &Stand<'_>, token: FencingToken) {

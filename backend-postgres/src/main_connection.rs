@@ -124,6 +124,12 @@ impl Own {
         self.keys.contains_key(&key)
     }
 
+    /// Who has `key`.
+    pub(crate) fn holders(&self, key: i64) -> Vec<u64> {
+        let own = self.keys.get(&key);
+        own.map_or_else(Vec::new, |own| own.holders.keys().copied().collect())
+    }
+
     pub(crate) fn keys(&self) -> Vec<i64> {
         self.keys.keys().copied().collect()
     }

@@ -85,7 +85,9 @@ pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<()> {
     if let Some(found) = version(connection).await? {
         return check(found);
     }
-    let mut transaction = connection.begin().await.map_err(error::from_sqlx)?;
+    // Not as the database has it by default: whoever waited for another's lock has to see what that one made.
+    let begin = connection.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED");
+    let mut transaction = begin.await.map_err(error::from_sqlx)?;
     transaction
         .execute("SELECT pg_advisory_xact_lock(hashtextextended('tenure/1/schema', 0))")
         .await

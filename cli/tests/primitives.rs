@@ -3,10 +3,6 @@
 
 #![cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![cfg_attr(
-    not(any(feature = "etcd", feature = "redis")),
-    allow(dead_code, reason = "what PostgreSQL does not offer yet")
-)]
 
 mod support;
 
@@ -150,7 +146,10 @@ impl Store {
                 assert_eq!(redis.command(&["DEL", &key]).unwrap(), "1");
             }
             #[cfg(feature = "postgres")]
-            Server::Postgres(_) => panic!("who holds {lock} has no name there"),
+            Server::Postgres(postgres) => {
+                let told = format!("SELECT tenure.evict_path('tenure/1/cli/lock/{lock}')");
+                assert_eq!(postgres.sql(told).unwrap(), "1");
+            }
         }
     }
 
@@ -202,6 +201,14 @@ macro_rules! on_every_store {
                 super::$test(super::Store::redis());
             })*
         }
+
+        #[cfg(feature = "postgres")]
+        mod postgres {
+            $(#[test]
+            fn $test() {
+                super::$test(super::Store::postgres());
+            })*
+        }
     };
 }
 
@@ -226,28 +233,6 @@ on_every_store! {
     a_shell_outlives_the_loss_of_one_thing
     two_shells_and_a_queue
     two_shells_and_barriers
-}
-
-/// What PostgreSQL offers so far.
-#[cfg(feature = "postgres")]
-mod postgres {
-    macro_rules! tests {
-        ($($test:ident)*) => {
-            $(#[test]
-            fn $test() {
-                super::$test(super::Store::postgres());
-            })*
-        };
-    }
-
-    tests! {
-        readers_share_and_writers_do_not
-        an_election_on_the_command_line
-        a_leaders_value_cannot_forge_a_line
-        a_paused_leaders_command_is_ended
-        two_shells_and_a_read_write_lock
-        two_shells_and_a_lock
-    }
 }
 
 fn readers_share_and_writers_do_not(store: Store) {
@@ -641,6 +626,9 @@ fn a_dead_store_is_69() {
     }
     if cfg!(feature = "redis") {
         nobody_answers_at(&format!("redis://{dead}"));
+    }
+    if cfg!(feature = "postgres") {
+        nobody_answers_at(&format!("postgres://me@{dead}/db?sslmode=disable"));
     }
 }
 

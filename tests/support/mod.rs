@@ -3,6 +3,8 @@
 
 #[cfg(feature = "etcd")]
 use tenure_testbed::EtcdServer;
+#[cfg(feature = "postgres")]
+use tenure_testbed::PostgresServer;
 #[cfg(feature = "redis")]
 use tenure_testbed::RedisServer;
 
@@ -18,6 +20,8 @@ enum Server {
     Etcd(EtcdServer),
     #[cfg(feature = "redis")]
     Redis(RedisServer),
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresServer),
 }
 
 /// How many places of a line belong to sessions that live.
@@ -28,6 +32,12 @@ for _, place in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     live = live + redis.call('EXISTS', KEYS[2] .. string.match(place, '^[^:]*'))
 end
 return live";
+
+/// How many hold the lock of a path or stand in line for it: who holds has an advisory lock and no ticket.
+#[cfg(feature = "postgres")]
+const COUNT_LINE: &str = "SELECT (SELECT count(*) FROM tenure.tickets AS t WHERE t.path = p.path AND tenure.alive(t.session)) \
+    + (SELECT count(*) FROM pg_locks AS l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+        AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(p.path, 0)) FROM (VALUES ('$path')) AS p(path)";
 
 impl Bed {
     #[cfg(feature = "etcd")]
@@ -52,6 +62,17 @@ impl Bed {
         }
     }
 
+    #[cfg(feature = "postgres")]
+    pub(crate) fn postgres(namespace: &'static str) -> Self {
+        let postgres = PostgresServer::start().expect("a PostgreSQL");
+        let url = format!("{}?namespace={namespace}&sslmode=disable", postgres.url());
+        Self {
+            server: Server::Postgres(postgres),
+            namespace,
+            url,
+        }
+    }
+
     /// Kills the server and starts it again on what it kept.
     pub(crate) fn kill_and_restart(&mut self) {
         match &mut self.server {
@@ -64,6 +85,11 @@ impl Bed {
             Server::Redis(redis) => {
                 redis.kill().expect("killed");
                 redis.restart().expect("restarted");
+            }
+            #[cfg(feature = "postgres")]
+            Server::Postgres(postgres) => {
+                postgres.kill().expect("killed");
+                postgres.restart().expect("restarted");
             }
         }
     }
@@ -84,6 +110,12 @@ impl Bed {
                 let root = format!("{{tenure/1/{namespace}}}");
                 let (line, session) = (format!("{root}/lock/{lock}"), format!("{root}/session/"));
                 let counted = redis.command(&["EVAL", COUNT_LIVE, "2", &line, &session]);
+                counted.expect("the places").parse().expect("a number")
+            }
+            #[cfg(feature = "postgres")]
+            Server::Postgres(postgres) => {
+                let path = format!("tenure/1/{namespace}/lock/{lock}");
+                let counted = postgres.sql(COUNT_LINE.replace("$path", &path));
                 counted.expect("the places").parse().expect("a number")
             }
         }
@@ -108,19 +140,35 @@ impl Bed {
                 let version = redis.command(&["HGET", &key, "version"]);
                 version.unwrap_or_default().parse().unwrap_or(0)
             }
+            #[cfg(feature = "postgres")]
+            Server::Postgres(postgres) => {
+                let path = format!("tenure/1/{namespace}/data/{key}");
+                let version = format!("SELECT version FROM tenure.data WHERE path = '{path}'");
+                let version = postgres.sql(version).unwrap_or_default();
+                version.parse().unwrap_or(0)
+            }
         }
     }
 }
 
-/// A test of its own for each of these and each store, on a [`Bed`] with this namespace.
+/// A test of its own for each of these and each store, on a [`Bed`] with this namespace. Those of `leases`
+/// are about stores that only time ends a session of, those of `connections` about those that end it with
+/// its connection.
 macro_rules! on_every_store {
-    ($namespace:literal: $($test:ident)*) => {
+    (
+        $namespace:literal: $($test:ident)*
+        $(; leases: $($lease:ident)*; connections: $($connection:ident)*)?
+    ) => {
         #[cfg(feature = "etcd")]
         mod etcd {
             $(#[test]
             fn $test() {
                 super::$test(super::support::Bed::etcd($namespace));
             })*
+            $($(#[test]
+            fn $lease() {
+                super::$lease(super::support::Bed::etcd($namespace));
+            })*)?
         }
 
         #[cfg(feature = "redis")]
@@ -129,6 +177,22 @@ macro_rules! on_every_store {
             fn $test() {
                 super::$test(super::support::Bed::redis($namespace));
             })*
+            $($(#[test]
+            fn $lease() {
+                super::$lease(super::support::Bed::redis($namespace));
+            })*)?
+        }
+
+        #[cfg(feature = "postgres")]
+        mod postgres {
+            $(#[test]
+            fn $test() {
+                super::$test(super::support::Bed::postgres($namespace));
+            })*
+            $($(#[test]
+            fn $connection() {
+                super::$connection(super::support::Bed::postgres($namespace));
+            })*)?
         }
     };
 }

@@ -134,3 +134,16 @@ CREATE FUNCTION tenure.evict(holding text) RETURNS void LANGUAGE sql AS $$
     FROM tenure.sessions AS s
     WHERE s.id = split_part(holding, ':', 1)::bigint
 $$;
+
+-- For operators: the same for whoever holds what has this path, `tenure/1/<namespace>/<kind>/<name>`, in
+-- any way. Returns how many sessions were told.
+CREATE FUNCTION tenure.evict_path(path text) RETURNS bigint LANGUAGE sql AS $$
+    SELECT count(pg_notify(s.channel, 'evict ' || s.id || ':key ' || hashtextextended(path, 0)))
+    FROM tenure.sessions AS s
+    WHERE tenure.alive(s.id) AND s.pid IN (
+        SELECT l.pid FROM pg_locks AS l
+        WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+            AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+            AND (l.classid::bigint << 32 | l.objid::bigint) = hashtextextended(path, 0)
+    )
+$$;

@@ -1,0 +1,192 @@
+//! What those who wait cost others: nothing stays behind, nothing holds back a VACUUM, nobody is overtaken.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{BufRead as _, Write as _};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::{Executor, Row};
+use support::{Database, ONLY_SESSIONS, TICKETS, server, within};
+use tenure_core::{HoldFor, SessionOptions};
+use tenure_core::backend::StoreUrl;
+use tenure_postgres::PostgresConfig;
+use tenure_testbed::Process;
+
+const TTL: Duration = Duration::from_secs(5);
+
+/// Connections of ours that are in the midst of something. All look now and then, for some microseconds.
+const BUSY: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'tenure%' \
+    AND datname = current_database() AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL OR state <> 'idle')";
+
+/// Of them, those that hold back a VACUUM for longer than a step takes.
+const LONG: &str = "SELECT coalesce(string_agg(concat_ws(' ', state, clock_timestamp() - xact_start, query), '; '), '') FROM pg_stat_activity WHERE application_name LIKE 'tenure%' \
+    AND datname = current_database() AND xact_start < clock_timestamp() - interval '300 milliseconds'";
+
+#[tokio::test]
+async fn whatever_is_waited_for_no_vacuum_waits() {
+    let db = Database::new().await;
+    let (holder, waiter) = (db.session(TTL).await, db.session(TTL).await);
+    let _lock = holder.locker("l").unwrap().lock().await.unwrap();
+    let _writer = holder.rw_lock("r").unwrap().write().await.unwrap();
+    let _leader = holder.election("e").unwrap().campaign("one").await.unwrap();
+    let _barrier = holder.barrier("b").unwrap().hold(HoldFor::Session).await.unwrap();
+    let waiter = Arc::new(waiter);
+    let mut waits = tokio::task::JoinSet::new();
+    for number in 0..6 {
+        let session = Arc::clone(&waiter);
+        waits.spawn(async move {
+            match number {
+                0 => drop(session.locker("l").unwrap().lock().await),
+                1 => drop(session.rw_lock("r").unwrap().read().await),
+                2 => drop(session.election("e").unwrap().campaign("two").await),
+                3 => drop(session.queue("q").unwrap().dequeue().await),
+                4 => drop(session.barrier("b").unwrap().wait().await),
+                _ => drop(session.double_barrier("d", 2).unwrap().enter().await),
+            }
+        });
+    }
+    db.until(TICKETS, 3).await;
+    // All are at rest, and stay so but for a look of theirs now and then.
+    db.until(BUSY, 0).await;
+    let mut sql = db.sql().await;
+    let (mut samples, mut busy) = (0, 0);
+    let until = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < until {
+        let row = sql.fetch_one(LONG).await.unwrap();
+        assert_eq!(row.get::<String, _>(0), "", "holds back a VACUUM");
+        let row = sql.fetch_one(BUSY).await.unwrap();
+        busy += i64::from(row.get::<i64, _>(0) > 0);
+        samples += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    println!("busy in {busy} of {samples} samples");
+    assert!(busy * 2 < samples, "{busy} of {samples}");
+    assert!(waits.try_join_next().is_none(), "they wait");
+    assert_eq!(db.number("SELECT count(*) FROM pg_locks WHERE NOT granted").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_futures_dropped_leave_nothing_after_a_second() {
+    let db = Database::new().await;
+    let sessions = [db.session(TTL).await, db.session(TTL).await];
+    let held = sessions[0].locker("l0").unwrap().lock().await.unwrap();
+    let mut tasks = Vec::new();
+    for number in 0..1000_usize {
+        let lock = sessions[number % 2].locker(format!("l{}", number % 5)).unwrap();
+        tasks.push(tokio::spawn(async move {
+            // After so many polls, or where it is after a while.
+            let mut future = Box::pin(lock.lock());
+            for _ in 0..number % 11 {
+                let once = std::future::poll_fn(|context| {
+                    std::task::Poll::Ready(future.as_mut().poll(context).is_ready())
+                });
+                if once.await {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_micros(number as u64 * 7919 % 20_000)).await;
+            }
+            drop(future);
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let dropped = Instant::now();
+    held.release().await.unwrap();
+    within(Duration::from_secs(1), "all is clean", async {
+        db.until(TICKETS, 0).await;
+        db.until(ONLY_SESSIONS, 2).await;
+        db.until(BUSY, 0).await;
+    })
+    .await;
+    let after = dropped.elapsed();
+    println!("clean {after:?} after the last was dropped");
+    for number in 0..5 {
+        let lock = sessions[number % 2].locker(format!("l{number}")).unwrap();
+        drop(lock.try_lock().await.unwrap());
+    }
+}
+
+const URL: &str = "TENURE_TEST_WAITERS";
+
+/// The process of the test below: a line `N` on its input makes it wait in line as `N`; it says `granted N
+/// TOKEN` and lets go.
+#[tokio::test]
+#[ignore = "is a process of another test"]
+async fn waiters() {
+    let Ok(url) = std::env::var(URL) else {
+        return;
+    };
+    let config = PostgresConfig::from_url(StoreUrl::parse(&url).unwrap()).unwrap();
+    let store = tenure_postgres::connect(config).await.unwrap();
+    let options = SessionOptions::new().ttl(TTL);
+    let session = store.open(options).await.unwrap();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines() {
+            tell.send(line.unwrap()).unwrap();
+        }
+        std::process::exit(0);
+    });
+    let say = |line: String| {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "\n{line}").unwrap();
+        out.flush().unwrap();
+    };
+    say("ready".into());
+    while let Some(number) = told.recv().await {
+        let lock = session.locker("line").unwrap();
+        tokio::spawn(async move {
+            let guard = lock.lock().await.unwrap();
+            say(format!("granted {number} {}", guard.token()));
+            guard.release().await.unwrap();
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_processes_of_ten_waiters_each_go_in_order() {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let db = Database::new().await;
+    let session = db.session(TTL).await;
+    let held = session.locker("line").unwrap().lock().await.unwrap();
+    let url = server().url_of(&db.name) + "?sslmode=disable";
+    let mut processes: Vec<_> = (0..3)
+        .map(|_| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "waiters", "--ignored", "--nocapture"]);
+            Process::spawn(command_with(command, &url)).unwrap()
+        })
+        .collect();
+    for process in &mut processes {
+        tokio::task::block_in_place(|| process.expect_line("ready", PATIENCE)).unwrap();
+    }
+    // Not by turns: the order is the server's, not one of the processes'.
+    let of = |number: i64| usize::try_from(number * 7 % 30 / 10).unwrap();
+    for number in 0..30 {
+        processes[of(number)].send_line(&number.to_string()).unwrap();
+        db.until(TICKETS, number + 1).await;
+    }
+    held.release().await.unwrap();
+    let mut granted = Vec::new();
+    for number in 0..30 {
+        let process = &mut processes[of(number)];
+        let line = tokio::task::block_in_place(|| process.expect_line("granted", PATIENCE));
+        let line = line.unwrap();
+        let mut words = line.split(' ').skip(1).map(|word| word.parse::<u64>().unwrap());
+        granted.push((words.next().unwrap(), words.next().unwrap()));
+    }
+    granted.sort_by_key(|(_, token)| *token);
+    let order: Vec<_> = granted.iter().map(|(number, _)| *number).collect();
+    assert_eq!(order, (0..30).collect::<Vec<_>>());
+    assert_eq!(db.number(TICKETS).await, 0);
+}
+
+fn command_with(mut command: Command, url: &str) -> Command {
+    command.env(URL, url);
+    command
+}
