@@ -40,7 +40,15 @@ fuzz_target!(|text: &str| {
     if text.contains("canary") {
         return;
     }
-    for scheme in ["memory", "etcd", "etcds", "redis", "rediss+sentinel", "redis+cluster", "postgres"] {
+    for scheme in [
+        "memory",
+        "etcd",
+        "etcds",
+        "redis",
+        "rediss+sentinel",
+        "redis+cluster",
+        "postgres",
+    ] {
         shown(&format!("{scheme}:{text}"));
         let secret = shown(&format!("{scheme}://user:{CANARY}@{text}"));
         assert!(!secret.contains(CANARY), "{scheme} {text:?}: {secret}");
