@@ -106,3 +106,19 @@ pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<()> {
     tracing::info!(version = LAYOUT, "created the schema `tenure`");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_rights_are_the_ones() {
+        let documented = include_str!("../../docs/postgres.md");
+        for right in grants("app").lines() {
+            assert!(
+                documented.contains(&format!("    {right}\n")),
+                "docs must show: {right}"
+            );
+        }
+    }
+}

@@ -29,7 +29,8 @@ fn shown(text: &str) -> String {
     read!(
         tenure_memory::MemoryConfig,
         tenure_etcd::EtcdConfig,
-        tenure_redis::RedisConfig
+        tenure_redis::RedisConfig,
+        tenure_postgres::PostgresConfig
     );
     shown
 }
@@ -39,7 +40,15 @@ fuzz_target!(|text: &str| {
     if text.contains("canary") {
         return;
     }
-    for scheme in ["memory", "etcd", "etcds", "redis", "rediss+sentinel", "redis+cluster"] {
+    for scheme in [
+        "memory",
+        "etcd",
+        "etcds",
+        "redis",
+        "rediss+sentinel",
+        "redis+cluster",
+        "postgres",
+    ] {
         shown(&format!("{scheme}:{text}"));
         let secret = shown(&format!("{scheme}://user:{CANARY}@{text}"));
         assert!(!secret.contains(CANARY), "{scheme} {text:?}: {secret}");
