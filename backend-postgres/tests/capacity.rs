@@ -37,7 +37,9 @@ async fn two_thousand_locks_and_five_hundred_contended() {
     let other = tokio::task::spawn_blocking(move || {
         let (mut made, mut most) = (0, 0);
         while !going.load(Ordering::Relaxed) || made < 10 {
-            others.sql(format!("CREATE TABLE t{made} (id int PRIMARY KEY)")).unwrap();
+            others
+                .sql(format!("CREATE TABLE t{made} (id int PRIMARY KEY)"))
+                .unwrap();
             others.sql(format!("SELECT count(*) FROM t{made}")).unwrap();
             most = most.max(others.sql(CONNECTIONS).unwrap().parse::<usize>().unwrap());
             made += 1;

@@ -55,7 +55,10 @@ async fn tokens_rise_whenever_the_server_is_killed() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let count = seen.lock().unwrap().len();
-        assert!(count >= before + 20, "{count} grants before kill {round}, {before} before the last");
+        assert!(
+            count >= before + 20,
+            "{count} grants before kill {round}, {before} before the last"
+        );
         tokio::task::block_in_place(|| server.kill()).unwrap();
         // What was granted, was written down.
         tokio::time::sleep(Duration::from_millis(50)).await;

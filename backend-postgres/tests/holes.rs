@@ -176,7 +176,9 @@ async fn freed_after(hole: Hole) -> Duration {
     let barrier = holder.barrier("b").unwrap();
     let (still, _) = tokio::join!(relay.stands_still_at(hole), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        tokio::time::timeout(TTL, barrier.hold(HoldFor::Session)).await.map(drop)
+        tokio::time::timeout(TTL, barrier.hold(HoldFor::Session))
+            .await
+            .map(drop)
     });
     let waiting = tokio::time::timeout(Duration::from_secs(60), waiting).await;
     let (next, granted) = waiting.unwrap().unwrap();

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Executor, Row};
 use support::{Database, ONLY_SESSIONS, TICKETS, server, within};
-use tenure_core::{HoldFor, SessionOptions};
 use tenure_core::backend::StoreUrl;
+use tenure_core::{HoldFor, SessionOptions};
 use tenure_postgres::PostgresConfig;
 use tenure_testbed::Process;
 
@@ -33,7 +33,12 @@ async fn whatever_is_waited_for_no_vacuum_waits() {
     let _lock = holder.locker("l").unwrap().lock().await.unwrap();
     let _writer = holder.rw_lock("r").unwrap().write().await.unwrap();
     let _leader = holder.election("e").unwrap().campaign("one").await.unwrap();
-    let _barrier = holder.barrier("b").unwrap().hold(HoldFor::Session).await.unwrap();
+    let _barrier = holder
+        .barrier("b")
+        .unwrap()
+        .hold(HoldFor::Session)
+        .await
+        .unwrap();
     let waiter = Arc::new(waiter);
     let mut waits = tokio::task::JoinSet::new();
     for number in 0..6 {
@@ -66,7 +71,11 @@ async fn whatever_is_waited_for_no_vacuum_waits() {
     println!("busy in {busy} of {samples} samples");
     assert!(busy * 2 < samples, "{busy} of {samples}");
     assert!(waits.try_join_next().is_none(), "they wait");
-    assert_eq!(db.number("SELECT count(*) FROM pg_locks WHERE NOT granted").await, 0);
+    assert_eq!(
+        db.number("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            .await,
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -76,7 +85,9 @@ async fn a_thousand_futures_dropped_leave_nothing_after_a_second() {
     let held = sessions[0].locker("l0").unwrap().lock().await.unwrap();
     let mut tasks = Vec::new();
     for number in 0..1000_usize {
-        let lock = sessions[number % 2].locker(format!("l{}", number % 5)).unwrap();
+        let lock = sessions[number % 2]
+            .locker(format!("l{}", number % 5))
+            .unwrap();
         tasks.push(tokio::spawn(async move {
             // After so many polls, or where it is after a while.
             let mut future = Box::pin(lock.lock());
@@ -168,7 +179,9 @@ async fn three_processes_of_ten_waiters_each_go_in_order() {
     // Not by turns: the order is the server's, not one of the processes'.
     let of = |number: i64| usize::try_from(number * 7 % 30 / 10).unwrap();
     for number in 0..30 {
-        processes[of(number)].send_line(&number.to_string()).unwrap();
+        processes[of(number)]
+            .send_line(&number.to_string())
+            .unwrap();
         db.until(TICKETS, number + 1).await;
     }
     held.release().await.unwrap();
@@ -177,7 +190,10 @@ async fn three_processes_of_ten_waiters_each_go_in_order() {
         let process = &mut processes[of(number)];
         let line = tokio::task::block_in_place(|| process.expect_line("granted", PATIENCE));
         let line = line.unwrap();
-        let mut words = line.split(' ').skip(1).map(|word| word.parse::<u64>().unwrap());
+        let mut words = line
+            .split(' ')
+            .skip(1)
+            .map(|word| word.parse::<u64>().unwrap());
         granted.push((words.next().unwrap(), words.next().unwrap()));
     }
     granted.sort_by_key(|(_, token)| *token);
