@@ -45,7 +45,11 @@ fn cases_are_chosen_by_name_and_stores_stand_side_by_side() {
     let (guarantees, stores): (Vec<&Value>, Vec<&Value>) = others
         .into_iter()
         .partition(|line| line["guarantee"].is_string());
-    assert_eq!(stores.len(), 2);
+    let titles: Vec<&str> = stores
+        .iter()
+        .map(|line| line["store"].as_str().unwrap())
+        .collect();
+    assert_eq!(titles, ["memory", "memory (2)"]);
     let names = guarantees
         .iter()
         .filter(|line| line["guarantee"] == "names" && line["standing"] == "held");

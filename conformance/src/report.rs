@@ -386,8 +386,16 @@ pub async fn run(
     let mut tasks = tokio::task::JoinSet::new();
     let mut columns = Vec::with_capacity(subjects.len());
     for (column, subject) in subjects.iter().enumerate() {
+        // Two columns of one name could not be told apart.
+        let same = subjects[..column]
+            .iter()
+            .filter(|other| other.name() == subject.name());
+        let store = match same.count() {
+            0 => subject.name().to_owned(),
+            before => format!("{} ({})", subject.name(), before + 1),
+        };
         columns.push(Column {
-            store: subject.name().to_owned(),
+            store,
             guarantees: Err("no case ran".to_owned()),
             entries: Vec::with_capacity(chosen.len()),
         });
