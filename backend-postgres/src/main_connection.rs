@@ -140,7 +140,7 @@ impl Own {
 struct Room {
     /// A quarter of the table.
     budget: usize,
-    /// How many keys the session may have before it counts those of all anew.
+    /// From how many keys of its own on the session counts those of all anew.
     checked: usize,
 }
 
@@ -212,10 +212,7 @@ impl<'s> MainGuard<'s> {
     /// table.
     pub(crate) fn begin(&mut self, ttl: Duration, budget: usize) {
         self.main.limit = ttl;
-        self.main.room = Room {
-            budget,
-            checked: budget / 8,
-        };
+        self.main.room = Room { budget, checked: 0 };
     }
 
     pub(crate) fn own(&mut self) -> &mut Own {
@@ -227,10 +224,17 @@ impl<'s> MainGuard<'s> {
         if self.main.own.keys.len() < self.main.room.checked {
             return Ok(());
         }
-        let count = step("SELECT count(*) AS locks FROM pg_locks WHERE locktype = 'advisory'");
+        let count = step(
+            "SELECT count(*) AS locks, (SELECT count(*) FROM tenure.sessions) AS sessions \
+             FROM pg_locks WHERE locktype = 'advisory'",
+        );
         let rows = self.call(count).await?;
-        let locks = rows.first()?.get::<i64>("locks")?;
-        let (locks, budget) = (usize::try_from(locks).unwrap_or(0), self.main.room.budget);
+        let number = |column| {
+            let number = rows.first()?.get::<i64>(column)?;
+            Ok::<_, Error>(usize::try_from(number).unwrap_or(0))
+        };
+        let (locks, sessions) = (number("locks")?, number("sessions")?.max(1));
+        let budget = self.main.room.budget;
         if locks >= budget {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -239,7 +243,9 @@ impl<'s> MainGuard<'s> {
                 ),
             ));
         }
-        self.main.room.checked = self.main.own.keys.len() + (budget - locks).div_ceil(4);
+        // All sessions together use up half of what is left before the first of them counts again.
+        self.main.room.checked =
+            self.main.own.keys.len() + ((budget - locks) / (2 * sessions)).max(1);
         Ok(())
     }
 

@@ -177,7 +177,8 @@ BEGIN
     RETURN returned;
 END $$;
 
--- Puts back what the dead have of a queue, unless somebody did so within the last quarter of a second.
+-- Puts back what the dead have of a queue, unless somebody did so within the last quarter of a second (or
+-- will have: then the clock was set back).
 -- Says how much. The queue is locked.
 CREATE FUNCTION tenure.queue_refresh(a_queue bigint, me bigint) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
@@ -185,7 +186,8 @@ DECLARE
     returned integer := 0;
 BEGIN
     UPDATE tenure.queues AS q SET looked = clock_timestamp()
-        WHERE q.id = a_queue AND q.looked < clock_timestamp() - interval '250 milliseconds';
+        WHERE q.id = a_queue AND (q.looked < clock_timestamp() - interval '250 milliseconds'
+            OR q.looked > clock_timestamp());
     IF NOT FOUND THEN
         RETURN 0;
     END IF;

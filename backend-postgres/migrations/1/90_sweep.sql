@@ -37,7 +37,9 @@ DECLARE
     dead bigint;
     buried integer := 0;
 BEGIN
-    IF EXISTS (SELECT FROM tenure.sweeps WHERE last > clock_timestamp() - interval '5 seconds')
+    -- A sweep in the future is none: the clock was set back.
+    IF EXISTS (SELECT FROM tenure.sweeps
+            WHERE last BETWEEN clock_timestamp() - interval '5 seconds' AND clock_timestamp())
         OR NOT pg_try_advisory_xact_lock(hashtextextended('tenure/1/sweep', 0))
     THEN
         RETURN 0;
@@ -56,8 +58,10 @@ BEGIN
     PERFORM pg_terminate_backend(a.pid)
         FROM tenure.sessions AS s
         JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
+        -- The idle are left to that timer: it goes by the time that passes, whereas this would end them all
+        -- when the clock is set forward.
         WHERE a.state_change < clock_timestamp() - s.ttl - interval '1 second'
-            AND a.pid <> pg_backend_pid();
+            AND a.state <> 'idle' AND a.pid <> pg_backend_pid();
     PERFORM tenure.election_forget();
     IF buried < 100 THEN
         INSERT INTO tenure.sweeps (last) VALUES (clock_timestamp())

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use tenure_core::{ErrorKind, FencingToken, Leader, LossReason, Observers};
+use tenure_core::{EarlyRelease, ErrorKind, FencingToken, Leader, LossReason, Observers};
 
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
@@ -316,11 +316,12 @@ async fn observed_through(harness: &dyn Harness, event: Event) -> Verdict {
     let next = tokio::time::timeout(patience, observer.next()).await;
     if let Ok(Some(state)) = next {
         let state = shows(&state?);
-        // A vacancy is news, and true, where the event ended the leader's session, and a store that
-        // converges says so.
-        let deposed = state.is_none()
-            && guarantees(harness).await?.observers.value == Observers::Converge
-            && tokio::time::timeout(LONG, lead.lost()).await.is_ok();
+        // A vacancy is news, and true, where a store that says so ended the leader's session.
+        let claims = guarantees(harness).await?;
+        let may_free = claims.early_release.value == EarlyRelease::OnEvents
+            && claims.observers.value == Observers::Converge;
+        let deposed =
+            state.is_none() && may_free && tokio::time::timeout(LONG, lead.lost()).await.is_ok();
         ensure!(
             state == two || deposed,
             "after {} the observer showed {}, though `two` had been proclaimed and shown and nobody had resigned",
