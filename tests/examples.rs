@@ -101,7 +101,12 @@ fn the_bank_ends_with_its_server_and_its_money_is_all_there(mut bed: Bed) {
         bank_is_at_work(&bed);
         bed.kill_and_restart();
         assert!(!bank.wait(PATIENCE).unwrap().success());
-        assert!(bank.stderr().contains("Lost"), "{}", bank.stderr());
+        let died = std::time::Instant::now();
+        // Its last words may be on their way still.
+        while !bank.stderr().contains("Lost") {
+            assert!(died.elapsed() < PATIENCE, "{}", bank.stderr());
+            std::thread::sleep(Duration::from_millis(10));
+        }
         assert_eq!(bed.sum_of("account-"), 500);
     }
     runs("bank", "account sum is 500", &bed.url);
