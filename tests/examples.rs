@@ -65,7 +65,12 @@ fn every_example_runs_on_the_embedded_store() {
 on_every_store! {
     "examples":
     every_example_runs
+    ;
+    leases:
     the_bank_keeps_its_money_while_its_store_is_killed
+    ;
+    connections:
+    the_bank_ends_with_its_server_and_its_money_is_all_there
 }
 
 fn every_example_runs(bed: Bed) {
@@ -76,6 +81,7 @@ fn every_example_runs(bed: Bed) {
 
 /// Transfers go on from where they were: no money is made or lost, whatever became of the commits
 /// that were on their way.
+#[cfg(any(feature = "etcd", feature = "redis"))]
 fn the_bank_keeps_its_money_while_its_store_is_killed(mut bed: Bed) {
     let mut bank = example("bank", &bed.url);
     for _ in 0..2 {
@@ -85,6 +91,25 @@ fn the_bank_keeps_its_money_while_its_store_is_killed(mut bed: Bed) {
     }
     bank.expect_line("account sum is 500", PATIENCE).unwrap();
     assert!(bank.wait(PATIENCE).unwrap().success());
+}
+
+/// A session ends with the server there, and a bank with its session; no money is made or lost.
+#[cfg(feature = "postgres")]
+fn the_bank_ends_with_its_server_and_its_money_is_all_there(mut bed: Bed) {
+    for _ in 0..3 {
+        let mut bank = example("bank", &bed.url);
+        bank_is_at_work(&bed);
+        bed.kill_and_restart();
+        assert!(!bank.wait(PATIENCE).unwrap().success());
+        let died = std::time::Instant::now();
+        // Its last words may be on their way still.
+        while !bank.stderr().contains("Lost") {
+            assert!(died.elapsed() < PATIENCE, "{}", bank.stderr());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(bed.sum_of("account-"), 500);
+    }
+    runs("bank", "account sum is 500", &bed.url);
 }
 
 /// Until the first account has changed 20 times more.

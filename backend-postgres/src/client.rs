@@ -28,6 +28,9 @@ const PULSE: Duration = Duration::from_secs(2);
 /// How often a store looks whether the database needs a sweep.
 const SWEEP: Duration = Duration::from_secs(5);
 
+/// How often somebody who waits has the server look for sessions that are silent.
+const SILENT: Duration = Duration::from_millis(500);
+
 /// How the connection that writes is set up. `tcp_user_timeout`, because who does not read the answer keeps
 /// others waiting; the rest as for a session's.
 const WRITER: &str = "SELECT set_config('search_path', 'pg_catalog', false), \
@@ -64,6 +67,7 @@ struct State {
     channels: HashMap<String, HashMap<u64, Arc<dyn Listener>>>,
     sessions: HashMap<i64, Weak<PostgresSession>>,
     swept: Option<Instant>,
+    looked: Option<Instant>,
 }
 
 /// What is told of the messages on a channel.
@@ -229,6 +233,25 @@ impl Client {
         if let Err(error) = self.read(|| step("SELECT tenure.sweep()")).await {
             tracing::debug!(%error, "could not sweep");
         }
+    }
+
+    /// Has the server end those whom its own timeouts do not reach, for somebody who waits for them. Not on
+    /// the session's connection, whose steps others wait for.
+    pub(crate) fn end_silent(self: &Arc<Self>) {
+        let now = Instant::now();
+        {
+            let mut state = self.state();
+            if state.looked.is_some_and(|looked| now < looked + SILENT) {
+                return;
+            }
+            state.looked = Some(now);
+        }
+        let client = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = client.read(|| step("SELECT tenure.end_silent()")).await {
+                tracing::debug!(%error, "could not look for silent sessions");
+            }
+        });
     }
 
     pub(crate) fn enter(&self, session: &Arc<PostgresSession>) {

@@ -11,10 +11,9 @@ use tenure_core::{
 use crate::client::Client;
 use crate::step::step;
 
-/// How late a waiter may find out that a holder is dead: the next one looks every half second, a sweep that
-/// finds who stands still where no timer runs comes every five and waits for one, and the rest is for a
-/// busy machine.
-const LATE: Duration = Duration::from_secs(7);
+/// How late a waiter may find out that a holder is dead: the next one looks every half second, also for those
+/// who stand still where no timer runs, and the rest is for a busy machine.
+const LATE: Duration = Duration::from_secs(2);
 
 /// What was read.
 struct Found {
@@ -156,7 +155,7 @@ fn claims(found: &Found) -> Guarantees {
         ),
         expiry: Claim::new(
             Expiry::WithinByClock(LATE),
-            "the server ends a connection that is silent for the TTL (`idle_session_timeout`), and the next in line looks every half second; one that stands still in the middle of a request is ended by a sweep every 5 s; a clock that is set back prolongs both",
+            "the server ends a connection that is silent for the TTL (`idle_session_timeout`), and the next in line looks every half second, and ends one that stands still in the middle of a request; a clock that is set back prolongs it",
         ),
         early_release: Claim::new(
             EarlyRelease::OnEvents,

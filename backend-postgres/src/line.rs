@@ -140,7 +140,7 @@ impl PostgresSession {
             };
             tokio::select! {
                 News::Look | News::Granted(_) = waiting.news() => {}
-                () = tokio::time::sleep(patience) => {}
+                () = tokio::time::sleep(patience) => self.client.end_silent(),
                 () = ask.withdrawn() => return Err(Error::withdrawn()),
             }
         }

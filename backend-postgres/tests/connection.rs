@@ -324,6 +324,26 @@ async fn a_schema_of_another_version_is_refused() {
     }
 }
 
+/// All find it missing, one makes it, and the rest see what that one made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_may_make_the_schema_at_once_under_any_default_isolation() {
+    for level in ["read committed", "repeatable read", "serializable"] {
+        let db = Database::new().await;
+        let set = format!(
+            "ALTER DATABASE {} SET default_transaction_isolation = '{level}'",
+            db.name
+        );
+        server().sql(set).unwrap();
+        let mut stores = tokio::task::JoinSet::new();
+        for _ in 0..6 {
+            stores.spawn(tenure_postgres::connect(db.config()));
+        }
+        while let Some(store) = stores.join_next().await {
+            store.unwrap().unwrap_or_else(|e| panic!("{level}: {e}"));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_database_of_another_encoding_is_refused() {
     let mut sql = Database::new().await.sql().await;

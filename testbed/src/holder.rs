@@ -517,7 +517,8 @@ fn profile_folder(program: &Path) -> &Path {
 }
 
 /// Whether the binary is there and newer than everything that cargo made it from, by the list that
-/// cargo leaves beside it. A binary without a list was put there by somebody who knows.
+/// cargo leaves beside it, and than the manifest, which says what stores it knows. A binary without a
+/// list was put there by somebody who knows.
 fn is_fresh(binary: &Path) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
     let Some(built) = modified(binary) else {
@@ -530,12 +531,15 @@ fn is_fresh(binary: &Path) -> bool {
     let sources = list.lines().next().and_then(|line| line.split_once(": "));
     let sources = sources.map_or("", |(_, sources)| sources);
     let sources = sources.replace("\\ ", "\0");
-    sources.split_ascii_whitespace().all(|source| {
-        match modified(Path::new(&source.replace('\0', " "))) {
+    let sources = sources.split_ascii_whitespace();
+    let sources = sources.map(|source| source.replace('\0', " "));
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").to_owned();
+    sources
+        .chain([manifest])
+        .all(|source| match modified(Path::new(&source)) {
             Some(changed) => changed <= built,
             None => false,
-        }
-    })
+        })
 }
 
 fn build(folder: &Path, binary: &Path) -> Result<()> {

@@ -94,6 +94,23 @@ impl Bed {
         }
     }
 
+    /// The sum of the numbers under all keys of the transactional memory that begin like this.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn sum_of(&self, keys: &str) -> u64 {
+        let namespace = self.namespace;
+        match &self.server {
+            Server::Postgres(postgres) => {
+                let sum = format!(
+                    "SELECT sum(convert_from(value, 'UTF8')::bigint) FROM tenure.data \
+                     WHERE path LIKE 'tenure/1/{namespace}/data/{keys}%'"
+                );
+                postgres.sql(sum).expect("a sum").parse().expect("a number")
+            }
+            #[cfg(any(feature = "etcd", feature = "redis"))]
+            _ => panic!("nobody asks"),
+        }
+    }
+
     /// How many hold the lock or wait for it, in the eyes of the store.
     pub(crate) fn line(&self, lock: &str) -> usize {
         let namespace = self.namespace;

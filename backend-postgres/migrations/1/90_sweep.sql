@@ -27,8 +27,35 @@ END $$;
 
 CREATE UNLOGGED TABLE tenure.sweeps (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    last timestamptz NOT NULL
+    last timestamptz NOT NULL,
+    silent timestamptz
 );
+
+-- `idle_session_timeout` does not end a backend that waits for the rest of a request, or for room to send
+-- an answer. Nothing has moved there for longer than the lease. For the whole database, if nobody has
+-- looked for half a second: those who wait come here. Returns how many were ended.
+CREATE FUNCTION tenure.end_silent() RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    ended bigint;
+BEGIN
+    -- A look in the future is none: the clock was set back.
+    IF EXISTS (SELECT FROM tenure.sweeps AS s
+            WHERE s.silent BETWEEN clock_timestamp() - interval '0.5 seconds' AND clock_timestamp())
+        OR NOT pg_try_advisory_xact_lock(hashtextextended('tenure/1/silent', 0))
+    THEN
+        RETURN 0;
+    END IF;
+    SELECT count(*) FILTER (WHERE pg_terminate_backend(a.pid)) INTO ended
+        FROM tenure.sessions AS s
+        JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
+        -- The idle are left to that timer: it goes by the time that passes, whereas this would end them all
+        -- when the clock is set forward.
+        WHERE a.state_change < clock_timestamp() - s.ttl - interval '0.25 seconds'
+            AND a.state <> 'idle' AND a.pid <> pg_backend_pid();
+    INSERT INTO tenure.sweeps (last, silent) VALUES ('-infinity', clock_timestamp())
+        ON CONFLICT (one) DO UPDATE SET silent = excluded.silent;
+    RETURN ended;
+END $$;
 
 -- Looks after the dead, for the whole database, if nobody has for five seconds. Returns how many there
 -- may still be: at most 100 are buried at a time.
@@ -53,15 +80,7 @@ BEGIN
     PERFORM tenure.queue_sweep();
     PERFORM tenure.barrier_sweep();
     PERFORM tenure.stm_sweep();
-    -- `idle_session_timeout` does not end a backend that waits for the rest of a request, or for room to
-    -- send an answer. Nothing has moved there for longer than the lease.
-    PERFORM pg_terminate_backend(a.pid)
-        FROM tenure.sessions AS s
-        JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
-        -- The idle are left to that timer: it goes by the time that passes, whereas this would end them all
-        -- when the clock is set forward.
-        WHERE a.state_change < clock_timestamp() - s.ttl - interval '1 second'
-            AND a.state <> 'idle' AND a.pid <> pg_backend_pid();
+    PERFORM tenure.end_silent();
     PERFORM tenure.election_forget();
     IF buried < 100 THEN
         INSERT INTO tenure.sweeps (last) VALUES (clock_timestamp())

@@ -1,0 +1,88 @@
+//! `tenure lock` on a lock that is shared with whoever takes an advisory lock of PostgreSQL.
+#![cfg(feature = "postgres")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::process::Command;
+
+use support::{Done, PATIENCE, run, tenure, until};
+use tenure_testbed::{PostgresServer, Process};
+
+/// `tenure --url URL lock ARGS...`
+fn lock(postgres: &PostgresServer, args: &[&str]) -> Command {
+    let url = postgres.url() + "?sslmode=disable&interop=true&ttl=2s";
+    tenure(["--url", &url, "lock"].iter().chain(args))
+}
+
+/// A session of `psql` that a test drives line by line.
+struct Psql(Process);
+
+impl Psql {
+    fn start(postgres: &PostgresServer) -> Self {
+        let mut command = Command::new("psql");
+        command.args(["-X", "-q", "-t", "-A", &postgres.url()]);
+        Self(Process::spawn(command).unwrap())
+    }
+
+    fn says(&mut self, question: &str) -> String {
+        self.0.send_line(&format!("SELECT {question};")).unwrap();
+        self.0.expect_line("", PATIENCE).unwrap()
+    }
+
+    fn takes(&mut self, key: &str) -> bool {
+        self.says(&format!("pg_try_advisory_lock({key})")) == "t"
+    }
+
+    fn gives(&mut self, key: &str) {
+        assert_eq!(self.says(&format!("pg_advisory_unlock({key})")), "t");
+    }
+}
+
+fn refused(done: &Done) {
+    assert_eq!(done.code, Some(75), "{done:?}");
+}
+
+/// In their words, and in ours.
+const SAME: [(&str, &str); 3] = [
+    ("hashtextextended('orders', 0)", "orders"),
+    ("42", "key:42"),
+    ("3, -4", "key:3,-4"),
+];
+
+#[test]
+fn one_lock_for_the_command_and_for_psql() {
+    let postgres = PostgresServer::start().unwrap();
+    let mut psql = Psql::start(&postgres);
+    for (key, name) in SAME {
+        let holding = [name, "--", "sh", "-c", "echo in; read line; exit 0"];
+        // The command keeps psql out.
+        let mut ours = Process::spawn(lock(&postgres, &holding)).unwrap();
+        ours.expect_line("in", PATIENCE).unwrap();
+        assert!(!psql.takes(key), "{name}");
+        ours.close_stdin();
+        assert!(ours.wait(PATIENCE).unwrap().success());
+
+        // psql keeps the command out, and lets it in.
+        assert!(psql.takes(key), "{name}");
+        refused(&run(lock(&postgres, &["--try", name, "--", "true"])));
+        let mut ours = Process::spawn(lock(&postgres, &holding)).unwrap();
+        let wait = "SELECT count(*) > 1 FROM pg_stat_activity WHERE application_name = 'tenure'";
+        until("the command's sessions", || postgres.sql(wait).unwrap() == "t");
+        assert!(!ours.has_line());
+        psql.gives(key);
+        ours.expect_line("in", PATIENCE).unwrap();
+        assert!(!psql.takes(key), "{name}");
+
+        // Killed, it says nothing to anybody: the lock goes with its connection.
+        ours.kill().unwrap();
+        until("the end of the command's session", || psql.takes(key));
+        psql.gives(key);
+    }
+    // So does one of psql's.
+    assert!(psql.takes("42"));
+    let mut ours = Process::spawn(lock(&postgres, &["key:42", "--", "echo", "in"])).unwrap();
+    psql.0.kill().unwrap();
+    ours.expect_line("in", PATIENCE).unwrap();
+    assert!(ours.wait(PATIENCE).unwrap().success());
+}
