@@ -601,6 +601,14 @@ macro_rules! for_each_case {
             "T3", "a transaction bound to a guard that is gone in the store does not commit",
             Some(Line::FencedCommit), [Delete], fenced_commit
         }
+        stm::t3_every_kind_of_guard_binds {
+            "T3", "so it is with leaderships, both sides of read-write locks, deliveries and places in double barriers",
+            Some(Line::FencedCommit), [Delete], fenced_commit
+        }
+        stm::t3_no_commit_lands_after_a_successors {
+            "T3", "a deposed holder that commits as fast as it can lands nothing after its successor's commit",
+            Some(Line::FencedCommit), [Delete], fenced_commit
+        }
         stm::t3_a_revoked_holder_commits_nothing {
             "T3", "nor does one whose holder's session was ended",
             Some(Line::FencedCommit), [Revoke], fenced_commit
@@ -652,11 +660,11 @@ macro_rules! for_each_case {
         }
         queue::q1_items_outlive_a_crash {
             "Q1", "accepted items are there after the store crashed",
-            Some(Line::Durability), [Restart], durable
+            Some(Line::Durability), [Restart], stored
         }
         event::q1_items_outlive_a_failover {
             "Q1", "accepted items are there after a failover",
-            Some(Line::Durability), [Failover], durable
+            Some(Line::Durability), [Failover], stored
         }
         queue::q2_one_consumer_at_a_time {
             "Q2", "of many consumers on many connections each item is with one, once",
@@ -733,6 +741,14 @@ macro_rules! for_each_case {
         event::store_a_grant_outlives_a_failover {
             "store", "an acknowledged grant is in force after a failover",
             Some(Line::Durability), [Failover], durable
+        }
+        event::store_commits_outlive_a_crash {
+            "store", "acknowledged commits are there after the store crashed",
+            Some(Line::Durability), [Restart], stored_transactions
+        }
+        event::store_commits_outlive_a_failover {
+            "store", "acknowledged commits are there after a failover",
+            Some(Line::Durability), [Failover], stored_transactions
         }
         store::store_survives_losing_a_minority {
             "store", "the store goes on when a minority of its members is lost",
