@@ -344,6 +344,19 @@ impl Client {
         }
     }
 
+    /// Nobody reads from a main connection between its steps, so its end shows with the next one. What ended
+    /// the listening connection (a crash of the server, as a rule) may have ended those, too, and who holds
+    /// something is to learn that now, not with the next renewal.
+    fn look_after_sessions(&self) {
+        let sessions: Vec<_> = {
+            let state = self.state();
+            state.sessions.values().filter_map(Weak::upgrade).collect()
+        };
+        for session in sessions {
+            tokio::spawn(async move { session.probe().await });
+        }
+    }
+
     /// An operator's order, `<session>:<nonce>`.
     fn evict(&self, holding: &str) {
         let Some((session, nonce)) = holding.split_once(':') else {
@@ -409,6 +422,9 @@ async fn hear(
             return;
         }
         tracing::debug!("the listening connection broke");
+        if let Some(client) = client.upgrade() {
+            client.look_after_sessions();
+        }
         listener = loop {
             tokio::time::sleep(PAUSE).await;
             let Some(client) = client.upgrade() else {

@@ -666,6 +666,10 @@ macro_rules! for_each_case {
             "Q1", "accepted items are there after a failover",
             Some(Line::Durability), [Failover], stored
         }
+        queue::q2_a_delivery_outlives_a_crash {
+            "Q2", "an item that is with a consumer stays there when the store crashes",
+            Some(Line::Durability), [Restart], durable
+        }
         queue::q2_one_consumer_at_a_time {
             "Q2", "of many consumers on many connections each item is with one, once",
             None, [], always

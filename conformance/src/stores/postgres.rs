@@ -262,12 +262,14 @@ impl PostgresHarness {
     }
 
     async fn url(&self) -> String {
-        match &self.server {
+        let url = match &self.server {
             Server::Own(server) | Server::Careless(server) => server.lock().await.url(),
             Server::Pair(pair) => pair.url(),
             Server::Shared(server, database) => server.url_of(database),
-            Server::Foreign(url) => url.to_string(),
-        }
+            Server::Foreign(url) => return url.to_string(),
+        };
+        // A server that has just recovered, on a busy machine, takes its time.
+        url + "?connect_timeout=10s"
     }
 
     async fn connect_to(&self, url: &str, namespace: Namespace) -> Result<Store> {
