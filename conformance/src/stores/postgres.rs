@@ -10,7 +10,7 @@ use tenure_core::backend::{StoreUrl, namespace_root};
 use tenure_core::{Error, ErrorKind, Line, Namespace, Result, SessionId, Store};
 use tenure_postgres::PostgresConfig;
 use tenure_testbed::{Direction, Flow, PostgresBuilder, PostgresReplica, PostgresServer, Proxy};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use super::{fresh_namespace, testbed};
 use crate::case::Case;
@@ -21,6 +21,8 @@ pub struct PostgresHarness {
     server: Server,
     namespace: Namespace,
     interop: bool,
+    /// Declared last: there is room when the server has ended.
+    _room: Option<SemaphorePermit<'static>>,
 }
 
 #[derive(Clone)]
@@ -168,6 +170,10 @@ fn server() -> PostgresBuilder {
         .setting("max_locks_per_transaction", 128)
 }
 
+/// How many servers of their own harnesses have at a time. One that starts, or recovers, takes as much of
+/// a machine as all that its clients do.
+static ROOM: Semaphore = Semaphore::const_new(4);
+
 /// Not while others wait for this thread.
 async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> tenure_testbed::Result<T> + Send + 'static,
@@ -180,30 +186,43 @@ async fn on_a_thread<T: Send + 'static>(
 }
 
 impl PostgresHarness {
-    /// Starts a server for this harness alone, as a child process.
+    fn on(server: Server, namespace: Namespace) -> Self {
+        Self {
+            server,
+            namespace,
+            interop: false,
+            _room: None,
+        }
+    }
+
+    /// Starts a server for this harness alone, as a child process. Waits while four others of this process
+    /// have one.
     ///
     /// # Errors
     ///
     /// `Unavailable` when PostgreSQL is not installed or does not start.
     pub async fn start() -> Result<Self> {
+        let room = ROOM.acquire().await.ok();
         let server = server().start_async().await.map_err(testbed)?;
+        let server = Server::Own(Arc::new(Mutex::new(server)));
         Ok(Self {
-            server: Server::Own(Arc::new(Mutex::new(server))),
-            namespace: fresh_namespace("conformance")?,
-            interop: false,
+            _room: room,
+            ..Self::on(server, fresh_namespace("conformance")?)
         })
     }
 
-    /// Starts what `setup` takes, for this harness alone, as child processes.
+    /// Starts what `setup` takes, for this harness alone, as child processes. Waits as
+    /// [`start`](Self::start) does.
     ///
     /// # Errors
     ///
     /// `Unavailable` when PostgreSQL is not installed or does not start.
     pub async fn set_up(setup: PostgresSetup) -> Result<Self> {
+        let room = ROOM.acquire().await.ok();
+        let server = setup.start().await.map_err(testbed)?;
         Ok(Self {
-            server: setup.start().await.map_err(testbed)?,
-            namespace: fresh_namespace("conformance")?,
-            interop: false,
+            _room: room,
+            ..Self::on(server, fresh_namespace("conformance")?)
         })
     }
 
@@ -227,11 +246,8 @@ impl PostgresHarness {
         let database: Arc<str> = name.as_str().into();
         let on = Arc::clone(&server);
         on_a_thread(move || on.create_database(&name)).await?;
-        Ok(Self {
-            server: Server::Shared(server, database),
-            namespace: fresh_namespace("conformance")?,
-            interop: false,
-        })
+        let server = Server::Shared(server, database);
+        Ok(Self::on(server, fresh_namespace("conformance")?))
     }
 
     /// A clean namespace in the database at `url`, without any control over its faults. Its name starts
@@ -247,11 +263,8 @@ impl PostgresHarness {
             Some(namespace) => format!("{namespace}/conformance"),
         };
         PostgresConfig::from_url(StoreUrl::parse(&url)?)?;
-        Ok(Self {
-            server: Server::Foreign(url.into()),
-            namespace: fresh_namespace(&parent)?,
-            interop: false,
-        })
+        let server = Server::Foreign(url.into());
+        Ok(Self::on(server, fresh_namespace(&parent)?))
     }
 
     /// The same, with locks shared with any SQL client.
