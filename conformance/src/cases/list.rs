@@ -554,7 +554,7 @@ macro_rules! for_each_case {
         }
         barrier::b4_a_cancelled_last_enter_holds_nobody_up {
             "B4", "one who went away in the moment of being let in holds nobody up",
-            Some(Line::Cancellation), [], prompt_cancellation
+            Some(Line::Cancellation), [Keys], prompt_cancellation
         }
 
         stm::l8_keys_are_isolated {
