@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection};
-use tenure_core::backend::Lease as _;
 use tenure_core::{Effect, Result};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
@@ -260,19 +259,6 @@ impl Client {
             .insert(session.id, Arc::downgrade(session));
     }
 
-    /// Has every session find out whether it still has its connection: what broke another of this store
-    /// may have broken these, and who holds something should not learn of it only at the next renewal.
-    fn test_leases(&self) {
-        let sessions = self.state().sessions.values().cloned().collect::<Vec<_>>();
-        for session in sessions.iter().filter_map(Weak::upgrade) {
-            tokio::spawn(async move {
-                if let Err(error) = session.renew().await {
-                    tracing::debug!(%error, "a lease was tested");
-                }
-            });
-        }
-    }
-
     pub(crate) fn leave(&self, session: i64) {
         self.state().sessions.remove(&session);
     }
@@ -381,6 +367,19 @@ impl Client {
         }
     }
 
+    /// Nobody reads from a main connection between its steps, so its end shows with the next one. What ended
+    /// the listening connection (a crash of the server, as a rule) may have ended those, too, and who holds
+    /// something is to learn that now, not with the next renewal.
+    fn look_after_sessions(&self) {
+        let sessions: Vec<_> = {
+            let state = self.state();
+            state.sessions.values().filter_map(Weak::upgrade).collect()
+        };
+        for session in sessions {
+            tokio::spawn(async move { session.probe().await });
+        }
+    }
+
     /// An operator's order, `<session>:<nonce>` or `<session>:key <key>`.
     fn evict(&self, holding: &str) {
         let Some((session, what)) = holding.split_once(':') else {
@@ -451,7 +450,7 @@ async fn hear(
         }
         tracing::debug!("the listening connection broke");
         if let Some(client) = client.upgrade() {
-            client.test_leases();
+            client.look_after_sessions();
         }
         listener = loop {
             tokio::time::sleep(PAUSE).await;

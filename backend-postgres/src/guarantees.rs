@@ -83,24 +83,39 @@ impl Found {
         }
         Claim::new(
             TokenOrder::Failover,
-            "one sequence, which is set above the time of day, in microseconds, before the first grant after a start, a promotion or a restore: however far a standby lagged, unless its clock is behind by more than the primary ran",
+            "one sequence, which is set above the time of day, in microseconds, before the first grant after a start, a promotion or a restore: however far a standby lagged. Only one that missed a million grants, and whose clock is behind by more than its primary ran, would turn it back",
         )
     }
 
     fn durability(&self) -> Claim<Durability> {
-        let rows = if !self.fsync {
-            "what is stored is not safe either: `fsync` or `full_page_writes` is off"
+        let (value, rows) = if !self.fsync {
+            (
+                Durability::Volatile,
+                "what is stored is not safe from a crash of the machine either: `fsync` or `full_page_writes` is off",
+            )
         } else if self.waits_for_standbys() && self.commit != "remote_write" {
-            "what is stored is on this server's disk and on that of its synchronous standbys"
+            (
+                Durability::Stored,
+                "what is stored is on this server's disk and on that of its synchronous standbys",
+            )
         } else if self.waits_for_standbys() {
-            "what is stored is on this server's disk, and in the memory of its synchronous standbys"
+            (
+                Durability::Stored,
+                "what is stored is on this server's disk, and in the memory of its synchronous standbys",
+            )
         } else if self.standbys > 0 {
-            "what is stored is on this server's disk, and a standby that is promoted may lack the last of it: see `synchronous_standby_names`"
+            (
+                Durability::Volatile,
+                "what is stored is on this server's disk, and a standby that is promoted may lack the last of it: see `synchronous_standby_names`",
+            )
         } else {
-            "what is stored is on this server's disk"
+            (
+                Durability::Stored,
+                "what is stored is on this server's disk",
+            )
         };
         Claim::new(
-            Durability::Volatile,
+            value,
             format!(
                 "a lock is in the server's memory, and free once that restarts, for every session ends with it; {rows}"
             ),
@@ -146,7 +161,7 @@ fn claims(found: &Found) -> Guarantees {
         deployment: found.deployment(),
         mutual_exclusion: Claim::new(
             Exclusion::UnlessReleasedEarly,
-            "the server's lock manager has one holder at a time, on a connection of its own",
+            "the server's lock manager has one holder at a time, on a connection of its own; a standby that is promoted while its primary goes on has another, under a greater token",
         ),
         token_order: found.token_order(),
         hand_off: Claim::new(
@@ -159,7 +174,7 @@ fn claims(found: &Found) -> Guarantees {
         ),
         early_release: Claim::new(
             EarlyRelease::OnEvents,
-            "a session ends with its connection: when that breaks, when its backend is terminated, and when the server restarts or fails over",
+            "a session ends with its connection: when that breaks, when its backend is terminated, and when the server restarts; and a standby that is promoted knows of none",
         ),
         loss_signal: Claim::new(
             LossSignal::ByDeadline,

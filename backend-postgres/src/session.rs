@@ -180,6 +180,8 @@ const OPEN: &str = "SELECT o.id, o.pid, \
     set_config('lock_timeout', $3, false) \
     FROM tenure.open($1, $2) AS o";
 
+const RENEW: &str = "SELECT tenure.renew() AS pid";
+
 impl PostgresSession {
     async fn open(client: &Arc<Client>, ttl: Duration) -> Result<Arc<Self>> {
         let connection = endpoint::connect(&client.config).await?.connection;
@@ -250,6 +252,14 @@ impl PostgresSession {
         Ok(Topic::new(bell, listening))
     }
 
+    /// Whether the main connection is still there. If not, that ends the session.
+    pub(crate) async fn probe(&self) {
+        let mut main = MainGuard::new(self.main.lock().await, None);
+        if let Err(error) = main.call(step(RENEW)).await {
+            tracing::debug!(%error, session = self.id, "the main connection is gone");
+        }
+    }
+
     /// How often a waiter that is the next looks by itself: that is how one finds a dead holder, and one
     /// that never tells. Less often where many wait, for they share one connection.
     pub(crate) fn patience(&self) -> Duration {
@@ -285,7 +295,7 @@ async fn refuse_pooler(client: &Client, main: &mut MainGuard<'_>, pid: i32) -> R
 impl Lease for PostgresSession {
     async fn renew(&self) -> Result<()> {
         let mut main = MainGuard::new(self.main.lock().await, None);
-        let renewed = main.call(step("SELECT tenure.renew() AS pid")).await?;
+        let renewed = main.call(step(RENEW)).await?;
         if renewed.first()?.get::<i32>("pid")? != self.pid {
             main.end(LossReason::Revoked);
             return Err(error::pooled());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::Executor;
 use support::{Database, server};
 use tenure_core::backend::StoreUrl;
-use tenure_core::{ErrorKind, FencingToken, Guarantees, SessionOptions, TokenOrder};
+use tenure_core::{Durability, ErrorKind, FencingToken, Guarantees, SessionOptions, TokenOrder};
 use tenure_postgres::PostgresConfig;
 use tenure_testbed::{PostgresReplica, PostgresServer};
 
@@ -71,6 +71,26 @@ async fn tokens_rise_over_a_promotion_of_a_standby_that_lagged() {
     assert!(after > before, "{after} after {before}");
 }
 
+/// Long before a renewal would show it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_the_server_is_noticed_at_once() {
+    let mut server = PostgresServer::start_async().await.unwrap();
+    let store = tenure_postgres::connect(config(server.url()))
+        .await
+        .unwrap();
+    let long = Duration::from_secs(600);
+    let session = store.open(SessionOptions::new().ttl(long)).await.unwrap();
+    let guard = session.locker("l").unwrap().lock().await.unwrap();
+    let lead = session.election("e").unwrap().campaign("me").await.unwrap();
+    server.kill().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), async {
+        guard.lost().await;
+        lead.lost().await;
+    })
+    .await
+    .unwrap();
+}
+
 /// A copy has the sequence as it was; and so has the restore of a dump.
 #[tokio::test]
 async fn tokens_rise_in_a_copy_that_takes_the_place_of_its_original() {
@@ -103,6 +123,7 @@ async fn what_is_claimed_is_read_off_the_server() {
         format!("PostgreSQL {version}, 1 standby, asynchronous")
     );
     assert_eq!(asynchronous.token_order.value, TokenOrder::Failover);
+    assert_eq!(asynchronous.durability.value, Durability::Volatile);
     assert!(asynchronous.durability.reason.contains("may lack"));
 
     pair.set_synchronous(true).unwrap();
@@ -112,6 +133,7 @@ async fn what_is_claimed_is_read_off_the_server() {
         deployment.contains("1 standby, synchronous"),
         "{deployment}"
     );
+    assert_eq!(synchronous.durability.value, Durability::Stored);
     assert!(
         synchronous
             .durability
@@ -132,6 +154,7 @@ async fn what_is_claimed_is_read_off_the_server() {
     let careless = claims(&url).await;
     assert_eq!(careless.token_order.value, TokenOrder::ClientCrash);
     assert!(careless.deployment.ends_with("fsync off"));
+    assert_eq!(careless.durability.value, Durability::Volatile);
     assert!(careless.durability.reason.contains("not safe"));
 }
 

@@ -33,7 +33,7 @@ async fn whatever_is_waited_for_no_vacuum_waits() {
     let _lock = holder.locker("l").unwrap().lock().await.unwrap();
     let _writer = holder.rw_lock("r").unwrap().write().await.unwrap();
     let _leader = holder.election("e").unwrap().campaign("one").await.unwrap();
-    let _barrier = holder
+    holder
         .barrier("b")
         .unwrap()
         .hold(HoldFor::Session)

@@ -68,7 +68,9 @@ fn one_lock_for_the_command_and_for_psql() {
         refused(&run(lock(&postgres, &["--try", name, "--", "true"])));
         let mut ours = Process::spawn(lock(&postgres, &holding)).unwrap();
         let wait = "SELECT count(*) > 1 FROM pg_stat_activity WHERE application_name = 'tenure'";
-        until("the command's sessions", || postgres.sql(wait).unwrap() == "t");
+        until("the command's sessions", || {
+            postgres.sql(wait).unwrap() == "t"
+        });
         assert!(!ours.has_line());
         psql.gives(key);
         ours.expect_line("in", PATIENCE).unwrap();

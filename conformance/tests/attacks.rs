@@ -50,7 +50,7 @@ const WEAKER: &[Weaker] = weaker! {
     Isolation isolation: Transactions::Serializable, Transactions::Unsupported;
     FencedCommit fenced_commit: FencedCommit::Unsupported;
     UnknownCommit unknown_commit: UnknownCommit::Reported, UnknownCommit::Unsupported;
-    Durability durability: Durability::Volatile;
+    Durability durability: Durability::Stored, Durability::Volatile;
     MinorityLoss minority_loss: MinorityLoss::SingleMember;
 };
 

@@ -21,7 +21,7 @@ use tenure_conformance::{
 };
 use tenure_core::backend::{
     Ask, Backend, Barrier, Election, Grant, HasElection, HasLocker, HasQueue, HasStm, Held, Lease,
-    Locker, Opened, Queue, Settle, Stm,
+    Locker, Opened, Queue, RwLock, Settle, Stm,
 };
 use tenure_core::{
     Claim, Clock, Durability, Error, ErrorKind, FencingToken, Guarantees, LossReason, MinorityLoss,
@@ -329,6 +329,8 @@ const CAUGHT: &[(Bug, &[&str])] = &[
             "l3_waiters_keep_their_places_in_a_restart",
             "q1_items_outlive_a_failover",
             "store_a_grant_outlives_a_crash",
+            "store_commits_outlive_a_crash",
+            "store_commits_outlive_a_failover",
             "t4_a_restart_loses_and_doubles_nothing",
         ],
     ),
@@ -359,6 +361,8 @@ const CAUGHT: &[(Bug, &[&str])] = &[
         Bug::UnfencedCommit,
         &[
             "t3_a_lost_guard_commits_nothing",
+            "t3_every_kind_of_guard_binds",
+            "t3_no_commit_lands_after_a_successors",
             "t3_a_revoked_holder_commits_nothing",
         ],
     ),
@@ -885,6 +889,10 @@ impl Lease for MutantLease {
 
     fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
         Arc::clone(&self.inner).barrier()
+    }
+
+    fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {
+        Arc::clone(&self.inner).rw_lock()
     }
 
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {

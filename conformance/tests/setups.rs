@@ -152,3 +152,114 @@ mod redis {
         assert!(seen.contains("which is greater"), "{seen}");
     }
 }
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use tenure_conformance::stores::{PostgresSetup, PostgresSubject};
+    use tenure_conformance::{Outcome, Seen};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_alone() {
+        stands(
+            &column(PostgresSubject::start().await.unwrap()).await,
+            &[
+                Line::MutualExclusion,
+                Line::EarlyRelease,
+                Line::Durability,
+                Line::MinorityLoss,
+            ],
+            &[],
+            &[
+                Line::TokenOrder,
+                Line::Expiry,
+                Line::Observers,
+                Line::Durability,
+            ],
+        );
+    }
+
+    async fn set_up(setup: PostgresSetup) -> Column {
+        column(PostgresSubject::set_up(setup)).await
+    }
+
+    fn held(column: &Column, id: &str) -> bool {
+        matches!(column.outcome(id), Some(Outcome::Held { .. }))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_with_a_standby_that_lags() {
+        let column = set_up(PostgresSetup::AsynchronousStandby).await;
+        stands(
+            &column,
+            &[Line::EarlyRelease, Line::Durability],
+            // Whoever holds learns with the end of its connection that the primary is dead.
+            &[Line::MutualExclusion],
+            &[Line::TokenOrder, Line::Observers],
+        );
+        let shown = &column.standing(Line::Durability).shown;
+        for id in [
+            "q1_items_outlive_a_failover",
+            "store_commits_outlive_a_failover",
+            "store_a_grant_outlives_a_failover",
+        ] {
+            assert!(shown.iter().any(|(case, _)| case.id == id), "{shown:?}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_that_waits_for_its_standby() {
+        let column = set_up(PostgresSetup::SynchronousStandby).await;
+        stands(
+            &column,
+            &[Line::EarlyRelease, Line::Durability],
+            &[Line::MutualExclusion],
+            &[Line::TokenOrder, Line::Observers, Line::Durability],
+        );
+        assert!(held(&column, "q1_items_outlive_a_failover"));
+        assert!(held(&column, "store_commits_outlive_a_failover"));
+        let lost = &column.standing(Line::Durability).shown;
+        let [(case, _)] = lost[..] else {
+            panic!("only grants are lost: {lost:?}");
+        };
+        assert_eq!(case.id, "store_a_grant_outlives_a_failover");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_whose_primary_lives_on() {
+        let column = set_up(PostgresSetup::TwoPrimaries).await;
+        stands(
+            &column,
+            &[Line::MutualExclusion, Line::EarlyRelease, Line::Durability],
+            &[],
+            &[Line::TokenOrder, Line::Observers, Line::Durability],
+        );
+        let (_, seen) = column.standing(Line::MutualExclusion).shown[0];
+        assert!(seen.contains("at once"), "{seen}");
+        assert!(seen.contains("which is greater"), "{seen}");
+        assert!(held(&column, "store_commits_outlive_a_failover"));
+    }
+
+    /// Only the crash of a machine would show it, and that is not ours to bring about.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn one_that_leaves_its_disk_to_luck() {
+        let subject: Arc<dyn Subject> = Arc::new(PostgresSubject::set_up(PostgresSetup::NoFsync));
+        let report = run(vec![subject], |_| true, |_| {}).await;
+        println!("{report}");
+        let column = &report.columns[0];
+        for line in [Line::TokenOrder, Line::Durability] {
+            assert!(column.standing(line).is_denied(), "{line:?}");
+        }
+        for entry in &column.entries {
+            let Outcome::NotPromised {
+                seen: Seen::Nothing(why),
+                ..
+            } = &entry.outcome
+            else {
+                panic!("{}: {}", entry.case.id, entry.outcome);
+            };
+            assert!(why.contains("a crash of the machine"), "{why}");
+        }
+    }
+}

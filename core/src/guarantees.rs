@@ -68,7 +68,7 @@ pub struct Guarantees {
     pub queue_delivery: Claim<QueueDelivery>,
     /// Q3: in which order items are delivered.
     pub queue_order: Claim<QueueOrder>,
-    /// Whether an acknowledged grant outlives the store's own crash.
+    /// Whether what was acknowledged outlives the crash of the store, or of the member that acknowledged it.
     pub durability: Claim<Durability>,
     /// Whether the store goes on when a minority of its members is lost.
     pub minority_loss: Claim<MinorityLoss>,
@@ -271,6 +271,9 @@ pub enum QueueOrder {
 pub enum Durability {
     /// It is on disk before it is acknowledged.
     Durable,
+    /// What is stored is: items of queues, and what transactions wrote. What is held is not, and ends with the
+    /// store's process.
+    Stored,
     /// It is gone with the store's process.
     Volatile,
 }
@@ -421,7 +424,11 @@ words!(UnknownCommit {
 });
 words!(QueueDelivery { AtLeastOnce => "at least once", AtMostOnce => "at most once", });
 words!(QueueOrder { PriorityThenFifo => "by priority, then FIFO", Unordered => "unordered", });
-words!(Durability { Durable => "on disk", Volatile => "in memory only", });
+words!(Durability {
+    Durable => "on disk",
+    Stored => "in memory only, but what is stored on disk",
+    Volatile => "in memory only",
+});
 words!(MinorityLoss { Survives => "survived", SingleMember => "no: one member", });
 words!(RwOrder {
     Arrival => "by arrival",

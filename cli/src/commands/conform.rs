@@ -92,7 +92,12 @@ async fn whatever_is_here() -> Result<Subjects, Failure> {
         None => Subjects::new(),
     };
     let postgres = start_postgres().await?;
-    let servers = etcd.into_iter().chain(redis).chain(set_up).chain(postgres);
+    let set_up_postgres = match postgres {
+        Some(_) => set_up_postgres(),
+        None => Subjects::new(),
+    };
+    let servers = etcd.into_iter().chain(redis).chain(set_up);
+    let servers = servers.chain(postgres).chain(set_up_postgres);
     Ok(embedded().into_iter().chain(servers).collect())
 }
 
@@ -160,6 +165,22 @@ async fn start_postgres() -> Result<Option<Arc<dyn Subject>>, Failure> {
         "postgres",
         tenure_conformance::stores::PostgresSubject::start().await,
     )
+}
+
+/// The ways to run a PostgreSQL that make it promise more or less: a column each, for what shows it.
+#[cfg(feature = "postgres")]
+fn set_up_postgres() -> Subjects {
+    use tenure_conformance::stores::{PostgresSetup, PostgresSubject};
+
+    let setups = PostgresSetup::ALL.iter();
+    setups
+        .map(|&setup| -> Arc<dyn Subject> { Arc::new(PostgresSubject::set_up(setup)) })
+        .collect()
+}
+
+#[cfg(not(feature = "postgres"))]
+fn set_up_postgres() -> Subjects {
+    Subjects::new()
 }
 
 #[cfg(not(feature = "postgres"))]

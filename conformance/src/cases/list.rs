@@ -554,7 +554,7 @@ macro_rules! for_each_case {
         }
         barrier::b4_a_cancelled_last_enter_holds_nobody_up {
             "B4", "one who went away in the moment of being let in holds nobody up",
-            Some(Line::Cancellation), [], prompt_cancellation
+            Some(Line::Cancellation), [Keys], prompt_cancellation
         }
 
         stm::l8_keys_are_isolated {
@@ -599,6 +599,14 @@ macro_rules! for_each_case {
         }
         stm::t3_a_lost_guard_commits_nothing {
             "T3", "a transaction bound to a guard that is gone in the store does not commit",
+            Some(Line::FencedCommit), [Delete], fenced_commit
+        }
+        stm::t3_every_kind_of_guard_binds {
+            "T3", "so it is with leaderships, both sides of read-write locks, deliveries and places in double barriers",
+            Some(Line::FencedCommit), [Delete], fenced_commit
+        }
+        stm::t3_no_commit_lands_after_a_successors {
+            "T3", "a deposed holder that commits as fast as it can lands nothing after its successor's commit",
             Some(Line::FencedCommit), [Delete], fenced_commit
         }
         stm::t3_a_revoked_holder_commits_nothing {
@@ -652,11 +660,15 @@ macro_rules! for_each_case {
         }
         queue::q1_items_outlive_a_crash {
             "Q1", "accepted items are there after the store crashed",
-            Some(Line::Durability), [Restart], durable
+            Some(Line::Durability), [Restart], stored
         }
         event::q1_items_outlive_a_failover {
             "Q1", "accepted items are there after a failover",
-            Some(Line::Durability), [Failover], durable
+            Some(Line::Durability), [Failover], stored
+        }
+        queue::q2_a_delivery_outlives_a_crash {
+            "Q2", "an item that is with a consumer stays there when the store crashes",
+            Some(Line::Durability), [Restart], durable
         }
         queue::q2_one_consumer_at_a_time {
             "Q2", "of many consumers on many connections each item is with one, once",
@@ -733,6 +745,14 @@ macro_rules! for_each_case {
         event::store_a_grant_outlives_a_failover {
             "store", "an acknowledged grant is in force after a failover",
             Some(Line::Durability), [Failover], durable
+        }
+        event::store_commits_outlive_a_crash {
+            "store", "acknowledged commits are there after the store crashed",
+            Some(Line::Durability), [Restart], stored_transactions
+        }
+        event::store_commits_outlive_a_failover {
+            "store", "acknowledged commits are there after a failover",
+            Some(Line::Durability), [Failover], stored_transactions
         }
         store::store_survives_losing_a_minority {
             "store", "the store goes on when a minority of its members is lost",

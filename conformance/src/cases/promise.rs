@@ -149,6 +149,17 @@ pub(super) fn durable(g: &Guarantees) -> Promise {
     })
 }
 
+/// What is stored, as against what is held.
+pub(super) fn stored(g: &Guarantees) -> Promise {
+    claims(Line::Durability, &g.durability, |it| {
+        matches!(it, Durability::Durable | Durability::Stored)
+    })
+}
+
+pub(super) fn stored_transactions(g: &Guarantees) -> Promise {
+    all([transactions(g), stored(g)])
+}
+
 pub(super) fn fifo_and_durable(g: &Guarantees) -> Promise {
     match fifo(g) {
         Promise::Made => durable(g),

@@ -1,13 +1,14 @@
 //! Transactions: rules T1 to T5.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tenure_core::{
-    Compare, Effect, Error, ErrorKind, Isolation, MAX_OPERATIONS, MAX_VALUE_BYTES, Op, OpResult,
-    Result, Session, StmHandle, Store, Tx,
+    Compare, Effect, Error, ErrorKind, Holding, Isolation, MAX_OPERATIONS, MAX_VALUE_BYTES, Op,
+    OpResult, Result, Session, StmHandle, Store, Tx,
 };
 use tokio::sync::Barrier;
 
@@ -757,6 +758,157 @@ pub async fn t3_a_revoked_holder_commits_nothing(harness: &dyn Harness) -> Verdi
     let trace = promptly("a read", stm.get("guarded")).await??;
     ensure!(trace.is_none(), "a revoked session left {trace:?}");
     held!("refused as Lost, with nothing written")
+}
+
+/// A guard of some kind binds commits: they go through while it is held, and none does once it is gone.
+async fn binds(
+    harness: &dyn Harness,
+    stm: &StmHandle,
+    kind: &str,
+    guard: &Holding,
+) -> std::result::Result<(), Outcome> {
+    let bound = |value: &str| stm.fenced_by(guard).txn().then([Op::put("guarded", value)]);
+    let first = promptly("a commit while held", bound(kind).commit()).await?;
+    first.map_err(|error| Outcome::cut_short(format!("{kind}: {error}")))?;
+    operator(harness)?.delete(guard.key()).await?;
+    let since = Instant::now();
+    let refusal = loop {
+        match promptly("an answer", bound("late").commit()).await? {
+            Err(error) => break error,
+            // On some stores it is an order, which the holder's process carries out.
+            Ok(_) => ensure!(
+                since.elapsed() < PROMPT,
+                "a commit bound to a lost guard ({kind}) still goes through after {PROMPT:?}"
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    ensure!(
+        refusal.kind() == ErrorKind::Lost && refusal.effect() == Effect::None,
+        "a commit bound to a lost guard ({kind}) ended with {refusal:?}"
+    );
+    promptly("a write", stm.put("guarded", "after")).await??;
+    let late = promptly("an answer", bound("late").commit()).await?;
+    refused("a commit bound to a lost guard", late, &[ErrorKind::Lost])?;
+    let stands = promptly("a read", stm.get("guarded")).await??;
+    let stands = stands.map(|entry| entry.value);
+    ensure!(
+        stands.as_deref() == Some(b"after"),
+        "a lost guard's commit ({kind}) left {stands:?}"
+    );
+    Ok(())
+}
+
+/// T3: it is so with every kind of guard that the store has.
+pub async fn t3_every_kind_of_guard_binds(harness: &dyn Harness) -> Verdict {
+    let store = harness.connect().await?;
+    let (holder, writer) = (open_on(&store, LONG).await?, open_on(&store, LONG).await?);
+    let stm = writer.stm()?;
+    let mut kinds = Vec::new();
+    if let Some(election) = offered(holder.election("fence"))? {
+        let lead = promptly("campaign", election.campaign("me")).await??;
+        binds(harness, &stm, "leadership", &lead).await?;
+        kinds.push("leadership");
+    }
+    if let Some(lock) = offered(holder.rw_lock("fence"))? {
+        let reader = promptly("read", lock.read()).await??;
+        binds(harness, &stm, "reader", &reader).await?;
+        drop(reader);
+        let writer = promptly("write", lock.write()).await??;
+        binds(harness, &stm, "writer", &writer).await?;
+        drop(writer);
+        let writer = promptly("write", lock.write()).await??;
+        let downgraded = promptly("downgrade", writer.downgrade()).await??;
+        binds(harness, &stm, "downgraded writer", &downgraded).await?;
+        kinds.extend(["reader", "writer", "downgraded writer"]);
+    }
+    if let Some(queue) = offered(holder.queue("fence"))? {
+        promptly("enqueue", queue.enqueue("work")).await??;
+        let delivery = promptly("dequeue", queue.dequeue()).await??;
+        binds(harness, &stm, "delivery", &delivery).await?;
+        kinds.push("delivery");
+    }
+    if let Some(barrier) = offered(holder.double_barrier("fence", 1))? {
+        let inside = promptly("enter", barrier.enter()).await??;
+        binds(harness, &stm, "place in a double barrier", &inside).await?;
+        kinds.push("place in a double barrier");
+    }
+    held!("bound by each while it was held, and not after: {kinds:?}")
+}
+
+/// What a store may be without.
+fn offered<T>(handle: Result<T>) -> std::result::Result<Option<T>, Outcome> {
+    match handle {
+        Ok(handle) => Ok(Some(handle)),
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A holder that writes as fast as it can is deposed; its successor writes once, and that stands.
+async fn nothing_lands_late<G, S>(
+    harness: &dyn Harness,
+    stm: &StmHandle,
+    guard: G,
+    successor: impl Future<Output = Result<S>>,
+) -> std::result::Result<u64, Outcome>
+where
+    G: Deref<Target = Holding> + Send + Sync + 'static,
+    S: Deref<Target = Holding>,
+{
+    let guard = Arc::new(guard);
+    let (late, own) = (Arc::clone(&guard), stm.clone());
+    let mut late = spawn(async move {
+        let mut done = 0;
+        loop {
+            let write = own.fenced_by(&late).txn();
+            match write.then([Op::put("guarded", "deposed")]).commit().await {
+                Ok(_) => done += 1,
+                Err(error) if error.kind() == ErrorKind::Lost => return Ok(done),
+                Err(error) => return Err(Outcome::from(error)),
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    operator(harness)?.delete(guard.key()).await?;
+    let successor = promptly("the next grant", successor).await??;
+    let write = stm.fenced_by(&successor).txn();
+    let write = write.then([Op::put("guarded", "successor")]).commit();
+    promptly("the successor's commit", write).await??;
+    let refused = late.end(PROMPT, "the refusal of the deposed holder's commits");
+    let done = refused.await.map_err(Outcome::judged)??;
+    let stands = promptly("a read", stm.get("guarded")).await??;
+    let stands = stands.map(|entry| entry.value);
+    ensure!(
+        stands.as_deref() == Some(b"successor"),
+        "after the successor's commit one of the deposed holder's landed: {stands:?}"
+    );
+    Ok(done)
+}
+
+/// T3: of two who hold one after the other, the later one's commits are the later ones.
+pub async fn t3_no_commit_lands_after_a_successors(harness: &dyn Harness) -> Verdict {
+    let store = harness.connect().await?;
+    let (holder, next) = (open_on(&store, LONG).await?, open_on(&store, LONG).await?);
+    let stm = next.stm()?;
+    let (election, then_election) = (offered(holder.election("e"))?, offered(next.election("e"))?);
+    let (rw_lock, then_rw_lock) = (offered(holder.rw_lock("r"))?, offered(next.rw_lock("r"))?);
+    let (lock, then_lock) = (holder.locker("l")?, next.locker("l")?);
+    let mut done = 0;
+    for _ in 0..5 {
+        let guard = promptly("lock", lock.lock()).await??;
+        done += nothing_lands_late(harness, &stm, guard, then_lock.lock()).await?;
+        if let (Some(election), Some(then)) = (&election, &then_election) {
+            let lead = promptly("campaign", election.campaign("one")).await??;
+            done += nothing_lands_late(harness, &stm, lead, then.campaign("two")).await?;
+        }
+        if let (Some(rw_lock), Some(then)) = (&rw_lock, &then_rw_lock) {
+            let writer = promptly("write", rw_lock.write()).await??;
+            done += nothing_lands_late(harness, &stm, writer, then.write()).await?;
+        }
+    }
+    ensure!(done > 0, "the deposed never wrote anything");
+    held!("{done} commits of holders until they were deposed, and none after a successor's")
 }
 
 /// T4: an answer that was lost is made up for, and nothing happens twice.

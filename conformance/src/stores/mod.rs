@@ -2,8 +2,8 @@
 //!
 //! A store whose promises depend on how it is run has set-ups: further columns of the report
 //! ([`RedisSetup`], for instance), each a [`Subject`](crate::Subject) that
-//! [takes](crate::Subject::takes) the cases of the events in which it differs. Another store's
-//! (commits that do not wait for the disk, a standby that lags) go beside its harness in the same way.
+//! [takes](crate::Subject::takes) the cases of the events in which it differs. Another store's go beside
+//! its harness in the same way.
 
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -21,7 +21,7 @@ pub use etcd::{EtcdHarness, EtcdSubject};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryHarness, MemorySubject};
 #[cfg(feature = "postgres")]
-pub use postgres::{PostgresHarness, PostgresSubject};
+pub use postgres::{PostgresHarness, PostgresSetup, PostgresSubject};
 #[cfg(feature = "redis")]
 pub use redis::{RedisHarness, RedisSetup, RedisSubject};
 #[cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]

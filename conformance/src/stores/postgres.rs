@@ -1,16 +1,16 @@
-//! PostgreSQL under test: a server of our own, a database on one that cases share, or one that runs
-//! somewhere.
+//! PostgreSQL under test: a server of our own, alone or with a standby, a database on one that cases
+//! share, or one that runs somewhere.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{StoreUrl, namespace_root};
-use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
+use tenure_core::{Error, ErrorKind, Line, Namespace, Result, SessionId, Store};
 use tenure_postgres::PostgresConfig;
-use tenure_testbed::{Direction, Flow, PostgresBuilder, PostgresServer, Proxy};
-use tokio::sync::Mutex;
+use tenure_testbed::{Direction, Flow, PostgresBuilder, PostgresReplica, PostgresServer, Proxy};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use super::{fresh_namespace, testbed};
 use crate::case::Case;
@@ -21,12 +21,18 @@ pub struct PostgresHarness {
     server: Server,
     namespace: Namespace,
     interop: bool,
+    /// Declared last: there is room when the server has ended.
+    _room: Option<SemaphorePermit<'static>>,
 }
 
 #[derive(Clone)]
 enum Server {
     /// Ours alone: it may be restarted.
     Own(Arc<Mutex<PostgresServer>>),
+    /// Ours alone, and all that it would take to show what it denies is a crash of the machine.
+    Careless(Arc<Mutex<PostgresServer>>),
+    /// Ours alone, with a standby.
+    Pair(Arc<Pair>),
     /// Other cases use it too, each in a database of its own. Advisory locks, who waits and the sessions
     /// are a database's.
     Shared(Arc<PostgresServer>, Arc<str>),
@@ -36,12 +42,137 @@ enum Server {
 
 const OWN_DATABASE: &str = "postgres";
 
+/// A server and its standby. Both URLs are known without a look at the servers, which may be starting.
+struct Pair {
+    servers: Mutex<PostgresReplica>,
+    urls: (String, String),
+    setup: PostgresSetup,
+    promoted: AtomicBool,
+}
+
+/// How long what is written takes to a standby that its primary waits for. What is acknowledged sooner than
+/// that the standby does not have.
+const AWAY: Duration = Duration::from_millis(100);
+
+/// How a PostgreSQL is run. What it may forget, and when, depends on that alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PostgresSetup {
+    /// A standby for which nothing that is acknowledged waits; it is promoted after the primary's death.
+    AsynchronousStandby,
+    /// A standby for which everything waits that is acknowledged; promoted as above.
+    SynchronousStandby,
+    /// The same, but the primary that is taken for dead goes on, with those that are connected to it.
+    TwoPrimaries,
+    /// `fsync` is off.
+    NoFsync,
+}
+
+impl PostgresSetup {
+    /// All set-ups, in the order of the report.
+    pub const ALL: &'static [Self] = &[
+        Self::AsynchronousStandby,
+        Self::SynchronousStandby,
+        Self::TwoPrimaries,
+        Self::NoFsync,
+    ];
+
+    /// The title of its column.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::AsynchronousStandby => "postgres + standby, asynchronous",
+            Self::SynchronousStandby => "postgres + standby, synchronous",
+            Self::TwoPrimaries => "postgres + standby, the primary lives on",
+            Self::NoFsync => "postgres, fsync off",
+        }
+    }
+
+    /// Whether it differs in this case from a server alone that keeps what it stores.
+    fn takes(self, case: &Case) -> bool {
+        match self {
+            // All that it takes back is about a crash.
+            Self::NoFsync => {
+                case.needs.contains(&Need::Restart)
+                    && matches!(case.line, Some(Line::TokenOrder | Line::Durability))
+            }
+            _ => case.needs.contains(&Need::Failover),
+        }
+    }
+
+    async fn start(self) -> tenure_testbed::Result<Server> {
+        if self == Self::NoFsync {
+            let server = server().setting("fsync", "off").start_async().await?;
+            return Ok(Server::Careless(Arc::new(Mutex::new(server))));
+        }
+        let servers = PostgresReplica::builder()
+            .server(PostgresServer::builder().setting("max_connections", 60))
+            .synchronous(self != Self::AsynchronousStandby)
+            .start_async()
+            .await?;
+        Ok(Server::Pair(Arc::new(Pair {
+            urls: (servers.primary.url(), servers.standby.url()),
+            servers: Mutex::new(servers),
+            setup: self,
+            promoted: AtomicBool::new(false),
+        })))
+    }
+}
+
+impl Pair {
+    /// What clients are told to connect to.
+    fn url(&self) -> String {
+        let (primary, standby) = &self.urls;
+        match self.setup {
+            // Whoever is told both would find the first.
+            PostgresSetup::TwoPrimaries if self.promoted.load(Ordering::SeqCst) => standby.clone(),
+            PostgresSetup::TwoPrimaries => primary.clone(),
+            _ => {
+                let host = |url: &str| {
+                    let host = url
+                        .split('@')
+                        .nth(1)
+                        .and_then(|rest| rest.split('/').next());
+                    host.unwrap_or_default().to_owned()
+                };
+                let (primary, standby) = (host(primary), host(standby));
+                format!("postgres://postgres@{primary},{standby}/{OWN_DATABASE}")
+            }
+        }
+    }
+
+    fn lag(&self) -> tenure_testbed::Result<()> {
+        let servers = self.servers.blocking_lock();
+        servers.wait_in_sync()?;
+        match self.setup {
+            PostgresSetup::AsynchronousStandby => servers.cut_replication(),
+            _ => servers.delay_replication(AWAY),
+        }
+        Ok(())
+    }
+
+    fn fail_over(&self) -> tenure_testbed::Result<()> {
+        let mut servers = self.servers.blocking_lock();
+        // What is on its way to the standby is lost.
+        servers.cut_replication();
+        if self.setup != PostgresSetup::TwoPrimaries {
+            servers.primary.kill()?;
+        }
+        servers.promote()?;
+        self.promoted.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
 /// Room for many cases at a time: each session takes up to three connections.
 fn server() -> PostgresBuilder {
     PostgresServer::builder()
         .setting("max_connections", 400)
         .setting("max_locks_per_transaction", 128)
 }
+
+/// How many servers of their own harnesses have at a time. One that starts, or recovers, takes as much of
+/// a machine as all that its clients do.
+static ROOM: Semaphore = Semaphore::const_new(4);
 
 /// Not while others wait for this thread.
 async fn on_a_thread<T: Send + 'static>(
@@ -55,17 +186,43 @@ async fn on_a_thread<T: Send + 'static>(
 }
 
 impl PostgresHarness {
-    /// Starts a server for this harness alone, as a child process.
+    fn on(server: Server, namespace: Namespace) -> Self {
+        Self {
+            server,
+            namespace,
+            interop: false,
+            _room: None,
+        }
+    }
+
+    /// Starts a server for this harness alone, as a child process. Waits while four others of this process
+    /// have one.
     ///
     /// # Errors
     ///
     /// `Unavailable` when PostgreSQL is not installed or does not start.
     pub async fn start() -> Result<Self> {
+        let room = ROOM.acquire().await.ok();
         let server = server().start_async().await.map_err(testbed)?;
+        let server = Server::Own(Arc::new(Mutex::new(server)));
         Ok(Self {
-            server: Server::Own(Arc::new(Mutex::new(server))),
-            namespace: fresh_namespace("conformance")?,
-            interop: false,
+            _room: room,
+            ..Self::on(server, fresh_namespace("conformance")?)
+        })
+    }
+
+    /// Starts what `setup` takes, for this harness alone, as child processes. Waits as
+    /// [`start`](Self::start) does.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when PostgreSQL is not installed or does not start.
+    pub async fn set_up(setup: PostgresSetup) -> Result<Self> {
+        let room = ROOM.acquire().await.ok();
+        let server = setup.start().await.map_err(testbed)?;
+        Ok(Self {
+            _room: room,
+            ..Self::on(server, fresh_namespace("conformance")?)
         })
     }
 
@@ -89,11 +246,8 @@ impl PostgresHarness {
         let database: Arc<str> = name.as_str().into();
         let on = Arc::clone(&server);
         on_a_thread(move || on.create_database(&name)).await?;
-        Ok(Self {
-            server: Server::Shared(server, database),
-            namespace: fresh_namespace("conformance")?,
-            interop: false,
-        })
+        let server = Server::Shared(server, database);
+        Ok(Self::on(server, fresh_namespace("conformance")?))
     }
 
     /// A clean namespace in the database at `url`, without any control over its faults. Its name starts
@@ -109,11 +263,8 @@ impl PostgresHarness {
             Some(namespace) => format!("{namespace}/conformance"),
         };
         PostgresConfig::from_url(StoreUrl::parse(&url)?)?;
-        Ok(Self {
-            server: Server::Foreign(url.into()),
-            namespace: fresh_namespace(&parent)?,
-            interop: false,
-        })
+        let server = Server::Foreign(url.into());
+        Ok(Self::on(server, fresh_namespace(&parent)?))
     }
 
     /// The same, with locks shared with any SQL client.
@@ -124,11 +275,14 @@ impl PostgresHarness {
     }
 
     async fn url(&self) -> String {
-        match &self.server {
-            Server::Own(server) => server.lock().await.url(),
+        let url = match &self.server {
+            Server::Own(server) | Server::Careless(server) => server.lock().await.url(),
+            Server::Pair(pair) => pair.url(),
             Server::Shared(server, database) => server.url_of(database),
-            Server::Foreign(url) => url.to_string(),
-        }
+            Server::Foreign(url) => return url.to_string(),
+        };
+        // A server that has just recovered, on a busy machine, takes its time.
+        url + "?connect_timeout=10s"
     }
 
     async fn connect_to(&self, url: &str, namespace: Namespace) -> Result<Store> {
@@ -143,13 +297,21 @@ impl PostgresHarness {
     /// The database as an operator sees it, past every proxy.
     async fn sql(&self, sql: String) -> Result<String> {
         match self.server.clone() {
-            Server::Own(server) => {
+            Server::Own(server) | Server::Careless(server) => {
                 on_a_thread(move || server.blocking_lock().sql_in(OWN_DATABASE, sql)).await
             }
             Server::Shared(server, database) => {
                 on_a_thread(move || server.sql_in(&database, sql)).await
             }
+            Server::Pair(_) => Err(Error::unsupported("operating more than one PostgreSQL")),
             Server::Foreign(_) => Err(Error::unsupported("operating a foreign PostgreSQL")),
+        }
+    }
+
+    fn pair(&self) -> Result<Arc<Pair>> {
+        match &self.server {
+            Server::Pair(pair) => Ok(Arc::clone(pair)),
+            _ => Err(Error::unsupported("a failover without a standby")),
         }
     }
 
@@ -196,8 +358,10 @@ impl Harness for PostgresHarness {
             Need::LoseMinority,
             Need::Sessions,
         ];
+        const PAIR: &[Need] = &[Need::Elsewhere, Need::Survivors, Need::Failover];
         match &self.server {
-            Server::Own(_) => OWN,
+            Server::Own(_) | Server::Careless(_) => OWN,
+            Server::Pair(_) => PAIR,
             Server::Shared(..) => &OWN[..7],
             Server::Foreign(_) => &OWN[2..3],
         }
@@ -205,7 +369,10 @@ impl Harness for PostgresHarness {
 
     async fn linked(&self) -> Result<Linked> {
         let (address, database) = match &self.server {
-            Server::Own(server) => (server.lock().await.address(), OWN_DATABASE),
+            Server::Own(server) | Server::Careless(server) => {
+                (server.lock().await.address(), OWN_DATABASE)
+            }
+            Server::Pair(_) => return Err(Error::unsupported("a link to more than one server")),
             Server::Shared(server, database) => (server.address(), &**database),
             Server::Foreign(_) => return Err(Error::unsupported("a link to a foreign server")),
         };
@@ -235,7 +402,7 @@ impl Harness for PostgresHarness {
     async fn clean_up(&self) -> Result<()> {
         match self.server.clone() {
             // It ends with us; and of what is somebody's, sessions leave nothing.
-            Server::Own(_) | Server::Foreign(_) => Ok(()),
+            Server::Own(_) | Server::Careless(_) | Server::Pair(_) | Server::Foreign(_) => Ok(()),
             Server::Shared(server, database) => {
                 let drop = format!("DROP DATABASE {database} WITH (FORCE)");
                 on_a_thread(move || server.sql(drop)).await.map(|_| ())
@@ -320,6 +487,12 @@ impl Operator for PostgresHarness {
     }
 
     async fn restart(&self) -> Result<()> {
+        if let Server::Careless(_) = &self.server {
+            // One of the server alone loses nothing: what it wrote, the machine still has.
+            return Err(Error::unsupported(
+                "a crash of the machine, which alone would show it",
+            ));
+        }
         let server = self.own("restarting a server that others use")?;
         server.lock().await.restart_async().await.map_err(testbed)
     }
@@ -338,6 +511,16 @@ impl Operator for PostgresHarness {
         // Of one server, the smallest part that can be lost is all of it.
         let server = self.own("stopping a server that others use")?;
         server.lock().await.kill().map_err(testbed)
+    }
+
+    async fn lag(&self) -> Result<()> {
+        let pair = self.pair()?;
+        on_a_thread(move || pair.lag()).await
+    }
+
+    async fn fail_over(&self) -> Result<()> {
+        let pair = self.pair()?;
+        on_a_thread(move || pair.fail_over()).await
     }
 }
 
@@ -375,6 +558,8 @@ pub struct PostgresSubject {
 
 enum Place {
     Ours(Arc<PostgresServer>),
+    /// Ours, started anew for each case.
+    SetUp(PostgresSetup),
     Theirs(String),
 }
 
@@ -391,6 +576,16 @@ impl PostgresSubject {
             name: "postgres".to_owned(),
             place: Place::Ours(Arc::new(server)),
         })
+    }
+
+    /// A PostgreSQL that is run in this way, started anew for each case. It takes the cases of the events
+    /// in which the set-up differs from [`start`](Self::start): there it is shown what it promises more, and
+    /// why it promises less.
+    pub fn set_up(setup: PostgresSetup) -> Self {
+        Self {
+            name: setup.title().to_owned(),
+            place: Place::SetUp(setup),
+        }
     }
 
     /// The PostgreSQL at `url`, whose faults are not ours to provoke.
@@ -424,10 +619,26 @@ impl Subject for PostgresSubject {
         &self.name
     }
 
+    fn takes(&self, case: &Case) -> bool {
+        match &self.place {
+            Place::SetUp(setup) => setup.takes(case),
+            _ => true,
+        }
+    }
+
+    fn parallel(&self) -> usize {
+        // Two servers each, and all that they are made of: the machine itself would be the fault.
+        match &self.place {
+            Place::SetUp(_) => 3,
+            _ => 16,
+        }
+    }
+
     async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>> {
         let own_store = case.needs.iter().any(|need| need.wants_own_store());
         Ok(Box::new(match &self.place {
             Place::Theirs(url) => PostgresHarness::at(url.clone())?,
+            Place::SetUp(setup) => PostgresHarness::set_up(*setup).await?,
             Place::Ours(server) if !own_store => {
                 PostgresHarness::sharing(Arc::clone(server)).await?
             }

@@ -138,7 +138,10 @@ pub(super) const CAUGHT: &[(AnyBug, &[&str])] = &[
         &["q2_random_consumers_lose_and_double_nothing"],
     ),
     (bug(Bug::FoldedNames), &["l8_queues_are_isolated"]),
-    (AnyBug::Amnesia, &["q1_items_outlive_a_crash"]),
+    (
+        AnyBug::Amnesia,
+        &["q1_items_outlive_a_crash", "q2_a_delivery_outlives_a_crash"],
+    ),
 ];
 
 pub(super) struct MutantQueue {
