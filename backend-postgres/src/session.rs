@@ -160,7 +160,7 @@ impl Drop for PostgresSession {
 const SETTINGS: &str = "SELECT \
     set_config('search_path', 'pg_catalog', false), \
     set_config('default_transaction_isolation', 'read committed', false), \
-    set_config('idle_session_timeout', $1, false), \
+    set_config('idle_session_timeout', $2, false), \
     set_config('idle_in_transaction_session_timeout', $1, false), \
     set_config('tcp_user_timeout', $1, false), \
     set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' \
@@ -180,6 +180,9 @@ const OPEN: &str = "SELECT o.id, o.pid, \
     set_config('lock_timeout', $3, false) \
     FROM tenure.open($1, $2) AS o";
 
+/// From here on it is one.
+const LEASE: &str = "SELECT set_config('idle_session_timeout', $1, false)";
+
 const RENEW: &str = "SELECT tenure.renew() AS pid";
 
 impl PostgresSession {
@@ -190,7 +193,12 @@ impl PostgresSession {
             let main = AsyncMutex::new(main);
             let mut guard = MainGuard::new(main.lock().await, None);
             let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
-            let settings = step(SETTINGS).with(millis.to_string());
+            // The other connections of the store may have to be made first, which takes its time. Nothing is
+            // held meanwhile; and what the lease has lost by then, a renewal makes good.
+            let opening = ttl.max(client.config.connect_timeout + client.config.timeout);
+            let settings = step(SETTINGS)
+                .with(millis.to_string())
+                .with(opening.as_millis().to_string());
             let settings = guard.call(settings).await?;
             let locks = settings.first()?.get::<i64>("locks")?;
             let open = step(OPEN)
@@ -201,6 +209,7 @@ impl PostgresSession {
             let opened = opened.first()?;
             let (id, pid) = (opened.get::<i64>("id")?, opened.get::<i32>("pid")?);
             refuse_pooler(client, &mut guard, pid).await?;
+            guard.call(step(LEASE).with(millis.to_string())).await?;
             guard.begin(ttl, usize::try_from(locks / 4).unwrap_or(usize::MAX));
             drop(guard);
             (main, id, pid)
