@@ -48,7 +48,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("redis", "q1_items_outlive_a_failover"),
     ("redis", "store_a_grant_outlives_a_failover"),
     ("redis", "store_commits_outlive_a_failover"),
-    ("postgres", "s3_a_clock_jump_prolongs_nothing"),
     ("postgres", "l2_tokens_survive_clock_jumps"),
     // Its capacity is far beyond what a test can fill.
     ("etcd", "s5_too_many_holdings_are_refused"),
