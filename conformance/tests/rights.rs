@@ -18,7 +18,10 @@ async fn the_least_rights_are_enough() {
     let server = server.start_async().await.unwrap();
     server.sql(tenure_postgres::migration()).unwrap();
     server.sql(tenure_postgres::grants("least")).unwrap();
-    let url = format!("postgres://least:secret@{}/postgres", server.address());
+    let url = format!(
+        "postgres://least:secret@{}/postgres?connect_timeout=10s",
+        server.address()
+    );
     let subject: Arc<dyn Subject> = Arc::new(PostgresSubject::at(&url).unwrap());
     let report = run(vec![subject], |_| true, |_| {}).await;
     let column = &report.columns[0];
