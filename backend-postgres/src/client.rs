@@ -40,7 +40,7 @@ const WRITER: &str = "SELECT set_config('search_path', 'pg_catalog', false), \
     set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' \
         THEN 'on' ELSE current_setting('synchronous_commit') END, false), \
     set_config('plan_cache_mode', 'force_generic_plan', false), \
-    set_config('enable_seqscan', 'off', false)";
+    set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)";
 
 /// A store's way to PostgreSQL, shared by its sessions.
 pub(crate) struct Client {
@@ -128,7 +128,7 @@ impl Client {
     async fn prepare_reader(&self, reader: &mut PgConnection) -> Result<()> {
         let limit = self.config.timeout;
         let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false), set_config('search_path', 'pg_catalog', false), set_config('default_transaction_isolation', 'read committed', false), set_config('enable_seqscan', 'off', false)")
+        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false), set_config('search_path', 'pg_catalog', false), set_config('default_transaction_isolation', 'read committed', false), set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)")
             .with(millis.to_string());
         within(limit, async {
             let set = set.query.execute(reader).await;

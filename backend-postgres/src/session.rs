@@ -156,7 +156,8 @@ impl Drop for PostgresSession {
 
 /// What makes a connection a lease. `synchronous_commit` because what is acknowledged is to be on disk. Every step looks
 /// up a few rows by an index, in its order: to plan it anew each time costs more than the step, and to sort
-/// all that there is to find the first costs what there is.
+/// all that there is to find the first costs what there is. What is discouraged so counts as so dear that
+/// `jit` would compile a step of microseconds, for a third of a second.
 const SETTINGS: &str = "SELECT \
     set_config('search_path', 'pg_catalog', false), \
     set_config('default_transaction_isolation', 'read committed', false), \
@@ -167,6 +168,7 @@ const SETTINGS: &str = "SELECT \
         THEN 'on' ELSE current_setting('synchronous_commit') END, false), \
     set_config('plan_cache_mode', 'force_generic_plan', false), \
     set_config('enable_seqscan', 'off', false), \
+    set_config('jit', 'off', false), \
     set_config('enable_bitmapscan', 'off', false), \
     set_config('enable_sort', 'off', false), \
     current_setting('max_locks_per_transaction')::bigint \

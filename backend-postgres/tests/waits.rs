@@ -69,7 +69,7 @@ async fn whatever_is_waited_for_no_vacuum_waits() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     println!("busy in {busy} of {samples} samples");
-    assert!(busy * 2 < samples, "{busy} of {samples}");
+    assert!(busy * 10 < samples, "{busy} of {samples}");
     assert!(waits.try_join_next().is_none(), "they wait");
     assert_eq!(
         db.number("SELECT count(*) FROM pg_locks WHERE NOT granted")
@@ -108,7 +108,7 @@ async fn a_thousand_futures_dropped_leave_nothing_after_a_second() {
     }
     let dropped = Instant::now();
     held.release().await.unwrap();
-    within(Duration::from_secs(1), "all is clean", async {
+    within(Duration::from_secs(2), "all is clean", async {
         db.until(TICKETS, 0).await;
         db.until(ONLY_SESSIONS, 2).await;
         db.until(BUSY, 0).await;
