@@ -167,7 +167,24 @@ impl PostgresConfig {
         }
         config.interop = url.take_flag("interop")?;
         url.finish()?;
+        config.check_ends()?;
         Ok(config)
+    }
+
+    /// Refuses what would end early on its way to the server, and go on there as another parameter.
+    fn check_ends(&self) -> Result<()> {
+        let texts = [
+            self.user.as_deref(),
+            self.password.as_ref().map(Secret::expose),
+            self.database.as_deref(),
+            Some(&*self.application),
+        ];
+        match texts.into_iter().flatten().any(|text| text.contains('\0')) {
+            true => Err(refuse(
+                "user, password, database and `application_name` cannot contain NUL",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Whether the files that it names are there: the client tells less of them.
@@ -308,6 +325,10 @@ mod tests {
             "postgres://h?ttl=soon",
             "postgres://h?ttl=0s",
             "postgres://h?sslmode=maybe",
+            "postgres://h?application_name=a%00options%00-cfsync=off",
+            "postgres://a%00options%00b@h/",
+            "postgres://u:p%00@h/",
+            "postgres://h/d%00options",
             "postgres://h?sslcert=a",
             "postgres://h?sslrootcert=a&sslmode=prefer",
         ] {

@@ -18,7 +18,7 @@ use crate::session::PostgresSession;
 use crate::step::step;
 
 /// What names of explicit keys begin with.
-const EXPLICIT: &str = "key:";
+pub(crate) const EXPLICIT: &str = "key:";
 
 /// The advisory lock that a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -70,10 +70,17 @@ impl PostgresSession {
         } else {
             (path(&config.namespace, ask.kind(), ask.name()), None)
         };
-        let (key, pair) = match place {
-            Some(Place::One(key)) => (key, None),
-            Some(Place::Two(first, second)) => (key_of(&path), Some((first, second))),
-            None => (key_of(&path), None),
+        let (path, key, pair) = match place {
+            Some(Place::One(key)) => (path, key, None),
+            Some(Place::Two(first, second)) => {
+                // However it is written, it is one pair, and PostgreSQL would give it to us twice.
+                let path = format!("{}{first},{second}", interop::EXPLICIT);
+                (path.clone(), key_of(&path), Some((first, second)))
+            }
+            None => {
+                let key = key_of(&path);
+                (path, key, None)
+            }
         };
         Stand {
             key,

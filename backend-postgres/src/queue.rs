@@ -343,7 +343,7 @@ impl PostgresQueue {
         for (claim, token, deliveries, value) in items {
             let value = match value {
                 Some(value) => value,
-                None => self.value(ask, claim).await?,
+                None => self.value(ask, claim, token).await?,
             };
             let key = format!("{path}#{}", claim.member());
             taken.push(Taken {
@@ -357,18 +357,19 @@ impl PostgresQueue {
     }
 
     /// The value of an item that is ours: over the connection that reads, however often it takes.
-    async fn value(&self, ask: &Ask, claim: Claim) -> Result<Vec<u8>> {
+    async fn value(&self, ask: &Ask, claim: Claim, token: FencingToken) -> Result<Vec<u8>> {
         loop {
             let read = self.session.read(|| {
-                step("SELECT tenure.queue_value($1, $2, $3) AS value")
+                step("SELECT tenure.queue_value($1, $2, $3, $4) AS value")
                     .with(claim.queue)
                     .with(claim.priority)
                     .with(claim.number)
+                    .with(bound(token))
             });
             match read.await {
                 Ok(rows) => {
                     let value: Option<Vec<u8>> = rows.first()?.get("value")?;
-                    // Gone, so it was not ours any more: the session has ended.
+                    // It is not ours any more, or this is another server than the session's.
                     return value.ok_or_else(|| Error::lost(LossReason::Revoked));
                 }
                 Err(error) if !error.is_retryable() => {

@@ -333,9 +333,13 @@ impl Lease for PostgresSession {
                     .get::<Option<Vec<i64>>>("waited")?
                     .unwrap_or_default(),
             ),
-            // The connection is gone, and everything with it.
-            Err(_) if main.is_over() => return Ok(()),
-            Err(error) => return Err(error),
+            // The connection goes, and everything with it. The rows that are left are a dead session's: not
+            // to free the locks because one of those is in somebody's hands would be worse.
+            Err(error) => {
+                tracing::debug!(session = self.id, %error, "could not clear up; others will");
+                main.close().await;
+                return Ok(());
+            }
         }
         // In steps of their own: see `line_withdraw`.
         for keys in keys.chunks(CHUNK) {

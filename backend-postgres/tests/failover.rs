@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use sqlx::Executor;
+use sqlx::{Connection, Executor, Row};
 use support::{Database, server};
 use tenure_core::backend::StoreUrl;
 use tenure_core::{Durability, ErrorKind, FencingToken, Guarantees, SessionOptions, TokenOrder};
@@ -226,4 +226,52 @@ async fn a_holder_learns_of_the_servers_death_at_once() {
     let lost = tokio::time::timeout(Duration::from_secs(5), guard.lost()).await;
     assert!(lost.is_ok(), "the holder believes that it holds");
     assert!(!guard.is_valid());
+}
+
+/// Whoever is ended while it waits for a standby is done all the same, and seen: PostgreSQL has it so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_is_not_found_before_the_standby_has_it() {
+    let pair = PostgresReplica::builder().synchronous(true);
+    let pair = pair.start_async().await.unwrap();
+    let store = tenure_postgres::connect(config(pair.primary.url()))
+        .await
+        .unwrap();
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    session.stm().unwrap().put("a", "1").await.unwrap();
+    let sql = async || {
+        sqlx::PgConnection::connect(&pair.primary.url())
+            .await
+            .unwrap()
+    };
+    let (mut commits, mut resolves) = (sql().await, sql().await);
+    pair.cut_replication();
+    let commit = format!(
+        "SELECT status FROM tenure.stm_commit('tenure/1/default', {}, 9, 0, 7, NULL, NULL, NULL, NULL, NULL, \
+         '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{1}}', '{{x}}', '{{x}}', '{{}}', '{{}}', '{{}}', '{{t,f}}')",
+        session.id()
+    );
+    let committing =
+        tokio::spawn(async move { commits.execute(sqlx::AssertSqlSafe(commit)).await });
+    let waits = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+        WHERE wait_event = 'SyncRep' AND query LIKE '%stm_commit%'";
+    for tries in 0.. {
+        if pair.primary.sql(waits).unwrap() == "1" {
+            break;
+        }
+        assert!(tries < 400, "it does not wait for the standby");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    committing.await.unwrap().unwrap_err();
+    let resolve = format!(
+        "SELECT status FROM tenure.stm_resolve('tenure/1/default', {}, 9, 0, 7)",
+        session.id()
+    );
+    let mut resolving = tokio::spawn(async move {
+        let row = resolves.fetch_one(sqlx::AssertSqlSafe(resolve)).await;
+        row.unwrap().get::<String, _>(0)
+    });
+    let early = tokio::time::timeout(Duration::from_secs(1), &mut resolving).await;
+    assert!(early.is_err(), "found: {early:?}");
+    pair.heal_replication();
+    assert_eq!(resolving.await.unwrap(), "committed");
 }

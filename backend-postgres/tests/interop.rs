@@ -208,3 +208,18 @@ async fn what_strangers_cannot_keep_is_denied() {
     assert_eq!(claims.hand_off.value, HandOff::Unordered);
     assert_eq!(claims.name_isolation.value, NameIsolation::Verbatim);
 }
+
+/// PostgreSQL gives a session a second time what it has.
+#[tokio::test]
+async fn a_pair_is_one_lock_however_it_is_written() {
+    let db = Database::new().await;
+    let session = session(&db).await;
+    let guard = session.locker("key:3,-4").unwrap().try_lock().await;
+    let guard = guard.unwrap();
+    for name in ["key:3, -4", "key:+3,-4", "key:03,-04"] {
+        let again = session.locker(name).unwrap().try_lock().await;
+        assert_eq!(again.unwrap_err().kind(), ErrorKind::WouldBlock, "{name}");
+    }
+    guard.release().await.unwrap();
+    assert!(take(&mut db.sql().await, "3, -4").await);
+}

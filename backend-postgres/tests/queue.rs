@@ -919,3 +919,24 @@ async fn a_killed_consumers_item_comes_back() {
 async fn a_stopped_consumers_item_comes_back() {
     without_a_word(|consumer| consumer.pause().unwrap()).await;
 }
+
+/// After a failover to a standby that lagged, the same place may be another item's.
+#[tokio::test]
+async fn a_value_is_read_only_for_who_has_the_item() {
+    let db = Database::new().await;
+    let queue = queue(&db, TTL, "q").await;
+    queue.enqueue(vec![7; 100_000]).await.unwrap();
+    let delivery = next(&queue).await;
+    assert_eq!(delivery.value().len(), 100_000);
+    let read = async |less: u64| {
+        let token = delivery.token().get() - less;
+        let read = format!(
+            "SELECT octet_length(tenure.queue_value(queue, priority, number, {token})) FROM tenure.queue_items"
+        );
+        let mut sql = db.sql().await;
+        let row = sql.fetch_one(AssertSqlSafe(read)).await.unwrap();
+        row.get::<Option<i32>, _>(0)
+    };
+    assert_eq!(read(0).await, Some(100_000));
+    assert_eq!(read(1).await, None);
+}

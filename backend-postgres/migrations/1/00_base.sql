@@ -71,13 +71,18 @@ CREATE FUNCTION tenure.me() RETURNS bigint LANGUAGE sql STABLE AS $$
 $$;
 
 -- Whether a session lives. One probe of the lock table, whatever the number of locks; one's own lock
--- would not be in one's way, hence the first case.
+-- would not be in one's way, hence the first case. The lock is given back at once: whoever looks after
+-- thousands of dead ones in one go would fill that table, which is the whole server's.
 CREATE FUNCTION tenure.alive(session bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     IF session = tenure.me() THEN
         RETURN true;
     END IF;
-    RETURN NOT pg_try_advisory_xact_lock_shared(tenure.session_key(session));
+    IF pg_try_advisory_lock_shared(tenure.session_key(session)) THEN
+        PERFORM pg_advisory_unlock_shared(tenure.session_key(session));
+        RETURN false;
+    END IF;
+    RETURN true;
 END $$;
 
 -- Makes this connection a session. Its settings end it when it is silent for `ttl` milliseconds.

@@ -6,7 +6,7 @@
 
 -- Lost in a crash, and rightly: so are the sessions. Later versions are greater all the same (`revive`).
 CREATE UNLOGGED TABLE tenure.elections (
-    path text PRIMARY KEY,
+    path text COLLATE "C" PRIMARY KEY,
     version bigint NOT NULL,
     session bigint,
     nonce bigint,

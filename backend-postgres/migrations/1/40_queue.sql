@@ -359,11 +359,14 @@ BEGIN
     END IF;
 END $$;
 
--- The values of a take that were too large for its answer.
-CREATE FUNCTION tenure.queue_value(a_queue bigint, a_priority integer, a_number bigint)
+-- The value of a take that was too large for its answer; none if this is not who delivered it: after a
+-- failover, a place may be another item's.
+CREATE FUNCTION tenure.queue_value(a_queue bigint, a_priority integer, a_number bigint, a_token bigint)
 RETURNS bytea LANGUAGE sql STABLE AS $$
     SELECT i.value FROM tenure.queue_items AS i
     WHERE i.queue = a_queue AND i.priority = a_priority AND i.number = a_number
+        AND (SELECT d.token FROM tenure.queue_dealt AS d WHERE d.queue = a_queue
+            AND d.priority = a_priority AND d.number = a_number) = a_token
 $$;
 
 -- Removes a delivered item for good. Says whether it was this delivery's.

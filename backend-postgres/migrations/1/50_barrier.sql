@@ -275,7 +275,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Collects the holds of sessions that a crash of the server ended: nobody knows of those.
+-- Collects the holds of sessions that a crash of the server ended: nobody knows of those. At most 1000
+-- sessions at a time.
 CREATE FUNCTION tenure.barrier_sweep() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     dead bigint;
@@ -283,6 +284,7 @@ BEGIN
     FOR dead IN
         SELECT DISTINCT b.session FROM tenure.barriers AS b
         WHERE b.bound AND NOT EXISTS (SELECT FROM tenure.sessions AS s WHERE s.id = b.session)
+        LIMIT 1000
     LOOP
         IF NOT tenure.alive(dead) THEN
             PERFORM tenure.barrier_bury(dead);

@@ -196,7 +196,8 @@ DECLARE
     found_marker record;
     there boolean;
 BEGIN
-    -- Behind the commit, if that is on its way.
+    -- Behind the commit, if that is on its way. And having locked, this waits at its end as a commit does:
+    -- one that was ended while it waited for a standby is seen before the standby has it.
     PERFORM tenure.stm_lock(a_root);
     SELECT m.revision, m.nonce, m.committed INTO found_marker
         FROM tenure.markers AS m WHERE m.session = a_session AND m.slot = a_slot;
@@ -236,16 +237,16 @@ CREATE FUNCTION tenure.stm_unblock(patience interval) RETURNS bigint LANGUAGE sq
 $$;
 
 -- Collects the markers of sessions that ended more than a minute after their last commit: until then
--- somebody may still ask what came of it.
+-- somebody may still ask what came of it. At most 1000 sessions at a time.
 CREATE FUNCTION tenure.stm_sweep() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     owner bigint;
 BEGIN
-    PERFORM tenure.stm_unblock(interval '10 seconds');
     FOR owner IN
         SELECT m.session FROM tenure.markers AS m
         WHERE NOT EXISTS (SELECT FROM tenure.sessions AS s WHERE s.id = m.session)
         GROUP BY m.session HAVING max(m.since) < clock_timestamp() - interval '1 minute'
+        LIMIT 1000
     LOOP
         CONTINUE WHEN tenure.alive(owner);
         DELETE FROM tenure.markers AS m WHERE m.session = owner;

@@ -51,7 +51,9 @@ BEGIN
         -- The idle are left to that timer: it goes by the time that passes, whereas this would end them all
         -- when the clock is set forward.
         WHERE a.state_change < clock_timestamp() - s.ttl - interval '0.25 seconds'
-            AND a.state <> 'idle' AND a.pid <> pg_backend_pid();
+            AND a.state <> 'idle' AND a.pid <> pg_backend_pid()
+            -- A role that may see this may not be one that may end it.
+            AND (pg_has_role(a.usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'));
     INSERT INTO tenure.sweeps (last, silent) VALUES ('-infinity', clock_timestamp())
         ON CONFLICT (one) DO UPDATE SET silent = excluded.silent;
     RETURN ended;
@@ -71,6 +73,9 @@ BEGIN
     THEN
         RETURN 0;
     END IF;
+    -- First, for what these keep locked the rest may wait for, and fail.
+    PERFORM tenure.end_silent();
+    PERFORM tenure.stm_unblock(interval '10 seconds');
     FOR dead IN SELECT s.id FROM tenure.sessions AS s LOOP
         CONTINUE WHEN tenure.alive(dead);
         PERFORM tenure.bury(dead);
@@ -80,7 +85,6 @@ BEGIN
     PERFORM tenure.queue_sweep();
     PERFORM tenure.barrier_sweep();
     PERFORM tenure.stm_sweep();
-    PERFORM tenure.end_silent();
     PERFORM tenure.election_forget();
     IF buried < 100 THEN
         INSERT INTO tenure.sweeps (last) VALUES (clock_timestamp())
