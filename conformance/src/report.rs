@@ -483,23 +483,39 @@ enum Told {
 /// How long one case may take, whatever goes wrong.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long its stage may take: servers are started, and some wait until there is room for theirs.
+const STAGING: Duration = Duration::from_secs(300);
+
 async fn one(subject: Arc<dyn Subject>, case: &'static Case) -> (Option<Guarantees>, Outcome) {
     let running = async move {
-        let harness = match subject.stage(case).await {
-            Ok(harness) => harness,
-            Err(error) => {
+        let harness = match tokio::time::timeout(STAGING, subject.stage(case)).await {
+            Ok(Ok(harness)) => harness,
+            Ok(Err(error)) => {
                 let why = format!("the store could not be set up: {error}");
                 return (None, Outcome::not_run(why));
             }
+            Err(_) => {
+                let why = format!("the store could not be set up within {STAGING:?}");
+                return (None, Outcome::not_run(why));
+            }
         };
-        let guarantees = crate::cases::guarantees(&*harness).await.ok();
-        (guarantees, case.run(&*harness).await)
+        let attack = async {
+            let guarantees = crate::cases::guarantees(&*harness).await.ok();
+            (guarantees, case.run(&*harness).await)
+        };
+        tokio::time::timeout(PATIENCE, attack)
+            .await
+            .unwrap_or_else(|_| {
+                let late = format!("the case did not end within {PATIENCE:?}");
+                (None, Outcome::violated(late))
+            })
     };
     // In a task of its own, so that a panic ends no more than this case. Dropped with the set, it
     // is stopped with it.
     let mut task = tokio::task::JoinSet::new();
     task.spawn(running);
-    match tokio::time::timeout(PATIENCE, task.join_next()).await {
+    // The limit inside needs a case that yields.
+    match tokio::time::timeout(STAGING + PATIENCE, task.join_next()).await {
         Ok(Some(Ok(done))) => done,
         Ok(Some(Err(broken))) => (None, Outcome::violated(format!("the case broke: {broken}"))),
         Ok(None) => (None, Outcome::not_run("the case vanished")),
