@@ -212,7 +212,9 @@ impl<'s> MainGuard<'s> {
     /// table.
     pub(crate) fn begin(&mut self, ttl: Duration, budget: usize) {
         self.main.limit = ttl;
-        self.main.room = Room { budget, checked: 0 };
+        // Few enough that all connections together may have as many uncounted.
+        let checked = (budget / 64).max(1);
+        self.main.room = Room { budget, checked };
     }
 
     pub(crate) fn own(&mut self) -> &mut Own {
