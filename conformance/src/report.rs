@@ -137,6 +137,14 @@ impl Column {
         tally
     }
 
+    /// Whether something was shown of this store: a promise that held, a denial with its counterexample, or
+    /// else that there was nothing to hold it to.
+    pub fn is_proved(&self) -> bool {
+        let tally = self.tally();
+        let claims_nothing = tally.not_run == 0 && tally.not_promised > 0;
+        self.guarantees.is_ok() && (tally.held + tally.shown > 0 || claims_nothing)
+    }
+
     /// What came of the case `id`, if it was chosen.
     pub fn outcome(&self, id: &str) -> Option<&Outcome> {
         let entry = self.entries.iter().find(|entry| entry.case.id == id)?;
@@ -276,15 +284,11 @@ impl Report {
         tally
     }
 
-    /// Whether every claimed guarantee that was attacked held, and on every store at least one was
-    /// proved, or a denial shown.
+    /// Whether every claimed guarantee that was attacked held, and something was proved: on every store
+    /// that claims anything of what was chosen.
     pub fn exit_ok(&self) -> bool {
-        !self.columns.is_empty()
-            && self.tally().violated == 0
-            && self.columns.iter().all(|column| {
-                let tally = column.tally();
-                column.guarantees.is_ok() && tally.held + tally.shown > 0
-            })
+        let sum = self.tally();
+        sum.violated == 0 && sum.held + sum.shown > 0 && self.columns.iter().all(Column::is_proved)
     }
 
     /// What was broken: store, case, counterexample.
