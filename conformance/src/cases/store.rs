@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tenure_core::MinorityLoss;
+use tenure_core::{ErrorKind, MinorityLoss};
 
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
@@ -64,7 +64,15 @@ pub async fn store_survives_losing_a_minority(harness: &dyn Harness) -> Verdict 
     let again = within(patience, "a grant without the lost members", async {
         session.locker("kept")?.lock().await
     });
-    let guard = again.await.map_err(Outcome::judged)??;
+    let guard = match again.await.map_err(Outcome::judged)? {
+        // A session that was a part of what is gone.
+        Err(error) if error.kind() == ErrorKind::Lost => {
+            return Err(Outcome::violated(format!(
+                "the session ended with the lost members: {error}"
+            )));
+        }
+        granted => granted?,
+    };
     ensure!(
         guard.token() > token,
         "token {token} before the loss, {} after it",
