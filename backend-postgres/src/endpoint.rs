@@ -35,8 +35,11 @@ fn options(config: &PostgresConfig, (host, port): &(String, u16)) -> PgConnectOp
         .extra_float_digits(None)
         // They carry what users store.
         .disable_statement_logging();
-    if let Some(user) = &config.user {
-        options = options.username(user);
+    // As for PostgreSQL's own programs. Without any of these it is `anonymous` to sqlx.
+    let named = || ["PGUSER", "USER", "LOGNAME"].map(|name| std::env::var(name).ok());
+    let user = config.user.clone();
+    if let Some(user) = user.or_else(|| named().into_iter().flatten().find(|it| !it.is_empty())) {
+        options = options.username(&user);
     }
     if let Some(password) = &config.password {
         options = options.password(password.expose());

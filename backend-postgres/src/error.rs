@@ -101,7 +101,7 @@ pub(crate) fn no_schema(error: Error) -> Error {
     }
     Error::new(
         ErrorKind::Unauthorized,
-        "this database has no schema `tenure`, and the PostgreSQL role may not create it (it needs CREATE on the database): apply the migration as a role that may, and grant this one what it needs; see \"Least privilege\" in the documentation",
+        "this database has no schema `tenure`, and the PostgreSQL role may not create it (it needs CREATE on the database): apply the migration as a role that may, and grant this one what it needs; see \"The schema\" in the documentation",
     )
     .with_source(error)
 }

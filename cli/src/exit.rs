@@ -172,7 +172,9 @@ fn words(operation: &str) -> String {
 
 /// Says something on stderr. Unlike `eprintln!` this does not panic when nobody listens.
 pub(crate) fn say(message: impl Display) {
-    let _ = writeln!(std::io::stderr(), "tenure: {message}");
+    // In one piece: others may write to the same place at the same time.
+    let line = format!("tenure: {message}\n");
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }
 
 #[cfg(test)]
