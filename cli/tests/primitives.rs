@@ -153,6 +153,19 @@ impl Store {
         }
     }
 
+    /// How many there are once nobody comes or goes: a process that has ended may be counted for a moment.
+    #[track_caller]
+    fn settled_keys(&self) -> usize {
+        let (mut last, mut same) = (self.keys(), 0);
+        until("keys that stay", || {
+            let now = self.keys();
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            same >= 20
+        });
+        last
+    }
+
     /// Waits until there is another key: somebody who waits is in line then.
     #[track_caller]
     fn until_more_keys_than(&self, before: usize) {
@@ -549,7 +562,7 @@ fn all_enter_and_all_leave(store: Store) {
     ends(&mut second, 0);
 
     // A signal ends the wait.
-    let nobody = store.keys();
+    let nobody = store.settled_keys();
     let mut alone = store.spawn(&enter);
     store.until_more_keys_than(nobody);
     let before = store.keys();

@@ -42,7 +42,6 @@ fn usage_is_64() {
         &["lock", "orders", "--kill-after"],
         &["lock", "orders", "--url", "memory:", "--url", "memory:"],
         &["conform", "--format", "pdf"],
-        &["conform", "--format", "junit"],
     ] {
         let done = tenure_done(args);
         done.fails(64, &[]);

@@ -389,6 +389,9 @@ pub async fn run(
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut tasks = tokio::task::JoinSet::new();
     let mut columns = Vec::with_capacity(subjects.len());
+    // So many stores side by side would make the machine itself the fault.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let machine = Arc::new(Semaphore::new((12 * cores).max(16)));
     for (column, subject) in subjects.iter().enumerate() {
         // Two columns of one name could not be told apart.
         let same = subjects[..column]
@@ -408,9 +411,11 @@ pub async fn run(
         let places = Arc::new(Semaphore::new(subject.parallel().max(1)));
         for &(order, case) in chosen.iter().filter(|(_, case)| subject.takes(case)) {
             let (subject, places, tell) = (Arc::clone(subject), Arc::clone(&places), tell.clone());
+            let machine = Arc::clone(&machine);
             tasks.spawn(async move {
                 // Never closed, so there is always a permit.
                 let _place = places.acquire_owned().await;
+                let _share = machine.acquire_owned().await;
                 let _ = tell.send(Told::Begun { column, case });
                 let began = Instant::now();
                 let (guarantees, outcome) = one(subject, case).await;
