@@ -33,12 +33,14 @@ enum Server {
     Postgres(PostgresServer),
 }
 
-/// How much holds or waits: advisory locks but those of sessions, and places in lines.
+/// How much holds or waits: advisory locks but those of sessions, places in lines, and who lives in a room.
 #[cfg(feature = "postgres")]
-const COUNT_LOCKS: &str = "SELECT count(*) + (SELECT count(*) FROM tenure.tickets) \
-    - (SELECT count(*) FROM tenure.sessions AS s WHERE tenure.alive(s.id)) \
-    FROM pg_locks WHERE locktype = 'advisory' \
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+const COUNT_LOCKS: &str = "SELECT (SELECT count(*) FROM tenure.tickets) \
+    + (SELECT count(*) FROM tenure.participants AS p WHERE tenure.alive(p.session)) \
+    + (SELECT count(*) FROM pg_locks AS l WHERE l.locktype = 'advisory' \
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+        AND NOT EXISTS (SELECT FROM tenure.sessions AS s \
+            WHERE tenure.session_key(s.id) = (l.classid::bigint << 32 | l.objid::bigint)))";
 
 /// How much holds or waits: the entries of all lines, values, queues and barriers.
 #[cfg(feature = "redis")]
@@ -166,10 +168,10 @@ impl Store {
         last
     }
 
-    /// Waits until there is another key: somebody who waits is in line then.
+    /// Waits until there is another key that stays: somebody who waits is in line then.
     #[track_caller]
     fn until_more_keys_than(&self, before: usize) {
-        until("another key", || self.keys() > before);
+        until("another key", || self.settled_keys() > before);
     }
 }
 
