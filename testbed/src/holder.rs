@@ -501,7 +501,8 @@ pub fn holder_binary() -> Result<PathBuf> {
     let test = std::env::current_exe().doing("find the running program")?;
     let folder = profile_folder(&test);
     let beside = folder.join(format!("{BINARY}{}", std::env::consts::EXE_SUFFIX));
-    if !is_fresh(&beside) {
+    let manifest = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
+    if !is_fresh(&beside, manifest) {
         build(folder, &beside)?;
     }
     Ok(found.insert(beside).clone())
@@ -519,7 +520,7 @@ fn profile_folder(program: &Path) -> &Path {
 /// Whether the binary is there and newer than everything that cargo made it from, by the list that
 /// cargo leaves beside it, and than the manifest, which says what stores it knows. A binary without a
 /// list was put there by somebody who knows.
-fn is_fresh(binary: &Path) -> bool {
+fn is_fresh(binary: &Path, manifest: &Path) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|data| data.modified()).ok();
     let Some(built) = modified(binary) else {
         return false;
@@ -532,14 +533,9 @@ fn is_fresh(binary: &Path) -> bool {
     let sources = sources.map_or("", |(_, sources)| sources);
     let sources = sources.replace("\\ ", "\0");
     let sources = sources.split_ascii_whitespace();
-    let sources = sources.map(|source| source.replace('\0', " "));
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").to_owned();
-    sources
-        .chain([manifest])
-        .all(|source| match modified(Path::new(&source)) {
-            Some(changed) => changed <= built,
-            None => false,
-        })
+    let mut sources = sources.map(|source| source.replace('\0', " "));
+    let older = |source: &Path| modified(source).is_some_and(|changed| changed <= built);
+    older(manifest) && sources.all(|source| older(Path::new(&source)))
 }
 
 fn build(folder: &Path, binary: &Path) -> Result<()> {
@@ -602,9 +598,11 @@ mod tests {
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             file.set_modified(time).expect("a time");
         };
-        assert!(!is_fresh(&at("bin")), "there is none");
+        let fresh = || is_fresh(&at("bin"), &at("Cargo.toml"));
+        touch("Cargo.toml", 9);
+        assert!(!fresh(), "there is none");
         touch("bin", 10);
-        assert!(is_fresh(&at("bin")), "no list");
+        assert!(fresh(), "no list");
         touch("a.rs", 9);
         touch("b c.rs", 9);
         let escaped = at("b c.rs").display().to_string().replace(' ', "\\ ");
@@ -614,10 +612,13 @@ mod tests {
             at("a.rs").display()
         );
         std::fs::write(at("bin.d"), list).expect("a list");
-        assert!(is_fresh(&at("bin")));
+        assert!(fresh());
+        touch("Cargo.toml", 11);
+        assert!(!fresh(), "the manifest is newer");
+        touch("Cargo.toml", 9);
         touch("b c.rs", 11);
-        assert!(!is_fresh(&at("bin")), "a source is newer");
+        assert!(!fresh(), "a source is newer");
         std::fs::remove_file(at("b c.rs")).expect("removed");
-        assert!(!is_fresh(&at("bin")), "a source is gone");
+        assert!(!fresh(), "a source is gone");
     }
 }
