@@ -153,8 +153,6 @@ async fn locks_shared_with_sql_clients_keep_what_they_promise() {
             "l8_namespaces_are_isolated",
             // A session ends with its connection.
             "s3_a_restart_frees_nothing_early",
-            // Nor is another refused one that lives, for that.
-            "s4_only_detached_sessions_are_resumed",
         ],
         // No session is taken up by another process, nor outlives its connection; nobody takes over from
         // this server, and it knows of no time.
@@ -166,6 +164,7 @@ async fn locks_shared_with_sql_clients_keep_what_they_promise() {
             "s4_a_detached_session_is_resumed_once",
             "s4_a_wait_in_flight_at_a_detach_leaves_no_place",
             "s4_a_detached_session_expires",
+            "s4_only_detached_sessions_are_resumed",
             "s4_nothing_is_valid_before_the_first_renewal",
             "s4_a_resumed_session_takes_up_its_side",
             "l1_one_holds_through_a_restart",

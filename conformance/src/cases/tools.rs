@@ -150,6 +150,8 @@ pub(crate) fn refused<T: std::fmt::Debug>(
 ) -> std::result::Result<Error, Outcome> {
     match result {
         Err(error) if kinds.contains(&error.kind()) => Ok(error),
+        // What is not offered at all refuses nobody.
+        Err(error) if error.kind() == ErrorKind::Unsupported => Err(error.into()),
         Err(error) => Err(Outcome::violated(format!(
             "{what}: refused with {:?} where one of {kinds:?} was due: {error}",
             error.kind()
