@@ -64,6 +64,8 @@ async fn plain(url: &str, limit: Duration) -> Findings {
     let mut tasks = Vec::new();
     for client in 0..CLIENTS {
         let mut sql = PgConnection::connect(url).await.unwrap();
+        // Deadlocks are the rule here, and each takes a second by default.
+        sql.execute("SET deadlock_timeout = '5ms'").await.unwrap();
         let (journal, keys) = (Arc::clone(&journal), Arc::clone(&keys));
         let mut random = Random(client as u64 * 77 + 1);
         tasks.push(tokio::spawn(async move {
@@ -85,6 +87,9 @@ async fn plain(url: &str, limit: Duration) -> Findings {
                             let code = refused.code().unwrap_or_default().into_owned();
                             assert!(["40001", "40P01", "23505"].contains(&&*code), "{refused}");
                             sql.execute("ROLLBACK").await.unwrap();
+                            // All at once, they would refuse each other again.
+                            let pause = Duration::from_micros(random.next() % 20_000);
+                            tokio::time::sleep(pause).await;
                         }
                         Err(error) => panic!("{error}"),
                     }
