@@ -490,7 +490,7 @@ enum Told {
 }
 
 /// How long one case may take, whatever goes wrong.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// How long its stage may take: servers are started, and some wait until there is room for theirs.
 const STAGING: Duration = Duration::from_secs(300);
