@@ -153,7 +153,25 @@ mod redis {
                 Line::Durability,
             ],
             &[],
-            &[Line::TokenOrder, Line::MinorityLoss],
+            &[Line::TokenOrder, Line::Expiry, Line::MinorityLoss],
+        );
+        let (_, seen) = column.standing(Line::MutualExclusion).shown[0];
+        assert!(seen.contains("which is greater"), "{seen}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_cluster_that_loses_a_primary() {
+        let column = set_up(RedisSetup::Cluster).await;
+        stands(
+            &column,
+            &[
+                Line::MutualExclusion,
+                Line::EarlyRelease,
+                Line::Observers,
+                Line::Durability,
+            ],
+            &[],
+            &[Line::TokenOrder, Line::Expiry, Line::MinorityLoss],
         );
         let (_, seen) = column.standing(Line::MutualExclusion).shown[0];
         assert!(seen.contains("which is greater"), "{seen}");
