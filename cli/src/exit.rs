@@ -111,6 +111,12 @@ impl Failure {
         }
     }
 
+    /// The same failure, and what had come of it by then.
+    pub(crate) fn after(mut self, what: &str) -> Self {
+        self.message = format!("{what}; and then the store was gone: {}", self.message);
+        self
+    }
+
     /// The same failure with the codes that the user wants for 75 and 76.
     pub(crate) fn recoded(mut self, not_acquired: u8, lost: u8) -> Self {
         self.code = match self.code {

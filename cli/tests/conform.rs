@@ -188,6 +188,75 @@ fn a_page_goes_to_a_file_and_secrets_do_not_go_into_it() {
     );
 }
 
+/// A store that is not there is 69, and one that goes away meanwhile is, too: what it broke by that says
+/// little about its promises.
+#[cfg(feature = "redis")]
+#[test]
+fn a_store_that_goes_away_is_69() {
+    let dead = format!("redis://{}", support::dead_address());
+    tenure_done(["conform", "--url", &dead]).fails(69, &[&dead["redis://".len()..]]);
+
+    let mut server = tenure_testbed::RedisServer::start().unwrap();
+    let url = server.url();
+    // It takes as long as the lease of a dead holder.
+    let only = ["--only", "s3_freed_within_the_stated_bound"];
+    let running =
+        std::thread::spawn(move || tenure_done(["conform", "--url", &url].iter().chain(&only)));
+    support::until("a session", || {
+        server
+            .command(&["KEYS", "*/session/*"])
+            .is_ok_and(|keys| !keys.is_empty())
+    });
+    server.kill().unwrap();
+    running.join().unwrap().fails(69, &["the store was gone"]);
+}
+
+/// Everything but what a standby is made with: set-ups with one are left out, and nothing fails.
+#[cfg(feature = "postgres")]
+#[test]
+fn a_set_up_that_cannot_be_started_is_left_out() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let named = std::env::var_os("TENURE_POSTGRES").map(std::path::PathBuf::from);
+    let installed = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    let newest = installed
+        .flatten()
+        .map(|it| it.path().join("bin/postgres"))
+        .max();
+    let real = named.or(newest).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let everybody = || std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), everybody()).unwrap();
+    for program in ["postgres", "initdb"] {
+        let script = folder.path().join(program);
+        let real = real.with_file_name(program);
+        std::fs::write(
+            &script,
+            format!("#!/bin/sh\nexec {} \"$@\"\n", real.display()),
+        )
+        .unwrap();
+        std::fs::set_permissions(&script, everybody()).unwrap();
+    }
+    let mut command = tenure(["conform", "--json", "--only", "store_commits_outlive_*"]);
+    command.env("TENURE_POSTGRES", folder.path().join("postgres"));
+    for other in ["TENURE_ETCD", "TENURE_REDIS_SERVER"] {
+        command.env(other, "/nowhere");
+    }
+    let done = run(command);
+    done.exits(0);
+    for set_up in ["asynchronous", "synchronous"] {
+        let left_out = format!("postgres + standby, {set_up} is left out: ");
+        assert!(done.stderr.contains(&left_out), "{done:#?}");
+    }
+    assert!(!done.stdout.contains("standby, "), "{done:#?}");
+    assert!(
+        done.stdout.contains(r#""store":"postgres, fsync off""#),
+        "{done:#?}"
+    );
+}
+
 /// What a server at a URL must not suffer, one that is started here does.
 #[cfg(feature = "redis")]
 #[test]

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use tenure_core::{Error, ErrorKind, Guarantees, Line};
 
 use crate::harness::{Harness, Need};
+use crate::patient::Patient;
 use crate::timeline::Timeline;
 
 /// What came of a case.
@@ -245,6 +246,9 @@ impl Case {
     }
 
     async fn judge(&self, harness: &dyn Harness) -> Outcome {
+        let patient = Patient::new(harness, self);
+        let harness: &dyn Harness = &patient;
+        let attack = async || patient.excuse(either((self.attack)(harness).await));
         let promise = match crate::cases::guarantees(harness).await {
             Ok(guarantees) => (self.promise)(&guarantees),
             Err(error) => {
@@ -265,9 +269,9 @@ impl Case {
                 seen: Seen::Nothing(no_way_to(*missing)),
                 history: None,
             },
-            (Promise::Made, None) => either((self.attack)(harness).await),
+            (Promise::Made, None) => attack().await,
             (Promise::Denied { line, reason }, None) => {
-                let (seen, history) = match either((self.attack)(harness).await) {
+                let (seen, history) = match attack().await {
                     Outcome::Held { evidence } => (Seen::Survived(evidence), None),
                     Outcome::Violated {
                         counterexample,

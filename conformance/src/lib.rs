@@ -19,6 +19,7 @@ pub mod checkers;
 pub mod format;
 pub mod harness;
 mod macros;
+mod patient;
 pub mod report;
 pub mod stores;
 pub mod timeline;

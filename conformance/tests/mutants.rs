@@ -261,6 +261,7 @@ const CAUGHT: &[(Bug, &[&str])] = &[
         &[
             "s3_freed_within_the_stated_bound",
             "s3_a_restart_prolongs_nothing",
+            "s3_a_failover_prolongs_nothing",
             "s3_a_clock_jump_prolongs_nothing",
             "s4_a_detached_session_expires",
             "l3_a_dead_waiter_delays_no_longer_than_stated",

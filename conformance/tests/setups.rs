@@ -76,6 +76,26 @@ async fn an_etcd_of_one_member() {
     );
 }
 
+#[cfg(feature = "etcd")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_etcd_of_three_members() {
+    use tenure_conformance::stores::{EtcdSetup, EtcdSubject};
+
+    let column = column(EtcdSubject::set_up(EtcdSetup::ThreeMembers)).await;
+    stands(
+        &column,
+        &[Line::Expiry],
+        // What an old etcd may do to leases in a change of leader, it need not.
+        &[Line::MutualExclusion, Line::EarlyRelease],
+        &[
+            Line::TokenOrder,
+            Line::Observers,
+            Line::Durability,
+            Line::MinorityLoss,
+        ],
+    );
+}
+
 #[cfg(feature = "redis")]
 mod redis {
     use tenure_conformance::stores::{RedisSetup, RedisSubject};
@@ -133,7 +153,25 @@ mod redis {
                 Line::Durability,
             ],
             &[],
-            &[Line::TokenOrder, Line::MinorityLoss],
+            &[Line::TokenOrder, Line::Expiry, Line::MinorityLoss],
+        );
+        let (_, seen) = column.standing(Line::MutualExclusion).shown[0];
+        assert!(seen.contains("which is greater"), "{seen}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_cluster_that_loses_a_primary() {
+        let column = set_up(RedisSetup::Cluster).await;
+        stands(
+            &column,
+            &[
+                Line::MutualExclusion,
+                Line::EarlyRelease,
+                Line::Observers,
+                Line::Durability,
+            ],
+            &[],
+            &[Line::TokenOrder, Line::Expiry, Line::MinorityLoss],
         );
         let (_, seen) = column.standing(Line::MutualExclusion).shown[0];
         assert!(seen.contains("which is greater"), "{seen}");

@@ -1,8 +1,10 @@
-//! A real etcd as a child process.
+//! A real etcd as a child process, alone or as a cluster of three.
 //!
 //! The binary is `etcd` from `PATH`, or what `TENURE_ETCD` names; `etcdctl`, or `TENURE_ETCDCTL`,
 //! is needed only for [`EtcdServer::etcdctl`] and [`EtcdBuilder::root_password`]. Each server has
 //! ports and a folder of its own, so tests run side by side.
+
+mod cluster;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -20,11 +22,15 @@ use crate::programs::find_binary;
 use crate::reaper::{Guarded, Reaper, excerpt, is_running, tail};
 use crate::tls::Tls;
 
+pub use cluster::{EtcdCluster, EtcdClusterBuilder};
+
 /// Options of an [`EtcdServer`] that is not yet started.
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until it is started"]
 pub struct EtcdBuilder {
     name: String,
+    /// All members by name and peer URL, where there are more than this one.
+    cluster: Option<String>,
     args: Vec<String>,
     tls: Option<Tls>,
     root_password: Option<String>,
@@ -36,6 +42,7 @@ impl Default for EtcdBuilder {
     fn default() -> Self {
         Self {
             name: "etcd-1".to_owned(),
+            cluster: None,
             args: Vec::new(),
             tls: None,
             root_password: None,
@@ -138,7 +145,7 @@ impl EtcdBuilder {
     }
 }
 
-/// A running (or killed, or paused) etcd with one member.
+/// A running (or killed, or paused) etcd: one alone, or a member of an [`EtcdCluster`].
 ///
 /// Dropping it kills the server and removes its folder, as does the end of this process.
 #[derive(Debug)]
@@ -353,12 +360,24 @@ impl EtcdServer {
     }
 
     fn launch(options: EtcdBuilder, binary: Binary) -> Result<Self> {
-        let (client, peer, metrics) = (Port::pick()?, Port::pick()?, Port::pick()?);
+        let ports = [Port::pick()?, Port::pick()?, Port::pick()?];
+        let server = Self::spawn(options, binary, ports)?;
+        server.probe().wait()?;
+        server.enable_auth()?;
+        Ok(server)
+    }
+
+    /// Starts the process. A member alone of several does not serve yet.
+    fn spawn(
+        options: EtcdBuilder,
+        binary: Binary,
+        [client, peer, metrics]: [Port; 3],
+    ) -> Result<Self> {
         let reaper = Reaper::with_folder("etcd")?;
         let log = open_log(&reaper)?;
         let args = arguments(&options, &binary, &reaper, [&client, &peer, &metrics]);
         let process = reaper.spawn_server("etcd", &binary.path, &args, log)?;
-        let server = Self {
+        Ok(Self {
             process,
             reaper,
             options,
@@ -366,10 +385,7 @@ impl EtcdServer {
             client,
             peer,
             metrics,
-        };
-        server.probe().wait()?;
-        server.enable_auth()?;
-        Ok(server)
+        })
     }
 
     fn relaunch(&mut self) -> Result<()> {
@@ -437,6 +453,7 @@ fn arguments(
     };
     let client = format!("{scheme}://{}", client.address());
     let peer = format!("http://{}", peer.address());
+    let alone = format!("{}={peer}", options.name);
     let mut args = vec![
         format!("--name={}", options.name),
         format!("--data-dir={}", reaper.folder().join("data").display()),
@@ -444,7 +461,10 @@ fn arguments(
         format!("--advertise-client-urls={client}"),
         format!("--listen-peer-urls={peer}"),
         format!("--initial-advertise-peer-urls={peer}"),
-        format!("--initial-cluster={}={peer}", options.name),
+        format!(
+            "--initial-cluster={}",
+            options.cluster.as_ref().unwrap_or(&alone)
+        ),
         // Health without TLS and without a client certificate, whatever the clients need.
         format!("--listen-metrics-urls=http://{}", metrics.address()),
         "--logger=zap".to_owned(),

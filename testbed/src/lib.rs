@@ -1,6 +1,7 @@
 //! Real servers, a faulty network and lock-holder processes for the tests of tenure.
 //!
-//! * [`etcd`]: a real etcd as a child process, which can be killed, restarted and paused.
+//! * [`etcd`]: a real etcd as a child process, alone or as a cluster, which can be killed, restarted and
+//!   paused.
 //! * [`redis`]: a real Redis, alone, with a replica, under sentinels or as a cluster.
 //! * [`postgres`]: a real PostgreSQL, alone or with a streaming standby.
 //! * [`proxy`]: a TCP proxy that delays, holds, swallows, cuts and refuses.
@@ -57,7 +58,7 @@ mod tls;
 #[cfg(feature = "tls")]
 pub use certs::Certs;
 pub use error::{Error, Result};
-pub use etcd::{EtcdBuilder, EtcdServer};
+pub use etcd::{EtcdBuilder, EtcdCluster, EtcdClusterBuilder, EtcdServer};
 pub use holder::Holder;
 pub use postgres::{PostgresBuilder, PostgresReplica, PostgresReplicaBuilder, PostgresServer};
 pub use process::Process;

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use tenure_testbed::{Direction, Error, EtcdServer, Flow, Process, Proxy};
+use tenure_testbed::{Direction, Error, EtcdCluster, EtcdServer, Flow, Process, Proxy};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -221,4 +221,39 @@ fn is_reached_through_the_proxy() {
     assert!(!put("undelivered"));
     assert!(trigger.has_fired());
     assert_eq!(etcd.run_etcdctl(&["get", "undelivered"]).expect("get"), "");
+}
+
+#[test]
+fn three_members_lose_their_leader_and_get_it_back() {
+    let mut etcd = EtcdCluster::start().expect("etcd");
+    assert_eq!(etcd.endpoints().len(), 3);
+    etcd.members[0]
+        .run_etcdctl(&["put", "a", "1"])
+        .expect("put");
+    let leader = etcd.leader().expect("a leader");
+    etcd.members[leader].kill().expect("killed");
+    let next = etcd.wait_for_leader_change(leader, SOON).expect("another");
+    assert_ne!(next, leader);
+    let get = ["get", "a", "--print-value-only"];
+    let kept = etcd.members[next].run_etcdctl(&get).expect("get");
+    assert_eq!(kept, "1", "a majority has it");
+    etcd.members[next]
+        .run_etcdctl(&["put", "a", "2"])
+        .expect("put");
+    etcd.members[leader].restart().expect("restarted");
+    let caught_up = etcd.members[leader].run_etcdctl(&get).expect("get");
+    assert_eq!(caught_up, "2", "a read through the quorum");
+}
+
+#[test]
+fn a_paused_leader_is_replaced_and_knows_it_when_it_goes_on() {
+    let etcd = EtcdCluster::start().expect("etcd");
+    let leader = etcd.leader().expect("a leader");
+    etcd.members[leader].pause().expect("paused");
+    etcd.wait_for_leader_change(leader, SOON).expect("another");
+    etcd.members[leader].resume().expect("resumed");
+    etcd.members[leader]
+        .run_etcdctl(&["put", "a", "1"])
+        .expect("put");
+    assert_ne!(etcd.leader(), Some(leader), "the other is the leader");
 }

@@ -392,6 +392,9 @@ async fn a_cluster_with_replicas_outlives_a_primary() {
     assert_eq!(cluster.nodes.len(), 6);
     let slot = cluster.slot_of("foo").expect("a slot");
     assert_eq!(cluster.owner_of(slot).expect("an answer"), Some(2));
+    cluster.nodes[2].command(&["SET", "foo", "0"]).expect("set");
+    cluster.wait_in_sync(2).expect("in sync");
+    cluster.cut_replication(2).expect("cut");
     cluster.nodes[2].command(&["SET", "foo", "1"]).expect("set");
     cluster.nodes[2].kill().expect("killed");
     let owner = cluster
@@ -403,6 +406,8 @@ async fn a_cluster_with_replicas_outlives_a_primary() {
         .wait_ready_async()
         .await
         .expect("all slots are served");
+    let kept = cluster.nodes[5].command(&["GET", "foo"]).expect("get");
+    assert_eq!(kept, "0", "what came after the cut is lost");
     assert_eq!(
         cluster.nodes[5].command(&["SET", "foo", "2"]).expect("set"),
         "OK"

@@ -61,8 +61,10 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     // Opened first: the suite takes its time, and should not end with "permission denied".
     let mut out = args.out.as_deref().map(Out::create).transpose()?;
     let bar = Bar::new();
-    let report = tenure_conformance::run(subjects, chosen, |progress| bar.show(&progress)).await;
+    let mut report =
+        tenure_conformance::run(subjects, chosen, |progress| bar.show(&progress)).await;
     bar.finish();
+    leave_out_what_never_stood(&mut report);
 
     let about = About::now().command(again(global, args, format));
     let text = match format {
@@ -80,15 +82,74 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     if report.exit_ok() {
         return Ok(exit::DONE);
     }
-    Err(Failure::new(exit::NEGATIVE, why_not(&report)))
+    let why = why_not(&report);
+    match who_went_away(&urls).await {
+        Some(failure) => Err(failure.after(&why)),
+        None => Err(Failure::new(exit::NEGATIVE, why)),
+    }
+}
+
+/// The first of the stores that answered before the run and does not any more: what became of it says little
+/// about its promises.
+async fn who_went_away(urls: &[&str]) -> Option<Failure> {
+    for url in urls {
+        let answer = async { tenure::connect(url).await?.guarantees().await };
+        match answer.await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => return Some(error.into()),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// A set-up whose servers could not be started for a single case shows nothing, as one whose program is
+/// missing.
+fn leave_out_what_never_stood(report: &mut Report) {
+    let set_ups = set_up_titles();
+    report.columns.retain(|column| {
+        let mut entries = column.entries.iter();
+        let stood = entries.any(|entry| !matches!(entry.outcome, Outcome::NotRun { .. }));
+        match &column.guarantees {
+            Err(why) if !stood && set_ups.contains(&column.store.as_str()) => {
+                say(format_args!("{} is left out: {why}", column.store));
+                false
+            }
+            _ => true,
+        }
+    });
+}
+
+/// The titles of the columns beside a store's first.
+fn set_up_titles() -> Vec<&'static str> {
+    let titles: Vec<&str> = Vec::new();
+    #[cfg(feature = "etcd")]
+    let titles = {
+        let set_ups = tenure_conformance::stores::EtcdSetup::ALL.iter();
+        [titles, set_ups.map(|it| it.title()).collect()].concat()
+    };
+    #[cfg(feature = "redis")]
+    let titles = {
+        let set_ups = tenure_conformance::stores::RedisSetup::ALL.iter();
+        [titles, set_ups.map(|it| it.title()).collect()].concat()
+    };
+    #[cfg(feature = "postgres")]
+    let titles = {
+        let set_ups = tenure_conformance::stores::PostgresSetup::ALL.iter();
+        [titles, set_ups.map(|it| it.title()).collect()].concat()
+    };
+    titles
 }
 
 /// The stores that need nothing from outside: the embedded one, and those whose server program is
 /// installed, started for the purpose.
 async fn whatever_is_here() -> Result<Subjects, Failure> {
     let (etcd, redis) = (start_etcd().await?, start_redis().await?);
-    let set_up = match redis {
-        Some(_) => set_up_redis().await?,
+    let set_up_etcd = match etcd {
+        Some(_) => set_up_etcd(),
+        None => Subjects::new(),
+    };
+    let set_up_redis = match redis {
+        Some(_) => set_up_redis().await,
         None => Subjects::new(),
     };
     let postgres = start_postgres().await?;
@@ -96,7 +157,8 @@ async fn whatever_is_here() -> Result<Subjects, Failure> {
         Some(_) => set_up_postgres(),
         None => Subjects::new(),
     };
-    let servers = etcd.into_iter().chain(redis).chain(set_up);
+    let servers = etcd.into_iter().chain(set_up_etcd);
+    let servers = servers.chain(redis).chain(set_up_redis);
     let servers = servers.chain(postgres).chain(set_up_postgres);
     Ok(embedded().into_iter().chain(servers).collect())
 }
@@ -125,6 +187,22 @@ async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
     Ok(None)
 }
 
+/// The ways to run an etcd that make it promise more: a column each.
+#[cfg(feature = "etcd")]
+fn set_up_etcd() -> Subjects {
+    use tenure_conformance::stores::{EtcdSetup, EtcdSubject};
+
+    let setups = EtcdSetup::ALL.iter();
+    setups
+        .map(|&setup| -> Arc<dyn Subject> { Arc::new(EtcdSubject::set_up(setup)) })
+        .collect()
+}
+
+#[cfg(not(feature = "etcd"))]
+fn set_up_etcd() -> Subjects {
+    Subjects::new()
+}
+
 #[cfg(feature = "redis")]
 async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
     if_installed(
@@ -135,22 +213,26 @@ async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
 
 /// The ways to run a Redis that make it promise less: a column each, for what shows why.
 #[cfg(feature = "redis")]
-async fn set_up_redis() -> Result<Subjects, Failure> {
+async fn set_up_redis() -> Subjects {
     use tenure_conformance::stores::{RedisSetup, RedisSubject};
 
     let mut subjects = Subjects::new();
     for &setup in RedisSetup::ALL {
-        subjects.extend(if_installed(
-            setup.title(),
-            RedisSubject::set_up(setup).await,
-        )?);
+        match RedisSubject::set_up(setup).await {
+            Ok(subject) => subjects.push(Arc::new(subject)),
+            Err(error) => say(format_args!(
+                "{} is left out: {}",
+                setup.title(),
+                exit::described(&error)
+            )),
+        }
     }
-    Ok(subjects)
+    subjects
 }
 
 #[cfg(not(feature = "redis"))]
-async fn set_up_redis() -> Result<Subjects, Failure> {
-    Ok(Subjects::new())
+async fn set_up_redis() -> Subjects {
+    Subjects::new()
 }
 
 #[cfg(not(feature = "redis"))]
@@ -229,13 +311,15 @@ async fn to_suffer(urls: &[&str]) -> Result<Subjects, Failure> {
     let mut subjects = Subjects::new();
     if any("etcd") {
         subjects.extend(start_etcd().await?);
+        subjects.extend(set_up_etcd());
     }
     if any("redis") {
         subjects.extend(start_redis().await?);
-        subjects.extend(set_up_redis().await?);
+        subjects.extend(set_up_redis().await);
     }
     if any("postgres") {
         subjects.extend(start_postgres().await?);
+        subjects.extend(set_up_postgres());
     }
     let only = |subject| Arc::new(Faults(subject)) as Arc<dyn Subject>;
     Ok(subjects.into_iter().map(only).collect())

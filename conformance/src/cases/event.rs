@@ -207,6 +207,14 @@ pub async fn s3_a_restart_prolongs_nothing(harness: &dyn Harness) -> Verdict {
     .await
 }
 
+/// S3: nor does a failover.
+pub async fn s3_a_failover_prolongs_nothing(harness: &dyn Harness) -> Verdict {
+    freed_within_the_bound(harness, "a failover", async || {
+        Event::Failover.happen(harness).await
+    })
+    .await
+}
+
 /// S3: nor does a clock that is set back.
 pub async fn s3_a_clock_jump_prolongs_nothing(harness: &dyn Harness) -> Verdict {
     freed_within_the_bound(harness, "a jump of the clock back", async || {

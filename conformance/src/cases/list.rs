@@ -76,6 +76,10 @@ macro_rules! for_each_case {
             "S3", "a restart of the store does not prolong what the dead held",
             Some(Line::Expiry), [Restart, Survivors], expiry_is_never_counted_anew
         }
+        event::s3_a_failover_prolongs_nothing {
+            "S3", "a failover does not prolong what the dead held",
+            Some(Line::Expiry), [Failover], expiry_is_never_counted_anew
+        }
         event::s3_a_clock_jump_prolongs_nothing {
             "S3", "a store whose clock is set back does not prolong what the dead held",
             Some(Line::Expiry), [ClockJump], expiry_heeds_no_wall_clock

@@ -6,14 +6,15 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tenure_core::{
-    Error, ErrorKind, Expiry, Guarantees, LockGuard, LockHandle, Result, Session, SessionOptions,
-    Store,
+    Effect, Error, ErrorKind, Expiry, Guarantees, LockGuard, LockHandle, Result, Session,
+    SessionOptions, Store,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::case::Outcome;
 use crate::harness::Harness;
+use crate::patient::unless_away;
 
 /// A TTL so long that nothing that ends within [`PROMPT`] can have been its doing.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -50,7 +51,14 @@ pub(crate) async fn guarantees(harness: &dyn Harness) -> Result<Guarantees> {
 
 /// A session of its own connection, as another process would have.
 pub(crate) async fn open(harness: &dyn Harness, ttl: Duration) -> Result<Session> {
-    open_on(&harness.connect().await?, ttl).await
+    let store = harness.connect().await?;
+    // A session may take connections of its own. What may have happened is not tried again.
+    match open_on(&store, ttl).await {
+        Err(error) if error.kind() == ErrorKind::Unavailable && error.effect() == Effect::None => {
+            unless_away(|| open_on(&store, ttl)).await
+        }
+        done => done,
+    }
 }
 
 pub(crate) async fn open_on(store: &Store, ttl: Duration) -> Result<Session> {

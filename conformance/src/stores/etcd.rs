@@ -8,7 +8,7 @@ use etcd_client::{Client, CompactionOptions, ConnectOptions, DeleteOptions, GetO
 use tenure_core::backend::{StoreUrl, namespace_root};
 use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
 use tenure_etcd::EtcdConfig;
-use tenure_testbed::{EtcdServer, Proxy};
+use tenure_testbed::{EtcdCluster, EtcdServer, Proxy};
 use tokio::sync::Mutex;
 
 use super::{fresh_namespace, testbed};
@@ -27,11 +27,119 @@ enum Server {
     Own(Box<Mutex<EtcdServer>>, String),
     /// Other cases use it too: its connections can be disturbed, not the server.
     Shared(Arc<EtcdServer>),
+    /// Ours alone, of three members.
+    Members(Box<Members>),
     /// Somebody's, at this URL: nothing of it is ours to disturb.
     Foreign(String),
 }
 
+/// How an etcd is run. What it survives depends on that alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum EtcdSetup {
+    /// Three members, of which one is lost: the leader, as a rule.
+    ThreeMembers,
+}
+
+impl EtcdSetup {
+    /// All set-ups, in the order of the report.
+    pub const ALL: &'static [Self] = &[Self::ThreeMembers];
+
+    /// The title of its column.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::ThreeMembers => "etcd, three members",
+        }
+    }
+
+    /// In which events it differs from a member alone.
+    const fn events(self) -> &'static [Need] {
+        match self {
+            Self::ThreeMembers => &[Need::Failover, Need::LoseMinority],
+        }
+    }
+
+    async fn start(self) -> tenure_testbed::Result<Server> {
+        match self {
+            Self::ThreeMembers => Members::start().await,
+        }
+    }
+}
+
+struct Members {
+    cluster: Mutex<EtcdCluster>,
+    addresses: Vec<String>,
+}
+
+/// How long members hear nothing of their leader before they elect another: what a busy machine does not
+/// feign.
+const ELECTION: Duration = Duration::from_secs(2);
+
+/// How long a leader may take to be elected and to serve.
+const ELECTED: Duration = Duration::from_secs(18);
+
+impl Members {
+    async fn start() -> tenure_testbed::Result<Server> {
+        let address = |member: &EtcdServer| member.address().to_string();
+        let cluster = EtcdCluster::builder().election_timeout(ELECTION);
+        let cluster = cluster.start_async().await?;
+        Ok(Server::Members(Box::new(Self {
+            addresses: cluster.members.iter().map(address).collect(),
+            cluster: Mutex::new(cluster),
+        })))
+    }
+
+    /// The leader, of whom there is one as long as nobody is lost.
+    async fn leader(&self) -> Result<usize> {
+        let cluster = self.cluster.lock().await;
+        let leader = cluster.wait_for_leader_change_async(usize::MAX, ELECTED);
+        leader.await.map_err(testbed)
+    }
+
+    /// A follower stops. What the leader acknowledges now, only the other one has.
+    async fn lag(&self) -> Result<()> {
+        let leader = self.leader().await?;
+        let cluster = self.cluster.lock().await;
+        cluster.members[laggard(leader)].pause().map_err(testbed)
+    }
+
+    /// The leader dies; the follower that stopped, if one did, goes on and is one of the two who elect.
+    async fn fail_over(&self) -> Result<()> {
+        let leader = self.leader().await?;
+        let mut cluster = self.cluster.lock().await;
+        cluster.members[leader].kill().map_err(testbed)?;
+        cluster.members[laggard(leader)].resume().map_err(testbed)?;
+        let change = cluster.wait_for_leader_change_async(leader, ELECTED);
+        change.await.map(drop).map_err(testbed)
+    }
+
+    /// The leader falls silent and stays so: its connections stay open, and nothing comes.
+    async fn cut_off_leader(&self) -> Result<()> {
+        let leader = self.leader().await?;
+        let cluster = self.cluster.lock().await;
+        cluster.members[leader].pause().map_err(testbed)
+    }
+}
+
+/// Who lags behind this leader.
+const fn laggard(leader: usize) -> usize {
+    (leader + 1) % 3
+}
+
 impl EtcdHarness {
+    /// Starts what `setup` takes, for this harness alone, as child processes.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when etcd is not installed or does not start.
+    pub async fn set_up(setup: EtcdSetup) -> Result<Self> {
+        Ok(Self {
+            server: setup.start().await.map_err(testbed)?,
+            namespace: fresh_namespace("conformance")?,
+            interop: false,
+        })
+    }
+
     /// Starts a server for this harness alone, as a child process.
     ///
     /// # Errors
@@ -90,12 +198,12 @@ impl EtcdHarness {
         }
     }
 
-    /// Where the server listens; none for a foreign one, which may have many places.
+    /// Where the server listens; none for one that has, or may have, many places.
     fn address(&self) -> Option<String> {
         match &self.server {
             Server::Own(_, address) => Some(address.clone()),
             Server::Shared(server) => Some(server.address().to_string()),
-            Server::Foreign(_) => None,
+            Server::Members(_) | Server::Foreign(_) => None,
         }
     }
 
@@ -103,6 +211,7 @@ impl EtcdHarness {
         let config = match (&self.server, address) {
             (Server::Foreign(url), _) => EtcdConfig::from_url(StoreUrl::parse(url)?)?,
             (_, Some(address)) => EtcdConfig::new([address]),
+            (Server::Members(members), None) => EtcdConfig::new(&members.addresses),
             (_, None) => return Err(Error::unsupported("a connection without an address")),
         };
         let config = config.namespace(namespace);
@@ -129,9 +238,17 @@ impl EtcdHarness {
                 };
                 (url.hosts().to_vec(), options)
             }
+            Server::Members(members) => (members.addresses.clone(), None),
             _ => (self.address().into_iter().collect(), None),
         };
         Client::connect(hosts, options).await.map_err(etcd)
+    }
+
+    fn members(&self) -> Result<&Members> {
+        match &self.server {
+            Server::Members(members) => Ok(members),
+            _ => Err(Error::unsupported("a failover without other members")),
+        }
     }
 
     fn root(&self) -> String {
@@ -174,8 +291,15 @@ impl Harness for EtcdHarness {
             Need::LoseMinority,
             Need::Sessions,
         ];
+        const MEMBERS: &[Need] = &[
+            Need::Elsewhere,
+            Need::Survivors,
+            Need::LoseMinority,
+            Need::Failover,
+        ];
         match &self.server {
             Server::Own(..) => OWN,
+            Server::Members(_) => MEMBERS,
             Server::Shared(_) => &OWN[..8],
             Server::Foreign(url) if url.starts_with("etcd:") => &OWN[3..7],
             Server::Foreign(_) => &OWN[3..4],
@@ -208,13 +332,16 @@ impl Harness for EtcdHarness {
 
     fn ttl(&self) -> Duration {
         // The shortest that etcd grants.
-        Duration::from_secs(2)
+        match &self.server {
+            Server::Members(_) => ELECTION * 3 / 2,
+            _ => Duration::from_secs(2),
+        }
     }
 
     async fn clean_up(&self) -> Result<()> {
         match &self.server {
             // It ends with us.
-            Server::Own(..) => Ok(()),
+            Server::Own(..) | Server::Members(_) => Ok(()),
             Server::Foreign(url) if !url.starts_with("etcd:") => Ok(()),
             _ => {
                 let mut client = self.client().await?;
@@ -307,8 +434,17 @@ impl Operator for EtcdHarness {
         match &self.server {
             // Of one member, the smallest part that can be lost is all of it.
             Server::Own(server, _) => server.lock().await.kill().map_err(testbed),
+            Server::Members(members) => members.cut_off_leader().await,
             _ => Err(Error::unsupported("stopping a server that others use")),
         }
+    }
+
+    async fn lag(&self) -> Result<()> {
+        self.members()?.lag().await
+    }
+
+    async fn fail_over(&self) -> Result<()> {
+        self.members()?.fail_over().await
     }
 }
 
@@ -317,6 +453,7 @@ pub struct EtcdSubject {
     name: String,
     server: Option<Arc<EtcdServer>>,
     url: Option<String>,
+    setup: Option<EtcdSetup>,
 }
 
 impl EtcdSubject {
@@ -332,7 +469,20 @@ impl EtcdSubject {
             name: "etcd".to_owned(),
             server: Some(Arc::new(server)),
             url: None,
+            setup: None,
         })
+    }
+
+    /// An etcd that is run in this way, started anew for each case. It takes the cases of the events in
+    /// which the set-up differs from [`start`](Self::start): there it is shown what it promises more,
+    /// and why it promises less.
+    pub fn set_up(setup: EtcdSetup) -> Self {
+        Self {
+            name: setup.title().to_owned(),
+            server: None,
+            url: None,
+            setup: Some(setup),
+        }
     }
 
     /// The etcd at `url`, whose faults are not ours to provoke.
@@ -349,6 +499,7 @@ impl EtcdSubject {
             name: format!("etcd at {}", parsed.hosts().join(",")),
             server: None,
             url: Some(url),
+            setup: None,
         })
     }
 }
@@ -367,7 +518,25 @@ impl Subject for EtcdSubject {
         &self.name
     }
 
+    fn takes(&self, case: &Case) -> bool {
+        self.setup.is_none_or(|setup| {
+            let differs = |need: &Need| setup.events().contains(need);
+            case.needs.iter().any(differs)
+        })
+    }
+
+    fn parallel(&self) -> usize {
+        // Three members each, which take a busy machine for a dead leader.
+        match self.setup {
+            Some(EtcdSetup::ThreeMembers) => 3,
+            None => 16,
+        }
+    }
+
     async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>> {
+        if let Some(setup) = self.setup {
+            return Ok(Box::new(EtcdHarness::set_up(setup).await?));
+        }
         let own_store = case.needs.iter().any(|need| need.wants_own_store());
         Ok(Box::new(match (&self.url, &self.server) {
             (Some(url), _) => EtcdHarness::at(url.clone())?,

@@ -17,7 +17,7 @@ mod redis;
 mod server;
 
 #[cfg(feature = "etcd")]
-pub use etcd::{EtcdHarness, EtcdSubject};
+pub use etcd::{EtcdHarness, EtcdSetup, EtcdSubject};
 #[cfg(feature = "memory")]
 pub use memory::{MemoryHarness, MemorySubject};
 #[cfg(feature = "postgres")]

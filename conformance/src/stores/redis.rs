@@ -9,7 +9,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, cmd};
 use tenure_core::backend::{StoreUrl, namespace_root};
 use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
 use tenure_redis::RedisConfig;
-use tenure_testbed::{Proxy, RedisReplica, RedisSentinels, RedisServer};
+use tenure_testbed::{Proxy, RedisCluster, RedisReplica, RedisSentinels, RedisServer};
 use tokio::sync::Mutex;
 
 use super::{fresh_namespace, testbed};
@@ -30,6 +30,8 @@ enum Server {
     Own(Box<Mutex<RedisServer>>, String),
     /// Ours alone, with a replica, under sentinels.
     Pair(Box<Pair>),
+    /// Ours alone: a cluster whose primaries have replicas.
+    Cluster(Box<Mutex<RedisCluster>>, String),
     /// Other cases use it too: its connections can be disturbed, not the server.
     Shared(Arc<RedisServer>),
     /// Somebody's, at this URL: nothing of it is ours to disturb.
@@ -49,6 +51,9 @@ pub enum RedisSetup {
     NoPersistence,
     /// A replica, which sentinels promote, and for which nothing that is acknowledged waits.
     AsynchronousReplica,
+    /// A cluster, where the replica of a primary that dies takes over; nothing that is acknowledged waits
+    /// for it.
+    Cluster,
     /// A server whose wall clock is stepped.
     SteppedClock,
 }
@@ -58,6 +63,7 @@ impl RedisSetup {
     pub const ALL: &'static [Self] = &[
         Self::NoPersistence,
         Self::AsynchronousReplica,
+        Self::Cluster,
         Self::SteppedClock,
     ];
 
@@ -66,6 +72,7 @@ impl RedisSetup {
         match self {
             Self::NoPersistence => "redis, no persistence",
             Self::AsynchronousReplica => "redis + replica, asynchronous",
+            Self::Cluster => "redis cluster, a primary lost",
             Self::SteppedClock => "redis, clock that jumps",
         }
     }
@@ -74,7 +81,7 @@ impl RedisSetup {
     const fn events(self) -> &'static [Need] {
         match self {
             Self::NoPersistence => &[Need::Restart],
-            Self::AsynchronousReplica => &[Need::Failover, Need::LoseMinority],
+            Self::AsynchronousReplica | Self::Cluster => &[Need::Failover, Need::LoseMinority],
             Self::SteppedClock => &[Need::ClockJump],
         }
     }
@@ -96,6 +103,14 @@ impl RedisSetup {
                 .await
                 .map(own),
             Self::AsynchronousReplica => Pair::start().await,
+            Self::Cluster => RedisCluster::builder()
+                .with_replicas()
+                .start_async()
+                .await
+                .map(|cluster| {
+                    let url = cluster.url();
+                    Server::Cluster(Box::new(Mutex::new(cluster)), url)
+                }),
         };
         started.map_err(testbed)
     }
@@ -127,6 +142,17 @@ impl Pair {
             .wait_for_primary_change_async(before, patience);
         change.await.map(drop)
     }
+}
+
+/// How long a replica may take to be promoted.
+const PROMOTED: Duration = Duration::from_secs(18);
+
+/// The slot of a namespace, and who serves it.
+async fn primary_of(cluster: &RedisCluster, root: &str) -> Result<(u16, usize)> {
+    let slot = cluster.slot_of(root).map_err(testbed)?;
+    // Whoever it is, it is not a node that there is not.
+    let owner = cluster.wait_for_owner_change_async(slot, usize::MAX, PROMOTED);
+    Ok((slot, owner.await.map_err(testbed)?))
 }
 
 impl RedisHarness {
@@ -204,7 +230,7 @@ impl RedisHarness {
 
     fn url(&self) -> String {
         match &self.server {
-            Server::Own(_, url) | Server::Foreign(url) => url.clone(),
+            Server::Own(_, url) | Server::Cluster(_, url) | Server::Foreign(url) => url.clone(),
             Server::Shared(server) => server.url(),
             Server::Pair(pair) => pair.sentinels.url(),
         }
@@ -329,7 +355,7 @@ impl Harness for RedisHarness {
             Need::Sessions,
             Need::ClockJump,
         ];
-        const PAIR: &[Need] = &[
+        const REPLICATED: &[Need] = &[
             Need::Elsewhere,
             Need::Survivors,
             Need::LoseMinority,
@@ -338,7 +364,7 @@ impl Harness for RedisHarness {
         match &self.server {
             Server::Own(..) if self.clock => OWN,
             Server::Own(..) => &OWN[..OWN.len() - 1],
-            Server::Pair(_) => PAIR,
+            Server::Pair(_) | Server::Cluster(..) => REPLICATED,
             Server::Shared(_) => &OWN[..8],
             Server::Foreign(url) if url.starts_with("redis:") => &OWN[3..7],
             Server::Foreign(_) => &OWN[3..4],
@@ -349,7 +375,7 @@ impl Harness for RedisHarness {
         let address = match &self.server {
             Server::Own(server, _) => server.lock().await.address(),
             Server::Shared(server) => server.address(),
-            Server::Pair(_) | Server::Foreign(_) => {
+            Server::Pair(_) | Server::Cluster(..) | Server::Foreign(_) => {
                 return Err(Error::unsupported("a link to more than one server of ours"));
             }
         };
@@ -379,7 +405,7 @@ impl Harness for RedisHarness {
     async fn clean_up(&self) -> Result<()> {
         match &self.server {
             // It ends with us.
-            Server::Own(..) | Server::Pair(_) => return Ok(()),
+            Server::Own(..) | Server::Pair(_) | Server::Cluster(..) => return Ok(()),
             Server::Foreign(url) if !url.starts_with("redis:") => return Ok(()),
             _ => {}
         }
@@ -480,23 +506,46 @@ impl Operator for RedisHarness {
                 drop(servers);
                 pair.kill_primary().await.map(drop).map_err(testbed)
             }
+            Server::Cluster(cluster, _) => {
+                let mut cluster = cluster.lock().await;
+                let (_, node) = primary_of(&cluster, &self.root()).await?;
+                let sync = cluster.wait_in_sync_async(node);
+                sync.await.map_err(testbed)?;
+                cluster.nodes[node].kill().map_err(testbed)
+            }
             _ => Err(Error::unsupported("stopping a server that others use")),
         }
     }
 
     async fn lag(&self) -> Result<()> {
-        let Server::Pair(pair) = &self.server else {
-            return Err(Error::unsupported("a replica that lags, without a replica"));
-        };
-        let servers = pair.servers.lock().await;
-        servers.wait_in_sync_async().await.map_err(testbed)?;
-        servers.cut_replication();
-        Ok(())
+        match &self.server {
+            Server::Pair(pair) => {
+                let servers = pair.servers.lock().await;
+                servers.wait_in_sync_async().await.map_err(testbed)?;
+                servers.cut_replication();
+                Ok(())
+            }
+            Server::Cluster(cluster, _) => {
+                let cluster = cluster.lock().await;
+                let (_, node) = primary_of(&cluster, &self.root()).await?;
+                let sync = cluster.wait_in_sync_async(node);
+                sync.await.map_err(testbed)?;
+                cluster.cut_replication(node).map_err(testbed)
+            }
+            _ => Err(Error::unsupported("a replica that lags, without a replica")),
+        }
     }
 
     async fn fail_over(&self) -> Result<()> {
         match &self.server {
             Server::Pair(pair) => pair.fail_over().await.map_err(testbed),
+            Server::Cluster(cluster, _) => {
+                let mut cluster = cluster.lock().await;
+                let (slot, node) = primary_of(&cluster, &self.root()).await?;
+                cluster.nodes[node].kill().map_err(testbed)?;
+                let change = cluster.wait_for_owner_change_async(slot, node, PROMOTED);
+                change.await.map(drop).map_err(testbed)
+            }
             _ => Err(Error::unsupported("a failover without a replica")),
         }
     }
@@ -606,9 +655,10 @@ impl Subject for RedisSubject {
     }
 
     fn parallel(&self) -> usize {
-        // Five processes each would make the machine itself the fault.
+        // Five processes each, or six, would make the machine itself the fault.
         match self.setup {
             Some(RedisSetup::AsynchronousReplica) => 4,
+            Some(RedisSetup::Cluster) => 3,
             _ => 16,
         }
     }

@@ -210,6 +210,57 @@ impl RedisCluster {
         on_a_thread(move || ask.wait_ready()).await
     }
 
+    /// Waits until the replica of the primary `node` has all that this has written so far. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`] after 30 seconds; [`Error::Config`] when the node had no replica at the start.
+    pub fn wait_in_sync(&self, node: usize) -> Result<()> {
+        self.follow(node)?.wait()
+    }
+
+    /// [`wait_in_sync`](Self::wait_in_sync) on a blocking thread of the tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_in_sync`](Self::wait_in_sync).
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing but the waiting is lost when the future is dropped.
+    pub async fn wait_in_sync_async(&self, node: usize) -> Result<()> {
+        let follow = self.follow(node)?;
+        on_a_thread(move || follow.wait()).await
+    }
+
+    /// From now on nothing that the primary `node` writes reaches its replica, which may still take over:
+    /// it forgets the password by which it would follow.
+    ///
+    /// # Errors
+    ///
+    /// As [`wait_in_sync`](Self::wait_in_sync), and [`Error::Reply`].
+    pub fn cut_replication(&self, node: usize) -> Result<()> {
+        let Follow { primary, replica } = self.follow(node)?;
+        let forget = ["CONFIG", "SET", "masterauth", "forgotten"];
+        replica.command(&forget, COMMAND)?;
+        let what = "a primary without its replica";
+        wait_until(what, Duration::from_secs(30), || {
+            primary.command(&["CLIENT", "KILL", "TYPE", "replica"], COMMAND)?;
+            let left = primary.info("connected_slaves")?;
+            Ok((left.as_deref() == Some("0")).then_some(()))
+        })
+    }
+
+    fn follow(&self, node: usize) -> Result<Follow> {
+        match (self.nodes.get(node), self.nodes.get(PRIMARIES + node)) {
+            (Some(primary), Some(replica)) => Ok(Follow {
+                primary: primary.control(),
+                replica: replica.control(),
+            }),
+            _ => Err(Error::Config(format!("node {node} has no replica"))),
+        }
+    }
+
     /// Begins to move a slot: from now on its owner answers `ASK` for keys that it does not hold.
     ///
     /// # Errors
@@ -316,12 +367,8 @@ impl RedisCluster {
             let id = primary.command(&["CLUSTER", "MYID"])?;
             replica.command(&["CLUSTER", "REPLICATE", &id])?;
         }
-        for (primary, replica) in self.nodes.iter().zip(&self.nodes[PRIMARIES..]) {
-            let follow = Follow {
-                primary: primary.control(),
-                replica: replica.control(),
-            };
-            follow.wait()?;
+        for node in 0..PRIMARIES {
+            self.wait_in_sync(node)?;
         }
         // A replica that the other primaries take for a primary gets no votes.
         let what = "nodes that know all replicas";

@@ -1,0 +1,142 @@
+//! A stage whose store may take its time to answer a new client.
+//!
+//! On a machine that has other things to do, a connection may fail that nothing is wrong with. That is no
+//! answer of the store, and breaks no promise.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tenure_core::{Error, ErrorKind, Result, Store};
+
+use crate::case::{Case, Outcome};
+use crate::harness::{Harness, Linked, Need, Operator};
+
+/// How often a connection is tried before it is given up.
+const ATTEMPTS: u32 = 3;
+
+/// How long until it is tried again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// A harness that tries again to connect, and remembers that it was in vain.
+pub(crate) struct Patient<'a> {
+    harness: &'a dyn Harness,
+    /// Whether the case's operator does something to the store by which it may become unreachable: then
+    /// that is what came of it.
+    strikes: bool,
+    struck: AtomicBool,
+    unreached: Mutex<Option<String>>,
+}
+
+impl<'a> Patient<'a> {
+    pub(crate) fn new(harness: &'a dyn Harness, case: &Case) -> Self {
+        let strike = |need: &Need| need.is_event() || *need == Need::Disturb;
+        Self {
+            harness,
+            strikes: case.needs.iter().any(strike),
+            struck: AtomicBool::new(false),
+            unreached: Mutex::new(None),
+        }
+    }
+
+    /// The outcome of the case; nothing was shown by one that had no connection.
+    pub(crate) fn excuse(&self, outcome: Outcome) -> Outcome {
+        let unreached = self.unreached.lock();
+        match (
+            outcome,
+            unreached.unwrap_or_else(PoisonError::into_inner).take(),
+        ) {
+            (Outcome::Violated { judged: false, .. }, Some(why)) => Outcome::not_run(why),
+            (outcome, _) => outcome,
+        }
+    }
+
+    async fn reach<T, F: Future<Output = Result<T>>>(
+        &self,
+        connect: impl Fn() -> F + Send,
+    ) -> Result<T> {
+        let mut attempt = Attempt {
+            patient: self,
+            given_up: Some("a connection was not made in time".to_owned()),
+        };
+        let reached = unless_away(connect).await;
+        attempt.given_up = match &reached {
+            Err(error) if error.kind() == ErrorKind::Unavailable => Some(error.to_string()),
+            _ => None,
+        };
+        reached
+    }
+}
+
+/// Tries again what failed only because the store was not there.
+pub(crate) async fn unless_away<T, F: Future<Output = Result<T>>>(
+    connect: impl Fn() -> F,
+) -> Result<T> {
+    let away = |error: &Error| error.kind() == ErrorKind::Unavailable;
+    for _ in 1..ATTEMPTS {
+        match connect().await {
+            Err(error) if away(&error) => tokio::time::sleep(PAUSE).await,
+            done => return done,
+        }
+    }
+    connect().await
+}
+
+/// An attempt to connect. Who drops it waited no longer.
+struct Attempt<'a> {
+    patient: &'a Patient<'a>,
+    given_up: Option<String>,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Some(why) = self.given_up.take() else {
+            return;
+        };
+        if self.patient.struck.load(Ordering::SeqCst) {
+            return;
+        }
+        let unreached = self.patient.unreached.lock();
+        *unreached.unwrap_or_else(PoisonError::into_inner) =
+            Some(format!("the store could not be reached: {why}"));
+    }
+}
+
+#[async_trait]
+impl Harness for Patient<'_> {
+    async fn connect(&self) -> Result<Store> {
+        self.reach(|| self.harness.connect()).await
+    }
+
+    fn offers(&self) -> &[Need] {
+        self.harness.offers()
+    }
+
+    async fn linked(&self) -> Result<Linked> {
+        self.reach(|| self.harness.linked()).await
+    }
+
+    async fn elsewhere(&self) -> Result<Store> {
+        self.reach(|| self.harness.elsewhere()).await
+    }
+
+    fn operator(&self) -> Option<&dyn Operator> {
+        // From here on it is the operator's doing.
+        self.struck.fetch_or(self.strikes, Ordering::SeqCst);
+        self.harness.operator()
+    }
+
+    fn ttl(&self) -> Duration {
+        self.harness.ttl()
+    }
+
+    fn capacity(&self) -> Option<usize> {
+        self.harness.capacity()
+    }
+
+    async fn clean_up(&self) -> Result<()> {
+        self.harness.clean_up().await
+    }
+}
