@@ -175,3 +175,129 @@ async fn a_session_ends_though_its_rows_are_in_somebodys_hands() {
     let next = lives.queue("q").unwrap();
     let _item = within(TTL, "the item", next.dequeue()).await.unwrap();
 }
+
+/// Two statements of one transaction, and meanwhile a sweep. What the first locked it has to wait for; it must
+/// not have locked by then what the second needs.
+async fn locked_beside_a_sweep(db: &Database, first: &'static str, second: &'static str) {
+    let mut other = db.sql().await;
+    other.execute("BEGIN").await.unwrap();
+    other.execute(first).await.unwrap();
+    let mut sweeper = db.sql().await;
+    let sweep = tokio::spawn(async move {
+        let sweep = "DELETE FROM tenure.sweeps; SELECT tenure.sweep()";
+        sweeper.execute(sqlx::raw_sql(sweep)).await.map(drop)
+    });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+        AND query LIKE '%tenure.sweep()%' AND datname = current_database()";
+    db.until(waits, 1).await;
+    other.execute(second).await.unwrap();
+    other.execute("COMMIT").await.unwrap();
+    sweep.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_locks_what_the_dead_leave_in_the_order_of_others() {
+    let db = Database::new().await;
+    // The one that is met first has what is to be locked last.
+    let (first, second) = (db.session(TTL).await, db.session(TTL).await);
+    let queues = [second.queue("a").unwrap(), first.queue("b").unwrap()];
+    let mut deliveries = Vec::new();
+    for queue in &queues {
+        queue.enqueue("x").await.unwrap();
+        deliveries.push(queue.dequeue().await.unwrap());
+    }
+    let mut sql = db.sql().await;
+    for dead in [&first, &second] {
+        let end = format!("SELECT tenure.terminate({})", dead.id());
+        sql.execute(sqlx::AssertSqlSafe(end)).await.unwrap();
+    }
+    locked_beside_a_sweep(
+        &db,
+        "SELECT FROM tenure.queues WHERE path LIKE '%/a' FOR UPDATE",
+        "SELECT FROM tenure.queues WHERE path LIKE '%/b' FOR UPDATE",
+    )
+    .await;
+    assert_eq!(db.number("SELECT count(*) FROM tenure.sessions").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_locks_queues_before_rooms_whosever_they_are() {
+    let db = Database::new().await;
+    let (first, second) = (db.session(TTL).await, db.session(TTL).await);
+    let barrier = first.double_barrier("r", 2).unwrap();
+    let enters = tokio::spawn(async move { barrier.enter().await.map(drop) });
+    db.until("SELECT count(*) FROM tenure.participants", 1)
+        .await;
+    let queue = second.queue("q").unwrap();
+    queue.enqueue("x").await.unwrap();
+    let _delivery = queue.dequeue().await.unwrap();
+    let mut sql = db.sql().await;
+    for dead in [&first, &second] {
+        let end = format!("SELECT tenure.terminate({})", dead.id());
+        sql.execute(sqlx::AssertSqlSafe(end)).await.unwrap();
+    }
+    locked_beside_a_sweep(
+        &db,
+        "SELECT FROM tenure.queues FOR UPDATE",
+        "SELECT FROM tenure.rooms FOR UPDATE",
+    )
+    .await;
+    assert_eq!(db.number("SELECT count(*) FROM tenure.rooms").await, 0);
+    enters.await.unwrap().unwrap_err();
+}
+
+/// Who waits stands in no queue's way: another may have locked the queue, and remove the row.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_locks_a_queue_before_those_who_wait_for_it() {
+    let db = Database::new().await;
+    let dead = db.session(TTL).await;
+    let queue = dead.queue("q").unwrap();
+    let waits = tokio::spawn(async move { queue.dequeue().await.map(drop) });
+    db.until("SELECT count(*) FROM tenure.queue_waits", 1).await;
+    let end = format!("SELECT tenure.terminate({})", dead.id());
+    let mut sql = db.sql().await;
+    sql.execute(sqlx::AssertSqlSafe(end)).await.unwrap();
+    locked_beside_a_sweep(
+        &db,
+        "SELECT FROM tenure.queues FOR UPDATE",
+        "DELETE FROM tenure.queue_waits",
+    )
+    .await;
+    waits.await.unwrap().unwrap_err();
+}
+
+/// A dead ticket is buried by one; another who meets it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_who_buries_a_ticket() {
+    let db = Database::new().await;
+    let (holds, dead, next) = (
+        db.session(TTL).await,
+        db.session(TTL).await,
+        db.session(TTL).await,
+    );
+    let guard = holds.locker("l").unwrap().lock().await.unwrap();
+    let lock = dead.locker("l").unwrap();
+    let waits = tokio::spawn(async move { lock.lock().await.map(drop) });
+    db.until(support::TICKETS, 1).await;
+    let mut other = db.sql().await;
+    other.execute("BEGIN").await.unwrap();
+    other
+        .execute("SELECT FROM tenure.tickets FOR UPDATE")
+        .await
+        .unwrap();
+    let end = format!("SELECT tenure.terminate({})", dead.id());
+    let mut sql = db.sql().await;
+    sql.execute(sqlx::AssertSqlSafe(end)).await.unwrap();
+    sql.execute("SET statement_timeout = '3s'").await.unwrap();
+    let sweep = "DELETE FROM tenure.sweeps; SELECT tenure.sweep()";
+    sql.execute(sqlx::raw_sql(sweep)).await.unwrap();
+    // Its ticket is there, so it is not forgotten.
+    assert_eq!(db.number("SELECT count(*) FROM tenure.sessions").await, 3);
+    guard.release().await.unwrap();
+    let lock = next.locker("l").unwrap();
+    drop(within(TTL, "the lock", lock.lock()).await.unwrap());
+    other.execute("COMMIT").await.unwrap();
+    sql.execute(sqlx::raw_sql(sweep)).await.unwrap();
+    assert_eq!(db.number("SELECT count(*) FROM tenure.sessions").await, 2);
+    waits.await.unwrap().unwrap_err();
+}

@@ -29,6 +29,16 @@ BEGIN
     RETURN pg_try_advisory_lock(a_key);
 END $$;
 
+-- Buries a dead ticket, unless another is at it: who goes through several lines, and who clears up after
+-- several sessions, meet the tickets in orders of their own, and are not to wait for one another.
+CREATE FUNCTION tenure.line_forget(a_key bigint, a_id bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = a_id FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        DELETE FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = a_id;
+    END IF;
+END $$;
+
 -- What is in the way of an ask before the ticket `a_before`: 0 nobody; -1 somebody of its own session,
 -- who looks out for both; else how many sessions stand before it. Dead tickets are buried on the way.
 CREATE FUNCTION tenure.line_ahead(me bigint, a_key bigint, a_before bigint, a_shared boolean)
@@ -42,7 +52,7 @@ BEGIN
         WHERE t.key = a_key AND t.id < a_before ORDER BY t.id
     LOOP
         IF NOT tenure.alive(ticket.session) THEN
-            DELETE FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = ticket.id;
+            PERFORM tenure.line_forget(a_key, ticket.id);
         ELSIF NOT (a_shared AND ticket.shared) THEN
             SELECT array_agg(DISTINCT b.session) INTO sessions FROM (
                 SELECT t.session FROM tenure.tickets AS t
@@ -129,7 +139,7 @@ BEGIN
         WHERE t.key = a_key ORDER BY t.id
     LOOP
         IF NOT tenure.alive(ticket.session) THEN
-            DELETE FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = ticket.id;
+            PERFORM tenure.line_forget(a_key, ticket.id);
             CONTINUE;
         END IF;
         EXIT WHEN told AND NOT ticket.shared;
@@ -167,8 +177,9 @@ CREATE FUNCTION tenure.line_withdraw(me bigint, a_nonce bigint) RETURNS bigint L
     DELETE FROM tenure.tickets AS t WHERE t.session = me AND t.nonce = a_nonce RETURNING t.key
 $$;
 
--- Removes the tickets of a dead session, or of one that ends. Those behind it find out by themselves, or
--- are nudged afterwards.
-CREATE FUNCTION tenure.line_bury(dead bigint) RETURNS void LANGUAGE sql AS $$
-    DELETE FROM tenure.tickets AS t WHERE t.session = dead
-$$;
+-- Removes the tickets of dead sessions, or of one that ends. Those behind them find out by themselves, or
+-- are nudged afterwards; what another is burying is its business.
+CREATE FUNCTION tenure.line_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM tenure.line_forget(t.key, t.id) FROM tenure.tickets AS t WHERE t.session = ANY (dead);
+END $$;

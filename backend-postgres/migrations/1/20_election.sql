@@ -186,17 +186,17 @@ BEGIN
     END LOOP;
 END $$;
 
--- Makes vacancies of all that a dead session leads, or one that ends; but for what another has locked, who
+-- Makes vacancies of all that dead sessions lead, or one that ends; but for what another has locked, who
 -- may well wait for us elsewhere.
-CREATE FUNCTION tenure.election_bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION tenure.election_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     led record;
 BEGIN
     FOR led IN
-        SELECT e.path, e.nonce FROM tenure.elections AS e
-        WHERE e.session = dead ORDER BY e.path FOR UPDATE SKIP LOCKED
+        SELECT e.path, e.session, e.nonce FROM tenure.elections AS e
+        WHERE e.session = ANY (dead) ORDER BY e.path FOR UPDATE SKIP LOCKED
     LOOP
-        PERFORM tenure.election_vacate(dead, led.nonce, led.path, hashtextextended(led.path, 0));
+        PERFORM tenure.election_vacate(led.session, led.nonce, led.path, hashtextextended(led.path, 0));
     END LOOP;
 END $$;
 

@@ -625,21 +625,31 @@ BEGIN
     RETURN true;
 END $$;
 
--- Puts back all that a dead session has, or one that ends.
-CREATE FUNCTION tenure.queue_bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- Puts back all that dead sessions have, or one that ends, and lets them wait no more.
+CREATE FUNCTION tenure.queue_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     its_queue bigint;
+    consumer bigint;
+    returned integer;
 BEGIN
-    DELETE FROM tenure.queue_waits AS w WHERE w.session = dead;
-    -- In the order of their paths, as others do who lock more than one.
+    -- In the order of their paths, whosever they are: as others do who lock more than one. And before their
+    -- rows, which others change who have locked the queue.
     FOR its_queue IN
         SELECT q.id FROM tenure.queues AS q
-        WHERE q.id IN (SELECT c.queue FROM tenure.queue_consumers AS c WHERE c.session = dead)
-        ORDER BY q.path FOR UPDATE
+        WHERE q.id IN (
+            SELECT c.queue FROM tenure.queue_consumers AS c WHERE c.session = ANY (dead)
+            UNION ALL SELECT w.queue FROM tenure.queue_waits AS w WHERE w.session = ANY (dead)
+        )
+        ORDER BY q.path FOR UPDATE OF q
     LOOP
-        PERFORM tenure.queue_tell(its_queue, tenure.queue_return(its_queue, dead, NULL, 0), '', 0, NULL);
+        DELETE FROM tenure.queue_waits AS w WHERE w.queue = its_queue AND w.session = ANY (dead);
+        returned := 0;
+        FOREACH consumer IN ARRAY dead LOOP
+            returned := returned + tenure.queue_return(its_queue, consumer, NULL, 0);
+        END LOOP;
+        PERFORM tenure.queue_tell(its_queue, returned, '', 0, NULL);
     END LOOP;
-    DELETE FROM tenure.queue_consumers AS c WHERE c.session = dead;
+    DELETE FROM tenure.queue_consumers AS c WHERE c.session = ANY (dead);
 END $$;
 
 -- Forgets ids whose time is over, and queues that have nothing.

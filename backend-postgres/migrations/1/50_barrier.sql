@@ -253,22 +253,22 @@ BEGIN
     RETURN tenure.alive(a_session);
 END $$;
 
--- Ends what a session that has ended held or was inside of.
-CREATE FUNCTION tenure.barrier_bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- Ends what sessions that have ended held or were inside of.
+CREATE FUNCTION tenure.barrier_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     its_path text;
 BEGIN
     FOR its_path IN
-        DELETE FROM tenure.barriers AS b WHERE b.session = dead AND b.bound RETURNING b.path
+        DELETE FROM tenure.barriers AS b WHERE b.session = ANY (dead) AND b.bound RETURNING b.path
     LOOP
         PERFORM tenure.tell_path(its_path);
     END LOOP;
     -- Sorted, so that no two wait for each other.
     FOR its_path IN
-        SELECT DISTINCT p.path FROM tenure.participants AS p WHERE p.session = dead ORDER BY p.path
+        SELECT DISTINCT p.path FROM tenure.participants AS p WHERE p.session = ANY (dead) ORDER BY p.path
     LOOP
         PERFORM FROM tenure.rooms AS r WHERE r.path = its_path FOR UPDATE;
-        DELETE FROM tenure.participants AS p WHERE p.path = its_path AND p.session = dead;
+        DELETE FROM tenure.participants AS p WHERE p.path = its_path AND p.session = ANY (dead);
         IF FOUND THEN
             PERFORM tenure.room_left(its_path);
         END IF;
@@ -279,15 +279,17 @@ END $$;
 -- sessions at a time.
 CREATE FUNCTION tenure.barrier_sweep() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    dead bigint;
+    owner bigint;
+    dead bigint[] := '{}';
 BEGIN
-    FOR dead IN
+    FOR owner IN
         SELECT DISTINCT b.session FROM tenure.barriers AS b
         WHERE b.bound AND NOT EXISTS (SELECT FROM tenure.sessions AS s WHERE s.id = b.session)
         LIMIT 1000
     LOOP
-        IF NOT tenure.alive(dead) THEN
-            PERFORM tenure.barrier_bury(dead);
+        IF NOT tenure.alive(owner) THEN
+            dead := dead || owner;
         END IF;
     END LOOP;
+    PERFORM tenure.barrier_bury(dead);
 END $$;

@@ -1,16 +1,20 @@
 -- What becomes of what sessions leave.
 
--- Removes everything of a session that has ended. Every part has its own `<part>_bury` here: it must be
+-- Removes everything of sessions that have ended. Every part has its own `<part>_bury` here: it must be
 -- harmless if repeated, and if two do it at once. What a part left because another was at it is for the
 -- next time.
-CREATE FUNCTION tenure.bury(dead bigint) RETURNS void LANGUAGE plpgsql AS $$
+--
+-- One part after the other for all of them, and in each in the order of the paths, because all that is
+-- locked stays so until the end: session by session, two who clear up could wait for each other.
+CREATE FUNCTION tenure.bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM tenure.line_bury(dead);
     PERFORM tenure.election_bury(dead);
     PERFORM tenure.queue_bury(dead);
     PERFORM tenure.barrier_bury(dead);
-    DELETE FROM tenure.sessions AS s WHERE s.id = dead
-        AND NOT EXISTS (SELECT FROM tenure.elections AS e WHERE e.session = dead);
+    DELETE FROM tenure.sessions AS s WHERE s.id = ANY (dead)
+        AND NOT EXISTS (SELECT FROM tenure.elections AS e WHERE e.session = s.id)
+        AND NOT EXISTS (SELECT FROM tenure.tickets AS t WHERE t.session = s.id);
 END $$;
 
 -- The end of a session by its own will: nothing of it is left. Returns the keys of the lines that it
@@ -20,7 +24,7 @@ DECLARE
     waited bigint[];
 BEGIN
     SELECT array_agg(DISTINCT t.key) INTO waited FROM tenure.tickets AS t WHERE t.session = me;
-    PERFORM tenure.bury(me);
+    PERFORM tenure.bury(ARRAY[me]);
     PERFORM pg_advisory_unlock_all();
     RETURN waited;
 END $$;
@@ -63,8 +67,8 @@ END $$;
 -- may still be: at most 100 are buried at a time.
 CREATE FUNCTION tenure.sweep() RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    dead bigint;
-    buried integer := 0;
+    session bigint;
+    dead bigint[] := '{}';
 BEGIN
     -- A sweep in the future is none: the clock was set back.
     IF EXISTS (SELECT FROM tenure.sweeps
@@ -76,21 +80,21 @@ BEGIN
     -- First, for what these keep locked the rest may wait for, and fail.
     PERFORM tenure.end_silent();
     PERFORM tenure.stm_unblock(interval '10 seconds');
-    FOR dead IN SELECT s.id FROM tenure.sessions AS s LOOP
-        CONTINUE WHEN tenure.alive(dead);
-        PERFORM tenure.bury(dead);
-        buried := buried + 1;
-        EXIT WHEN buried = 100;
+    FOR session IN SELECT s.id FROM tenure.sessions AS s LOOP
+        CONTINUE WHEN tenure.alive(session);
+        dead := dead || session;
+        EXIT WHEN cardinality(dead) = 100;
     END LOOP;
+    PERFORM tenure.bury(dead);
     PERFORM tenure.queue_sweep();
     PERFORM tenure.barrier_sweep();
     PERFORM tenure.stm_sweep();
     PERFORM tenure.election_forget();
-    IF buried < 100 THEN
+    IF cardinality(dead) < 100 THEN
         INSERT INTO tenure.sweeps (last) VALUES (clock_timestamp())
             ON CONFLICT (one) DO UPDATE SET last = excluded.last;
     END IF;
-    RETURN buried;
+    RETURN cardinality(dead);
 END $$;
 
 -- One renewal: that the answer comes back is the point. Says by which backend.
