@@ -38,6 +38,7 @@ mod session;
 mod step;
 mod stm;
 mod waits;
+mod withdrawals;
 
 pub use barrier::PostgresBarrier;
 pub use config::{PostgresConfig, SslMode};

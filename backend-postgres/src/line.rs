@@ -73,7 +73,7 @@ impl PostgresSession {
         let (path, key, pair) = match place {
             Some(Place::One(key)) => (path, key, None),
             Some(Place::Two(first, second)) => {
-                // However it is written, it is one pair, and PostgreSQL would give it to us twice.
+                // A line of its own: the pair is a key in another space.
                 let path = format!("{}{first},{second}", interop::EXPLICIT);
                 (path.clone(), key_of(&path), Some((first, second)))
             }
@@ -160,6 +160,9 @@ impl PostgresSession {
         waits: bool,
     ) -> Result<Option<FencingToken>> {
         let mut main = self.main().await;
+        if ask.is_withdrawn() {
+            return Err(Error::withdrawn());
+        }
         let mine = main.own().excludes(stand.key, &stand.path, stand.shared)?;
         if mine && !waits {
             return Ok(None);
@@ -198,6 +201,9 @@ impl PostgresSession {
 
     async fn look(&self, ask: &Ask, stand: &Stand<'_>) -> Result<Found> {
         let mut main = self.main().await;
+        if ask.is_withdrawn() {
+            return Err(Error::withdrawn());
+        }
         if main.own().excludes(stand.key, &stand.path, stand.shared)? {
             // Another of this session has it, and tells when it lets go.
             return Ok(Found::Wait(self.ttl));
@@ -292,19 +298,33 @@ impl PostgresSession {
         Ok(())
     }
 
-    /// Removes whatever `ask` has.
+    /// Removes whatever `ask` has. Those who only wait go together, whoever's turn on the connection it is.
     pub(crate) async fn withdraw_from_line(&self, ask: &Ask, side: Side) -> Result<()> {
         let nonce = ask.nonce();
-        let mut main = self.main().await;
+        let mine = (nonce, self.stand(ask, side, None).key);
+        let done = self.withdrawals.enter(mine);
+        let mut main = tokio::select! {
+            biased;
+            // Who did not get through with it leaves it to each.
+            Ok(()) = done => return Ok(()),
+            main = self.main() => main,
+        };
         if main.own().has(nonce) {
             return self.leave(&mut main, nonce).await;
         }
+        let own = main.own();
+        let together = self.withdrawals.take(mine, |nonce| !own.has(nonce));
+        let nonces: Vec<_> = together.asks().map(|(nonce, _)| signed(nonce)).collect();
+        let mut keys: Vec<_> = together.asks().map(|(_, key)| key).collect();
+        keys.sort_unstable();
+        keys.dedup();
         let withdraw = step("SELECT tenure.line_withdraw($1, $2)")
             .with(self.id)
-            .with(signed(nonce));
+            .with(nonces);
         main.call(withdraw).await?;
-        let key = self.stand(ask, side, None).key;
-        self.nudge(&mut main, &[key]).await
+        self.nudge(&mut main, &keys).await?;
+        together.done();
+        Ok(())
     }
 
     /// Tells those whose turn it may be on the lines with these keys.

@@ -28,6 +28,7 @@ use crate::rw_lock::PostgresRwLock;
 use crate::step::{Rows, Step, step};
 use crate::stm::PostgresStm;
 use crate::waits::{Bell, Topic, Waiting};
+use crate::withdrawals::Withdrawals;
 
 /// The shortest TTL: below, a slow answer alone would end a session.
 pub const MIN_TTL: Duration = Duration::from_millis(500);
@@ -131,6 +132,7 @@ pub struct PostgresSession {
     pub(crate) id: i64,
     pub(crate) ttl: Duration,
     pub(crate) queues: Books,
+    pub(crate) withdrawals: Withdrawals,
     pid: i32,
     /// Where its commits leave their markers.
     pub(crate) slots: Slots,
@@ -221,6 +223,7 @@ impl PostgresSession {
             id,
             ttl,
             queues: Books::default(),
+            withdrawals: Withdrawals::default(),
             pid,
             slots: Slots::new(),
             main,

@@ -1,5 +1,8 @@
 -- Lines: locks, elections and read-write locks stand in one each.
 --
+-- No step here waits for the disk, or for a standby: nothing of it is to outlive the server, and numbers are
+-- put in order again by `revive`.
+--
 -- Whoever holds has the advisory lock on the line's key, on its session's connection, and no row here.
 -- Whoever waits has a ticket. Nobody takes the lock while a live ticket stands before: that is the order.
 -- `mine` says that the session itself has the key in a way that excludes this ask: PostgreSQL would let
@@ -85,6 +88,7 @@ BEGIN
         END IF;
     END IF;
     IF waits THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
         INSERT INTO tenure.tickets (key, session, nonce, shared, channel, path, value)
             VALUES (a_key, me, a_nonce, a_shared, a_channel, a_path, a_value)
             ON CONFLICT (session, nonce) DO NOTHING;
@@ -134,6 +138,7 @@ DECLARE
     told boolean := false;
     ours bigint[];
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     FOR ticket IN
         SELECT t.id, t.session, t.nonce, t.shared, t.channel FROM tenure.tickets AS t
         WHERE t.key = a_key ORDER BY t.id
@@ -170,11 +175,12 @@ BEGIN
     RETURN '{}';
 END $$;
 
--- Removes a ticket, and returns its key. The next is told by a `line_nudge` of its own, once this is
--- committed: in one transaction, the two could miss somebody who comes in between, and who in turn
--- does not see that the ticket is gone.
-CREATE FUNCTION tenure.line_withdraw(me bigint, a_nonce bigint) RETURNS bigint LANGUAGE sql AS $$
-    DELETE FROM tenure.tickets AS t WHERE t.session = me AND t.nonce = a_nonce RETURNING t.key
+-- Removes tickets. The next are told by a `line_nudge` of its own, once this is committed: in one
+-- transaction, the two could miss somebody who comes in between, and who in turn does not see that a ticket
+-- is gone.
+CREATE FUNCTION tenure.line_withdraw(me bigint, a_nonces bigint[]) RETURNS void LANGUAGE sql AS $$
+    SELECT set_config('synchronous_commit', 'off', true);
+    DELETE FROM tenure.tickets AS t WHERE t.session = me AND t.nonce = ANY (a_nonces)
 $$;
 
 -- Removes the tickets of dead sessions, or of one that ends. Those behind them find out by themselves, or
