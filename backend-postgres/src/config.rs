@@ -127,6 +127,11 @@ impl PostgresConfig {
         config.user = user.filter(|user| !user.is_empty()).map(str::to_owned);
         config.password = password.cloned();
         config.database = Some(url.path().to_owned()).filter(|path| !path.is_empty());
+        if let Some((database, rest)) = config.database.as_ref().and_then(|it| it.split_once('/')) {
+            return Err(refuse(format!(
+                "the URL's database is `{database}/{rest}`, with a slash: a namespace is given by `?namespace=`, as in `postgres://host/{database}?namespace={rest}`; a database that is called so, by PGDATABASE"
+            )));
+        }
         if let Some(namespace) = url.take("namespace") {
             config.namespace = Namespace::new(namespace)?;
         }
@@ -329,6 +334,8 @@ mod tests {
             "postgres://a%00options%00b@h/",
             "postgres://u:p%00@h/",
             "postgres://h/d%00options",
+            "postgres://h/shop/more",
+            "postgres://h/shop/",
             "postgres://h?sslcert=a",
             "postgres://h?sslrootcert=a&sslmode=prefer",
         ] {

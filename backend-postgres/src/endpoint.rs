@@ -84,7 +84,10 @@ pub(crate) async fn connect(config: &PostgresConfig) -> Result<Connected> {
         let error = match attempt {
             Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(error)) => error,
-            Err(_) => error::no_connection(format!("no connection to PostgreSQL within {limit:?}")),
+            Err(_) => error::no_connection(format!(
+                "no connection to PostgreSQL at {} within {limit:?}",
+                shown(host)
+            )),
         };
         // What somebody has to change tells more than that a host is away.
         if first
@@ -97,6 +100,14 @@ pub(crate) async fn connect(config: &PostgresConfig) -> Result<Connected> {
     Err(first
         .unwrap_or_else(|| error::config("no host to connect to"))
         .with_effect(Effect::None))
+}
+
+/// A host as it is written in URLs.
+fn shown((host, port): &(String, u16)) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
 }
 
 /// A server that does not tell its version is none of the old ones.
@@ -112,7 +123,8 @@ fn check_version(version: Option<u32>) -> Result<()> {
 
 async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Connected> {
     let options = options(config, host);
-    let mut connection = options.connect().await.map_err(error::from_sqlx)?;
+    let connection = options.connect().await;
+    let mut connection = connection.map_err(|error| error::connecting(&shown(host), error))?;
     check_version(connection.server_version_num())?;
     let look = step(
         "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS read_only, current_setting('server_encoding') AS encoding, hashtextextended($1, 0) AS probe",
@@ -128,7 +140,10 @@ async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Con
     if found.get::<bool>("standby")? {
         return Err(Error::new(
             ErrorKind::Unavailable,
-            "this PostgreSQL is a standby and read-only: name its primary too, `postgres://a:5432,b:5432/...`",
+            format!(
+                "the PostgreSQL at {} is a standby and read-only: name its primary too, `postgres://a:5432,b:5432/...`",
+                shown(host)
+            ),
         ));
     }
     if found.get::<bool>("read_only")? {

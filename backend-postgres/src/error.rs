@@ -106,113 +106,223 @@ pub(crate) fn no_schema(error: Error) -> Error {
     .with_source(error)
 }
 
+/// An error of the client, in the words of the server or the operating system: its own text would put a
+/// preamble before these.
+#[derive(Debug)]
+struct Said {
+    text: String,
+    error: sqlx::Error,
+}
+
+impl From<sqlx::Error> for Said {
+    fn from(error: sqlx::Error) -> Self {
+        let text = match &error {
+            sqlx::Error::Database(database) => database.message().to_owned(),
+            sqlx::Error::Io(why) => why.to_string(),
+            sqlx::Error::Tls(why) | sqlx::Error::Configuration(why) => why.to_string(),
+            other => other.to_string(),
+        };
+        Self { text, error }
+    }
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Said {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// What became of an attempt to connect to `host`.
+pub(crate) fn connecting(host: &str, error: sqlx::Error) -> Error {
+    match &error {
+        sqlx::Error::Io(broken) if tls(broken).is_none() => {
+            no_connection(format!("no connection to PostgreSQL at {host}"))
+                .with_source(Said::from(error))
+        }
+        _ => from_sqlx(error),
+    }
+}
+
 /// What became of a connection attempt or a statement. A statement that fails is rolled back.
 pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
-    let refused = |kind, message: String| Error::new(kind, message);
+    let refused = |kind, message: &str| Error::new(kind, message);
     let translated = match &error {
-        sqlx::Error::Database(database) => {
-            let said = database.message().to_owned();
-            match database.code().unwrap_or_default().as_ref() {
-                "28000" if said.contains("certificate") => refused(
-                    ErrorKind::Unauthorized,
-                    format!(
-                        "PostgreSQL wants a certificate of its clients: {said}; see `sslcert` and `sslkey`"
-                    ),
-                ),
-                "22P05" => refused(
-                    ErrorKind::Config,
-                    format!("names need a database with the encoding UTF8: {said}"),
-                ),
-                "28P01" | "28000" => refused(
-                    ErrorKind::Unauthorized,
-                    format!("PostgreSQL refused the user or the password: {said}"),
-                ),
-                "42501" => refused(
-                    ErrorKind::Unauthorized,
-                    format!(
-                        "the PostgreSQL role lacks a right: {said}; see \"Least privilege\" in the documentation"
-                    ),
-                ),
-                "3D000" => refused(ErrorKind::Config, said),
-                // Names of prepared statements are a connection's own, unless somebody shares it.
-                "08P01" if said.contains("startup parameter") => pooled(),
-                "42P05" | "26000" => pooled(),
-                "42883" | "42P01" | "3F000" | "42703" => refused(
-                    ErrorKind::Config,
-                    format!(
-                        "the schema `tenure` is not as this version needs it: {said}; apply the migration"
-                    ),
-                ),
-                "53200" => refused(
-                    ErrorKind::TooLarge,
-                    "PostgreSQL's lock table is full: raise `max_locks_per_transaction`".into(),
-                ),
-                "53300" => refused(
-                    ErrorKind::Unavailable,
-                    "PostgreSQL has no connection left: raise `max_connections`".into(),
-                ),
-                "25006" => refused(
-                    ErrorKind::Unavailable,
-                    "this PostgreSQL is read-only: a standby, or `default_transaction_read_only`"
-                        .into(),
-                ),
-                "57014" => refused(
-                    ErrorKind::Unavailable,
-                    "PostgreSQL did not finish a step in time (`statement_timeout`)".into(),
-                ),
-                "55P03" => refused(
-                    ErrorKind::Unavailable,
-                    "a step waited too long for another (`lock_timeout`)".into(),
-                ),
-                "40001" | "40P01" => refused(ErrorKind::Unavailable, said),
-                code if ["08", "53", "57"]
-                    .iter()
-                    .any(|class| code.starts_with(class)) =>
-                {
-                    refused(ErrorKind::Unavailable, said)
-                }
-                _ => refused(
-                    ErrorKind::Internal,
-                    format!("PostgreSQL refused a step: {said}"),
-                ),
-            }
-        }
-        sqlx::Error::Configuration(why) => refused(
-            ErrorKind::Config,
-            format!("the PostgreSQL client refused its settings: {why}"),
+        sqlx::Error::Database(database) => refused_by_server(
+            database.code().unwrap_or_default().as_ref(),
+            database.message(),
         ),
-        sqlx::Error::Tls(why) => refused(
+        sqlx::Error::Configuration(_) => refused(
             ErrorKind::Config,
-            format!("no TLS connection to PostgreSQL: {why}; see `sslmode` and the certificates"),
+            "the PostgreSQL client refused its settings",
+        ),
+        sqlx::Error::Tls(_) => refused(
+            ErrorKind::Config,
+            "no TLS connection to PostgreSQL (see `sslmode` and the certificates)",
         ),
         sqlx::Error::Io(broken) if tls(broken).is_some() => match tls(broken) {
-            Some(rustls::Error::AlertReceived(alert)) => refused(
+            Some(rustls::Error::AlertReceived(_)) => refused(
                 ErrorKind::Unauthorized,
-                format!(
-                    "PostgreSQL refused our certificate ({alert:?}); see `sslcert` and `sslkey`"
-                ),
+                "PostgreSQL refused our certificate (see `sslcert` and `sslkey`)",
             ),
-            Some(rustls::Error::InvalidCertificate(why)) => refused(
+            Some(rustls::Error::InvalidCertificate(_)) => refused(
                 ErrorKind::Unauthorized,
-                format!(
-                    "the certificate that PostgreSQL shows is not to be trusted ({why}); see `sslrootcert`"
-                ),
+                "the certificate that PostgreSQL shows is not to be trusted (see `sslrootcert`)",
             ),
-            _ => refused(ErrorKind::Unavailable, "TLS to PostgreSQL failed".into()),
+            _ => refused(ErrorKind::Unavailable, "TLS to PostgreSQL failed"),
         },
         sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::ColumnNotFound(_)
         | sqlx::Error::Encode(_)
         | sqlx::Error::Decode(_) => refused(
             ErrorKind::Internal,
-            "an answer of PostgreSQL makes no sense".into(),
+            "an answer of PostgreSQL makes no sense",
         ),
         // Whether the request arrived nobody knows.
         _ => refused(
             ErrorKind::Unavailable,
-            "the connection to PostgreSQL failed".into(),
+            "the connection to PostgreSQL failed",
         )
         .with_effect(Effect::Unknown),
     };
-    translated.with_source(error)
+    translated.with_source(Said::from(error))
+}
+
+/// What to make of an answer with this SQLSTATE. What the server `said` follows as the source.
+fn refused_by_server(code: &str, said: &str) -> Error {
+    let (kind, message) = match code {
+        "28000" if said.contains("certificate") => (
+            ErrorKind::Unauthorized,
+            "PostgreSQL wants a certificate of its clients (see `sslcert` and `sslkey`)",
+        ),
+        "22P05" => (
+            ErrorKind::Config,
+            "names need a database with the encoding UTF8",
+        ),
+        "28P01" | "28000" => (
+            ErrorKind::Unauthorized,
+            "PostgreSQL refused the user or the password",
+        ),
+        "42501" => (
+            ErrorKind::Unauthorized,
+            "the PostgreSQL role lacks a right (see \"Least privilege\" in the documentation)",
+        ),
+        "3D000" => (ErrorKind::Config, "this PostgreSQL has no such database"),
+        // Names of prepared statements are a connection's own, unless somebody shares it.
+        "08P01" if said.contains("startup parameter") => return pooled(),
+        "42P05" | "26000" => return pooled(),
+        "42883" | "42P01" | "3F000" | "42703" => (
+            ErrorKind::Config,
+            "the schema `tenure` is not as this version needs it: apply the migration",
+        ),
+        "53200" => (
+            ErrorKind::TooLarge,
+            "PostgreSQL's lock table is full: raise `max_locks_per_transaction`",
+        ),
+        "53300" if said.contains("for role") => (
+            ErrorKind::Unavailable,
+            "the PostgreSQL role has as many connections as it may: raise its limit, `ALTER ROLE ... CONNECTION LIMIT`",
+        ),
+        "53300" if said.contains("for database") => (
+            ErrorKind::Unavailable,
+            "the database has as many connections as it may: raise its limit, `ALTER DATABASE ... CONNECTION LIMIT`",
+        ),
+        "53300" => (
+            ErrorKind::Unavailable,
+            "PostgreSQL has no connection left: raise `max_connections`",
+        ),
+        // The statement was rolled back: who was to be told looks by itself.
+        "54000" if said.contains("NOTIFY") => (
+            ErrorKind::Unavailable,
+            "PostgreSQL's queue of notifications is full: some client has executed LISTEN, and stays in a transaction; the server's log names it, `pg_notification_queue_usage()` says how full",
+        ),
+        "25006" => (
+            ErrorKind::Unavailable,
+            "this PostgreSQL is read-only: a standby, or `default_transaction_read_only`",
+        ),
+        "57014" => (
+            ErrorKind::Unavailable,
+            "PostgreSQL did not finish a step in time (`statement_timeout`), or an operator cancelled it",
+        ),
+        "55P03" => (
+            ErrorKind::Unavailable,
+            "a step waited too long for another (`lock_timeout`)",
+        ),
+        "40001" | "40P01" => (
+            ErrorKind::Unavailable,
+            "PostgreSQL took a step back for the sake of another",
+        ),
+        code if ["08", "53", "57"]
+            .iter()
+            .any(|class| code.starts_with(class)) =>
+        {
+            (ErrorKind::Unavailable, "PostgreSQL cannot serve now")
+        }
+        _ => (ErrorKind::Internal, "PostgreSQL refused a step"),
+    };
+    Error::new(kind, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ran_out_is_named() {
+        for (code, said, kind, hint) in [
+            (
+                "54000",
+                "too many notifications in the NOTIFY queue",
+                ErrorKind::Unavailable,
+                "LISTEN",
+            ),
+            (
+                "54000",
+                "index row size 3000 exceeds",
+                ErrorKind::Internal,
+                "",
+            ),
+            (
+                "53300",
+                "too many connections for role \"app\"",
+                ErrorKind::Unavailable,
+                "ALTER ROLE",
+            ),
+            (
+                "53300",
+                "too many connections for database \"shop\"",
+                ErrorKind::Unavailable,
+                "ALTER DATABASE",
+            ),
+            (
+                "53300",
+                "sorry, too many clients already",
+                ErrorKind::Unavailable,
+                "`max_connections`",
+            ),
+        ] {
+            let error = refused_by_server(code, said);
+            assert_eq!(error.kind(), kind, "{said}");
+            assert!(error.to_string().contains(hint), "{error}");
+            assert_eq!(error.is_retryable(), kind == ErrorKind::Unavailable);
+            assert_eq!(error.effect(), Effect::None);
+        }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let broken = std::io::Error::other("connection refused");
+        let error = connecting("db:5432", sqlx::Error::Io(broken));
+        assert_eq!(
+            error.to_string(),
+            "no connection to PostgreSQL at db:5432: connection refused"
+        );
+        let refused = from_sqlx(sqlx::Error::Tls("no root".into()));
+        assert_eq!(refused.to_string().matches("no root").count(), 1);
+    }
 }
