@@ -36,25 +36,46 @@ impl Place {
     fn explicit(name: &str) -> Option<Self> {
         let keys = name.strip_prefix(EXPLICIT)?;
         match keys.split_once(',') {
-            None => keys.parse().ok().map(Self::One),
+            None => keys.trim().parse().ok().map(Self::One),
             Some((first, second)) => Some(Self::Two(
-                first.parse().ok()?,
-                second.trim_start().parse().ok()?,
+                first.trim().parse().ok()?,
+                second.trim().parse().ok()?,
             )),
+        }
+    }
+
+    /// The one way to write it.
+    fn spelled(self) -> String {
+        match self {
+            Self::One(key) => format!("{EXPLICIT}{key}"),
+            Self::Two(first, second) => format!("{EXPLICIT}{first},{second}"),
         }
     }
 }
 
+/// What the paths of locks without `interop`, and other advisory keys of ours, begin with.
+const OURS: &str = "tenure/1/";
+
 /// Refuses a name that looks like an explicit key and is none: hashed, it would be a lock that nobody
-/// meant.
+/// meant. And one that is spelled otherwise than others would: it is one lock, and looks like two. And one
+/// whose hash may be a key of ours, by which sessions are told from the dead.
 pub(crate) fn check(name: &str) -> Result<()> {
-    if name.starts_with(EXPLICIT) && Place::explicit(name).is_none() {
-        return Err(Error::new(
-            ErrorKind::InvalidName,
-            "with `interop`, a name that begins with `key:` is an advisory key: `key:N` with a 64-bit number, or `key:A,B` with two 32-bit ones",
+    let refuse = |why: String| Err(Error::new(ErrorKind::InvalidName, why));
+    if name.starts_with(OURS) {
+        return refuse(format!(
+            "with `interop`, a name cannot begin with `{OURS}`: the keys of such names are tenure's own"
         ));
     }
-    Ok(())
+    if !name.starts_with(EXPLICIT) {
+        return Ok(());
+    }
+    match Place::explicit(name).map(Place::spelled) {
+        None => refuse(
+            "with `interop`, a name that begins with `key:` is an advisory key: `key:N` with a 64-bit number, or `key:A,B` with two 32-bit ones".into(),
+        ),
+        Some(spelled) if spelled != name => refuse(format!("this key is written `{spelled}`")),
+        Some(_) => Ok(()),
+    }
 }
 
 impl PostgresSession {
@@ -133,9 +154,18 @@ mod tests {
         assert_eq!(Place::of("key:42"), Place::One(42));
         assert_eq!(Place::of("key:-1"), Place::One(-1));
         assert_eq!(Place::of("key:1,-2"), Place::Two(1, -2));
-        assert_eq!(Place::of("key:1, 2"), Place::Two(1, 2));
         assert_eq!(Place::of("orders"), Place::One(key_of("orders")));
-        for good in ["orders", "key", "keys", "key:9223372036854775807"] {
+        for good in [
+            "orders",
+            "key",
+            "keys",
+            "key:0",
+            "key:-42",
+            "key:3,-4",
+            "key:9223372036854775807",
+            "tenure",
+            "tenure/2/x",
+        ] {
             check(good).unwrap();
         }
         for bad in [
@@ -144,6 +174,14 @@ mod tests {
             "key:1,2,3",
             "key:9223372036854775808",
             "key:1,4294967296",
+            "key:007",
+            "key:+5",
+            "key:-0",
+            "key: 5",
+            "key:1, 2",
+            "key:1,02",
+            "tenure/1/session/1",
+            "tenure/1/default/lock/orders",
         ] {
             assert_eq!(
                 check(bad).unwrap_err().kind(),
@@ -151,5 +189,7 @@ mod tests {
                 "{bad}"
             );
         }
+        let error = check("key:+1, 02").unwrap_err();
+        assert!(error.to_string().contains("`key:1,2`"), "{error}");
     }
 }

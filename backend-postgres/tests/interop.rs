@@ -179,7 +179,13 @@ async fn a_session_that_ends_frees_it_for_others() {
 async fn what_is_no_key_is_refused() {
     let db = Database::new().await;
     let session = session(&db).await;
-    for bad in ["key:x", "key:1,2,3"] {
+    for bad in [
+        "key:x",
+        "key:1,2,3",
+        "key:007",
+        "tenure/1/session/1",
+        "tenure/1/default/lock/orders",
+    ] {
         let lock = session.locker(bad).unwrap();
         assert_eq!(
             lock.lock().await.unwrap_err().kind(),
@@ -209,16 +215,17 @@ async fn what_strangers_cannot_keep_is_denied() {
     assert_eq!(claims.name_isolation.value, NameIsolation::Verbatim);
 }
 
-/// PostgreSQL gives a session a second time what it has.
+/// PostgreSQL gives a session a second time what it has: two spellings would be two locks here.
 #[tokio::test]
-async fn a_pair_is_one_lock_however_it_is_written() {
+async fn a_key_has_one_spelling() {
     let db = Database::new().await;
     let session = session(&db).await;
     let guard = session.locker("key:3,-4").unwrap().try_lock().await;
     let guard = guard.unwrap();
     for name in ["key:3, -4", "key:+3,-4", "key:03,-04"] {
-        let again = session.locker(name).unwrap().try_lock().await;
-        assert_eq!(again.unwrap_err().kind(), ErrorKind::WouldBlock, "{name}");
+        let refused = session.locker(name).unwrap().try_lock().await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidName, "{name}");
+        assert!(refused.to_string().contains("`key:3,-4`"), "{refused}");
     }
     guard.release().await.unwrap();
     assert!(take(&mut db.sql().await, "3, -4").await);
