@@ -24,6 +24,8 @@ struct Found {
     /// `synchronous_standby_names`.
     synchronous: String,
     standbys: i64,
+    /// `track_activities`: whether the server says since when a connection is silent.
+    tracked: bool,
 }
 
 async fn find(client: &Client) -> Result<Found> {
@@ -35,7 +37,8 @@ async fn find(client: &Client) -> Result<Found> {
                  CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'on' \
                     ELSE current_setting('synchronous_commit') END AS commit, \
                  current_setting('synchronous_standby_names') AS synchronous, \
-                 (SELECT count(*) FROM pg_stat_replication) AS standbys",
+                 (SELECT count(*) FROM pg_stat_replication) AS standbys, \
+                 current_setting('track_activities')::boolean AS tracked",
             )
         })
         .await?;
@@ -52,6 +55,7 @@ async fn find(client: &Client) -> Result<Found> {
         commit: row.get("commit")?,
         synchronous: row.get("synchronous")?,
         standbys: row.get("standbys")?,
+        tracked: row.get("tracked")?,
     })
 }
 
@@ -87,6 +91,22 @@ impl Found {
         )
     }
 
+    fn expiry(&self) -> Claim<Expiry> {
+        let silent = match self.tracked {
+            true => "",
+            // What the server does not say, sessions do, with each renewal.
+            false => {
+                " (by its renewals, for `track_activities` is off: a clock that is set forward ends the idle, too)"
+            }
+        };
+        Claim::new(
+            Expiry::WithinByClock(LATE),
+            format!(
+                "the server ends a connection that is silent for the TTL (`idle_session_timeout`), and the next in line looks every half second, and ends one that stands still in the middle of a request{silent}; a clock that is set back prolongs it"
+            ),
+        )
+    }
+
     fn durability(&self) -> Claim<Durability> {
         let (value, rows) = if !self.fsync {
             (
@@ -96,12 +116,12 @@ impl Found {
         } else if self.waits_for_standbys() && self.commit != "remote_write" {
             (
                 Durability::Stored,
-                "what is stored is on this server's disk and on that of its synchronous standbys",
+                "what is stored is on this server's disk and on that of its synchronous standbys, unless somebody cancels a commit that waits for these (`pg_cancel_backend`)",
             )
         } else if self.waits_for_standbys() {
             (
                 Durability::Stored,
-                "what is stored is on this server's disk, and in the memory of its synchronous standbys",
+                "what is stored is on this server's disk, and in the memory of its synchronous standbys, unless somebody cancels a commit that waits for these (`pg_cancel_backend`)",
             )
         } else if self.standbys > 0 {
             (
@@ -168,10 +188,7 @@ fn claims(found: &Found) -> Guarantees {
             HandOff::Fifo,
             "a ticket for each who waits, numbered by the server; a release tells the first that lives",
         ),
-        expiry: Claim::new(
-            Expiry::WithinByClock(LATE),
-            "the server ends a connection that is silent for the TTL (`idle_session_timeout`), and the next in line looks every half second, and ends one that stands still in the middle of a request; a clock that is set back prolongs it",
-        ),
+        expiry: found.expiry(),
         early_release: Claim::new(
             EarlyRelease::OnEvents,
             "a session ends with its connection: when that breaks, when its backend is terminated, and when the server restarts; and a standby that is promoted knows of none",

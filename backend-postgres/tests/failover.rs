@@ -7,7 +7,7 @@ mod support;
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, Row};
-use support::{Database, server};
+use support::{Database, server, within};
 use tenure_core::backend::StoreUrl;
 use tenure_core::{Durability, ErrorKind, FencingToken, Guarantees, SessionOptions, TokenOrder};
 use tenure_postgres::PostgresConfig;
@@ -274,4 +274,61 @@ async fn a_commit_is_not_found_before_the_standby_has_it() {
     assert!(early.is_err(), "found: {early:?}");
     pair.heal_replication();
     assert_eq!(resolving.await.unwrap(), "committed");
+}
+
+/// A commit waits for a synchronous standby, whether there is one or not. What is only in the server's memory
+/// does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locks_are_handed_on_though_the_synchronous_standby_is_dead() {
+    let server = PostgresServer::start_async().await.unwrap();
+    let url = server.url();
+    let open = async || {
+        let store = tenure_postgres::connect(config(&url)).await.unwrap();
+        store.open(SessionOptions::new().ttl(TTL * 2)).await
+    };
+    let (a, b) = (open().await.unwrap(), open().await.unwrap());
+    let queue = a.queue("q").unwrap();
+    queue.enqueue("x").await.unwrap();
+    server.set("synchronous_standby_names", "dead").unwrap();
+    let probe = "SELECT current_setting('synchronous_standby_names')";
+    while server.sql(probe).unwrap() != "dead" {}
+    let held = |name: &str| format!("SELECT count(*) FROM tenure.tickets WHERE path LIKE '%/{name}'");
+    let work = async {
+        // More than the 32 numbers of a sequence that are logged at once.
+        for round in 0..40 {
+            let name = format!("l{round}");
+            let held_by_a = a.locker(&name).unwrap().lock().await.unwrap();
+            let next = b.locker(&name).unwrap();
+            let next = tokio::spawn(async move { next.lock().await });
+            while server.sql(held(&name)).unwrap() != "1" {}
+            held_by_a.release().await.unwrap();
+            next.await.unwrap().unwrap().release().await.unwrap();
+        }
+        let leads = a.election("e").unwrap().campaign("a").await.unwrap();
+        let next = b.election("e").unwrap();
+        let next = tokio::spawn(async move { next.campaign("b").await });
+        while server.sql(held("e")).unwrap() != "1" {}
+        leads.resign().await.unwrap();
+        next.await.unwrap().unwrap().resign().await.unwrap();
+        let rooms = [&a, &b].map(|session| session.double_barrier("d", 2).unwrap());
+        let (one, other) = tokio::join!(rooms[0].enter(), rooms[1].enter());
+        let (one, other) = tokio::join!(one.unwrap().leave(), other.unwrap().leave());
+        (one.unwrap(), other.unwrap());
+        open().await.unwrap().close().await.unwrap();
+    };
+    within(TTL * 4, "what is in memory", work).await;
+    // What is stored waits. Cancelled meanwhile, PostgreSQL says that it is done, with a warning that the client
+    // library tells nobody: `docs/postgres.md` says so.
+    let enqueues = tokio::spawn(async move { queue.enqueue("y").await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    while server.sql(waits).unwrap() == "0" {}
+    assert!(!enqueues.is_finished());
+    server
+        .sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+        .unwrap();
+    within(TTL, "what was cancelled", enqueues)
+        .await
+        .unwrap()
+        .unwrap();
+    server.set("synchronous_standby_names", "").unwrap();
 }

@@ -165,7 +165,11 @@ async fn through(relay: &Relay, db: &Database) -> Session<PostgresSession> {
 
 /// How long after the client stood still the next in line had what it held.
 async fn freed_after(hole: Hole) -> Duration {
-    let (db, relay) = (Database::new().await, Relay::start().await);
+    freed_in(Database::new().await, hole).await
+}
+
+async fn freed_in(db: Database, hole: Hole) -> Duration {
+    let relay = Relay::start().await;
     let holder = through(&relay, &db).await;
     let held = holder.locker("l").unwrap().lock().await.unwrap();
     let other = db.session(Duration::from_secs(5)).await;
@@ -226,5 +230,21 @@ async fn with_a_step_and_no_sync() {
 async fn with_a_large_result_unread() {
     let large = "SELECT repeat('x', 1000) FROM generate_series(1, 200000)";
     let after = freed_after(Hole::After(large)).await;
+    assert!(after < IN_TIME, "{after:?}");
+}
+
+/// Where the server does not say since when its connections are silent.
+#[tokio::test]
+async fn with_a_step_and_no_sync_where_activities_are_not_tracked() {
+    let db = Database::new().await;
+    let untracked = format!("ALTER DATABASE {} SET track_activities = off", db.name);
+    let mut sql = db.sql().await;
+    sqlx::Executor::execute(&mut sql, sqlx::AssertSqlSafe(untracked))
+        .await
+        .unwrap();
+    let guarantees = db.store().await.guarantees().await.unwrap();
+    let reason = &guarantees.expiry.reason;
+    assert!(reason.contains("track_activities"), "{reason}");
+    let after = freed_in(db, Hole::Sync).await;
     assert!(after < IN_TIME, "{after:?}");
 }

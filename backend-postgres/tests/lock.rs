@@ -277,3 +277,25 @@ async fn a_thousand_waits_dropped_at_random_leave_nothing() {
     .await;
     drop(a.locker("l0").unwrap().try_lock().await.unwrap());
 }
+
+#[tokio::test]
+async fn an_order_that_names_nothing_says_how_it_is_written() {
+    let db = Database::new().await;
+    let _session = db.session(TTL).await;
+    let mut sql = db.sql().await;
+    for (order, hint) in [
+        ("SELECT tenure.evict('orders')", "SESSION:NONCE"),
+        ("SELECT tenure.evict('17:xyz')", "SESSION:NONCE"),
+        (
+            "SELECT tenure.evict_delivery('17')",
+            "QUEUE:PRIORITY:NUMBER",
+        ),
+    ] {
+        let refused = sql.execute(order).await.unwrap_err();
+        assert!(refused.to_string().contains(hint), "{refused}");
+    }
+    // A session that is not there is no mistake: it may have ended.
+    sql.execute("SELECT tenure.evict('17:00000000000000a1')")
+        .await
+        .unwrap();
+}

@@ -32,15 +32,18 @@ $$;
 -- sessions ended in it, and every new one passes here before it can be granted anything. A million,
 -- because grants do not wait for the disk, which a crash finds up to three `wal_writer_delay` behind.
 -- Microseconds, because a standby that lagged may have missed any number of tokens, but not more than
--- time has.
-CREATE FUNCTION tenure.revive() RETURNS void LANGUAGE plpgsql AS $$
+-- time has. Says whether there was anything to do, which has to be on disk then.
+CREATE FUNCTION tenure.revive() RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT FROM tenure.life AS l WHERE l.place = tenure.place()) THEN
-        RETURN;
+        RETURN false;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('tenure/1/life', 0));
     IF EXISTS (SELECT FROM tenure.life AS l WHERE l.place = tenure.place()) THEN
-        RETURN;
+        RETURN false;
+    END IF;
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
     PERFORM setval('tenure.tokens', greatest(
         last_value + 1048576,
@@ -49,6 +52,7 @@ BEGIN
     PERFORM tenure.queue_revive();
     DELETE FROM tenure.life;
     INSERT INTO tenure.life (place) VALUES (tenure.place());
+    RETURN true;
 END $$;
 
 -- Who lives, or did until lately. A session lives as long as its connection, which holds the advisory
@@ -58,7 +62,9 @@ CREATE UNLOGGED TABLE tenure.sessions (
     pid integer NOT NULL,
     started timestamptz NOT NULL,
     channel text NOT NULL,
-    ttl interval NOT NULL
+    ttl interval NOT NULL,
+    -- When it renewed last, where the server does not say when its connections were last active.
+    seen timestamptz
 );
 
 CREATE FUNCTION tenure.session_key(session bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
@@ -89,15 +95,19 @@ END $$;
 CREATE FUNCTION tenure.open(a_channel text, a_ttl bigint, OUT id bigint, OUT pid integer)
 LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM tenure.revive();
+    IF NOT tenure.revive() THEN
+        -- A session is in the server's memory, and so is its row. To wait here would be to wait for a
+        -- standby now and then, for a number.
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
     id := nextval('tenure.tokens');
     pid := pg_backend_pid();
     IF NOT pg_try_advisory_lock(tenure.session_key(id)) THEN
         RAISE EXCEPTION 'session % is there already', id;
     END IF;
     PERFORM set_config('tenure.session', id::text, false);
-    INSERT INTO tenure.sessions (id, pid, started, channel, ttl)
-        SELECT open.id, a.pid, a.backend_start, a_channel, a_ttl * interval '1 millisecond'
+    INSERT INTO tenure.sessions (id, pid, started, channel, ttl, seen)
+        SELECT open.id, a.pid, a.backend_start, a_channel, a_ttl * interval '1 millisecond', clock_timestamp()
         FROM pg_stat_activity AS a WHERE a.pid = open.pid;
 END $$;
 
@@ -134,11 +144,17 @@ $$;
 
 -- For operators: orders a session to let go of one lock, leadership or side of a read-write lock, named
 -- by the part of its key after the `#`. Its process does it as soon as it hears.
-CREATE FUNCTION tenure.evict(holding text) RETURNS void LANGUAGE sql AS $$
-    SELECT pg_notify(s.channel, 'evict ' || holding)
+CREATE FUNCTION tenure.evict(holding text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF holding !~ '^[0-9]{1,18}:[0-9a-f]{16}$' THEN
+        RAISE EXCEPTION '"%" is not the part of a key after its #: SESSION:NONCE, as in 17:00000000000000a1', holding
+            USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'By the name of a lock: tenure.evict_path(''tenure/1/NAMESPACE/lock/NAME'').';
+    END IF;
+    PERFORM pg_notify(s.channel, 'evict ' || holding)
     FROM tenure.sessions AS s
-    WHERE s.id = split_part(holding, ':', 1)::bigint
-$$;
+    WHERE s.id = split_part(holding, ':', 1)::bigint;
+END $$;
 
 -- For operators: the same for whoever holds what has this path, `tenure/1/<namespace>/<kind>/<name>`, in
 -- any way. Returns how many sessions were told.

@@ -612,8 +612,13 @@ END $$;
 -- with its next renewal. Says whether there was one.
 CREATE FUNCTION tenure.evict_delivery(member text) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
-    its_queue bigint := split_part(member, ':', 1)::bigint;
+    its_queue bigint;
 BEGIN
+    IF member !~ '^[0-9]{1,18}:[0-9]{1,9}:[0-9]{1,18}$' THEN
+        RAISE EXCEPTION '"%" is not the part of a delivery''s key after its #: QUEUE:PRIORITY:NUMBER, as in 3:0:17', member
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    its_queue := split_part(member, ':', 1)::bigint;
     PERFORM FROM tenure.queues AS q WHERE q.id = its_queue FOR UPDATE;
     UPDATE tenure.queue_dealt AS d SET session = NULL, nonce = NULL, token = NULL
         WHERE d.queue = its_queue AND d.priority = split_part(member, ':', 2)::integer

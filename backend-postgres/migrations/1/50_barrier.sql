@@ -148,6 +148,8 @@ DECLARE
     room tenure.rooms;
     participant record;
 BEGIN
+    -- Nothing here is to outlive the server.
+    PERFORM set_config('synchronous_commit', 'off', true);
     LOOP
         SELECT * INTO room FROM tenure.rooms AS r WHERE r.path = a_path FOR UPDATE;
         IF FOUND THEN
@@ -205,6 +207,7 @@ RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     gone boolean;
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM FROM tenure.rooms AS r WHERE r.path = a_path FOR UPDATE;
     DELETE FROM tenure.participants AS p
         WHERE p.session = me AND p.nonce = a_nonce AND p.path = a_path AND p.token = coalesce(a_token, p.token);

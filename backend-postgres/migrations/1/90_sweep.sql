@@ -23,6 +23,8 @@ CREATE FUNCTION tenure.close(me bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     waited bigint[];
 BEGIN
+    -- What of it is lost in a crash, or with a primary, is that of a dead session then.
+    PERFORM set_config('synchronous_commit', 'off', true);
     SELECT array_agg(DISTINCT t.key) INTO waited FROM tenure.tickets AS t WHERE t.session = me;
     PERFORM tenure.bury(ARRAY[me]);
     PERFORM pg_advisory_unlock_all();
@@ -53,9 +55,12 @@ BEGIN
         FROM tenure.sessions AS s
         JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
         -- The idle are left to that timer: it goes by the time that passes, whereas this would end them all
-        -- when the clock is set forward.
-        WHERE a.state_change < clock_timestamp() - s.ttl - interval '0.25 seconds'
-            AND a.state <> 'idle' AND a.pid <> pg_backend_pid()
+        -- when the clock is set forward. With `track_activities` off nobody knows who is idle: then by what
+        -- they said themselves.
+        WHERE (CASE WHEN a.state = 'disabled' THEN s.seen
+                WHEN a.state <> 'idle' THEN a.state_change END)
+                < clock_timestamp() - s.ttl - interval '0.25 seconds'
+            AND a.pid <> pg_backend_pid()
             -- A role that may see this may not be one that may end it.
             AND (pg_has_role(a.usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'));
     INSERT INTO tenure.sweeps (last, silent) VALUES ('-infinity', clock_timestamp())
@@ -77,6 +82,8 @@ BEGIN
     THEN
         RETURN 0;
     END IF;
+    -- Whatever is lost of it the next one does again.
+    PERFORM set_config('synchronous_commit', 'off', true);
     -- First, for what these keep locked the rest may wait for, and fail.
     PERFORM tenure.end_silent();
     PERFORM tenure.stm_unblock(interval '10 seconds');
@@ -98,6 +105,11 @@ BEGIN
 END $$;
 
 -- One renewal: that the answer comes back is the point. Says by which backend.
-CREATE FUNCTION tenure.renew() RETURNS integer LANGUAGE sql AS $$
-    SELECT pg_backend_pid()
-$$;
+CREATE FUNCTION tenure.renew() RETURNS integer LANGUAGE plpgsql AS $$
+BEGIN
+    IF current_setting('track_activities') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+        UPDATE tenure.sessions AS s SET seen = clock_timestamp() WHERE s.id = tenure.me();
+    END IF;
+    RETURN pg_backend_pid();
+END $$;
