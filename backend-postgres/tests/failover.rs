@@ -292,7 +292,8 @@ async fn locks_are_handed_on_though_the_synchronous_standby_is_dead() {
     server.set("synchronous_standby_names", "dead").unwrap();
     let probe = "SELECT current_setting('synchronous_standby_names')";
     while server.sql(probe).unwrap() != "dead" {}
-    let held = |name: &str| format!("SELECT count(*) FROM tenure.tickets WHERE path LIKE '%/{name}'");
+    let held =
+        |name: &str| format!("SELECT count(*) FROM tenure.tickets WHERE path LIKE '%/{name}'");
     let work = async {
         // More than the 32 numbers of a sequence that are logged at once.
         for round in 0..40 {
