@@ -72,6 +72,9 @@ pub(crate) fn of_signal(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(INTERNAL)
 }
 
+/// The signal for who writes into a pipe that nobody reads, on every system that has it.
+const SIGPIPE: i32 = 13;
+
 /// Why tenure ends without having done what it was asked, and its exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -94,6 +97,15 @@ impl Failure {
     /// The operating system refused: `what` says what it was to do.
     pub(crate) fn os(what: impl Display, error: std::io::Error) -> Self {
         Self::new(INTERNAL, format!("cannot {what}: {error}"))
+    }
+
+    /// What was to go to stdout did not. That nobody reads on (`tenure ... | head -1`) other programs learn by
+    /// a signal, which ends them without a word.
+    pub(crate) fn stdout(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::new(of_signal(SIGPIPE), ""),
+            _ => Self::os("write to stdout", error),
+        }
     }
 
     /// A signal ended it: `what` says what was stopped.
@@ -131,9 +143,11 @@ impl Failure {
         self.code
     }
 
-    /// Says it on stderr.
+    /// Says it on stderr, if there is anything to say.
     pub(crate) fn tell(&self) {
-        say(&self.message);
+        if !self.message.is_empty() {
+            say(&self.message);
+        }
     }
 }
 

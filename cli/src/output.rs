@@ -13,7 +13,7 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{text}")
         .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::os("write to stdout", error))
+        .map_err(Failure::stdout)
 }
 
 /// `name` on one line and harmless on a terminal: control characters are escaped. `--json` and
@@ -47,7 +47,7 @@ pub(crate) fn value(value: &[u8]) -> Result<(), Failure> {
         .write_all(value)
         .and_then(|()| stdout.write_all(b"\n"))
         .and_then(|()| stdout.flush())
-        .map_err(|error| Failure::os("write to stdout", error))
+        .map_err(Failure::stdout)
 }
 
 /// The same beside the work of the runtime: a reader who takes its time must not keep a session from
