@@ -198,7 +198,7 @@ fn nonsense_is_a_line_and_no_exit() {
     let begins = [
         "frobnicate: error: unknown",
         "push: error: ",
-        "error: ",
+        "lock: error: a quote",
         "\"\\u{1b}[2J\": error: ",
         "query: error: ",
         "get k: absent",

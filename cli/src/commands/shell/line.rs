@@ -130,7 +130,10 @@ pub(super) struct Nonsense {
 
 /// Reads a line; `None` for one that is empty.
 pub(super) fn parse(line: &[u8]) -> Result<Option<Line>, Nonsense> {
-    let words = words::split(line).map_err(|why| Nonsense { verb: None, why })?;
+    let words = words::split(line).map_err(|why| Nonsense {
+        verb: begun(line),
+        why,
+    })?;
     let Some((first, arguments)) = words.split_first() else {
         return Ok(None);
     };
@@ -141,6 +144,12 @@ pub(super) fn parse(line: &[u8]) -> Result<Option<Line>, Nonsense> {
     let verb = VERBS.iter().find(|verb| first.is(verb.name));
     let verb = verb.ok_or_else(|| nonsense("unknown command: try `help`".to_owned()))?;
     understand(verb, arguments).map(Some).map_err(nonsense)
+}
+
+/// The verb of a line whose words cannot be told apart: the first can, where it has no quotes.
+fn begun(line: &[u8]) -> Option<String> {
+    let (first, _) = words::first(line.trim_ascii_start(), |_| false).ok()?;
+    Some(words::word(&first.bytes))
 }
 
 fn understand(verb: &'static Verb, arguments: &[Word]) -> Result<Line, String> {
@@ -277,7 +286,10 @@ mod tests {
             ("lock a b", Some("lock"), "expected"),
             ("get @x y", Some("get"), "expected `get KEY`"),
             ("lock \"\"", Some("lock"), "empty"),
-            ("push \"a", None, "closed"),
+            ("push \"a", Some("push"), "closed"),
+            ("  put k 'v", Some("put"), "closed"),
+            ("put k \"\\q\"", Some("put"), "escape"),
+            ("\"push a", None, "closed"),
         ] {
             let nonsense = parse(line.as_bytes()).unwrap_err();
             assert_eq!(nonsense.verb.as_deref(), verb, "{line}");
