@@ -173,6 +173,11 @@ pub(crate) enum Command {
     Shell(Shell),
     /// Print what the store guarantees, each line with its reason, read from the live server
     Guarantees,
+    /// Print the SQL that creates the schema in a PostgreSQL, for a role that may
+    ///
+    /// For where the programs' own role may not create it. Connects to nothing: pipe it into
+    /// `psql -1 -v ON_ERROR_STOP=1`.
+    Schema(Schema),
     /// Hold stores to what they guarantee: run the conformance suite and print the report
     ///
     /// Takes any number of --url. Without one: the embedded store, and every store whose server
@@ -462,6 +467,13 @@ fn starts_with_dash(text: &OsString) -> bool {
 
 fn no_command() -> Failure {
     Failure::usage("there is no command after `--`")
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// Print instead what a role needs that owns nothing
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) grants: Option<String>,
 }
 
 #[derive(Debug, Args)]

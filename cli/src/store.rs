@@ -11,7 +11,7 @@ const DEFAULT_URL: &str = "memory:";
 
 impl Global {
     /// The one store that a command works on.
-    fn url(&self) -> Result<&str, Failure> {
+    pub(crate) fn url(&self) -> Result<&str, Failure> {
         match self.url.as_slice() {
             [] => Ok(DEFAULT_URL),
             [url] => utf8_url(url),

@@ -6,7 +6,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{Done, PATIENCE, run, tenure, until};
+use support::{Done, PATIENCE, dead_address, run, tenure, tenure_done, until};
 use tenure_testbed::{PostgresServer, Process};
 
 /// `tenure --url URL lock ARGS...`
@@ -87,4 +87,44 @@ fn one_lock_for_the_command_and_for_psql() {
     psql.0.kill().unwrap();
     ours.expect_line("in", PATIENCE).unwrap();
     assert!(ours.wait(PATIENCE).unwrap().success());
+}
+
+/// For an administrator without Rust.
+#[test]
+fn the_schema_and_the_rights_as_sql() {
+    let postgres = PostgresServer::builder().user("app", "secret");
+    let postgres = postgres.start().unwrap();
+    let schema = tenure_done(["schema", "--url", "postgres:"]);
+    assert_eq!(schema.code, Some(0), "{schema:?}");
+    postgres.sql(&schema.stdout).unwrap();
+    let grants = tenure_done(["schema", "--url", &postgres.url(), "--grants", "app"]);
+    assert_eq!(grants.code, Some(0), "{grants:?}");
+    postgres.sql(&grants.stdout).unwrap();
+    let url = postgres.url().replace("//postgres@", "//app:secret@") + "?sslmode=disable";
+    assert!(url.contains("app:secret"), "{url}");
+    let locked = tenure_done(["--url", &url, "lock", "orders", "--", "true"]);
+    assert_eq!(locked.code, Some(0), "{locked:?}");
+    let elsewhere = tenure_done(["schema", "--url", "memory:"]);
+    assert_eq!(elsewhere.code, Some(78), "{elsewhere:?}");
+}
+
+/// A reader that has had enough is no failure.
+#[test]
+fn nobody_reads_on() {
+    let command = "set -o pipefail; \"$0\" schema --url postgres: | true";
+    let done = Command::new("bash")
+        .args(["-c", command, env!("CARGO_BIN_EXE_tenure")])
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(141), "{done:?}");
+    assert!(done.stderr.is_empty(), "{done:?}");
+}
+
+#[test]
+fn a_server_that_is_away_is_named_and_its_error_told_once() {
+    let address = dead_address();
+    let url = format!("postgres://{address}/shop");
+    let done = tenure_done(["--url", &url, "lock", "l"]);
+    done.fails(69, &[&address]);
+    assert_eq!(done.stderr.matches("refused").count(), 1, "{done:?}");
 }

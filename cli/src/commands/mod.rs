@@ -7,6 +7,7 @@ mod election;
 mod guarantees;
 mod lock;
 mod queue;
+mod schema;
 mod shell;
 
 use tokio::runtime::Builder;
@@ -45,6 +46,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
             Command::Txn => data::txn(&global).await,
             Command::Shell(args) => shell::run(&global, &args).await,
             Command::Guarantees => guarantees::run(&global).await,
+            Command::Schema(args) => schema::run(&global, &args),
             Command::Conform(args) => conform::run(&global, &args).await,
         }
     });
