@@ -208,7 +208,6 @@ impl PostgresSession {
             // Another of this session has it, and tells when it lets go.
             return Ok(Found::Wait(self.ttl));
         }
-        main.check_room().await?;
         let look = match stand.value {
             Some(_) => step("SELECT token, ahead FROM tenure.election_look($1, $2, $3, $4)"),
             None => step(LOOK),
@@ -230,6 +229,11 @@ impl PostgresSession {
         let found = found.first()?;
         if let Some(token) = found.token("token")? {
             enter(&mut main, ask, stand, token);
+            // Not before: who only looks takes nothing, and is not to lose its place for want of room.
+            if let Err(error) = main.check_room().await {
+                self.leave(&mut main, stand.nonce).await?;
+                return Err(error);
+            }
             return Ok(Found::Held(token));
         }
         Ok(match found.get::<Option<i32>>("ahead")? {

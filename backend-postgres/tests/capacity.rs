@@ -15,6 +15,15 @@ use tenure_testbed::PostgresServer;
 const CONNECTIONS: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'tenure%'";
 
+/// Ends the other client with the test, however that ends: else it would go on for ever.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// 2,000 locks held and 500 of them wanted by one process, on a server of 50 connections.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_locks_and_five_hundred_contended() {
@@ -32,8 +41,8 @@ async fn two_thousand_locks_and_five_hundred_contended() {
     }
 
     // Meanwhile another client comes and goes, and makes tables.
-    let (over, others) = (Arc::new(AtomicBool::new(false)), Arc::clone(&server));
-    let going = Arc::clone(&over);
+    let (over, others) = (Over(Arc::default()), Arc::clone(&server));
+    let going = Arc::clone(&over.0);
     let other = tokio::task::spawn_blocking(move || {
         let (mut made, mut most) = (0, 0);
         while !going.load(Ordering::Relaxed) || made < 10 {
@@ -99,7 +108,7 @@ async fn two_thousand_locks_and_five_hundred_contended() {
         assert!(token.unwrap().unwrap() > last);
     }
     println!("handed on and released in {:?}", began.elapsed());
-    over.store(true, Ordering::Relaxed);
+    drop(over);
     let (made, most) = other.await.unwrap();
     println!("{made} tables made, at most {most} connections");
     assert!(most <= 2 * 3, "{most}");
