@@ -314,7 +314,8 @@ async fn locks_are_handed_on_though_the_synchronous_standby_is_dead() {
         let rooms = [&a, &b].map(|session| session.double_barrier("d", 2).unwrap());
         let (one, other) = tokio::join!(rooms[0].enter(), rooms[1].enter());
         let (one, other) = tokio::join!(one.unwrap().leave(), other.unwrap().leave());
-        (one.unwrap(), other.unwrap());
+        one.unwrap();
+        other.unwrap();
         open().await.unwrap().close().await.unwrap();
     };
     within(TTL * 4, "what is in memory", work).await;
