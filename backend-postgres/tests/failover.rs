@@ -276,6 +276,16 @@ async fn a_commit_is_not_found_before_the_standby_has_it() {
     assert_eq!(resolving.await.unwrap(), "committed");
 }
 
+/// Waits until the question is answered like this.
+async fn says(server: &PostgresServer, question: impl AsRef<str>, wanted: impl Fn(&str) -> bool) {
+    let asking = async {
+        while !wanted(&server.sql(&question).unwrap()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(TTL * 2, question.as_ref(), asking).await;
+}
+
 /// A commit waits for a synchronous standby, whether there is one or not. What is only in the server's memory
 /// does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -290,9 +300,9 @@ async fn locks_are_handed_on_though_the_synchronous_standby_is_dead() {
     let queue = a.queue("q").unwrap();
     queue.enqueue("x").await.unwrap();
     server.set("synchronous_standby_names", "dead").unwrap();
-    let probe = "SELECT current_setting('synchronous_standby_names')";
-    while server.sql(probe).unwrap() != "dead" {}
-    let held =
+    let set = "SELECT current_setting('synchronous_standby_names')";
+    says(&server, set, |names| names == "dead").await;
+    let waiting =
         |name: &str| format!("SELECT count(*) FROM tenure.tickets WHERE path LIKE '%/{name}'");
     let work = async {
         // More than the 32 numbers of a sequence that are logged at once.
@@ -301,14 +311,14 @@ async fn locks_are_handed_on_though_the_synchronous_standby_is_dead() {
             let held_by_a = a.locker(&name).unwrap().lock().await.unwrap();
             let next = b.locker(&name).unwrap();
             let next = tokio::spawn(async move { next.lock().await });
-            while server.sql(held(&name)).unwrap() != "1" {}
+            says(&server, waiting(&name), |tickets| tickets == "1").await;
             held_by_a.release().await.unwrap();
             next.await.unwrap().unwrap().release().await.unwrap();
         }
         let leads = a.election("e").unwrap().campaign("a").await.unwrap();
         let next = b.election("e").unwrap();
         let next = tokio::spawn(async move { next.campaign("b").await });
-        while server.sql(held("e")).unwrap() != "1" {}
+        says(&server, waiting("e"), |tickets| tickets == "1").await;
         leads.resign().await.unwrap();
         next.await.unwrap().unwrap().resign().await.unwrap();
         let rooms = [&a, &b].map(|session| session.double_barrier("d", 2).unwrap());
@@ -323,7 +333,7 @@ async fn locks_are_handed_on_though_the_synchronous_standby_is_dead() {
     // library tells nobody: `docs/postgres.md` says so.
     let enqueues = tokio::spawn(async move { queue.enqueue("y").await });
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    while server.sql(waits).unwrap() == "0" {}
+    says(&server, waits, |waiting| waiting != "0").await;
     assert!(!enqueues.is_finished());
     server
         .sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
