@@ -101,6 +101,7 @@ fn set_ups_stand_beside_the_stores() {
     for (store, standing) in [
         ("redis, no persistence", "denied, shown"),
         ("redis + replica, asynchronous", "denied, shown"),
+        ("redis cluster, a primary lost", "denied, shown"),
         ("redis, clock that jumps", "denied, shown"),
         ("redis", "held; denied, not shown"),
     ] {

@@ -64,7 +64,7 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     let mut report =
         tenure_conformance::run(subjects, chosen, |progress| bar.show(&progress)).await;
     bar.finish();
-    leave_out_what_never_stood(&mut report);
+    leave_out_what_never_stood(&mut report, urls.len());
 
     let about = About::now().command(again(global, args, format));
     let text = match format {
@@ -102,42 +102,22 @@ async fn who_went_away(urls: &[&str]) -> Option<Failure> {
     None
 }
 
-/// A set-up whose servers could not be started for a single case shows nothing, as one whose program is
-/// missing.
-fn leave_out_what_never_stood(report: &mut Report) {
-    let set_ups = set_up_titles();
+/// What was to be started here, after the columns of the URLs, and could not be for a single case shows nothing,
+/// as what is not installed.
+fn leave_out_what_never_stood(report: &mut Report, urls: usize) {
+    let mut columns = 0;
     report.columns.retain(|column| {
+        columns += 1;
         let mut entries = column.entries.iter();
-        let stood = entries.any(|entry| !matches!(entry.outcome, Outcome::NotRun { .. }));
+        let ran = entries.any(|entry| !matches!(entry.outcome, Outcome::NotRun { .. }));
         match &column.guarantees {
-            Err(why) if !stood && set_ups.contains(&column.store.as_str()) => {
+            Err(why) if columns > urls && !ran => {
                 say(format_args!("{} is left out: {why}", column.store));
                 false
             }
             _ => true,
         }
     });
-}
-
-/// The titles of the columns beside a store's first.
-fn set_up_titles() -> Vec<&'static str> {
-    let titles: Vec<&str> = Vec::new();
-    #[cfg(feature = "etcd")]
-    let titles = {
-        let set_ups = tenure_conformance::stores::EtcdSetup::ALL.iter();
-        [titles, set_ups.map(|it| it.title()).collect()].concat()
-    };
-    #[cfg(feature = "redis")]
-    let titles = {
-        let set_ups = tenure_conformance::stores::RedisSetup::ALL.iter();
-        [titles, set_ups.map(|it| it.title()).collect()].concat()
-    };
-    #[cfg(feature = "postgres")]
-    let titles = {
-        let set_ups = tenure_conformance::stores::PostgresSetup::ALL.iter();
-        [titles, set_ups.map(|it| it.title()).collect()].concat()
-    };
-    titles
 }
 
 /// The stores that need nothing from outside: the embedded one, and those whose server program is

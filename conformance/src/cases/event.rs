@@ -12,7 +12,8 @@ use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::harness::Harness;
 
-/// Time for a store to come back, or for another member to take over, and for clients to notice.
+/// Time for a store to come back, or for another member to take over, and for clients to notice. What goes before
+/// the event has as much: the servers of a set-up take a machine's attention, and nothing of that is judged.
 const RECOVERY: Duration = Duration::from_secs(20);
 
 /// How far clocks jump: beyond every lease of these cases.
@@ -86,9 +87,9 @@ impl Aftermath {
 }
 
 async fn aftermath(harness: &dyn Harness, event: Event) -> Result<Aftermath, Outcome> {
-    let holder = promptly("open", open(harness, LONG)).await??;
+    let holder = within(RECOVERY, "open", open(harness, LONG)).await??;
     event.prepare(harness).await?;
-    let guard = promptly("lock", holder.locker("kept")?.lock()).await??;
+    let guard = within(RECOVERY, "lock", holder.locker("kept")?.lock()).await??;
     let granted = Instant::now();
     event.happen(harness).await?;
     let other = within(RECOVERY, "open", open(harness, LONG)).await??;
@@ -230,7 +231,7 @@ async fn a_grant(harness: &dyn Harness) -> Result<FencingToken, Outcome> {
     let guard = within(RECOVERY, "lock", session.locker("numbered")?.lock()).await??;
     let token = guard.token();
     give_back(guard).await?;
-    promptly("close", session.close()).await??;
+    within(RECOVERY, "close", session.close()).await??;
     Ok(token)
 }
 
@@ -283,11 +284,11 @@ pub async fn store_a_grant_outlives_a_failover(harness: &dyn Harness) -> Verdict
 
 /// Q1: accepted items are there after a failover.
 pub async fn q1_items_outlive_a_failover(harness: &dyn Harness) -> Verdict {
-    let session = promptly("open", open(harness, LONG)).await??;
+    let session = within(RECOVERY, "open", open(harness, LONG)).await??;
     let queue = session.queue("kept")?;
-    promptly("enqueue", queue.enqueue("before")).await??;
+    within(RECOVERY, "enqueue", queue.enqueue("before")).await??;
     Event::Failover.prepare(harness).await?;
-    promptly("enqueue", queue.enqueue("accepted")).await??;
+    within(RECOVERY, "enqueue", queue.enqueue("accepted")).await??;
     Event::Failover.happen(harness).await?;
     let other = within(RECOVERY, "open", open(harness, LONG)).await??;
     let queue = other.queue("kept")?;
@@ -301,11 +302,11 @@ pub async fn q1_items_outlive_a_failover(harness: &dyn Harness) -> Verdict {
 
 /// Acknowledged commits are there after an event.
 async fn commits_outlive(harness: &dyn Harness, event: Event) -> Verdict {
-    let session = promptly("open", open(harness, LONG)).await??;
+    let session = within(RECOVERY, "open", open(harness, LONG)).await??;
     let stm = session.stm()?;
-    promptly("a commit", stm.put("kept", "before")).await??;
+    within(RECOVERY, "a commit", stm.put("kept", "before")).await??;
     event.prepare(harness).await?;
-    promptly("a commit", stm.put("kept", "acknowledged")).await??;
+    within(RECOVERY, "a commit", stm.put("kept", "acknowledged")).await??;
     event.happen(harness).await?;
     let other = within(RECOVERY, "open", open(harness, LONG)).await??;
     let other = other.stm()?;
@@ -332,12 +333,17 @@ pub async fn store_commits_outlive_a_failover(harness: &dyn Harness) -> Verdict 
 
 /// What an observer shows last before and after an event in which nobody resigns.
 async fn observed_through(harness: &dyn Harness, event: Event) -> Verdict {
-    let leader = promptly("open", open(harness, LONG)).await??;
-    let lead = promptly("campaign", leader.election("seen")?.campaign("one")).await??;
-    let watcher = promptly("open", open(harness, LONG)).await??;
+    let leader = within(RECOVERY, "open", open(harness, LONG)).await??;
+    let lead = within(
+        RECOVERY,
+        "campaign",
+        leader.election("seen")?.campaign("one"),
+    )
+    .await??;
+    let watcher = within(RECOVERY, "open", open(harness, LONG)).await??;
     let mut observer = watcher.election("seen")?.observe();
     event.prepare(harness).await?;
-    promptly("proclaim", lead.proclaim("two")).await??;
+    within(RECOVERY, "proclaim", lead.proclaim("two")).await??;
     let shows = |leader: &Option<Leader>| leader.as_ref().map(|leader| leader.text().into_owned());
     let two = Some("two".to_owned());
     let showing = async {
@@ -348,7 +354,7 @@ async fn observed_through(harness: &dyn Harness, event: Event) -> Verdict {
         }
         Ok::<_, tenure_core::Error>(())
     };
-    promptly("the observer's showing `two`", showing).await??;
+    within(RECOVERY, "the observer's showing `two`", showing).await??;
     event.happen(harness).await?;
     // What it shows next, if it shows anything, comes soon after it has a connection again.
     let patience = Duration::from_secs(4);

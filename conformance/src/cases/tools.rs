@@ -46,7 +46,8 @@ macro_rules! held {
 pub(crate) use held;
 
 pub(crate) async fn guarantees(harness: &dyn Harness) -> Result<Guarantees> {
-    harness.connect().await?.guarantees().await
+    let store = harness.connect().await?;
+    unless_away(|| store.guarantees()).await
 }
 
 /// A session of its own connection, as another process would have.
