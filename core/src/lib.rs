@@ -206,7 +206,7 @@ pub mod backend {
     pub use crate::slots::{Slot, Slots};
     pub use crate::stm::{Done, Outcome, Read, Resolution, Stm};
     pub use crate::txn::{Fence, Transaction};
-    pub use crate::url::{Secret, StoreUrl};
+    pub use crate::url::{Secret, StoreUrl, TlsFiles};
     /// The attribute that the traits here need on their implementations.
     pub use async_trait::async_trait;
 }
