@@ -22,11 +22,10 @@ use etcd_client::{
     TxnOp, WatchOptions,
 };
 use hdrhistogram::Histogram;
+use tenure_bench_kit::{Fallible, how_much};
 use tenure_core::{Session, SessionOptions, Store};
 use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testbed::EtcdServer;
-
-type Fallible<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What the contenders of one loop share.
 #[derive(Default)]
@@ -272,13 +271,7 @@ async fn uncontended(etcd: &EtcdServer, length: Duration) -> Fallible {
 
 #[tokio::main]
 async fn main() -> Fallible {
-    // `cargo bench` adds `--bench`; `cargo test --benches` runs this for a moment, to see that it works.
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let seconds = match arguments.iter().find_map(|a| a.parse::<f64>().ok()) {
-        Some(seconds) => seconds,
-        None if arguments.iter().any(|a| a == "--bench") => 5.0,
-        None => 0.2,
-    };
+    let seconds = how_much(5.0, 0.2);
     let length = Duration::from_secs_f64(seconds);
     let etcd = EtcdServer::builder().fsync(true).start()?;
     println!("etcd {}, {seconds} s each", etcd.version());

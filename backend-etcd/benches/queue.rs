@@ -7,14 +7,8 @@
 //!
 //! Needs etcd on the PATH (or `TENURE_ETCD`). Only the ratios mean something on another machine.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a benchmark that fails may say so by a panic"
-)]
-
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::{
@@ -22,92 +16,14 @@ use etcd_client::{
     WatchOptions,
 };
 use hdrhistogram::Histogram;
-use tenure_core::{Delivery, Item, MAX_BATCH, QueueHandle, SessionOptions, Store};
-use tenure_etcd::{EtcdBackend, EtcdConfig, EtcdQueue};
+use tenure_bench_kit::queue::{Next, depth, flow, wake};
+use tenure_bench_kit::{Fallible, how_much, quantiles};
+use tenure_core::Store;
+use tenure_etcd::{EtcdBackend, EtcdConfig};
 use tenure_testbed::EtcdServer;
-
-type Fallible<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
-type Queue = QueueHandle<EtcdQueue>;
 
 async fn store(etcd: &EtcdServer) -> Fallible<Store<EtcdBackend>> {
     Ok(tenure_etcd::connect(EtcdConfig::new([etcd.address().to_string()])).await?)
-}
-
-async fn queue(store: &Store<EtcdBackend>, name: &str) -> Fallible<Queue> {
-    let options = SessionOptions::new().ttl(Duration::from_secs(60));
-    Ok(store.open(options).await?.queue(name)?)
-}
-
-async fn fill(queue: &Queue, items: usize) -> Fallible {
-    let mut left = items;
-    while left > 0 {
-        let batch = left.min(MAX_BATCH);
-        queue
-            .enqueue_many((0..batch).map(|_| Item::new([0; 100])))
-            .await?;
-        left -= batch;
-    }
-    Ok(())
-}
-
-/// One consumer after the other on queues of different depths, in turn.
-async fn depth(etcd: &EtcdServer, rounds: usize) -> Fallible<f64> {
-    let store = store(etcd).await?;
-    let queues = [
-        (10, queue(&store, "shallow").await?),
-        (10_000, queue(&store, "deep").await?),
-    ];
-    for (depth, queue) in &queues {
-        fill(queue, *depth).await?;
-        queue.dequeue().await?.ack().await?;
-        fill(queue, 1).await?;
-    }
-    let mut taken = [Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?];
-    for _ in 0..rounds {
-        for (at, (_, queue)) in queues.iter().enumerate() {
-            let start = Instant::now();
-            let delivery = queue.dequeue().await?;
-            taken[at].record(start.elapsed().as_micros().try_into()?)?;
-            delivery.ack().await?;
-            fill(queue, 1).await?;
-        }
-    }
-    let at = |which: usize, q| taken[which].value_at_quantile(q);
-    let ratio = at(1, 0.5) as f64 / at(0, 0.5) as f64;
-    println!(
-        "dequeue: at depth 10 p50 {} us p99 {} us, at depth 10,000 p50 {} us p99 {} us | ratio of medians {ratio:.2}",
-        at(0, 0.5),
-        at(0, 0.99),
-        at(1, 0.5),
-        at(1, 0.99),
-    );
-    Ok(ratio)
-}
-
-/// From before the enqueue, on one client, until a consumer that waits on another has it.
-async fn wake(etcd: &EtcdServer, rounds: usize) -> Fallible {
-    let producing = queue(&store(etcd).await?, "woken").await?;
-    let consuming = queue(&store(etcd).await?, "woken").await?;
-    let mut reached = Histogram::<u64>::new(3)?;
-    for round in 0..rounds + 20 {
-        let handle = consuming.clone();
-        let waiting = tokio::spawn(async move { (handle.dequeue().await, Instant::now()) });
-        tokio::time::sleep(Duration::from_millis(3)).await;
-        let start = Instant::now();
-        producing.enqueue("x").await?;
-        let (delivery, at) = waiting.await?;
-        if round >= 20 {
-            reached.record((at - start).as_micros().try_into()?)?;
-        }
-        delivery?.ack().await?;
-    }
-    println!(
-        "enqueue to a waiting dequeue: p50 {} us, p99 {} us, max {} us of {rounds}",
-        reached.value_at_quantile(0.5),
-        reached.value_at_quantile(0.99),
-        reached.max(),
-    );
-    Ok(())
 }
 
 /// The same way for a client's bare library: a request that puts an item in, a standing watch on
@@ -153,9 +69,8 @@ async fn raw_wake(etcd: &EtcdServer, rounds: usize) -> Fallible {
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     println!(
-        "the same by two bare requests and a watch: p50 {} us, p99 {} us, max {} us",
-        reached.value_at_quantile(0.5),
-        reached.value_at_quantile(0.99),
+        "the same by two bare requests and a watch: {}, max {} us",
+        quantiles(&reached),
         reached.max(),
     );
     Ok(())
@@ -195,137 +110,9 @@ async fn raw(etcd: &EtcdServer, items: u64, length: Duration) -> Fallible {
     });
     let answered = answered.await??;
     println!(
-        "bare requests, one at a time, that move {items} items: {:.0}/s, p50 {} us, p99 {} us",
+        "bare requests, one at a time, that move {items} items: {:.0}/s, {}",
         answered.len() as f64 / length.as_secs_f64(),
-        answered.value_at_quantile(0.5),
-        answered.value_at_quantile(0.99),
-    );
-    Ok(())
-}
-
-/// When a consumer asks for the next item.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Next {
-    /// Once the one it has is acknowledged.
-    Afterwards,
-    /// While it acknowledges the one it has.
-    Meanwhile,
-}
-
-/// Producers and consumers with a session each, one item at a time, every item acknowledged.
-async fn flow(
-    etcd: &EtcdServer,
-    producers: usize,
-    consumers: usize,
-    clients: usize,
-    next: Next,
-    length: Duration,
-) -> Fallible {
-    let mut stores = Vec::new();
-    for _ in 0..clients {
-        stores.push(store(etcd).await?);
-    }
-    let name = format!("flow {clients} {next:?}");
-    let (stop, put, got) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicU64::new(0)),
-        Arc::new(AtomicU64::new(0)),
-    );
-    let done = Arc::new(tokio::sync::Notify::new());
-    let seen = Arc::new(Mutex::new(HashMap::<(usize, u64), u32>::new()));
-    let (mut producing, mut consuming) = (Vec::new(), Vec::new());
-    for producer in 0..producers {
-        let queue = queue(&stores[producer % clients], &name).await?;
-        let (stop, put, got) = (Arc::clone(&stop), Arc::clone(&put), Arc::clone(&got));
-        producing.push(tokio::spawn(async move {
-            let mut number = 0_u64;
-            while !stop.load(Ordering::Relaxed) {
-                // No faster than they are consumed: it is the flow that is measured.
-                if put.load(Ordering::Relaxed) > got.load(Ordering::Relaxed) + 1_000 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                    continue;
-                }
-                queue.enqueue(format!("{producer} {number}")).await?;
-                put.fetch_add(1, Ordering::Relaxed);
-                number += 1;
-            }
-            Fallible::Ok(())
-        }));
-    }
-    for consumer in 0..consumers {
-        let queue = queue(&stores[consumer % clients], &name).await?;
-        let (done, got, seen) = (Arc::clone(&done), Arc::clone(&got), Arc::clone(&seen));
-        consuming.push(tokio::spawn(async move {
-            let acknowledge = async |delivery: Delivery<EtcdQueue>, item| {
-                delivery.ack().await?;
-                got.fetch_add(1, Ordering::Relaxed);
-                *seen.lock().unwrap().entry(item).or_default() += 1;
-                tenure_core::Result::Ok(())
-            };
-            let mut newest = HashMap::<usize, u64>::new();
-            let mut had = None;
-            loop {
-                let taking = async {
-                    if next == Next::Afterwards {
-                        return queue.dequeue().await;
-                    }
-                    let acknowledging = async {
-                        match had.take() {
-                            Some((delivery, item)) => acknowledge(delivery, item).await,
-                            None => Ok(()),
-                        }
-                    };
-                    let (taken, acknowledged) = tokio::join!(queue.dequeue(), acknowledging);
-                    acknowledged.and(taken)
-                };
-                // Not dropped before all is done: what a dropped dequeue had comes back, and then
-                // it comes after what others took meanwhile.
-                let delivery = tokio::select! {
-                    delivery = taking => delivery?,
-                    () = done.notified() => return Fallible::Ok(()),
-                };
-                let text = String::from_utf8(delivery.value().to_vec())?;
-                let (producer, number) = text.split_once(' ').ok_or("no number")?;
-                let (producer, number) = (producer.parse()?, number.parse()?);
-                // What one producer put in one after the other comes one after the other.
-                let before = newest.insert(producer, number);
-                assert!(
-                    before < Some(number),
-                    "{producer}: {number} after {before:?}"
-                );
-                had = Some((delivery, (producer, number)));
-                if next == Next::Afterwards {
-                    let (delivery, item) = had.take().ok_or("nothing")?;
-                    acknowledge(delivery, item).await?;
-                }
-            }
-        }));
-    }
-    tokio::time::sleep(Duration::from_millis(500)).await; // warm
-    let (start, before) = (Instant::now(), got.load(Ordering::Relaxed));
-    tokio::time::sleep(length).await;
-    let passed = got.load(Ordering::Relaxed) - before;
-    let per_second = passed as f64 / start.elapsed().as_secs_f64();
-    stop.store(true, Ordering::Relaxed);
-    for task in producing {
-        task.await??;
-    }
-    while got.load(Ordering::Relaxed) < put.load(Ordering::Relaxed) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    done.notify_waiters();
-    for task in consuming {
-        task.await??;
-    }
-    let seen = seen.lock().unwrap();
-    assert_eq!(seen.len() as u64, put.load(Ordering::Relaxed), "lost");
-    assert!(seen.values().all(|times| *times == 1), "acknowledged twice");
-    let next = match next {
-        Next::Afterwards => "acknowledge, then ask for the next",
-        Next::Meanwhile => "acknowledge and ask for the next",
-    };
-    println!(
-        "{producers} producers, {consumers} consumers that {next}, {clients} clients: {per_second:.0} items/s, each acknowledged once, in order"
+        quantiles(&answered),
     );
     Ok(())
 }
@@ -426,18 +213,13 @@ async fn go_dequeue(client: &Client) -> Fallible {
 
 #[tokio::main]
 async fn main() -> Fallible {
-    // `cargo bench` adds `--bench`; `cargo test --benches` runs this for a moment, to see that it works.
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let seconds = match arguments.iter().find_map(|a| a.parse::<f64>().ok()) {
-        Some(seconds) => seconds,
-        None if arguments.iter().any(|a| a == "--bench") => 5.0,
-        None => 0.2,
-    };
+    let seconds = how_much(5.0, 0.2);
     let rounds = if seconds < 1.0 { 20 } else { 1_000 };
     let etcd = EtcdServer::builder().fsync(true).start()?;
     println!("etcd {}, {seconds} s", etcd.version());
-    depth(&etcd, rounds).await?;
-    wake(&etcd, rounds).await?;
+    let connect = async || store(&etcd).await;
+    depth(&connect().await?, rounds).await?;
+    wake(&connect().await?, &connect().await?, rounds).await?;
     raw_wake(&etcd, rounds).await?;
     let length = Duration::from_secs_f64(seconds);
     for items in [1, 2, 4] {
@@ -445,7 +227,7 @@ async fn main() -> Fallible {
     }
     for next in [Next::Afterwards, Next::Meanwhile] {
         for clients in [1, 4] {
-            flow(&etcd, 4, 4, clients, next, length).await?;
+            flow(connect, clients, next, length).await?;
         }
     }
     go_flow(&etcd, 4, 4, length).await?;

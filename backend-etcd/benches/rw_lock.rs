@@ -7,20 +7,14 @@
 //!
 //! Needs etcd on the PATH (or `TENURE_ETCD`).
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a benchmark that fails may say so by a panic"
-)]
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use tenure_bench_kit::{Fallible, how_much};
 use tenure_core::{Session, SessionOptions};
 use tenure_etcd::{EtcdConfig, EtcdSession};
 use tenure_testbed::EtcdServer;
-
-type Fallible<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// What a writer counts where a reader counts one.
 const WRITER: i64 = 1_000_000;
@@ -115,13 +109,7 @@ async fn measure(readers: usize, writers: usize, clients: usize, length: Duratio
 
 #[tokio::main]
 async fn main() -> Fallible {
-    // `cargo bench` adds `--bench`; `cargo test --benches` runs this for a moment.
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let seconds = match arguments.iter().find_map(|a| a.parse::<f64>().ok()) {
-        Some(seconds) => seconds,
-        None if arguments.iter().any(|a| a == "--bench") => 5.0,
-        None => 0.2,
-    };
+    let seconds = how_much(5.0, 0.2);
     let length = Duration::from_secs_f64(seconds);
     for (readers, writers, clients) in [(14, 2, 1), (14, 2, 16), (16, 0, 1), (0, 16, 1)] {
         measure(readers, writers, clients, length).await?;

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Certificate, Client, ConnectOptions, Identity, TlsOptions};
+use tenure_core::backend::TlsFiles;
 use tenure_core::{Effect, Error, ErrorKind, Result};
 use tokio::sync::{Mutex, watch};
 
-use crate::config::{EtcdConfig, Tls};
+use crate::config::EtcdConfig;
 use crate::error::{from_client, is_connection, never_sent};
 
 /// etcd closes connections that are pinged more often than every 5 s
@@ -212,7 +213,7 @@ async fn dial(endpoint: &str, options: &ConnectOptions, limit: Duration) -> Resu
     }
 }
 
-async fn read_tls(tls: &Tls) -> Result<TlsOptions> {
+async fn read_tls(tls: &TlsFiles) -> Result<TlsOptions> {
     let read = async |path: &std::path::Path| {
         tokio::fs::read(path).await.map_err(|error| {
             Error::new(

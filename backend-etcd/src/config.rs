@@ -1,10 +1,9 @@
 //! URL and options.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use tenure_core::backend::{Secret, StoreUrl};
+use tenure_core::backend::{Secret, StoreUrl, TlsFiles};
 use tenure_core::{DEFAULT_TTL, Error, ErrorKind, Namespace, Result};
 
 /// How to reach an etcd, and how to use it.
@@ -25,19 +24,12 @@ use tenure_core::{DEFAULT_TTL, Error, ErrorKind, Namespace, Result};
 pub struct EtcdConfig {
     pub(crate) endpoints: Vec<String>,
     pub(crate) user: Option<(String, Secret)>,
-    pub(crate) tls: Option<Tls>,
+    pub(crate) tls: Option<TlsFiles>,
     pub(crate) namespace: Namespace,
     pub(crate) interop: bool,
     pub(crate) ttl: Duration,
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Tls {
-    pub(crate) ca: Option<PathBuf>,
-    pub(crate) identity: Option<(PathBuf, PathBuf)>,
-    pub(crate) server_name: Option<String>,
 }
 
 impl EtcdConfig {
@@ -93,26 +85,8 @@ impl EtcdConfig {
         if let Some(timeout) = url.take_duration("connect_timeout")? {
             config.connect_timeout = timeout;
         }
-        let tls = Tls {
-            ca: url.take("ca").map(PathBuf::from),
-            identity: match (url.take("cert"), url.take("key")) {
-                (Some(cert), Some(key)) => Some((cert.into(), key.into())),
-                (None, None) => None,
-                _ => return Err(refuse("`cert` and `key` go together")),
-            },
-            server_name: url.take("server_name"),
-        };
-        let asked = tls.ca.is_some() || tls.identity.is_some() || tls.server_name.is_some();
-        config.tls = match url.scheme() {
-            "etcds" => Some(tls),
-            // Silently dropping them would send in plain what was meant to be protected.
-            _ if asked => {
-                return Err(refuse(
-                    "`ca`, `cert`, `key` and `server_name` need TLS: write `etcds://`",
-                ));
-            }
-            _ => None,
-        };
+        let secure = url.scheme() == "etcds";
+        config.tls = url.take_tls(secure, "etcds://")?;
         url.finish()?;
         Ok(config)
     }

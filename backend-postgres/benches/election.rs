@@ -9,12 +9,11 @@
 
 use std::time::{Duration, Instant};
 
+use tenure_bench_kit::{Fallible, how_much, on_two_workers};
 use tenure_core::backend::StoreUrl;
 use tenure_core::{MAX_VALUE_BYTES, Session, SessionOptions};
 use tenure_postgres::{PostgresConfig, PostgresSession};
 use tenure_testbed::PostgresServer;
-
-type Fallible<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// A session with connections of its own, as in another process.
 async fn session(server: &PostgresServer) -> Fallible<Session<PostgresSession>> {
@@ -130,15 +129,8 @@ async fn both_sides(server: &PostgresServer, rounds: usize) -> Fallible {
 }
 
 fn main() -> Fallible {
-    let rounds = std::env::args()
-        .skip(1)
-        .find_map(|argument| argument.parse().ok())
-        .unwrap_or(500);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    let rounds = how_much(500, 500);
+    on_two_workers(async {
         let server = PostgresServer::start()?;
         println!("PostgreSQL {}:", server.version());
         terms(&server, rounds).await?;

@@ -14,23 +14,23 @@
 //! both on one CPU.
 
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use sqlx::postgres::{PgAdvisoryLock, PgAdvisoryLockKey};
 use sqlx::{Connection, Executor, PgConnection};
+use tenure_bench_kit::lock::{contended, hand_off};
+use tenure_bench_kit::{Fallible, histogram, how_much, nanos, on_two_workers};
 use tenure_core::backend::StoreUrl;
 use tenure_core::{Session, SessionOptions, Store};
 use tenure_postgres::{PostgresBackend, PostgresConfig, PostgresSession};
 use tenure_testbed::PostgresServer;
-use tokio::sync::Barrier;
-
-type Fallible<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const TAKE: &str = "SELECT pg_advisory_lock(7)";
 const GIVE: &str = "SELECT pg_advisory_unlock(7)";
+
+/// After which who waits for a lock is taken to be parked.
+const PARKED: Duration = Duration::from_millis(3);
 
 fn url(server: &PostgresServer) -> String {
     server.url() + "?sslmode=disable"
@@ -64,14 +64,6 @@ async fn session(server: &PostgresServer) -> Fallible<Session<PostgresSession>> 
 
 async fn raw(server: &PostgresServer) -> Fallible<PgConnection> {
     Ok(PgConnection::connect(&url(server)).await?)
-}
-
-fn histogram() -> Fallible<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, 10_000_000_000, 3)?)
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Two measurements beside each other, in microseconds.
@@ -125,27 +117,15 @@ async fn parked(server: &PostgresServer, seconds: u64) -> Fallible {
     let (mut ours, mut theirs) = (histogram()?, histogram()?);
     let end = Instant::now() + Duration::from_secs(2 * seconds);
     while Instant::now() < end {
-        let guard = mine.lock().await?;
-        let waiter = tokio::spawn({
-            let other = other.clone();
-            async move {
-                let guard = other.lock().await?;
-                Ok::<_, tenure_core::Error>((Instant::now(), guard))
-            }
-        });
-        tokio::time::sleep(Duration::from_millis(3)).await; // parked
-        let begin = Instant::now();
-        guard.release().await?;
-        let (granted, guard) = waiter.await??;
-        ours.saturating_record(nanos(granted.saturating_duration_since(begin)));
-        guard.release().await?;
+        let took = hand_off(&mine, &other, PARKED).await?;
+        ours.saturating_record(nanos(took));
 
         first.execute(sqlx::query(TAKE)).await?;
         let waiter = tokio::spawn(async move {
             second.execute(sqlx::query(TAKE)).await?;
             Ok::<_, sqlx::Error>((Instant::now(), second))
         });
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        tokio::time::sleep(PARKED).await;
         let begin = Instant::now();
         first.execute(sqlx::query(GIVE)).await?;
         let (granted, connection) = waiter.await??;
@@ -162,59 +142,9 @@ async fn parked(server: &PostgresServer, seconds: u64) -> Fallible {
     Ok(())
 }
 
-/// Contenders in a loop, each with connections of its own: how evenly they are served.
-async fn contended(server: &PostgresServer, contenders: usize, seconds: u64) -> Fallible {
-    let stop = Arc::new(AtomicBool::new(false));
-    let inside = Arc::new(AtomicU64::new(0));
-    let ready = Arc::new(Barrier::new(contenders + 1));
-    let mut tasks = Vec::new();
-    for _ in 0..contenders {
-        let session = session(server).await?;
-        let (stop, inside, ready) = (Arc::clone(&stop), Arc::clone(&inside), Arc::clone(&ready));
-        tasks.push(tokio::spawn(async move {
-            let lock = session.locker("contended")?;
-            let mut grants = 0_u64;
-            ready.wait().await;
-            while !stop.load(Ordering::Relaxed) {
-                let guard = lock.lock().await?;
-                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two holders");
-                grants += 1;
-                inside.fetch_sub(1, Ordering::SeqCst);
-                guard.release().await?;
-            }
-            session.close().await?;
-            Ok::<_, tenure_core::Error>(grants)
-        }));
-    }
-    ready.wait().await;
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut grants = Vec::new();
-    for task in tasks {
-        grants.push(task.await??);
-    }
-    let total: u64 = grants.iter().sum();
-    #[expect(clippy::cast_precision_loss, reason = "for a ratio")]
-    let off = |grants: u64| 100.0 * (grants as f64 * contenders as f64 / total as f64 - 1.0);
-    println!(
-        "{contenders:>3} contenders in a loop       {:>7}/s; grants from {:+.1} % to {:+.1} % of the mean",
-        total / seconds,
-        off(grants.iter().copied().min().unwrap_or_default()),
-        off(grants.iter().copied().max().unwrap_or_default()),
-    );
-    Ok(())
-}
-
 fn main() -> Fallible {
-    let seconds = std::env::args()
-        .skip(1)
-        .find_map(|argument| argument.parse().ok())
-        .unwrap_or(3);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    let seconds = how_much(3, 3);
+    on_two_workers(async {
         let server = PostgresServer::start()?;
         println!("PostgreSQL {}:", server.version());
         if std::thread::available_parallelism()?.get() > 1 {
@@ -225,7 +155,11 @@ fn main() -> Fallible {
         uncontended(&server, "lock + release", seconds).await?;
         parked(&server, seconds).await?;
         for contenders in [2, 16] {
-            contended(&server, contenders, seconds).await?;
+            let mut sessions = Vec::new();
+            for _ in 0..contenders {
+                sessions.push(session(&server).await?);
+            }
+            contended(sessions, seconds).await?;
         }
         Ok(())
     })

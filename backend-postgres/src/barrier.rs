@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tenure_core::backend::{Ask, Barrier, Grant, Kind, Settle, path};
+use tenure_core::backend::{Ask, Barrier, Grant, Kind, News, Settle, path};
 use tenure_core::{Effect, Error, FencingToken, HoldFor, LossReason, Name, Result};
 
 use crate::error;
 use crate::key::{hex, signed};
 use crate::session::PostgresSession;
 use crate::step::{Rows, step};
-use crate::waits::News;
 
 /// How many a double barrier may have: the step in which it closes looks at all of them.
 const MOST: u32 = 1_000;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use sqlx::{Connection, Executor, PgConnection};
+use tenure_core::backend::Waits;
 use tenure_core::{Effect, Result};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
@@ -16,7 +17,6 @@ use crate::error;
 use crate::schema;
 use crate::session::PostgresSession;
 use crate::step::{Rows, Step, step};
-use crate::waits::Waits;
 
 /// How long a failed reconnection waits before the next attempt.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::backend::{Ask, Grant, Kind, Side, path};
+use tenure_core::backend::{Ask, Grant, Kind, News, Side, path};
 use tenure_core::{Effect, Error, FencingToken, LossReason, Result};
 
 use crate::error;
@@ -16,7 +16,6 @@ use crate::key::{hex, key_of, signed};
 use crate::main_connection::{Holder, MainGuard};
 use crate::session::PostgresSession;
 use crate::step::step;
-use crate::waits::News;
 
 /// What a line is for, and who stands in it how.
 pub(crate) struct Stand<'v> {

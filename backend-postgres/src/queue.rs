@@ -15,7 +15,6 @@ use tenure_core::{
 };
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use crate::client::Listener;
 use crate::key::signed;
 use crate::main_connection::MainGuard;
 use crate::session::PostgresSession;

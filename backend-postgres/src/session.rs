@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm,
-    Held, Kind, Lease, Locker, Opened, Queue, RwLock, Slots, Stm,
+    Backend, Barrier, Bell, Election, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock,
+    HasStm, Held, Kind, Lease, Locker, Opened, Queue, RwLock, Slots, Stm, Waiting,
 };
 use tenure_core::{
     Effect, Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
@@ -27,7 +27,7 @@ use crate::queue::{Books, PostgresQueue};
 use crate::rw_lock::PostgresRwLock;
 use crate::step::{Rows, Step, step};
 use crate::stm::PostgresStm;
-use crate::waits::{Bell, Topic, Waiting};
+use crate::waits::Topic;
 use crate::withdrawals::Withdrawals;
 
 /// The shortest TTL: below, a slow answer alone would end a session.

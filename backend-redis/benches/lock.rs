@@ -9,25 +9,16 @@
 //! Needs redis-server on the PATH (or `TENURE_REDIS_SERVER`). Only the ratios mean something on
 //! another machine.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a benchmark that fails may say so by a panic"
-)]
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo, Script};
+use tenure_bench_kit::lock::{contended, hand_off};
+use tenure_bench_kit::{Fallible, histogram, how_much, nanos, on_two_workers};
 use tenure_core::{Session, SessionOptions, Store};
 use tenure_redis::{RedisBackend, RedisConfig, RedisSession};
 use tenure_testbed::RedisServer;
-use tokio::sync::Barrier;
-
-type Fallible<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// The lock of the tutorials: set if absent, with a time to live.
 const BARE_LOCK: &str = "return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2])";
@@ -51,18 +42,6 @@ async fn raw(server: &RedisServer) -> Fallible<MultiplexedConnection> {
     Ok(redis::Client::open(info)?
         .get_multiplexed_async_connection()
         .await?)
-}
-
-fn histogram() -> Fallible<Histogram<u64>> {
-    Ok(Histogram::new_with_bounds(1, 10_000_000_000, 3)?)
-}
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Lock and release with nobody else there, in turns with two bare scripts.
@@ -112,68 +91,13 @@ async fn parked(server: &RedisServer, seconds: u64) -> Fallible {
     let mut times = histogram()?;
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
-        let guard = mine.lock().await?;
-        let waiter = tokio::spawn({
-            let other = other.clone();
-            async move {
-                let guard = other.lock().await?;
-                Ok::<_, tenure_core::Error>((Instant::now(), guard))
-            }
-        });
-        tokio::time::sleep(Duration::from_millis(2)).await; // parked
-        let begin = Instant::now();
-        guard.release().await?;
-        let (granted, guard) = waiter.await??;
-        times.saturating_record(micros(granted.saturating_duration_since(begin)));
-        guard.release().await?;
+        let took = hand_off(&mine, &other, Duration::from_millis(2)).await?;
+        times.saturating_record(u64::try_from(took.as_micros())?);
     }
     println!(
         "parked hand-off                {:>7} us (p99 {}) from the release's call to the waiter's return",
         times.value_at_quantile(0.5),
         times.value_at_quantile(0.99),
-    );
-    Ok(())
-}
-
-/// Contenders in a loop, each with a connection of its own: how evenly they are served.
-async fn contended(server: &RedisServer, contenders: usize, seconds: u64) -> Fallible {
-    let stop = Arc::new(AtomicBool::new(false));
-    let inside = Arc::new(AtomicU64::new(0));
-    let ready = Arc::new(Barrier::new(contenders + 1));
-    let mut tasks = Vec::new();
-    for _ in 0..contenders {
-        let session = session(server).await?;
-        let (stop, inside, ready) = (Arc::clone(&stop), Arc::clone(&inside), Arc::clone(&ready));
-        tasks.push(tokio::spawn(async move {
-            let lock = session.locker("contended")?;
-            let mut grants = 0_u64;
-            ready.wait().await;
-            while !stop.load(Ordering::Relaxed) {
-                let guard = lock.lock().await?;
-                assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two holders");
-                grants += 1;
-                inside.fetch_sub(1, Ordering::SeqCst);
-                guard.release().await?;
-            }
-            session.close().await?;
-            Ok::<_, tenure_core::Error>(grants)
-        }));
-    }
-    ready.wait().await;
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut grants = Vec::new();
-    for task in tasks {
-        grants.push(task.await??);
-    }
-    let total: u64 = grants.iter().sum();
-    #[expect(clippy::cast_precision_loss, reason = "for a ratio")]
-    let off = |grants: u64| 100.0 * (grants as f64 * contenders as f64 / total as f64 - 1.0);
-    println!(
-        "{contenders:>3} contenders in a loop       {:>7}/s; grants from {:+.1} % to {:+.1} % of the mean",
-        total / seconds,
-        off(grants.iter().copied().min().unwrap_or_default()),
-        off(grants.iter().copied().max().unwrap_or_default()),
     );
     Ok(())
 }
@@ -229,21 +153,18 @@ fn spent(server: &RedisServer, command: &str) -> Fallible<u64> {
 }
 
 fn main() -> Fallible {
-    let seconds = std::env::args()
-        .skip(1)
-        .find_map(|argument| argument.parse().ok())
-        .unwrap_or(3);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    let seconds = how_much(3, 3);
+    on_two_workers(async {
         let server = RedisServer::builder().no_persistence().start()?;
         println!("Redis without persistence:");
         uncontended(&server, seconds).await?;
         parked(&server, seconds).await?;
         for contenders in [2, 16] {
-            contended(&server, contenders, seconds).await?;
+            let mut sessions = Vec::new();
+            for _ in 0..contenders {
+                sessions.push(session(&server).await?);
+            }
+            contended(sessions, seconds).await?;
         }
         many(&server, 10_000).await
     })

@@ -19,11 +19,10 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
+use tenure_bench_kit::{Fallible, how_much};
 use tenure_core::{Op, Session, SessionOptions};
 use tenure_redis::{RedisConfig, RedisSession};
 use tenure_testbed::RedisServer;
-
-type Fallible<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Runs `step` in `tasks` tasks for so long, and prints how often it was done and how long it took.
 async fn measure<S, F>(what: &str, tasks: u64, limit: Duration, step: impl Fn(u64) -> S) -> Fallible
@@ -173,13 +172,7 @@ async fn all(redis: &RedisServer, limit: Duration) -> Fallible {
 
 #[tokio::main]
 async fn main() -> Fallible {
-    // `cargo bench` adds `--bench`; `cargo test --benches` runs this for a moment, to see that it works.
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let limit = match arguments.iter().find_map(|a| a.parse().ok()) {
-        Some(seconds) => Duration::from_secs(seconds),
-        None if arguments.iter().any(|a| a == "--bench") => Duration::from_secs(1),
-        None => Duration::from_millis(20),
-    };
+    let limit = Duration::from_secs_f64(how_much(1.0, 0.02));
     let redis = RedisServer::start()?;
     println!("Redis {}, {limit:?} each", redis.version());
     all(&redis, limit).await

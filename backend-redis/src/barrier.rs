@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::backend::{Ask, Barrier, Grant, Kind, Settle};
+use tenure_core::backend::{Ask, Barrier, Grant, Kind, News, Settle};
 use tenure_core::{Error, FencingToken, HoldFor, LossReason, Name, Result};
 
 use crate::error;
@@ -13,7 +13,6 @@ use crate::layout::{hex, path, path_of};
 use crate::scripts;
 use crate::session::RedisSession;
 use crate::step::Reply;
-use crate::waits::News;
 
 /// How many a double barrier may have: the step in which it closes looks at all of them, and must
 /// not keep other clients waiting.

@@ -1,10 +1,9 @@
 //! URL and options.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use tenure_core::backend::{Secret, StoreUrl};
+use tenure_core::backend::{Secret, StoreUrl, TlsFiles};
 use tenure_core::{DEFAULT_TTL, Error, ErrorKind, Namespace, Result};
 
 /// How to reach a Redis, and how to use it.
@@ -74,14 +73,6 @@ impl Login {
         }
         Ok(Self { user, password })
     }
-}
-
-/// The files for TLS.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct TlsFiles {
-    pub(crate) ca: Option<PathBuf>,
-    pub(crate) identity: Option<(PathBuf, PathBuf)>,
-    pub(crate) server_name: Option<String>,
 }
 
 /// A host and a port.
@@ -179,7 +170,7 @@ impl RedisConfig {
         config.wait_aof = url.take_flag("wait_aof")?;
         config.allow_eviction = url.take_flag("allow_eviction")?;
         config.interop = url.take_flag("interop")?;
-        config.take_tls(&mut url, base == "rediss")?;
+        config.tls = url.take_tls(base == "rediss", "rediss")?;
         url.finish()?;
         Ok(config)
     }
@@ -234,27 +225,6 @@ impl RedisConfig {
             true => Err(refuse("a Redis URL needs at least one `host:port`")),
             false => Ok(()),
         }
-    }
-
-    fn take_tls(&mut self, url: &mut StoreUrl, secure: bool) -> Result<()> {
-        let files = TlsFiles {
-            ca: url.take("ca").map(PathBuf::from),
-            identity: match (url.take("cert"), url.take("key")) {
-                (Some(cert), Some(key)) => Some((cert.into(), key.into())),
-                (None, None) => None,
-                _ => return Err(refuse("`cert` and `key` go together")),
-            },
-            server_name: url.take("server_name"),
-        };
-        let asked = files.ca.is_some() || files.identity.is_some() || files.server_name.is_some();
-        // Silently dropping them would send in plain what was meant to be protected.
-        if asked && !secure {
-            return Err(refuse(
-                "`ca`, `cert`, `key` and `server_name` need TLS: write `rediss`",
-            ));
-        }
-        self.tls = secure.then_some(files);
-        Ok(())
     }
 
     /// The namespace.

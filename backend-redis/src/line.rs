@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tenure_core::backend::{Ask, Grant, Kind, Side};
+use tenure_core::backend::{Ask, Grant, Kind, News, Side};
 use tenure_core::{Error, FencingToken, LossReason, Name, Result};
 
 use crate::error;
@@ -13,7 +13,6 @@ use crate::layout::{self, hex};
 use crate::scripts::{self, Script};
 use crate::session::RedisSession;
 use crate::step::{Arg, Reply};
-use crate::waits::News;
 
 /// How often the place right behind a holder looks by itself, for the case that an operator has
 /// removed the holder's: nobody tells of that. Only this one place does so.

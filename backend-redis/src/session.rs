@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm,
-    Held, Kind, Lease, Locker, Opened, Queue, RwLock, Stm,
+    Backend, Barrier, Bell, Election, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock,
+    HasStm, Held, Kind, Lease, Locker, Opened, Queue, RwLock, Stm, Waiting, Waits,
 };
 use tenure_core::{
     Effect, Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
@@ -29,7 +29,7 @@ use crate::rw_lock::RedisRwLock;
 use crate::scripts::{self, Script};
 use crate::step::{Arg, Reply};
 use crate::stm::RedisStm;
-use crate::waits::{Bell, Topic, Waiting, Waits};
+use crate::waits::Topic;
 
 /// The shortest TTL: below, a slow answer alone would end a session.
 pub const MIN_TTL: Duration = Duration::from_millis(500);
@@ -101,7 +101,11 @@ fn granted(ttl: Duration) -> Result<Duration> {
 
 impl RedisBackend {
     async fn session(&self, id: Arc<str>, ttl: Duration) -> Result<RedisSession> {
-        let waits = Arc::new(Waits::new(Acks::wanted(&self.client.config)));
+        let waits = Arc::new(match Acks::wanted(&self.client.config) {
+            // A grant that is pushed does not count before it is confirmed.
+            true => Waits::only_look(),
+            false => Waits::default(),
+        });
         let channel = format!("{}wake/{id}", self.root);
         let listener = Arc::clone(&waits);
         let listening = self.client.listen(channel, listener).await?;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tenure_core::backend::TlsFiles;
 use tenure_core::{Error, ErrorKind, Result};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{Address, TlsFiles, refuse};
+use crate::config::{Address, refuse};
 use crate::error::no_connection;
 
 /// Speaks TLS over `stream`. The files are read anew for each connection: certificates are

@@ -75,6 +75,7 @@ mod token;
 mod txn;
 mod url;
 mod value;
+mod waits;
 
 pub use barrier::{BarrierHandle, DoubleBarrierHandle, HoldFor, Inside};
 pub use clock::{Clock, Moment};
@@ -206,7 +207,8 @@ pub mod backend {
     pub use crate::slots::{Slot, Slots};
     pub use crate::stm::{Done, Outcome, Read, Resolution, Stm};
     pub use crate::txn::{Fence, Transaction};
-    pub use crate::url::{Secret, StoreUrl};
+    pub use crate::url::{Secret, StoreUrl, TlsFiles};
+    pub use crate::waits::{Bell, News, Topic, Waiting, Waits};
     /// The attribute that the traits here need on their implementations.
     pub use async_trait::async_trait;
 }

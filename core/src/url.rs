@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
@@ -32,6 +33,17 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+/// The files for TLS, and whom to expect.
+#[derive(Clone, Debug, Default)]
+pub struct TlsFiles {
+    /// The authorities to trust, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The name that the server's certificate must carry, instead of the host.
+    pub server_name: Option<String>,
 }
 
 /// A store URL in its parts, percent-decoded.
@@ -229,6 +241,32 @@ impl StoreUrl {
             Some("true") => Ok(true),
             Some(other) => Err(config(format!("`{key}={other}` must be `true` or `false`"))),
         }
+    }
+
+    /// Takes `ca`, `cert`, `key` and `server_name`, which only make sense with TLS: nothing if the
+    /// scheme is not a `secure` one. What to write then is `instead`.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for one of `cert` and `key`, and for any of them without TLS.
+    pub fn take_tls(&mut self, secure: bool, instead: &str) -> Result<Option<TlsFiles>> {
+        let files = TlsFiles {
+            ca: self.take("ca").map(PathBuf::from),
+            identity: match (self.take("cert"), self.take("key")) {
+                (Some(cert), Some(key)) => Some((cert.into(), key.into())),
+                (None, None) => None,
+                _ => return Err(config("`cert` and `key` go together")),
+            },
+            server_name: self.take("server_name"),
+        };
+        let asked = files.ca.is_some() || files.identity.is_some() || files.server_name.is_some();
+        // Silently dropping them would send in plain what was meant to be protected.
+        if asked && !secure {
+            return Err(config(format!(
+                "`ca`, `cert`, `key` and `server_name` need TLS: write `{instead}`"
+            )));
+        }
+        Ok(secure.then_some(files))
     }
 
     /// Refuses every key that was not taken.

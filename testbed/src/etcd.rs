@@ -6,20 +6,19 @@
 
 mod cluster;
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::error::{Doing, Error, Result};
+use crate::error::{Doing, Result};
 use crate::ports::Port;
-use crate::programs::find_binary;
-use crate::reaper::{Guarded, Reaper, excerpt, is_running, tail};
+use crate::programs::{Known, find_binary, once_asked, run, version_in};
+use crate::reaper::{Guarded, Reaper, tail};
+use crate::server::{Probe, launch_on_free_ports, on_a_thread, open_log};
 use crate::tls::Tls;
 
 pub use cluster::{EtcdCluster, EtcdClusterBuilder};
@@ -113,19 +112,7 @@ impl EtcdBuilder {
     /// [`Error::Command`] when authentication cannot be set up.
     pub fn start(self) -> Result<EtcdServer> {
         let binary = Binary::find()?;
-        let mut taken = 0;
-        loop {
-            match EtcdServer::launch(self.clone(), binary.clone()) {
-                // Ports are reserved where the system allows it; elsewhere, and against programs
-                // that bind a fixed port, there is only trying again.
-                Err(Error::Start { log, .. })
-                    if log.contains("address already in use") && taken < 5 =>
-                {
-                    taken += 1;
-                }
-                started => return started,
-            }
-        }
+        launch_on_free_ports(|| EtcdServer::launch(self.clone(), binary.clone()))
     }
 
     /// [`start`](Self::start) on a blocking thread of the tokio runtime.
@@ -139,9 +126,7 @@ impl EtcdBuilder {
     /// When the future is dropped, the start goes on in the background and its server is ended as
     /// soon as it is done.
     pub async fn start_async(self) -> Result<EtcdServer> {
-        tokio::task::spawn_blocking(move || self.start())
-            .await
-            .doing("wait for the thread that starts etcd")?
+        on_a_thread("etcd", move || self.start()).await
     }
 }
 
@@ -235,7 +220,7 @@ impl EtcdServer {
 
     /// The last `lines` lines of the server's log.
     pub fn log_tail(&self, lines: usize) -> String {
-        tail(&self.log_path(), lines)
+        tail(&log_path(&self.reaper), lines)
     }
 
     /// The server's metrics, in Prometheus' text form: counts of watchers, leases, requests.
@@ -280,10 +265,7 @@ impl EtcdServer {
     /// When the future is dropped the server is left starting.
     pub async fn restart_async(&mut self) -> Result<()> {
         self.relaunch()?;
-        let probe = self.probe();
-        tokio::task::spawn_blocking(move || probe.wait())
-            .await
-            .doing("wait for the thread that watches etcd start")?
+        self.probe().wait_async().await
     }
 
     /// SIGSTOP: connections stay open and silent. Returns when every thread has stopped.
@@ -374,7 +356,7 @@ impl EtcdServer {
         [client, peer, metrics]: [Port; 3],
     ) -> Result<Self> {
         let reaper = Reaper::with_folder("etcd")?;
-        let log = open_log(&reaper)?;
+        let log = open_log(&log_path(&reaper))?;
         let args = arguments(&options, &binary, &reaper, [&client, &peer, &metrics]);
         let process = reaper.spawn_server("etcd", &binary.path, &args, log)?;
         Ok(Self {
@@ -392,7 +374,7 @@ impl EtcdServer {
         self.kill()?;
         let ports = [&self.client, &self.peer, &self.metrics];
         let args = arguments(&self.options, &self.binary, &self.reaper, ports);
-        let log = open_log(&self.reaper)?;
+        let log = open_log(&log_path(&self.reaper))?;
         self.process = self
             .reaper
             .spawn_server("etcd", &self.binary.path, &args, log)?;
@@ -418,16 +400,16 @@ impl EtcdServer {
         Ok(())
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.reaper.folder().join("etcd.log")
-    }
-
     fn probe(&self) -> Probe {
+        let mut health = Health::on(self.metrics.number());
+        let pause = Duration::from_millis(10);
         Probe {
+            what: "etcd",
             pid: self.process.pid(),
-            metrics: self.metrics.number(),
-            log: self.log_path(),
+            log: log_path(&self.reaper),
             timeout: self.options.start_timeout,
+            pause: (pause, pause),
+            serves: Box::new(move || health.is_good()),
         }
     }
 }
@@ -488,62 +470,42 @@ fn arguments(
     args
 }
 
-fn open_log(reaper: &Reaper) -> Result<File> {
-    let path = reaper.folder().join("etcd.log");
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .doing(format!("write {}", path.display()))
+fn log_path(reaper: &Reaper) -> PathBuf {
+    reaper.folder().join("etcd.log")
 }
 
-/// Waits until a server serves; owns what it needs, so that it can do so on another thread.
-struct Probe {
-    pid: u32,
+/// What a server that starts says of itself.
+struct Health {
     metrics: u16,
-    log: PathBuf,
-    timeout: Duration,
+    leader_since: Option<Instant>,
 }
 
-impl Probe {
-    fn wait(&self) -> Result<()> {
-        let start = Instant::now();
-        let mut leader_since = None;
-        loop {
-            if !is_running(self.pid) {
-                return Err(self.failed("the process ended".to_owned()));
-            }
-            let health = self.get("/health");
-            // `true` comes after a read through the quorum, so the store serves.
-            if health.contains(r#""health":"true""#) {
-                return Ok(());
-            }
-            // With an alarm raised (no space left) a server that serves calls itself unhealthy for
-            // ever; it has a leader then. So has one that is about to be healthy: wait a little.
-            if !health.is_empty() && self.get("/metrics").contains("\netcd_server_has_leader 1") {
-                let since = *leader_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > Duration::from_secs(2) {
-                    return Ok(());
-                }
-            }
-            if start.elapsed() > self.timeout {
-                return Err(self.failed(format!("it does not serve after {:?}", self.timeout)));
-            }
-            std::thread::sleep(Duration::from_millis(10));
+impl Health {
+    fn on(metrics: u16) -> Self {
+        Self {
+            metrics,
+            leader_since: None,
         }
+    }
+
+    fn is_good(&mut self) -> bool {
+        let health = self.get("/health");
+        // `true` comes after a read through the quorum, so the store serves.
+        if health.contains(r#""health":"true""#) {
+            return true;
+        }
+        // With an alarm raised (no space left) a server that serves calls itself unhealthy for
+        // ever; it has a leader then. So has one that is about to be healthy: wait a little.
+        if !health.is_empty() && self.get("/metrics").contains("\netcd_server_has_leader 1") {
+            let since = *self.leader_since.get_or_insert_with(Instant::now);
+            return since.elapsed() > Duration::from_secs(2);
+        }
+        false
     }
 
     /// The body of the answer; empty if there is none.
     fn get(&self, path: &str) -> String {
         http_get(self.metrics, path, Duration::from_secs(2)).unwrap_or_default()
-    }
-
-    fn failed(&self, reason: String) -> Error {
-        Error::Start {
-            what: "etcd".to_owned(),
-            reason,
-            log: excerpt(&self.log),
-        }
     }
 }
 
@@ -564,32 +526,6 @@ fn http_get(port: u16, path: &str, timeout: Duration) -> std::io::Result<String>
     Ok(body.to_owned())
 }
 
-/// Runs a command to its end; `shown` are the arguments that an error may show.
-fn run<A: AsRef<OsStr>>(mut command: Command, shown: &[A]) -> Result<String> {
-    let program = Path::new(command.get_program())
-        .file_name()
-        .unwrap_or_default();
-    let mut name = program.to_string_lossy().into_owned();
-    for arg in shown {
-        name.push(' ');
-        name.push_str(&arg.as_ref().to_string_lossy());
-    }
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .doing(format!("run `{name}`"))?;
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    if output.status.success() {
-        return Ok(stdout.trim_end_matches('\n').to_owned());
-    }
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    Err(Error::Command {
-        command: name,
-        status: output.status,
-        output: format!("{stdout}{stderr}").trim().to_owned(),
-    })
-}
-
 fn command(program: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args);
@@ -606,36 +542,26 @@ struct Binary {
 
 impl Binary {
     fn find() -> Result<Self> {
-        // Asked once per path: each question starts the program.
-        static KNOWN: Mutex<Option<HashMap<PathBuf, Binary>>> = Mutex::new(None);
+        static KNOWN: Known<Binary> = Mutex::new(None);
         let path = find_binary("etcd", "etcd-server", "TENURE_ETCD")?;
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.get_or_insert_default();
-        if let Some(binary) = known.get(&path) {
-            return Ok(binary.clone());
-        }
+        once_asked(&KNOWN, path, Self::ask)
+    }
+
+    fn ask(path: &Path) -> Result<Self> {
         // 3.4's late releases take the option without listing it, so it has to be tried.
         let skip = ["--unsafe-no-fsync", "--version"];
-        let (text, can_skip_fsync) = match run(command(&path, &skip), &skip) {
+        let (text, can_skip_fsync) = match run(command(path, &skip), &skip) {
             Ok(text) => (text, true),
-            Err(_) => (run(command(&path, &["--version"]), &["--version"])?, false),
+            Err(_) => (run(command(path, &["--version"]), &["--version"])?, false),
         };
         let version = text
             .lines()
             .find_map(|line| line.strip_prefix("etcd Version:"))
-            .map(|version| version.trim().to_owned())
-            .ok_or_else(|| {
-                Error::Config(format!(
-                    "`{}` does not look like etcd: {text}",
-                    path.display()
-                ))
-            })?;
-        let binary = Self {
-            path: path.clone(),
-            version,
+            .map(str::trim);
+        Ok(Self {
+            path: path.to_owned(),
+            version: version_in(version, "etcd", path, &text)?,
             can_skip_fsync,
-        };
-        known.insert(path, binary.clone());
-        Ok(binary)
+        })
     }
 }

@@ -53,6 +53,7 @@ mod programs;
 pub mod proxy;
 mod reaper;
 pub mod redis;
+mod server;
 mod tls;
 
 #[cfg(feature = "tls")]

@@ -13,18 +13,19 @@ mod replica;
 mod user;
 mod wire;
 
-use std::fs::OpenOptions;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Doing, Error, Result};
 use crate::ports::Port;
-use crate::programs::find_binary_in;
-use crate::reaper::{Guarded, Reaper, excerpt, is_running, tail};
+use crate::programs::{find_binary_in, run, version_in, version_text};
+use crate::reaper::{Guarded, Reaper, tail};
+use crate::server::{self, Probe, launch_on_free_ports, open_log};
 use crate::tls::Tls;
 pub(crate) use user::User;
 use wire::{ADMIN, Control};
@@ -125,19 +126,7 @@ impl PostgresBuilder {
 
     fn launch_on_a_free_port(self, origin: &Origin<'_>) -> Result<PostgresServer> {
         let programs = Programs::find()?;
-        let mut taken = 0;
-        loop {
-            match PostgresServer::launch(self.clone(), programs.clone(), origin) {
-                // Ports are reserved where the system allows it; elsewhere, and against programs
-                // that bind a fixed port, there is only trying again.
-                Err(Error::Start { log, .. })
-                    if log.contains("Address already in use") && taken < 5 =>
-                {
-                    taken += 1;
-                }
-                started => return started,
-            }
-        }
+        launch_on_free_ports(|| PostgresServer::launch(self.clone(), programs.clone(), origin))
     }
 }
 
@@ -337,8 +326,7 @@ impl PostgresServer {
     /// When the future is dropped the server is left starting.
     pub async fn restart_async(&mut self) -> Result<()> {
         self.relaunch()?;
-        let probe = self.probe();
-        on_a_thread(move || probe.wait()).await
+        self.probe().wait_async().await
     }
 
     /// SIGSTOP, for every process of the server: connections stay open and silent. Returns when all have
@@ -430,11 +418,16 @@ impl PostgresServer {
     }
 
     fn probe(&self) -> Probe {
+        let control = self.control();
         Probe {
+            what: "postgres",
             pid: self.process.pid(),
-            control: self.control(),
             log: log_path(&self.reaper),
             timeout: self.options.start_timeout,
+            // Each question is a process and a line in the log.
+            pause: (Duration::from_millis(5), Duration::from_millis(100)),
+            // While it starts and recovers it refuses.
+            serves: Box::new(move || control.sql(ADMIN, "SELECT 1", SQL).is_ok()),
         }
     }
 }
@@ -460,12 +453,7 @@ fn socket_path(reaper: &Reaper, port: &Port, ending: &str) -> PathBuf {
 }
 
 fn spawn(programs: &Programs, reaper: &Reaper, user: Option<User>) -> Result<Guarded> {
-    let path = log_path(reaper);
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .doing(format!("write {}", path.display()))?;
+    let log = open_log(&log_path(reaper))?;
     let args = ["-D".to_owned(), data_path(reaper).display().to_string()];
     reaper.spawn_server_as(user, "postgres", &programs.at("postgres"), &args, log)
 }
@@ -530,72 +518,23 @@ fn path_literal(path: &Path) -> String {
     literal(&path.display().to_string())
 }
 
-/// Waits until a server serves; owns what it needs, so that it can do so on another thread.
-struct Probe {
-    pid: u32,
-    control: Control,
-    log: PathBuf,
-    timeout: Duration,
-}
-
-impl Probe {
-    fn wait(&self) -> Result<()> {
-        let start = Instant::now();
-        let mut pause = Duration::from_millis(5);
-        loop {
-            if !is_running(self.pid) {
-                return Err(self.failed("the process ended".to_owned()));
-            }
-            // While it starts and recovers it refuses.
-            if self.control.sql(ADMIN, "SELECT 1", SQL).is_ok() {
-                return Ok(());
-            }
-            if start.elapsed() > self.timeout {
-                return Err(self.failed(format!("it does not serve after {:?}", self.timeout)));
-            }
-            // Each question is a process and a line in the log.
-            std::thread::sleep(pause);
-            pause = (pause * 3 / 2).min(Duration::from_millis(100));
-        }
-    }
-
-    fn failed(&self, reason: String) -> Error {
-        Error::Start {
-            what: "postgres".to_owned(),
-            reason,
-            log: excerpt(&self.log),
-        }
-    }
-}
-
 /// Asks again and again until there is an answer.
 fn wait_until<T>(
     what: &str,
     timeout: Duration,
     mut ask: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask()? {
-            return Ok(answer);
-        }
-        if start.elapsed() > timeout {
-            return Err(Error::TimedOut {
-                what: what.to_owned(),
-                after: timeout,
-                seen: String::new(),
-            });
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    server::wait_until(what, timeout, Duration::from_millis(10), || match ask() {
+        Ok(None) => ControlFlow::Continue(String::new()),
+        Ok(Some(answer)) => ControlFlow::Break(Ok(answer)),
+        Err(error) => ControlFlow::Break(Err(error)),
+    })
 }
 
 async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .doing("wait for the thread that works on PostgreSQL")?
+    server::on_a_thread("PostgreSQL", work).await
 }
 
 /// The PostgreSQL that is installed.
@@ -610,22 +549,11 @@ impl Programs {
         let path = find_binary_in("postgres", "postgresql", "TENURE_POSTGRES", debian())?;
         // What is in `PATH` may be a link to the one among its neighbours.
         let path = path.canonicalize().doing("find PostgreSQL's programs")?;
-        let output = Command::new(&path)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .output()
-            .doing("run `postgres --version`")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = version_text("postgres", &path)?;
         let version = text
             .strip_prefix("postgres (PostgreSQL) ")
-            .and_then(|rest| rest.split_whitespace().next())
-            .map(str::to_owned)
-            .ok_or_else(|| {
-                Error::Config(format!(
-                    "`{}` does not look like PostgreSQL: {text}",
-                    path.display()
-                ))
-            })?;
+            .and_then(|rest| rest.split_whitespace().next());
+        let version = version_in(version, "PostgreSQL", &path, &text)?;
         Ok(Self {
             folder: path.parent().map(Path::to_path_buf).unwrap_or_default(),
             version,
@@ -644,7 +572,7 @@ impl Programs {
         // What the machine's own language is must not matter; and a copy that is lost with the machine
         // is no loss.
         command.args(["--locale=C", "--no-sync"]);
-        run(command)
+        run::<&str>(command, &[]).map(drop)
     }
 
     /// A copy of a running one.
@@ -655,7 +583,7 @@ impl Programs {
         command.args(["--port", &primary.port().to_string()]);
         command.args(["--username", ADMIN, "--no-password", "--checkpoint=fast"]);
         command.args(["--wal-method=stream", "--no-sync"]);
-        run(command)
+        run::<&str>(command, &[]).map(drop)
     }
 
     fn command(&self, name: &str, user: Option<User>) -> Command {
@@ -673,20 +601,6 @@ impl Programs {
         }
         command
     }
-}
-
-fn run(mut command: Command) -> Result<()> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().doing(format!("run `{name}`"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let text = [output.stdout, output.stderr].concat();
-    Err(Error::Command {
-        command: name,
-        status: output.status,
-        output: String::from_utf8_lossy(&text).into_owned(),
-    })
 }
 
 /// Debian keeps the programs of each version in a folder of its own, out of `PATH`: the newest first.

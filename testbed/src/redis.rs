@@ -14,19 +14,19 @@ mod replica;
 mod resp;
 mod sentinel;
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Mutex;
+use std::time::Duration;
 
 use crate::error::{Doing, Error, Result};
 use crate::ports::Port;
-use crate::programs::find_binary;
-use crate::reaper::{Guarded, Reaper, excerpt, is_running, tail};
+use crate::programs::{Known, find_binary, once_asked, version_in, version_text};
+use crate::reaper::{Guarded, Reaper, tail};
+use crate::server::{self, Probe, launch_on_free_ports, open_log};
 use crate::tls::Tls;
 use clock::Clock;
 use resp::{ADMIN, Control};
@@ -34,6 +34,9 @@ use resp::{ADMIN, Control};
 pub use cluster::{RedisCluster, RedisClusterBuilder};
 pub use replica::{RedisReplica, RedisReplicaBuilder};
 pub use sentinel::{RedisSentinels, RedisSentinelsBuilder};
+
+/// The program, and Debian's package of it.
+const SERVER: &str = "redis-server";
 
 /// How long one command may take. Far more than it needs: only a paused server is silent so long.
 const COMMAND: Duration = Duration::from_secs(5);
@@ -152,19 +155,7 @@ impl RedisBuilder {
     /// [`Error::Start`], with the end of the log, when the server ends or does not serve in time.
     pub fn start(self) -> Result<RedisServer> {
         let binary = Binary::find()?;
-        let mut taken = 0;
-        loop {
-            match RedisServer::launch(self.clone(), binary.clone()) {
-                // Ports are reserved where the system allows it; elsewhere, and against programs
-                // that bind a fixed port, there is only trying again.
-                Err(Error::Start { log, .. })
-                    if log.contains("Address already in use") && taken < 5 =>
-                {
-                    taken += 1;
-                }
-                started => return started,
-            }
-        }
+        launch_on_free_ports(|| RedisServer::launch(self.clone(), binary.clone()))
     }
 
     /// [`start`](Self::start) on a blocking thread of the tokio runtime.
@@ -320,8 +311,7 @@ impl RedisServer {
     /// When the future is dropped the server is left starting.
     pub async fn restart_async(&mut self) -> Result<()> {
         self.relaunch()?;
-        let probe = self.probe();
-        on_a_thread(move || probe.wait()).await
+        self.probe().wait_async().await
     }
 
     /// SIGSTOP: connections stay open and silent. Returns when every thread has stopped.
@@ -410,11 +400,18 @@ impl RedisServer {
     }
 
     fn probe(&self) -> Probe {
+        let control = self.control();
+        let pause = Duration::from_millis(5);
         Probe {
+            what: SERVER,
             pid: self.process.pid(),
-            control: self.control(),
             log: log_path(&self.reaper),
             timeout: self.options.start_timeout,
+            pause: (pause, pause),
+            // While it loads its data it answers with an error.
+            serves: Box::new(move || {
+                matches!(control.command(&["PING"], COMMAND).as_deref(), Ok("PONG"))
+            }),
         }
     }
 }
@@ -443,12 +440,7 @@ fn spawn(
     // Removed together with the data when a disk is lost.
     let data = reaper.folder().join("data");
     std::fs::create_dir_all(&data).doing(format!("create {}", data.display()))?;
-    let path = log_path(reaper);
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .doing(format!("write {}", path.display()))?;
+    let log = open_log(&log_path(reaper))?;
     let config = reaper.folder().join("redis.conf").display().to_string();
     let mut args = vec![config];
     if options.sentinel {
@@ -465,12 +457,12 @@ fn start(
     log: File,
 ) -> Result<Guarded> {
     let Some(clock) = clock else {
-        return reaper.spawn_server("redis-server", program, &args, log);
+        return reaper.spawn_server(SERVER, program, &args, log);
     };
     // By `env`, so that nothing but the server runs under the other clock.
     args.insert(0, program.display().to_string());
     args.splice(0..0, clock.environment());
-    reaper.spawn_server("redis-server", Path::new("env"), &args, log)
+    reaper.spawn_server(SERVER, Path::new("env"), &args, log)
 }
 
 /// The configuration file. Passwords stand in it and not in the arguments, which anyone may see.
@@ -570,71 +562,23 @@ impl Control {
     }
 }
 
-/// Waits until a server serves; owns what it needs, so that it can do so on another thread.
-struct Probe {
-    pid: u32,
-    control: Control,
-    log: PathBuf,
-    timeout: Duration,
-}
-
-impl Probe {
-    fn wait(&self) -> Result<()> {
-        let start = Instant::now();
-        loop {
-            if !is_running(self.pid) {
-                return Err(self.failed("the process ended".to_owned()));
-            }
-            // While it loads its data it answers with an error.
-            if let Ok("PONG") = self.control.command(&["PING"], COMMAND).as_deref() {
-                return Ok(());
-            }
-            if start.elapsed() > self.timeout {
-                return Err(self.failed(format!("it does not serve after {:?}", self.timeout)));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn failed(&self, reason: String) -> Error {
-        Error::Start {
-            what: "redis-server".to_owned(),
-            reason,
-            log: excerpt(&self.log),
-        }
-    }
-}
-
 /// Asks again and again until there is an answer. Errors are answers that may still change.
 fn wait_until<T>(
     what: &str,
     timeout: Duration,
     mut ask: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        let seen = match ask() {
-            Ok(Some(answer)) => return Ok(answer),
-            Ok(None) => String::new(),
-            Err(error) => format!("\n{error}"),
-        };
-        if start.elapsed() > timeout {
-            return Err(Error::TimedOut {
-                what: what.to_owned(),
-                after: timeout,
-                seen,
-            });
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    server::wait_until(what, timeout, Duration::from_millis(20), || match ask() {
+        Ok(Some(answer)) => ControlFlow::Break(Ok(answer)),
+        Ok(None) => ControlFlow::Continue(String::new()),
+        Err(error) => ControlFlow::Continue(format!("\n{error}")),
+    })
 }
 
 async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .doing("wait for the thread that works on redis-server")?
+    server::on_a_thread(SERVER, work).await
 }
 
 /// The Redis that is installed.
@@ -646,35 +590,19 @@ struct Binary {
 
 impl Binary {
     fn find() -> Result<Self> {
-        // Asked once per path: each question starts the program.
-        static KNOWN: Mutex<Option<HashMap<PathBuf, Binary>>> = Mutex::new(None);
-        let path = find_binary("redis-server", "redis-server", "TENURE_REDIS_SERVER")?;
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = known.get_or_insert_default();
-        if let Some(binary) = known.get(&path) {
-            return Ok(binary.clone());
-        }
-        let output = Command::new(&path)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .output()
-            .doing("run `redis-server --version`")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        static KNOWN: Known<Binary> = Mutex::new(None);
+        let path = find_binary(SERVER, SERVER, "TENURE_REDIS_SERVER")?;
+        once_asked(&KNOWN, path, Self::ask)
+    }
+
+    fn ask(path: &Path) -> Result<Self> {
+        let text = version_text(SERVER, path)?;
         let version = text
             .split_whitespace()
-            .find_map(|word| word.strip_prefix("v="))
-            .map(str::to_owned)
-            .ok_or_else(|| {
-                Error::Config(format!(
-                    "`{}` does not look like Redis: {text}",
-                    path.display()
-                ))
-            })?;
-        let binary = Self {
-            path: path.clone(),
-            version,
-        };
-        known.insert(path, binary.clone());
-        Ok(binary)
+            .find_map(|word| word.strip_prefix("v="));
+        Ok(Self {
+            path: path.to_owned(),
+            version: version_in(version, "Redis", path, &text)?,
+        })
     }
 }

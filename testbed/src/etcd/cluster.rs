@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{Binary, EtcdBuilder, EtcdServer, http_get};
-use crate::error::{Doing, Error, Result};
+use crate::error::{Error, Result};
 use crate::ports::Port;
+use crate::server::{launch_on_free_ports, on_a_thread};
 
 /// How many members there are: the fewest of which one can be lost.
 const MEMBERS: usize = 3;
@@ -52,18 +53,7 @@ impl EtcdClusterBuilder {
     /// As [`EtcdBuilder::start`].
     pub fn start(self) -> Result<EtcdCluster> {
         let binary = Binary::find()?;
-        let mut taken = 0;
-        loop {
-            match self.launch(&binary) {
-                // As for a member alone.
-                Err(Error::Start { log, .. })
-                    if log.contains("address already in use") && taken < 5 =>
-                {
-                    taken += 1;
-                }
-                started => return started,
-            }
-        }
+        launch_on_free_ports(|| self.launch(&binary))
     }
 
     /// [`start`](Self::start) on a blocking thread of the tokio runtime.
@@ -77,7 +67,7 @@ impl EtcdClusterBuilder {
     /// When the future is dropped, the start goes on in the background and its members are ended as
     /// soon as it is done.
     pub async fn start_async(self) -> Result<EtcdCluster> {
-        on_a_thread(move || self.start()).await
+        on_a_thread("etcd", move || self.start()).await
     }
 
     fn launch(&self, binary: &Binary) -> Result<EtcdCluster> {
@@ -176,7 +166,7 @@ impl EtcdCluster {
         timeout: Duration,
     ) -> Result<usize> {
         let ask = self.ask();
-        on_a_thread(move || ask.wait_for_change(from, timeout)).await
+        on_a_thread("etcd", move || ask.wait_for_change(from, timeout)).await
     }
 
     fn ask(&self) -> Ask {
@@ -221,12 +211,4 @@ impl Ask {
             }
         }
     }
-}
-
-async fn on_a_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .doing("wait for the thread that works on etcd")?
 }
