@@ -479,8 +479,31 @@ pub(crate) struct Schema {
 #[derive(Debug, Args)]
 pub(crate) struct Conform {
     /// Only the cases whose name matches; `*` and `?` stand for any characters, any character
+    ///
+    /// With --long: only the stores whose name does (`memory`, `etcd`, `redis`, `postgres`).
     #[arg(long, value_name = "GLOB")]
     pub(crate) only: Option<String>,
+
+    /// The long form: everything at once under one fault after another, for many seeds
+    ///
+    /// Each run is a store and a seed, with ten thousand operations at least. It takes half a minute or
+    /// more; all of them, hours. A run whose operations or faults were too few does not count.
+    #[arg(long, conflicts_with_all = ["faults", "brief"])]
+    pub(crate) long: bool,
+
+    /// How many seeds; 100 without --seed, 1 with it
+    #[arg(long, value_name = "N", requires = "long", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seeds: Option<u32>,
+
+    /// The first seed; 1 by default. It decides the faults, their order, and what clients choose
+    #[arg(long, value_name = "S", requires = "long")]
+    pub(crate) seed: Option<u64>,
+
+    /// Keep what the clients of every run saw, as JSON lines, in this folder
+    ///
+    /// Without it only violations are kept, in `tenure-histories`.
+    #[arg(long, value_name = "DIR", requires = "long")]
+    pub(crate) histories: Option<PathBuf>,
 
     /// The form of the report
     #[arg(long, value_enum, default_value_t = Format::Table)]

@@ -43,6 +43,8 @@ pub enum Need {
     Failover,
     /// [`Operator::clock_forward`] and [`Operator::clock_back`].
     ClockJump,
+    /// [`Operator::pause`] and [`Operator::resume`].
+    Pause,
 }
 
 impl Need {
@@ -64,6 +66,7 @@ impl Need {
         Self::Survivors,
         Self::Failover,
         Self::ClockJump,
+        Self::Pause,
     ];
 
     /// The control's name, as [`conformance!`](crate::conformance) takes it.
@@ -85,6 +88,7 @@ impl Need {
             Self::Survivors => "survivors",
             Self::Failover => "failover",
             Self::ClockJump => "clock_jump",
+            Self::Pause => "pause",
         }
     }
 
@@ -107,6 +111,7 @@ impl Need {
             Self::Survivors => "outlive the store",
             Self::Failover => "make another member take over",
             Self::ClockJump => "move the store's clock",
+            Self::Pause => "pause the store",
         }
     }
 
@@ -121,6 +126,7 @@ impl Need {
                 | Self::Sessions
                 | Self::Failover
                 | Self::ClockJump
+                | Self::Pause
         )
     }
 
@@ -237,6 +243,13 @@ pub trait Link: Send + Sync {
 
     /// Resets the connection; a new one is accepted ([`Need::Cut`]).
     fn cut(&self) {}
+
+    /// Lets so many bytes of answers pass, then resets the connection in the middle of what it was
+    /// about to tell ([`Need::Cut`]).
+    fn cut_midway(&self, bytes: u64) {
+        let _ = bytes;
+        self.cut();
+    }
 }
 
 /// What an operator of the store can do behind the clients' backs.
@@ -328,6 +341,25 @@ pub trait Operator: Send + Sync {
     /// `Unsupported` where it cannot.
     async fn fail_over(&self) -> Result<()> {
         Err(Error::unsupported("a failover"))
+    }
+
+    /// Stops every instruction of the store, which keeps its connections. Undone by
+    /// [`resume`](Self::resume).
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn pause(&self) -> Result<()> {
+        Err(Error::unsupported("pausing the store"))
+    }
+
+    /// Lets a store that was paused go on.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn resume(&self) -> Result<()> {
+        Err(Error::unsupported("pausing the store"))
     }
 
     /// The store's wall clock jumps forward.

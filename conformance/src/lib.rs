@@ -9,6 +9,7 @@
 //! * [`conformance!`] makes a named test of every case; [`run`] makes a [`Report`] of many stores
 //!   side by side.
 //! * [`mod@format`] writes it as Markdown, JUnit's XML, a page, or JSON.
+//! * [`storm`] is the long form: everything at once, under one fault after another, for many seeds.
 //! * [`CASES`] is the list; [`cases`] has the cases as plain functions, [`checkers`] the judges of
 //!   recorded histories.
 
@@ -22,6 +23,7 @@ mod macros;
 mod patient;
 pub mod report;
 pub mod stores;
+pub mod storm;
 pub mod timeline;
 
 pub use async_trait::async_trait;

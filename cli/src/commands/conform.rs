@@ -16,7 +16,7 @@ use crate::args::{Conform, Format, Global};
 use crate::exit::{self, Failure, say};
 use crate::output;
 
-type Subjects = Vec<Arc<dyn Subject>>;
+pub(super) type Subjects = Vec<Arc<dyn Subject>>;
 
 pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> {
     // The suite has namespaces and TTLs of its own; to ignore these silently would be worse.
@@ -25,6 +25,9 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
             "`conform` works in fresh namespaces below the URL's and with short TTLs: --namespace \
              and --ttl do not apply",
         ));
+    }
+    if args.long {
+        return super::long::run(global, args).await;
     }
     let chosen = |case: &Case| {
         let pattern = args.only.as_deref();
@@ -144,17 +147,17 @@ async fn whatever_is_here() -> Result<Subjects, Failure> {
 }
 
 #[cfg(feature = "memory")]
-fn embedded() -> Option<Arc<dyn Subject>> {
+pub(super) fn embedded() -> Option<Arc<dyn Subject>> {
     Some(Arc::new(tenure_conformance::stores::MemorySubject))
 }
 
 #[cfg(not(feature = "memory"))]
-fn embedded() -> Option<Arc<dyn Subject>> {
+pub(super) fn embedded() -> Option<Arc<dyn Subject>> {
     None
 }
 
 #[cfg(feature = "etcd")]
-async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
+pub(super) async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
     if_installed(
         "etcd",
         tenure_conformance::stores::EtcdSubject::start().await,
@@ -162,7 +165,7 @@ async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
 }
 
 #[cfg(not(feature = "etcd"))]
-async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
+pub(super) async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
     say("etcd is left out: this build is without the cargo feature `etcd`");
     Ok(None)
 }
@@ -184,7 +187,7 @@ fn set_up_etcd() -> Subjects {
 }
 
 #[cfg(feature = "redis")]
-async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
+pub(super) async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
     if_installed(
         "redis",
         tenure_conformance::stores::RedisSubject::start().await,
@@ -216,13 +219,13 @@ async fn set_up_redis() -> Subjects {
 }
 
 #[cfg(not(feature = "redis"))]
-async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
+pub(super) async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
     say("redis is left out: this build is without the cargo feature `redis`");
     Ok(None)
 }
 
 #[cfg(feature = "postgres")]
-async fn start_postgres() -> Result<Option<Arc<dyn Subject>>, Failure> {
+pub(super) async fn start_postgres() -> Result<Option<Arc<dyn Subject>>, Failure> {
     if_installed(
         "postgres",
         tenure_conformance::stores::PostgresSubject::start().await,
@@ -246,7 +249,7 @@ fn set_up_postgres() -> Subjects {
 }
 
 #[cfg(not(feature = "postgres"))]
-async fn start_postgres() -> Result<Option<Arc<dyn Subject>>, Failure> {
+pub(super) async fn start_postgres() -> Result<Option<Arc<dyn Subject>>, Failure> {
     say("postgres is left out: this build is without the cargo feature `postgres`");
     Ok(None)
 }
@@ -349,7 +352,7 @@ fn again(global: &Global, args: &Conform, format: Format) -> String {
 }
 
 /// The URL without the password, and without the values of its query: these may be secrets, too.
-fn without_secrets(url: &str) -> String {
+pub(super) fn without_secrets(url: &str) -> String {
     let (scheme, rest) = url.split_once(':').unwrap_or(("", url));
     let (rest, query) = match rest.split_once('?') {
         Some((rest, query)) => (rest, Some(query)),
@@ -370,7 +373,7 @@ fn without_secrets(url: &str) -> String {
 }
 
 /// As a word of a shell.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,@%+=".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),
@@ -379,7 +382,7 @@ fn quoted(word: &str) -> String {
 }
 
 /// The store at `url`, which has to answer: whether it can be reached is no question of the suite.
-async fn at(url: &str) -> Result<Arc<dyn Subject>, Failure> {
+pub(super) async fn at(url: &str) -> Result<Arc<dyn Subject>, Failure> {
     tenure::connect(url).await?.guarantees().await?;
     let scheme = url
         .split_once(':')
@@ -455,7 +458,7 @@ fn permitted<T>(done: tenure::Result<T>) -> tenure::Result<()> {
 }
 
 /// Whether `name` matches the glob: `*` is any text, `?` any character.
-fn matches(glob: &str, name: &str) -> bool {
+pub(super) fn matches(glob: &str, name: &str) -> bool {
     let mut rest = glob.chars();
     match rest.next() {
         None => name.is_empty(),
@@ -485,18 +488,18 @@ fn why_not(report: &Report) -> String {
     }
 }
 
-struct Out<'a> {
+pub(super) struct Out<'a> {
     path: &'a Path,
     file: File,
 }
 
 impl<'a> Out<'a> {
-    fn create(path: &'a Path) -> Result<Self, Failure> {
+    pub(super) fn create(path: &'a Path) -> Result<Self, Failure> {
         let file = File::create(path).map_err(|error| refused(path, error))?;
         Ok(Self { path, file })
     }
 
-    fn write(&mut self, text: &str) -> Result<(), Failure> {
+    pub(super) fn write(&mut self, text: &str) -> Result<(), Failure> {
         let written = self.file.write_all(text.as_bytes());
         written.map_err(|error| refused(self.path, error))
     }
@@ -507,13 +510,13 @@ fn refused(path: &Path, error: std::io::Error) -> Failure {
 }
 
 /// The progress on stderr: a bar on a terminal, elsewhere a line for each case that went wrong.
-struct Bar {
+pub(super) struct Bar {
     bar: ProgressBar,
     terminal: bool,
 }
 
 impl Bar {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}")
         {
@@ -525,17 +528,25 @@ impl Bar {
         }
     }
 
+    pub(super) fn start(&self, total: usize) {
+        self.bar
+            .set_length(u64::try_from(total).unwrap_or(u64::MAX));
+        // The clock goes on while the cases wait for leases to end.
+        self.bar.enable_steady_tick(Duration::from_millis(200));
+    }
+
+    pub(super) fn begun(&self, what: String) {
+        self.bar.set_message(what);
+    }
+
+    pub(super) fn one_more(&self) {
+        self.bar.inc(1);
+    }
+
     fn show(&self, progress: &Progress<'_>) {
         match progress {
-            Progress::Started { total } => {
-                self.bar
-                    .set_length(u64::try_from(*total).unwrap_or(u64::MAX));
-                // The clock goes on while the cases wait for leases to end.
-                self.bar.enable_steady_tick(Duration::from_millis(200));
-            }
-            Progress::Begun { store, case } => {
-                self.bar.set_message(format!("{store}: {}", case.id));
-            }
+            Progress::Started { total } => self.start(*total),
+            Progress::Begun { store, case } => self.begun(format!("{store}: {}", case.id)),
             Progress::Ended {
                 store,
                 case,
@@ -545,13 +556,13 @@ impl Bar {
                 if matches!(outcome, Outcome::Violated { .. }) {
                     self.note(&format!("{store}: {}: {outcome}", case.id));
                 }
-                self.bar.inc(1);
+                self.one_more();
             }
             _ => {}
         }
     }
 
-    fn note(&self, line: &str) {
+    pub(super) fn note(&self, line: &str) {
         if self.terminal {
             self.bar.println(line);
         } else {
@@ -559,7 +570,7 @@ impl Bar {
         }
     }
 
-    fn finish(&self) {
+    pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

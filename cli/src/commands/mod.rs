@@ -6,6 +6,7 @@ mod data;
 mod election;
 mod guarantees;
 mod lock;
+mod long;
 mod queue;
 mod schema;
 mod shell;

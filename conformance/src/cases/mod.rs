@@ -21,9 +21,7 @@ mod promise;
 mod tools;
 
 pub use list::CASES;
-#[cfg(test)]
-pub(crate) use tools::Random;
-pub(crate) use tools::guarantees;
+pub(crate) use tools::{Paused, Process, Random, expiry_bound, guarantees, open_on};
 
 #[cfg(doc)]
 use crate::Case;

@@ -290,6 +290,7 @@ impl Harness for EtcdHarness {
             Need::Disturb,
             Need::LoseMinority,
             Need::Sessions,
+            Need::Pause,
         ];
         const MEMBERS: &[Need] = &[
             Need::Elsewhere,
@@ -428,6 +429,20 @@ impl Operator for EtcdHarness {
             .await
             .map_err(etcd)?;
         Ok(())
+    }
+
+    async fn pause(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.pause().map_err(testbed),
+            _ => Err(Error::unsupported("pausing a server that others use")),
+        }
+    }
+
+    async fn resume(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.resume().map_err(testbed),
+            _ => Err(Error::unsupported("pausing a server that others use")),
+        }
     }
 
     async fn lose_minority(&self) -> Result<()> {

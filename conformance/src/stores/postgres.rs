@@ -357,6 +357,7 @@ impl Harness for PostgresHarness {
             Need::Disturb,
             Need::LoseMinority,
             Need::Sessions,
+            Need::Pause,
         ];
         const PAIR: &[Need] = &[Need::Elsewhere, Need::Survivors, Need::Failover];
         match &self.server {
@@ -507,6 +508,16 @@ impl Operator for PostgresHarness {
         self.sql("VACUUM ANALYZE".to_owned()).await.map(|_| ())
     }
 
+    async fn pause(&self) -> Result<()> {
+        let server = Arc::clone(self.own("pausing a server that others use")?);
+        on_a_thread(move || server.blocking_lock().pause()).await
+    }
+
+    async fn resume(&self) -> Result<()> {
+        let server = Arc::clone(self.own("pausing a server that others use")?);
+        on_a_thread(move || server.blocking_lock().resume()).await
+    }
+
     async fn lose_minority(&self) -> Result<()> {
         // Of one server, the smallest part that can be lost is all of it.
         let server = self.own("stopping a server that others use")?;
@@ -547,6 +558,10 @@ impl Link for Wire {
 
     fn cut(&self) {
         self.0.cut();
+    }
+
+    fn cut_midway(&self, bytes: u64) {
+        let _fired = self.0.cut_after(Direction::Down, bytes);
     }
 }
 

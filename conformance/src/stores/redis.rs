@@ -353,6 +353,7 @@ impl Harness for RedisHarness {
             Need::Disturb,
             Need::LoseMinority,
             Need::Sessions,
+            Need::Pause,
             Need::ClockJump,
         ];
         const REPLICATED: &[Need] = &[
@@ -494,6 +495,20 @@ impl Operator for RedisHarness {
             server.command(command).map_err(testbed)?;
         }
         Ok(())
+    }
+
+    async fn pause(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.pause().map_err(testbed),
+            _ => Err(Error::unsupported("pausing a server that others use")),
+        }
+    }
+
+    async fn resume(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.resume().map_err(testbed),
+            _ => Err(Error::unsupported("pausing a server that others use")),
+        }
     }
 
     async fn lose_minority(&self) -> Result<()> {

@@ -43,4 +43,8 @@ impl Link for Proxy {
     fn cut(&self) {
         Proxy::cut(self);
     }
+
+    fn cut_midway(&self, bytes: u64) {
+        let _fired = Proxy::cut_after(self, Direction::Down, bytes);
+    }
 }

@@ -1,0 +1,148 @@
+//! `tenure conform --long`.
+
+use std::path::PathBuf;
+
+use tenure_conformance::storm::{self, Plan, Progress, Run, Sweep, Verdict};
+
+use super::conform::{self, Bar, Out, Subjects, matches, quoted, without_secrets};
+use crate::args::{Conform, Format, Global};
+use crate::exit::{self, Failure};
+use crate::output;
+
+/// What is installed here, in the order of the table.
+const STORES: [&str; 4] = ["memory", "etcd", "redis", "postgres"];
+
+const SEEDS: u32 = 100;
+
+pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> {
+    let format = match global.json {
+        true => Format::Json,
+        false => args.format,
+    };
+    if !matches!(format, Format::Table | Format::Json) {
+        return Err(Failure::usage(
+            "--long goes with --format table and --format json",
+        ));
+    }
+    let chosen = |store: &str| {
+        let pattern = args.only.as_deref();
+        pattern.is_none_or(|pattern| matches(pattern, store))
+    };
+    let urls = global.urls()?;
+    let mut subjects = Subjects::new();
+    if urls.is_empty() {
+        if !STORES.into_iter().any(chosen) {
+            let pattern = args.only.as_deref().unwrap_or_default();
+            return Err(Failure::usage(format!(
+                "no store matches `{pattern}`: with --long, --only chooses among {}",
+                STORES.join(", ")
+            )));
+        }
+        subjects = whatever_is_here(chosen).await?;
+    }
+    for url in &urls {
+        subjects.push(conform::at(url).await?);
+    }
+    if !urls.is_empty() {
+        subjects.retain(|subject| chosen(subject.name()));
+    }
+    if subjects.is_empty() {
+        return Err(Failure::usage("no store is left to be tried"));
+    }
+
+    let first = args.seed.unwrap_or(1);
+    let count = args.seeds.unwrap_or(match args.seed {
+        Some(_) => 1,
+        None => SEEDS,
+    });
+    let seeds = (0..u64::from(count)).map(|step| first.wrapping_add(step));
+    let mut sweep = Sweep::new(seeds, Plan::long());
+    if let Some(folder) = &args.histories {
+        sweep = sweep.keep_all(folder);
+    }
+    // Opened first: hours later is too late for "permission denied".
+    let mut out = args.out.as_deref().map(Out::create).transpose()?;
+    let bar = Bar::new();
+    bar.start(sweep.seeds.len() * subjects.len());
+    let tell = |progress: Progress<'_>| match progress {
+        Progress::Begun { store, seed } => bar.begun(format!("{store}: seed {seed}")),
+        Progress::Ended { store, run, files } => {
+            if let Some(line) = went_wrong(&urls, store, run, files) {
+                bar.note(&line);
+            }
+            bar.one_more();
+        }
+        _ => {}
+    };
+    let summary = storm::sweep(&subjects, &sweep, tell).await;
+    bar.finish();
+
+    let text = match format {
+        Format::Json => summary.json(|store, seed| again(&urls, store, seed)),
+        _ => {
+            let mut text = format!("{summary}\n");
+            for (store, run, files) in summary.failures() {
+                text.extend(went_wrong(&urls, store, run, files));
+                text.push('\n');
+            }
+            text.push_str("\nThe same again, for any seed S: ");
+            text.push_str(&again(&urls, "STORE", "S"));
+            text.push('\n');
+            text
+        }
+    };
+    match &mut out {
+        Some(out) => out.write(&text)?,
+        None => output::line(text.trim_end())?,
+    }
+    if summary.passed() {
+        return Ok(exit::DONE);
+    }
+    let wrong: Vec<String> = summary
+        .failures()
+        .map(|(store, run, _)| format!("{store} (seed {})", run.seed))
+        .collect();
+    Err(Failure::new(
+        exit::NEGATIVE,
+        format!("not passed: {}", wrong.join(", ")),
+    ))
+}
+
+/// The stores that need nothing from outside, each run as it promises most.
+async fn whatever_is_here(chosen: impl Fn(&str) -> bool) -> Result<Subjects, Failure> {
+    let mut subjects = Subjects::new();
+    for store in STORES.into_iter().filter(|store| chosen(store)) {
+        subjects.extend(match store {
+            "etcd" => conform::start_etcd().await?,
+            "redis" => conform::start_redis().await?,
+            "postgres" => conform::start_postgres().await?,
+            _ => conform::embedded(),
+        });
+    }
+    Ok(subjects)
+}
+
+/// A run that did not pass, in words, with the command that repeats it.
+fn went_wrong(urls: &[&str], store: &str, run: &Run, files: &[PathBuf]) -> Option<String> {
+    let (word, what) = match &run.verdict {
+        Verdict::Passed => return None,
+        Verdict::Violated { what, .. } => ("violated", what),
+        Verdict::Invalid { why } => ("invalid, proves nothing", why),
+    };
+    let mut text = format!("{store}, seed {}: {word}: {what}", run.seed);
+    for file in files {
+        text.push_str(&format!("\n    history: {}", file.display()));
+    }
+    text.push_str(&format!("\n    again: {}", again(urls, store, run.seed)));
+    Some(text)
+}
+
+/// The command that repeats a run. Of the URLs only what is no secret.
+fn again(urls: &[&str], store: &str, seed: impl std::fmt::Display) -> String {
+    let mut words = vec!["tenure conform --long".to_owned()];
+    for url in urls {
+        words.push(format!("--url {}", quoted(&without_secrets(url))));
+    }
+    words.push(format!("--only {} --seed {seed}", quoted(store)));
+    words.join(" ")
+}

@@ -1,0 +1,458 @@
+//! The clients of a run, and what is done to them.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tenure_core::{Result, Session, SessionId, Store};
+use tokio::sync::{Notify, oneshot};
+
+use super::faults::{Fault, Kind};
+use super::locks::Lock;
+use super::{Histories, Plan, Said};
+use crate::case::Outcome;
+use crate::cases::{Paused, Process, Random, open_on};
+use crate::checkers::list_append::{Keys, Lists, Step};
+use crate::checkers::queue::{QueueAnswer, QueueCall};
+use crate::checkers::{Journal, What};
+use crate::harness::{Harness, Link, Need};
+
+/// Of each role so many.
+const ROLES: &[(Role, usize)] = &[
+    (Role::Holder, 6),
+    (Role::Transactor, 4),
+    (Role::Producer, 2),
+    (Role::Consumer, 3),
+];
+
+/// How many clients there are.
+pub(super) fn clients() -> usize {
+    ROLES.iter().map(|(_, count)| count).sum()
+}
+
+/// What a client does all the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Holder,
+    Transactor,
+    Producer,
+    Consumer,
+}
+
+/// What all clients of a run share.
+pub(super) struct Shared {
+    pub(super) plan: Plan,
+    pub(super) said: Said,
+    pub(super) ttl: Duration,
+    /// When the histories began.
+    start: Instant,
+    pub(super) stop: AtomicBool,
+    /// There are as many operations as there have to be: no need to hurry.
+    pub(super) enough: AtomicBool,
+    pub(super) locks: Vec<Lock>,
+    pub(super) keys: Mutex<Keys>,
+    pub(super) lists: Journal<Vec<Step>, Lists>,
+    pub(super) items: Journal<QueueCall, QueueAnswer>,
+    pub(super) next_item: AtomicU64,
+    /// How many items are in the queue, as far as clients know.
+    pub(super) depth: AtomicI64,
+    /// Names the sessions of consumers.
+    pub(super) shifts: AtomicU64,
+    pub(super) lock_operations: AtomicUsize,
+    pub(super) transactions: AtomicUsize,
+    pub(super) queue_operations: AtomicUsize,
+    /// Commits under a lock whose fate is unknown. They stand in no journal.
+    pub(super) unknown_commits: AtomicUsize,
+    sessions: Mutex<Vec<Option<SessionId>>>,
+    /// What a client saw that must not be.
+    broken: Mutex<Option<String>>,
+    /// Times in which a holder may believe for longer than it holds: somebody ended its lease.
+    excused: Mutex<Vec<(Duration, Duration)>>,
+}
+
+impl Shared {
+    pub(super) fn new(plan: &Plan, said: Said, ttl: Duration) -> Self {
+        Self {
+            plan: plan.clone(),
+            said,
+            ttl,
+            start: Instant::now(),
+            stop: AtomicBool::new(false),
+            enough: AtomicBool::new(false),
+            locks: ["lock one", "lock two"].map(Lock::new).into(),
+            keys: Mutex::new(Keys::new(6, 48)),
+            lists: Journal::new(),
+            items: Journal::new(),
+            next_item: AtomicU64::new(0),
+            depth: AtomicI64::new(0),
+            shifts: AtomicU64::new(0),
+            lock_operations: AtomicUsize::new(0),
+            transactions: AtomicUsize::new(0),
+            queue_operations: AtomicUsize::new(0),
+            unknown_commits: AtomicUsize::new(0),
+            sessions: Mutex::new(vec![None; clients()]),
+            broken: Mutex::default(),
+            excused: Mutex::default(),
+        }
+    }
+
+    fn counters(&self) -> [usize; 3] {
+        let counters = [
+            &self.lock_operations,
+            &self.transactions,
+            &self.queue_operations,
+        ];
+        counters.map(|counter| counter.load(Ordering::Relaxed))
+    }
+
+    /// How many operations came to an end.
+    pub(super) fn done(&self) -> usize {
+        self.counters().iter().sum()
+    }
+
+    /// The same of the kind of which there are fewest.
+    pub(super) fn least(&self) -> usize {
+        self.counters().into_iter().min().unwrap_or_default()
+    }
+
+    pub(super) fn histories(&self) -> Histories {
+        Histories {
+            locks: self.locks.iter().map(Lock::events).collect(),
+            lists: self.lists.operations(),
+            items: self.items.operations(),
+        }
+    }
+
+    pub(super) fn broke(&self, what: String) {
+        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.get_or_insert(what);
+    }
+
+    pub(super) fn broken(&self) -> Option<String> {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        broken.clone()
+    }
+
+    /// From `since` until leases that ended then are known to have ended.
+    fn excuse(&self, since: Duration) {
+        let until = self.start.elapsed() + self.ttl * 2 + self.said.expiry;
+        let mut excused = self.excused.lock().unwrap_or_else(PoisonError::into_inner);
+        excused.push((since, until));
+    }
+
+    pub(super) fn excused(&self) -> Vec<(Duration, Duration)> {
+        let excused = self.excused.lock().unwrap_or_else(PoisonError::into_inner);
+        excused.clone()
+    }
+
+    fn session_of(&self, client: usize) -> Option<SessionId> {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.get(client).cloned().flatten()
+    }
+
+    fn note(&self, client: usize, what: &'static str) {
+        for lock in &self.locks {
+            lock.record(client, What::Fault(Cow::Borrowed(what)));
+        }
+    }
+}
+
+/// One client, in one life of it.
+pub(super) struct Client {
+    pub(super) number: usize,
+    pub(super) random: Random,
+    pub(super) shared: Arc<Shared>,
+    store: Store,
+    session: Option<Session>,
+    cancel: Arc<Notify>,
+}
+
+impl Client {
+    async fn run(mut self, role: Role) {
+        match role {
+            Role::Holder => self.hold_locks().await,
+            Role::Transactor => self.append_and_read().await,
+            Role::Producer => self.produce().await,
+            Role::Consumer => self.consume().await,
+        }
+        if let Some(session) = self.session.take() {
+            // The TTL bounds the rest.
+            let _ = tokio::time::timeout(self.shared.ttl, session.close()).await;
+        }
+    }
+
+    pub(super) fn goes_on(&self) -> bool {
+        !self.shared.stop.load(Ordering::Relaxed)
+    }
+
+    /// For as long as a client waits for one answer. Longer than a dead holder blocks the way.
+    pub(super) fn patience(&self) -> Duration {
+        self.shared.ttl * 3 + self.shared.said.expiry
+    }
+
+    /// The session, or a new one if it was lost; none if the store cannot be reached just now.
+    pub(super) async fn session(&mut self) -> Option<Session> {
+        let valid = |session: &Session| session.is_valid();
+        if !self.session.as_ref().is_some_and(valid) {
+            self.session = None;
+            let ttl = self.shared.ttl;
+            let opening = tokio::time::timeout(ttl * 2, open_on(&self.store, ttl)).await;
+            self.session = opening.ok().and_then(Result::ok);
+            let id = self.session.as_ref().map(|session| session.id().clone());
+            let sessions = self.shared.sessions.lock();
+            sessions.unwrap_or_else(PoisonError::into_inner)[self.number] = id;
+        }
+        if self.session.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.session.clone()
+    }
+
+    /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows.
+    pub(super) async fn attempt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            answer = call => Some(answer),
+            () = self.cancel.notified() => None,
+            () = tokio::time::sleep(self.patience()) => None,
+        }
+    }
+
+    /// A moment between two operations.
+    pub(super) async fn think(&mut self) {
+        let most = match self.shared.enough.load(Ordering::Relaxed) {
+            false => Duration::from_millis(4),
+            true => Duration::from_millis(60),
+        };
+        tokio::time::sleep(self.random.up_to(most)).await;
+    }
+}
+
+/// Who is there, whatever becomes of their processes.
+pub(super) struct Crew(Vec<Hand>);
+
+struct Hand {
+    number: usize,
+    role: Role,
+    store: Store,
+    link: Option<Box<dyn Link>>,
+    cancel: Arc<Notify>,
+    seed: u64,
+    lives: u64,
+    process: Option<Process>,
+    /// Tells of the end of this life, unless it breaks.
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+impl Hand {
+    fn begin(&mut self, shared: &Arc<Shared>) -> std::result::Result<(), Outcome> {
+        let process = Process::start()?;
+        self.lives += 1;
+        let client = Client {
+            number: self.number,
+            random: Random::seeded(self.seed.wrapping_add(self.lives)),
+            shared: Arc::clone(shared),
+            store: self.store.clone(),
+            session: None,
+            cancel: Arc::clone(&self.cancel),
+        };
+        let (tell, ended) = oneshot::channel();
+        let role = self.role;
+        process.start_in(async move {
+            client.run(role).await;
+            let _ = tell.send(());
+        });
+        (self.process, self.ended) = (Some(process), Some(ended));
+        Ok(())
+    }
+
+    async fn paused(&self) -> Option<Paused> {
+        match &self.process {
+            Some(process) => Some(process.pause().await),
+            None => None,
+        }
+    }
+
+    fn broken(&self) -> Outcome {
+        Outcome::violated(format!("client {} ({:?}) panicked", self.number, self.role))
+    }
+}
+
+impl Crew {
+    /// Everybody connects and begins to work.
+    pub(super) async fn sign_on(
+        harness: &dyn Harness,
+        shared: &Arc<Shared>,
+        seed: u64,
+    ) -> std::result::Result<Self, Outcome> {
+        let refused = |error| Outcome::not_run(format!("no connection for a client: {error}"));
+        let mut random = Random::seeded(seed);
+        let mut crew = Vec::new();
+        for (role, count) in ROLES {
+            for _ in 0..*count {
+                let (store, link) = if harness.offers().contains(&Need::Silence) {
+                    let linked = harness.linked().await.map_err(refused)?;
+                    (linked.store, Some(linked.link))
+                } else {
+                    (harness.connect().await.map_err(refused)?, None)
+                };
+                crew.push(Hand {
+                    number: crew.len(),
+                    role: *role,
+                    store,
+                    link,
+                    cancel: Arc::default(),
+                    seed: random.next(),
+                    lives: 0,
+                    process: None,
+                    ended: None,
+                });
+            }
+        }
+        for hand in &mut crew {
+            hand.begin(shared)?;
+        }
+        Ok(Self(crew))
+    }
+
+    /// Whether nobody has broken down.
+    pub(super) fn all_at_work(&mut self) -> std::result::Result<(), Outcome> {
+        for hand in &mut self.0 {
+            if let Some(ended) = &mut hand.ended
+                && ended.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+            {
+                return Err(hand.broken());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everybody has come to an end.
+    pub(super) async fn sign_off(&mut self, limit: Duration) -> std::result::Result<(), Outcome> {
+        let until = tokio::time::Instant::now() + limit;
+        for hand in &mut self.0 {
+            if let Some(ended) = hand.ended.take() {
+                match tokio::time::timeout_at(until, ended).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(hand.broken()),
+                    Err(_) => {
+                        return Err(Outcome::violated(format!(
+                            "client {} ({:?}) hangs: {limit:?} after all was healed its last call has not ended",
+                            hand.number, hand.role
+                        )));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One fault, from its beginning to its end.
+    pub(super) async fn suffer(
+        &mut self,
+        harness: &dyn Harness,
+        shared: &Arc<Shared>,
+        fault: Fault,
+        limit: Duration,
+    ) -> std::result::Result<(), Outcome> {
+        let client = usize::try_from(fault.client % self.0.len() as u64).unwrap_or_default();
+        let since = shared.start.elapsed();
+        shared.note(client, fault.kind.word());
+        let suffering = self.bring_about(harness, shared, fault, client);
+        tokio::time::timeout(limit, suffering)
+            .await
+            .map_err(|_| Outcome::not_run(format!("{:?} does not end", fault.kind)))??;
+        shared.note(client, "healed");
+        let early = matches!(
+            fault.kind,
+            Kind::StoreKilled | Kind::Reset | Kind::ResetMidway
+        );
+        if fault.kind == Kind::SessionEnded || (early && shared.said.frees_early) {
+            shared.excuse(since);
+        }
+        Ok(())
+    }
+
+    async fn bring_about(
+        &mut self,
+        harness: &dyn Harness,
+        shared: &Arc<Shared>,
+        fault: Fault,
+        client: usize,
+    ) -> std::result::Result<(), Outcome> {
+        let failed = |error| Outcome::not_run(format!("{:?} failed: {error}", fault.kind));
+        let operator = || {
+            let operator = harness.operator();
+            operator.ok_or_else(|| Outcome::not_run("the harness offers an operator and has none"))
+        };
+        let pass = tokio::time::sleep(fault.lasts);
+        let hand = &mut self.0[client];
+        match fault.kind {
+            Kind::ClientPaused => {
+                let paused = hand.paused().await;
+                pass.await;
+                drop(paused);
+            }
+            Kind::ClientKilled => {
+                if let Some(process) = hand.process.take() {
+                    process.kill().await;
+                }
+                hand.begin(shared)?;
+            }
+            Kind::Cancelled => hand.cancel.notify_waiters(),
+            Kind::SessionEnded => {
+                // It may be gone by now, and the next client's be there.
+                let count = self.0.len();
+                for client in (0..count).map(|step| (client + step) % count) {
+                    if let Some(session) = shared.session_of(client)
+                        && operator()?.revoke(&session).await.is_ok()
+                    {
+                        break;
+                    }
+                }
+            }
+            Kind::CutOff => self.linger([client], pass, |link| link.silence()).await,
+            Kind::AnswersLost => self.linger([client], pass, |link| link.lose()).await,
+            Kind::AnswersLate => self.linger([client], pass, |link| link.hold()).await,
+            Kind::ResetMidway => {
+                let reset = |link: &dyn Link| link.cut_midway(fault.bytes);
+                self.linger([client], pass, reset).await;
+            }
+            Kind::AllCutOff => {
+                let all = 0..self.0.len();
+                self.linger(all, pass, |link| link.silence()).await;
+            }
+            Kind::Reset => {
+                if let Some(link) = &hand.link {
+                    link.cut();
+                }
+            }
+            Kind::StorePaused => {
+                operator()?.pause().await.map_err(failed)?;
+                pass.await;
+                operator()?.resume().await.map_err(failed)?;
+            }
+            Kind::StoreKilled => operator()?.restart().await.map_err(failed)?,
+            Kind::Disturbed => operator()?.disturb().await.map_err(failed)?,
+        }
+        Ok(())
+    }
+
+    /// Disturbs the links of `clients` for a while.
+    async fn linger(
+        &self,
+        clients: impl IntoIterator<Item = usize> + Clone,
+        pass: impl Future<Output = ()>,
+        disturb: impl Fn(&dyn Link),
+    ) {
+        let links = || {
+            let clients = clients.clone().into_iter();
+            clients.filter_map(|client| self.0[client].link.as_deref())
+        };
+        links().for_each(disturb);
+        pass.await;
+        links().for_each(Link::heal);
+    }
+}

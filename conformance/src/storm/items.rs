@@ -1,0 +1,270 @@
+//! A queue: producers that try again under the same id, and consumers who lose their session with items
+//! in hand.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tenure_core::{Delivery, Effect, Error, ErrorKind, Item, QueueHandle, Result};
+
+use super::client::{Client, Shared, clients};
+use crate::case::Outcome;
+use crate::cases::open_on;
+use crate::checkers::Fate;
+use crate::checkers::operation::Ticket;
+use crate::checkers::queue::{QueueAnswer, QueueCall};
+use crate::harness::Harness;
+
+const QUEUE: &str = "queue";
+
+/// Producers wait while there are more items than that in the queue.
+const DEEP: i64 = 60;
+
+/// How often an enqueue of unknown fate is tried again, under the same id.
+const TRIES: usize = 3;
+
+impl Client {
+    pub(super) async fn produce(&mut self) {
+        while self.goes_on() {
+            if self.shared.depth.load(Ordering::Relaxed) < DEEP {
+                self.enqueue().await;
+            }
+            self.think().await;
+        }
+    }
+
+    /// Some items at once. What is not answered is tried again in the same words, perhaps in another
+    /// session: that is one operation.
+    async fn enqueue(&mut self) {
+        let size = match self.random.below(4) {
+            0 => 1 + self.random.below(3),
+            _ => 1,
+        };
+        let first = self.shared.next_item.fetch_add(size, Ordering::Relaxed);
+        let mut batch = Vec::new();
+        for item in first..first + size {
+            let priority = u16::try_from(self.random.below(3)).unwrap_or_default();
+            let Ok(named) = Item::new(item.to_string()).id(format!("item {item}")) else {
+                return;
+            };
+            batch.push((item, priority, named.priority(priority)));
+        }
+        let mut tickets: Vec<Ticket> = Vec::new();
+        let mut fate = Fate::Failed;
+        for _ in 0..TRIES {
+            let Some(queue) = self.queue().await else {
+                break;
+            };
+            if tickets.is_empty() {
+                let call = |(item, priority, _): &(u64, u16, Item)| {
+                    let (item, priority) = (*item, *priority);
+                    let call = QueueCall::Enqueue { item, priority };
+                    self.shared.items.call(self.number, call)
+                };
+                tickets = batch.iter().map(call).collect();
+            }
+            let items = batch.iter().map(|(_, _, item)| item.clone());
+            match self.attempt(queue.enqueue_many(items)).await {
+                Some(Ok(())) => {
+                    fate = Fate::Done(QueueAnswer::Done);
+                    let taken = i64::try_from(size).unwrap_or_default();
+                    self.shared.depth.fetch_add(taken, Ordering::Relaxed);
+                    break;
+                }
+                // The tries before may have had an effect all the same.
+                Some(Err(error)) if error.effect() == Effect::None => {}
+                _ => fate = Fate::Unknown,
+            }
+        }
+        self.count(tickets.len());
+        for ticket in tickets {
+            self.shared.items.end(ticket, fate.clone());
+        }
+    }
+
+    fn count(&self, operations: usize) {
+        let counter = &self.shared.queue_operations;
+        counter.fetch_add(operations, Ordering::Relaxed);
+    }
+
+    async fn queue(&mut self) -> Option<QueueHandle> {
+        self.session().await?.queue(QUEUE).ok()
+    }
+
+    pub(super) async fn consume(&mut self) {
+        let mut kept: VecDeque<(u64, Delivery)> = VecDeque::new();
+        let (mut shift, mut session) = (0, None);
+        while self.goes_on() {
+            if let Some(current) = self.session().await {
+                if session.as_ref() != Some(current.id()) {
+                    if session.replace(current.id().clone()).is_some() {
+                        // It may be over for the store, or be over soon.
+                        let _unknown = self.items().call(self.number, depart(shift));
+                    }
+                    shift = self.shared.shifts.fetch_add(1, Ordering::Relaxed);
+                }
+                if let Ok(queue) = current.queue(QUEUE)
+                    && let Some(delivery) = self.take(&queue, shift).await
+                {
+                    kept.push_back(delivery);
+                }
+            }
+            self.think().await;
+            if self.random.below(4) != 0
+                && let Some((item, delivery)) = kept.pop_front()
+            {
+                self.settle(item, delivery).await;
+            }
+        }
+        // What is left in hand goes back with the session.
+        if session.is_some() {
+            let _unknown = self.items().call(self.number, depart(shift));
+        }
+    }
+
+    fn items(&self) -> &crate::checkers::Journal<QueueCall, QueueAnswer> {
+        &self.shared.items
+    }
+
+    /// One try to get an item, in one way of many, given up in some cases.
+    async fn take(&mut self, queue: &QueueHandle, by: u64) -> Option<(u64, Delivery)> {
+        let short = self.random.up_to(Duration::from_millis(100));
+        let way = self.random.below(8);
+        let ticket = self.items().call(self.number, QueueCall::Dequeue { by });
+        let answer = match way {
+            0..=4 => self.attempt(queue.try_dequeue()).await,
+            5 | 6 => {
+                let waiting = self.attempt(queue.dequeue_timeout(short)).await;
+                waiting.map(|answer| answer.map(Some))
+            }
+            // Dropped, it is of unknown fate: so it stays in the record.
+            _ => {
+                let waiting = tokio::time::timeout(short, queue.dequeue());
+                let answer = self.attempt(waiting).await.and_then(|in_time| in_time.ok());
+                answer.map(|answer| answer.map(Some))
+            }
+        };
+        self.count(1);
+        match answer {
+            Some(Ok(Some(delivery))) => match delivered(&delivery) {
+                Ok((item, answer)) => {
+                    self.items().done(ticket, answer);
+                    Some((item, delivery))
+                }
+                Err(error) => {
+                    self.shared.broke(error.to_string());
+                    None
+                }
+            },
+            Some(Ok(None)) => {
+                self.items().done(ticket, QueueAnswer::Empty);
+                None
+            }
+            // What crossed with the end of its patience goes back, but may have been away.
+            _ => None,
+        }
+    }
+
+    async fn settle(&mut self, item: u64, delivery: Delivery) {
+        let token = delivery.token().get();
+        match self.random.below(10) {
+            0 => {
+                // It goes back in the background, some time after this.
+                let returning = QueueCall::Return { item, token };
+                let _unknown = self.items().call(self.number, returning);
+                drop(delivery);
+            }
+            1 => {
+                let returning = QueueCall::Return { item, token };
+                let ticket = self.items().call(self.number, returning);
+                let answer = self.attempt(delivery.nack()).await;
+                self.items().end(ticket, fate(answer));
+            }
+            _ => {
+                let acknowledging = QueueCall::Acknowledge { item, token };
+                let ticket = self.items().call(self.number, acknowledging);
+                let answer = self.attempt(delivery.ack()).await;
+                if let Some(Ok(())) = answer {
+                    self.shared.depth.fetch_sub(1, Ordering::Relaxed);
+                }
+                self.items().end(ticket, fate(answer));
+            }
+        }
+        self.count(1);
+    }
+}
+
+const fn depart(by: u64) -> QueueCall {
+    QueueCall::Depart { by }
+}
+
+fn delivered(delivery: &Delivery) -> Result<(u64, QueueAnswer)> {
+    let text = String::from_utf8_lossy(delivery.value());
+    let item = text.parse().map_err(|_| {
+        let what = format!("`{text}` was delivered, and never put in");
+        Error::new(ErrorKind::Internal, what)
+    })?;
+    let (token, count) = (delivery.token().get(), delivery.count());
+    Ok((item, QueueAnswer::Delivered { item, token, count }))
+}
+
+/// What is known of the end of a delivery.
+fn fate(answer: Option<Result<()>>) -> Fate<QueueAnswer> {
+    match answer {
+        Some(Ok(())) => Fate::Done(QueueAnswer::Done),
+        Some(Err(error)) if error.effect() == Effect::None => match error.kind() {
+            ErrorKind::Lost => Fate::Done(QueueAnswer::Lost),
+            _ => Fate::Failed,
+        },
+        _ => Fate::Unknown,
+    }
+}
+
+/// Takes and acknowledges what is left, until there is nothing and nobody has anything.
+pub(super) async fn last_look(
+    harness: &dyn Harness,
+    shared: &Shared,
+    patience: Duration,
+) -> std::result::Result<(), Outcome> {
+    let until = Instant::now() + patience;
+    loop {
+        let why = match drain(harness, shared, until).await {
+            Ok(0) => return Ok(()),
+            Ok(total) => format!("there are {total} items in it"),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() >= until {
+            return Err(Outcome::violated(format!(
+                "the queue was not empty {patience:?} after everybody had left: {why}"
+            )));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// How many items are left, which others have.
+async fn drain(harness: &dyn Harness, shared: &Shared, until: Instant) -> Result<u64> {
+    let by = shared.shifts.fetch_add(1, Ordering::Relaxed);
+    let session = open_on(&harness.connect().await?, shared.ttl * 5).await?;
+    let queue = session.queue(QUEUE)?;
+    loop {
+        let ticket = shared.items.call(clients(), QueueCall::Dequeue { by });
+        if let Some(delivery) = queue.try_dequeue().await? {
+            let (item, answer) = delivered(&delivery)?;
+            let token = delivery.token().get();
+            shared.items.done(ticket, answer);
+            let acknowledging = QueueCall::Acknowledge { item, token };
+            let ticket = shared.items.call(clients(), acknowledging);
+            let answer = delivery.ack().await;
+            shared.items.end(ticket, fate(Some(answer)));
+            continue;
+        }
+        shared.items.done(ticket, QueueAnswer::Empty);
+        let left = queue.depth().await?.total();
+        if left == 0 || Instant::now() >= until {
+            session.close().await?;
+            return Ok(left);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,271 @@
+//! Locks, with a register behind each: in this process, and in the store.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tenure_core::{Effect, ErrorKind, FenceGate, FencingToken, LockGuard, Session};
+
+use super::client::{Client, Shared, clients};
+use crate::case::Outcome;
+use crate::cases::open_on;
+use crate::checkers::{Event, History, What};
+use crate::harness::Harness;
+
+/// One lock, what was seen of it, and what it protects.
+pub(super) struct Lock {
+    name: &'static str,
+    history: History,
+    register: FenceGate<u64>,
+    /// The same without a look at tokens.
+    unfenced: Mutex<u64>,
+    /// How often the register was counted up.
+    increments: AtomicU64,
+}
+
+impl Lock {
+    pub(super) fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            history: History::new(),
+            register: FenceGate::new(0),
+            unfenced: Mutex::default(),
+            increments: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn record(&self, client: usize, what: What) {
+        self.history.record(client, what);
+    }
+
+    pub(super) fn events(&self) -> Vec<Event> {
+        self.history.events()
+    }
+
+    /// One access to the register, recorded inside it: so the history has the register's own order.
+    fn access<R>(
+        &self,
+        fenced: bool,
+        token: FencingToken,
+        access: impl FnOnce(&mut u64) -> R,
+        record: impl FnOnce(),
+    ) -> Option<R> {
+        let access = |value: &mut u64| {
+            record();
+            access(value)
+        };
+        if fenced {
+            return self.register.write(token, access).ok();
+        }
+        let mut value = self.unfenced.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(access(&mut value))
+    }
+
+    /// The register has counted every update that it took.
+    pub(super) fn judge(&self, fenced: bool) -> std::result::Result<(), String> {
+        let value = match fenced {
+            true => self.register.read(|value| *value),
+            false => *self.unfenced.lock().unwrap_or_else(PoisonError::into_inner),
+        };
+        let taken = self.increments.load(Ordering::Relaxed);
+        match value == taken {
+            true => Ok(()),
+            false => Err(format!(
+                "the register behind {} took {taken} increments and has come to {value}: updates were lost",
+                self.name
+            )),
+        }
+    }
+}
+
+impl Client {
+    pub(super) async fn hold_locks(&mut self) {
+        while self.goes_on() {
+            if let Some(session) = self.session().await {
+                let count = self.shared.locks.len() as u64;
+                let lock = usize::try_from(self.random.below(count)).unwrap_or_default();
+                if let Some(guard) = self.acquire(&session, lock).await {
+                    self.hold(&session, lock, guard).await;
+                }
+            }
+            self.think().await;
+        }
+    }
+
+    fn record(&self, lock: usize, what: What) {
+        self.shared.locks[lock].record(self.number, what);
+    }
+
+    fn count_one(&self) {
+        self.shared.lock_operations.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One try at a lock, in one way of many, given up in some cases.
+    async fn acquire(&mut self, session: &Session, lock: usize) -> Option<LockGuard> {
+        let handle = session.locker(self.shared.locks[lock].name).ok()?;
+        let short = self.random.up_to(Duration::from_millis(400));
+        let way = self.random.below(5);
+        self.record(lock, What::Asked);
+        let answer = match way {
+            0 => self.attempt(handle.try_lock()).await,
+            1 => self.attempt(handle.lock_timeout(short)).await,
+            2 => {
+                let waiting = tokio::time::timeout(short, handle.lock());
+                self.attempt(waiting).await.and_then(Result::ok)
+            }
+            _ => self.attempt(handle.lock()).await,
+        };
+        self.count_one();
+        match answer {
+            Some(Ok(guard)) => {
+                self.record(lock, What::Granted(guard.token()));
+                Some(guard)
+            }
+            Some(Err(error)) if error.effect() == Effect::None => {
+                self.record(lock, What::Refused);
+                None
+            }
+            _ => {
+                self.record(lock, What::Unknown);
+                None
+            }
+        }
+    }
+
+    /// Reads the register, thinks, writes back what it read plus one; then lets go in some way.
+    async fn hold(&mut self, session: &Session, lock: usize, guard: LockGuard) {
+        let token = guard.token();
+        // The read is shown to the register too: a late writer between read and write is refused.
+        let read = self.access(lock, &guard, |value| *value);
+        tokio::time::sleep(self.random.up_to(Duration::from_millis(4))).await;
+        if self.random.below(40) == 0 {
+            // Sometimes for so long that a fault finds it here.
+            tokio::time::sleep(self.random.up_to(self.shared.ttl / 4)).await;
+        }
+        if let Some(read) = read {
+            // Without a look at the guard: it is for the register to refuse.
+            let taken = self.access(lock, &guard, |value| *value = read + 1);
+            if taken.is_some() {
+                let increments = &self.shared.locks[lock].increments;
+                increments.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if self.random.below(3) == 0 {
+            self.commit(session, lock, &guard).await;
+        }
+        if !self.looks(lock, &guard) {
+            return;
+        }
+        self.record(lock, What::Releasing(token));
+        if self.random.below(4) == 0 {
+            drop(guard);
+        } else if let Some(Ok(())) = self.attempt(guard.release()).await {
+            self.record(lock, What::Released(token));
+        }
+        self.count_one();
+    }
+
+    fn access<R>(
+        &self,
+        lock: usize,
+        guard: &LockGuard,
+        access: impl FnOnce(&mut u64) -> R,
+    ) -> Option<R> {
+        let token = guard.token();
+        let fenced = self.shared.plan.fenced;
+        let record = || self.record(lock, What::Wrote(token));
+        let done = self.shared.locks[lock].access(fenced, token, access, record);
+        if done.is_none() {
+            // Valid after the refusal means valid at it.
+            self.record(lock, What::WriteRefused(token, guard.is_valid()));
+        }
+        done
+    }
+
+    /// Whether the guard was valid at the moment of the first line that this records.
+    fn looks(&self, lock: usize, guard: &LockGuard) -> bool {
+        self.record(lock, What::Looks(guard.token()));
+        let valid = guard.is_valid();
+        self.record(
+            lock,
+            match valid {
+                true => What::Valid(guard.token()),
+                false => What::Ended(guard.token()),
+            },
+        );
+        valid
+    }
+
+    /// The register in the store: commits that name the lock have its order, whatever their holders
+    /// believe.
+    async fn commit(&mut self, session: &Session, lock: usize, guard: &LockGuard) {
+        if !self.shared.said.fenced_commits {
+            return;
+        }
+        let Ok(stm) = session.stm() else { return };
+        let (name, token) = (self.shared.locks[lock].name, guard.token().get());
+        let key = format!("newest of {name}");
+        let fenced = stm.fenced_by(guard);
+        let committing = fenced.run(async |tx| {
+            let newest: Option<u64> = tx.get_as(&key).await?;
+            tx.put_as(&key, &token)?;
+            Ok(newest)
+        });
+        match self.attempt(committing).await {
+            Some(Ok(newest)) if newest > Some(token) => self.shared.broke(format!(
+                "a commit under token {token} of {name} found one under token {} before it: it had lost the lock",
+                newest.unwrap_or_default()
+            )),
+            Some(Ok(_)) => {}
+            Some(Err(error)) if error.effect() == Effect::None => {}
+            _ => {
+                self.shared.unknown_commits.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.shared.transactions.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Every lock must be had once more: nobody who is gone stands in the way.
+pub(super) async fn last_look(
+    harness: &dyn Harness,
+    shared: &Shared,
+    patience: Duration,
+) -> std::result::Result<(), Outcome> {
+    for lock in &shared.locks {
+        let until = Instant::now() + patience;
+        loop {
+            lock.record(clients(), What::Asked);
+            let error = match once_more(harness, shared, lock, until).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            lock.record(clients(), What::Unknown);
+            if error.kind() == ErrorKind::TimedOut || Instant::now() >= until {
+                return Err(Outcome::violated(format!(
+                    "{} could not be had {patience:?} after everybody had left: {error}",
+                    lock.name
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(())
+}
+
+async fn once_more(
+    harness: &dyn Harness,
+    shared: &Shared,
+    lock: &Lock,
+    until: Instant,
+) -> tenure_core::Result<()> {
+    let session = open_on(&harness.connect().await?, shared.ttl * 5).await?;
+    let patience = until.saturating_duration_since(Instant::now());
+    let guard = session.locker(lock.name)?.lock_timeout(patience).await?;
+    lock.record(clients(), What::Granted(guard.token()));
+    lock.record(clients(), What::Releasing(guard.token()));
+    let token = guard.token();
+    guard.release().await?;
+    lock.record(clients(), What::Released(token));
+    session.close().await
+}

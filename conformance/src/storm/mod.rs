@@ -1,0 +1,390 @@
+//! The long form of the suite: everything at once, for a while, under one fault after another.
+//!
+//! A *run* is a store and a seed. Clients, each a process of its own as far as a test can have that,
+//! use locks, transactions and a queue at the same time. When they have shown that they
+//! get on, faults begin, drawn from the seed: clients are paused, killed, cut off and cancelled; the
+//! store is paused and killed. In the end all is healed, what was left open is read, and the
+//! [checkers](crate::checkers) judge what the clients saw:
+//!
+//! * the tokens of each lock, as granted and as a fenced register took them, and an order of all holdings;
+//! * a register in the store, behind commits that are fenced by the lock;
+//! * lists that are appended to and read, which must be strictly serializable;
+//! * what went into the queue and what came out.
+//!
+//! A run in which too little happened, in particular before the first fault, is [invalid](Verdict::Invalid):
+//! it counts for nothing. [`run`] is one run, [`sweep`] is many.
+
+mod client;
+mod faults;
+mod items;
+mod judge;
+mod lists;
+mod locks;
+mod report;
+mod sweep;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tenure_core::{EarlyRelease, Exclusion, FencedCommit, Isolation, QueueOrder};
+
+use crate::case::{Case, Outcome, Promise};
+use crate::cases::{expiry_bound, guarantees};
+use crate::harness::{Harness, Need, Subject};
+use crate::timeline::Timeline;
+use client::{Crew, Shared};
+pub use faults::{Fault, Kind, Schedule};
+pub use judge::Histories;
+pub use report::{Row, Summary};
+pub use sweep::{Progress, Sweep, sweep};
+
+/// How a run goes. [`Plan::long`] and [`Plan::short`] are the two that are meant to be used.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Plan {
+    /// How many operations there have to be, all in all.
+    pub operations: usize,
+    /// How many of them before the first fault.
+    pub calm: usize,
+    /// How many faults there have to be.
+    pub faults: usize,
+    /// For all that. What is missing then makes the run invalid.
+    pub limit: Duration,
+    /// How long a client may take to end, and the store to be quiet, when all is healed. Whatever takes
+    /// longer hangs.
+    pub hang: Duration,
+    /// Only faults of these kinds; all if empty.
+    pub kinds: Vec<Kind>,
+    /// Whether the register behind the locks looks at tokens. One that does not is a control: it
+    /// has to go wrong.
+    pub fenced: bool,
+    /// The level of all transactions; each chooses among the serializable ones if there is none here. A
+    /// weaker one is a control: it has to go wrong.
+    pub isolation: Option<Isolation>,
+}
+
+impl Plan {
+    /// Ten thousand operations and eight faults at least.
+    pub fn long() -> Self {
+        Self {
+            operations: 10_000,
+            calm: 500,
+            faults: 8,
+            limit: Duration::from_secs(300),
+            hang: Duration::from_secs(90),
+            kinds: Vec::new(),
+            fenced: true,
+            isolation: None,
+        }
+    }
+
+    /// Some hundred operations and three faults: for the tests of every day.
+    pub fn short() -> Self {
+        Self {
+            operations: 600,
+            calm: 100,
+            faults: 3,
+            limit: Duration::from_secs(120),
+            ..Self::long()
+        }
+    }
+
+    /// With faults of these kinds alone.
+    #[must_use]
+    pub fn only(mut self, kinds: impl Into<Vec<Kind>>) -> Self {
+        self.kinds = kinds.into();
+        self
+    }
+
+    /// With a register that takes every write.
+    #[must_use]
+    pub fn unfenced(mut self) -> Self {
+        self.fenced = false;
+        self
+    }
+
+    /// With all transactions at this level.
+    #[must_use]
+    pub fn isolation(mut self, isolation: Isolation) -> Self {
+        self.isolation = Some(isolation);
+        self
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Everything held.
+    Passed,
+    /// Something did not.
+    Violated {
+        /// What.
+        what: String,
+        /// The history that shows it.
+        history: Option<Box<Timeline>>,
+    },
+    /// Too little happened, or the stage could not be set: proves nothing.
+    Invalid {
+        /// Why.
+        why: String,
+    },
+}
+
+/// How much was done in a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Asks for locks and releases.
+    pub locks: usize,
+    /// Transactions, those among them that are fenced by a lock.
+    pub transactions: usize,
+    /// What was asked of the queue.
+    pub queue: usize,
+    /// Operations of which nobody knows whether they had an effect: lost answers, clients that died or
+    /// gave up.
+    pub unknown: usize,
+    /// Writes under an old token that the register refused. One without a look at tokens takes them.
+    pub refused: usize,
+    /// Times in which two clients believed that they had the same lock. Informational: belief ends late
+    /// where an operator or a restart of the store ends a lease early.
+    pub overlaps: usize,
+}
+
+impl Counts {
+    /// All that was asked of the store.
+    pub const fn operations(&self) -> usize {
+        self.locks + self.transactions + self.queue
+    }
+}
+
+/// One run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Run {
+    /// What makes the same schedule and the same choices again.
+    pub seed: u64,
+    /// What came of it.
+    pub verdict: Verdict,
+    /// How much was done.
+    pub counts: Counts,
+    /// How much of it before the first fault.
+    pub calm: usize,
+    /// The faults, by kind.
+    pub faults: BTreeMap<Kind, usize>,
+    /// How long it took.
+    pub took: Duration,
+    /// What the clients saw.
+    pub histories: Histories,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            verdict: Verdict::Passed,
+            counts: Counts::default(),
+            calm: 0,
+            faults: BTreeMap::new(),
+            took: Duration::ZERO,
+            histories: Histories::default(),
+        }
+    }
+
+    fn not_staged(seed: u64, error: &tenure_core::Error) -> Self {
+        let why = format!("the store does not start: {error}");
+        Self {
+            verdict: Verdict::Invalid { why },
+            ..Self::new(seed)
+        }
+    }
+
+    /// How many faults there were.
+    pub fn faults(&self) -> usize {
+        self.faults.values().sum()
+    }
+}
+
+/// The stage of a run: a store that nobody else feels.
+///
+/// # Errors
+///
+/// Whatever keeps the store from being started or reached.
+pub async fn stage(subject: &dyn Subject) -> tenure_core::Result<Box<dyn Harness>> {
+    /// Never attacks: it says what a run needs of its store.
+    const STAGE: Case = Case {
+        id: "storm",
+        rule: "store",
+        title: "everything at once, under one fault after another",
+        line: None,
+        needs: &[Need::Restart, Need::Pause],
+        promise: |_| Promise::Made,
+        attack: |_| Box::pin(async { Err(Outcome::not_run("a stage, and no case")) }),
+    };
+    subject.stage(&STAGE).await
+}
+
+/// One run on a stage of its own, the same for the same `seed` as far as the machine lets it be.
+///
+/// # Cancel safety
+///
+/// Dropped, it leaves the clean-up to the TTL.
+pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
+    let started = Instant::now();
+    let mut run = Run::new(seed);
+    if let Err(stopped) = weather(harness, plan, &mut run).await {
+        run.verdict = verdict(stopped);
+    }
+    let cleaned = harness.clean_up().await;
+    if let (Verdict::Passed, Err(error)) = (&run.verdict, cleaned) {
+        let what = format!("what was left could not be removed: {error}");
+        run.verdict = Verdict::Violated {
+            what,
+            history: None,
+        };
+    }
+    run.took = started.elapsed();
+    run
+}
+
+fn verdict(stopped: Outcome) -> Verdict {
+    match stopped {
+        Outcome::Violated {
+            counterexample,
+            history,
+            ..
+        } => Verdict::Violated {
+            what: counterexample,
+            history,
+        },
+        Outcome::Held { .. } => Verdict::Passed,
+        other => Verdict::Invalid {
+            why: other.details(),
+        },
+    }
+}
+
+/// What the store says, as far as it decides how a run is judged.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    /// Leases may end before their time: in a restart of the store, with a connection.
+    frees_early: bool,
+    /// The queue has an order.
+    ordered: bool,
+    /// Commits can be fenced by a lock.
+    fenced_commits: bool,
+    /// How much later than its TTL a dead session is gone.
+    expiry: Duration,
+}
+
+async fn weather(
+    harness: &dyn Harness,
+    plan: &Plan,
+    run: &mut Run,
+) -> std::result::Result<(), Outcome> {
+    let promised = guarantees(harness).await.map_err(no_stage)?;
+    let said = Said {
+        frees_early: promised.early_release.value != EarlyRelease::Never
+            || promised.mutual_exclusion.value != Exclusion::Always,
+        ordered: promised.queue_order.value == QueueOrder::PriorityThenFifo,
+        fenced_commits: promised.fenced_commit.value == FencedCommit::Atomic,
+        expiry: expiry_bound(harness).await.map_err(no_stage)?,
+    };
+    let kinds = Kind::ALL.iter().copied().filter(|kind| {
+        kind.possible(harness) && (plan.kinds.is_empty() || plan.kinds.contains(kind))
+    });
+    let mut schedule = Schedule::new(kinds.collect(), harness.ttl(), run.seed);
+
+    let shared = Arc::new(Shared::new(plan, said, harness.ttl()));
+    let mut crew = Crew::sign_on(harness, &shared, run.seed).await?;
+    let until = Instant::now() + plan.limit;
+    let stormed = storm(harness, plan, run, &shared, &mut crew, &mut schedule, until).await;
+    // Whatever came of it, what the clients saw is kept.
+    let quiet = match stormed {
+        Ok(()) => quiet(harness, plan, said, &shared, &mut crew).await,
+        Err(stopped) => Err(stopped),
+    };
+    drop(crew);
+    run.histories = shared.histories();
+    run.counts = judge::count(&run.histories, &shared);
+    quiet?;
+    judge::judge(&run.histories, &shared)?;
+    let (operations, faults) = (run.counts.operations(), run.faults());
+    if operations < plan.operations || faults < plan.faults {
+        return Err(Outcome::not_run(format!(
+            "{operations} operations and {faults} faults in {:?}, where {} and {} were due: too few to prove anything",
+            plan.limit, plan.operations, plan.faults
+        )));
+    }
+    Ok(())
+}
+
+fn no_stage(error: tenure_core::Error) -> Outcome {
+    Outcome::not_run(format!("the store does not say what it promises: {error}"))
+}
+
+/// First peace, until enough was done; then one fault after another, until there was enough of everything.
+async fn storm(
+    harness: &dyn Harness,
+    plan: &Plan,
+    run: &mut Run,
+    shared: &Arc<Shared>,
+    crew: &mut Crew,
+    schedule: &mut Schedule,
+    until: Instant,
+) -> std::result::Result<(), Outcome> {
+    const LOOK: Duration = Duration::from_millis(20);
+    loop {
+        run.calm = shared.done();
+        if run.calm >= plan.calm && shared.least() * 20 >= plan.calm {
+            break;
+        }
+        if Instant::now() >= until {
+            return Err(Outcome::not_run(format!(
+                "{} operations in {:?} before the first fault, where {} were due, {} of the kind that came on worst: too few to prove anything",
+                run.calm,
+                plan.limit,
+                plan.calm,
+                shared.least()
+            )));
+        }
+        crew.all_at_work()?;
+        tokio::time::sleep(LOOK).await;
+    }
+    for fault in schedule {
+        crew.suffer(harness, shared, fault, plan.hang).await?;
+        *run.faults.entry(fault.kind).or_default() += 1;
+        tokio::time::sleep(fault.peace).await;
+        crew.all_at_work()?;
+        let enough = shared.done() >= plan.operations;
+        if enough {
+            // What is missing now is time, and not work.
+            shared.enough.store(true, Ordering::Relaxed);
+        }
+        if (enough && run.faults() >= plan.faults) || Instant::now() >= until {
+            return Ok(());
+        }
+    }
+    // No faults are possible here; the operations still are.
+    while shared.done() < plan.operations && Instant::now() < until {
+        crew.all_at_work()?;
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// All is healed: everybody leaves, and what they have left behind is looked at.
+async fn quiet(
+    harness: &dyn Harness,
+    plan: &Plan,
+    said: Said,
+    shared: &Arc<Shared>,
+    crew: &mut Crew,
+) -> std::result::Result<(), Outcome> {
+    shared.stop.store(true, Ordering::Relaxed);
+    crew.sign_off(plan.hang).await?;
+    let patience = plan.hang + harness.ttl() + said.expiry;
+    locks::last_look(harness, shared, patience).await?;
+    lists::last_look(harness, shared, patience).await?;
+    items::last_look(harness, shared, patience).await
+}

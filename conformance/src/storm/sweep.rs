@@ -1,0 +1,154 @@
+//! Many runs: every seed on every store.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use super::report::{Row, Summary};
+use super::{Plan, Run, Verdict, run, stage};
+use crate::harness::Subject;
+
+/// Which runs, and how.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Sweep {
+    /// The seeds, each of them on every store.
+    pub seeds: Vec<u64>,
+    /// How each run goes.
+    pub plan: Plan,
+    /// How many runs at a time.
+    pub at_once: usize,
+    /// Where the histories of violations go.
+    pub histories: PathBuf,
+    /// Whether those of all other runs go there, too.
+    pub keep_all: bool,
+}
+
+impl Sweep {
+    /// These seeds, as `plan` has it; as many at a time as the machine has processors for.
+    pub fn new(seeds: impl IntoIterator<Item = u64>, plan: Plan) -> Self {
+        // The clients of one run keep two of them busy, with the store.
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            seeds: seeds.into_iter().collect(),
+            plan,
+            at_once: (processors / 2).max(1),
+            histories: PathBuf::from("tenure-histories"),
+            keep_all: false,
+        }
+    }
+
+    /// Keeps the histories of all runs in this folder.
+    #[must_use]
+    pub fn keep_all(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.histories = folder.into();
+        self.keep_all = true;
+        self
+    }
+}
+
+/// What a [`sweep`] tells while it runs.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Progress<'a> {
+    /// A run has begun.
+    Begun {
+        /// The store.
+        store: &'a str,
+        /// The seed.
+        seed: u64,
+    },
+    /// A run has ended.
+    Ended {
+        /// The store.
+        store: &'a str,
+        /// The run, without its histories.
+        run: &'a Run,
+        /// The files with its histories, if they were written.
+        files: &'a [PathBuf],
+    },
+}
+
+/// Runs every seed on every store, and sums up.
+///
+/// # Cancel safety
+///
+/// Dropped, it leaves the clean-up to the TTL.
+pub async fn sweep(
+    subjects: &[Arc<dyn Subject>],
+    sweep: &Sweep,
+    mut tell: impl FnMut(Progress<'_>),
+) -> Summary {
+    let mut rows: Vec<Row> = subjects
+        .iter()
+        .map(|subject| Row::new(subject.name()))
+        .collect();
+    let places = || 0..subjects.len();
+    // All stores of a seed before the next: whoever breaks it off has something of each.
+    let mut waiting = sweep
+        .seeds
+        .iter()
+        .flat_map(|seed| places().map(move |place| (*seed, place)));
+    let mut running = FuturesUnordered::new();
+    loop {
+        while running.len() < sweep.at_once.max(1)
+            && let Some((seed, place)) = waiting.next()
+        {
+            let (store, subject) = (subjects[place].name(), Arc::clone(&subjects[place]));
+            tell(Progress::Begun { store, seed });
+            let plan = sweep.plan.clone();
+            running.push(async move { (place, one(&*subject, seed, &plan).await) });
+        }
+        let Some((place, mut run)) = running.next().await else {
+            break;
+        };
+        let store = subjects[place].name();
+        let histories = std::mem::take(&mut run.histories);
+        let mut files = Vec::new();
+        if sweep.keep_all || matches!(run.verdict, Verdict::Violated { .. }) {
+            match histories.write(&sweep.histories, &file_name(store, run.seed)) {
+                Ok(written) => files = written,
+                Err(error) => unwritten(&mut run, &sweep.histories, &error),
+            }
+        }
+        tell(Progress::Ended {
+            store,
+            run: &run,
+            files: &files,
+        });
+        rows[place].add(run, files);
+    }
+    Summary { rows }
+}
+
+async fn one(subject: &dyn Subject, seed: u64, plan: &Plan) -> Run {
+    match stage(subject).await {
+        Ok(harness) => run(&*harness, seed, plan).await,
+        Err(error) => Run::not_staged(seed, &error),
+    }
+}
+
+/// A run whose evidence could not be kept has none.
+fn unwritten(run: &mut Run, folder: &Path, error: &std::io::Error) {
+    let folder = folder.display();
+    match &mut run.verdict {
+        Verdict::Violated { what, .. } => {
+            what.push_str(&format!(
+                "\n(its history could not be written to {folder}: {error})"
+            ));
+        }
+        verdict => {
+            let why = format!("its history could not be written to {folder}: {error}");
+            *verdict = Verdict::Invalid { why };
+        }
+    }
+}
+
+/// A store's name has spaces, commas and addresses in it.
+fn file_name(store: &str, seed: u64) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    let store: String = store.chars().map(plain).collect();
+    format!("{store}-seed-{seed}")
+}
