@@ -35,6 +35,8 @@ mod barrier;
 mod rw_lock;
 #[path = "mutants/stm.rs"]
 mod stm;
+#[path = "mutants/storm.rs"]
+mod storm;
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -357,7 +357,12 @@ impl Crew {
         fault: Fault,
         limit: Duration,
     ) -> std::result::Result<(), Outcome> {
-        let client = usize::try_from(fault.client % self.0.len() as u64).unwrap_or_default();
+        let anybody = usize::try_from(fault.client % self.0.len() as u64).unwrap_or_default();
+        let lock = anybody % shared.locks.len();
+        let client = match shared.locks[lock].holder() {
+            Some(holder) if fault.holder => holder,
+            _ => anybody,
+        };
         let since = shared.start.elapsed();
         shared.note(client, fault.kind.word());
         let suffering = self.bring_about(harness, shared, fault, client);
@@ -398,6 +403,7 @@ impl Crew {
             Kind::ClientKilled => {
                 if let Some(process) = hand.process.take() {
                     process.kill().await;
+                    shared.locks.iter().for_each(|lock| lock.died(client));
                 }
                 hand.begin(shared)?;
             }

@@ -104,6 +104,8 @@ pub struct Fault {
     pub kind: Kind,
     /// To which client, where it is about one; any number.
     pub client: u64,
+    /// Rather to whoever has one of the locks at that moment.
+    pub holder: bool,
     /// For how long, where it lasts.
     pub lasts: Duration,
     /// How many bytes pass before a reset midway.
@@ -152,6 +154,7 @@ impl Iterator for Schedule {
         Some(Fault {
             kind,
             client: random.next(),
+            holder: random.below(4) != 0,
             lasts,
             bytes: random.below(4_000),
             peace: self.ttl / 8 + random.up_to(self.ttl / 2),

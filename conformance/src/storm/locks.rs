@@ -1,6 +1,6 @@
 //! Locks, with a register behind each: in this process, and in the store.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,8 @@ pub(super) struct Lock {
     unfenced: Mutex<u64>,
     /// How often the register was counted up.
     increments: AtomicU64,
+    /// Who learned of a grant last, and has not let go.
+    holder: AtomicUsize,
 }
 
 impl Lock {
@@ -31,11 +33,32 @@ impl Lock {
             register: FenceGate::new(0),
             unfenced: Mutex::default(),
             increments: AtomicU64::new(0),
+            holder: AtomicUsize::new(usize::MAX),
         }
     }
 
     pub(super) fn record(&self, client: usize, what: What) {
         self.history.record(client, what);
+    }
+
+    /// The dead believe nothing.
+    pub(super) fn died(&self, client: usize) {
+        let last = self.events().into_iter().rev().find_map(|event| {
+            let granted = match event.what {
+                What::Granted(token) => Some(token),
+                _ => None,
+            };
+            granted.filter(|_| event.client == client)
+        });
+        if let Some(token) = last {
+            self.record(client, What::Ended(token));
+        }
+    }
+
+    /// Who has it at the moment, as far as clients know.
+    pub(super) fn holder(&self) -> Option<usize> {
+        let holder = self.holder.load(Ordering::Relaxed);
+        (holder < clients()).then_some(holder)
     }
 
     pub(super) fn events(&self) -> Vec<Event> {
@@ -85,7 +108,13 @@ impl Client {
                 let count = self.shared.locks.len() as u64;
                 let lock = usize::try_from(self.random.below(count)).unwrap_or_default();
                 if let Some(guard) = self.acquire(&session, lock).await {
+                    let holder = &self.shared.locks[lock].holder;
+                    holder.store(self.number, Ordering::Relaxed);
                     self.hold(&session, lock, guard).await;
+                    // Unless it is another's by now.
+                    let holder = &self.shared.locks[lock].holder;
+                    let order = Ordering::Relaxed;
+                    let _ = holder.compare_exchange(self.number, usize::MAX, order, order);
                 }
             }
             self.think().await;
