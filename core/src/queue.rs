@@ -630,8 +630,10 @@ impl<Q: Queue + ?Sized> Delivery<Q> {
     ///
     /// # Errors
     ///
-    /// `Lost` if it was not any more: it is, or will be, delivered to another. `Unavailable` if the
-    /// store did not confirm; it is tried again in the background until it does or the session ends.
+    /// `Lost` if it was not any more: it is, or will be, delivered to another. With
+    /// [`Effect::Unknown`](crate::Effect::Unknown) the session ended before the store had answered: the
+    /// item may be acknowledged all the same. `Unavailable` if the store did not confirm; it is tried again
+    /// in the background until it does or the session ends.
     ///
     /// # Cancel safety
     ///

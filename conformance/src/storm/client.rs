@@ -68,6 +68,8 @@ pub(super) struct Shared {
     sessions: Mutex<Vec<Option<SessionId>>>,
     /// What a client saw that must not be.
     broken: Mutex<Option<String>>,
+    /// Times in which the store was killed and started again, where that frees leases.
+    killed: Mutex<Vec<(Duration, Duration)>>,
     /// Times in which a holder may believe for longer than it holds: somebody ended its lease.
     excused: Mutex<Vec<(Duration, Duration)>>,
 }
@@ -94,6 +96,7 @@ impl Shared {
             unknown_commits: AtomicUsize::new(0),
             sessions: Mutex::new(vec![None; clients()]),
             broken: Mutex::default(),
+            killed: Mutex::default(),
             excused: Mutex::default(),
         }
     }
@@ -145,6 +148,11 @@ impl Shared {
     pub(super) fn excused(&self) -> Vec<(Duration, Duration)> {
         let excused = self.excused.lock().unwrap_or_else(PoisonError::into_inner);
         excused.clone()
+    }
+
+    pub(super) fn killed(&self) -> Vec<(Duration, Duration)> {
+        let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
+        killed.clone()
     }
 
     fn session_of(&self, client: usize) -> Option<SessionId> {
@@ -370,6 +378,11 @@ impl Crew {
             .await
             .map_err(|_| Outcome::not_run(format!("{:?} does not end", fault.kind)))??;
         shared.note(client, "healed");
+        if fault.kind == Kind::StoreKilled && shared.said.frees_early {
+            let killed = shared.killed.lock();
+            let mut killed = killed.unwrap_or_else(PoisonError::into_inner);
+            killed.push((since, shared.start.elapsed()));
+        }
         let early = matches!(
             fault.kind,
             Kind::StoreKilled | Kind::Reset | Kind::ResetMidway

@@ -1,5 +1,6 @@
 //! What the checkers say of a run.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use super::Counts;
 use super::client::Shared;
 use crate::case::Outcome;
 use crate::checkers::list_append::{self, Level, Transaction};
-use crate::checkers::queue::{self, QueueOperation};
+use crate::checkers::queue::{self, QueueAnswer, QueueOperation};
 use crate::checkers::{
     Event, Fate, Violation, What, exclusion, fencing, jsonl, linearizable, total_queue,
 };
@@ -90,11 +91,12 @@ pub(super) fn judge(histories: &Histories, shared: &Shared) -> Result<(), Outcom
         let broken = Outcome::violated(format!("the lists: {anomaly}"));
         return Err(broken.with_history(picture));
     }
-    let account = total_queue::check(&histories.items);
+    let items = with_forgotten_counts(&histories.items, &shared.killed());
+    let account = total_queue::check(&items);
     let overtaking = account.overtakings.first();
     let overtaking = overtaking.filter(|_| shared.said.ordered);
     if let Some(violation) = account.violations.first().or(overtaking) {
-        let picture = queue::timeline(&histories.items, &violation.places);
+        let picture = queue::timeline(&items, &violation.places);
         let broken = Outcome::violated(format!("the queue: {}", violation.what));
         return Err(broken.with_history(picture));
     }
@@ -110,6 +112,49 @@ fn judge_lock(events: &[Event]) -> Result<(), Outcome> {
     fencing::accepted_in_order(events).map_err(|v| broken("the register", v))?;
     linearizable::check(events).map_err(|v| broken("the lock's history", v))?;
     Ok(())
+}
+
+/// The same deliveries, counted as if none had been forgotten: a store that frees leases in a crash may
+/// not have noted a delivery before it, and counts the next as that one. `killed` are the times of its
+/// crashes.
+fn with_forgotten_counts(
+    history: &[QueueOperation],
+    killed: &[(Duration, Duration)],
+) -> Vec<QueueOperation> {
+    /// What is known of the last delivery of an item.
+    struct Last {
+        count: u32,
+        called: Duration,
+        forgotten: u32,
+    }
+    let mut history = history.to_vec();
+    let mut deliveries: Vec<_> = history
+        .iter_mut()
+        .filter_map(|operation| match &mut operation.fate {
+            Fate::Done(QueueAnswer::Delivered { item, token, count }) => {
+                Some((*token, *item, operation.called, operation.ended, count))
+            }
+            _ => None,
+        })
+        .collect();
+    deliveries.sort_by_key(|(token, ..)| *token);
+    let mut lasts: HashMap<u64, Last> = HashMap::new();
+    for (_, item, called, ended, count) in deliveries {
+        let last = lasts.entry(item).or_insert(Last {
+            count: 0,
+            called,
+            forgotten: 0,
+        });
+        let crashed = killed
+            .iter()
+            .any(|(from, to)| last.called <= *to && ended.is_none_or(|ended| *from <= ended));
+        if crashed && *count + last.forgotten == last.count {
+            last.forgotten += 1;
+        }
+        *count += last.forgotten;
+        (last.count, last.called) = (*count, called);
+    }
+    history
 }
 
 /// The same lines without what holders believed in times in which leases were ended before their
@@ -129,4 +174,84 @@ fn without_belief(events: &[Event], excused: &[(Duration, Duration)]) -> Vec<Eve
         kept.push(event);
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkers::queue::QueueCall;
+
+    fn delivery(at: u64, token: u64, count: u32) -> QueueOperation {
+        let answer = QueueAnswer::Delivered {
+            item: 7,
+            token,
+            count,
+        };
+        QueueOperation {
+            client: 0,
+            called: Duration::from_secs(at),
+            ended: Some(Duration::from_secs(at)),
+            input: QueueCall::Dequeue { by: 0 },
+            fate: Fate::Done(answer),
+        }
+    }
+
+    fn counts(history: &[QueueOperation]) -> Vec<u32> {
+        let count = |operation: &QueueOperation| match operation.answer() {
+            Some(QueueAnswer::Delivered { count, .. }) => *count,
+            _ => 0,
+        };
+        history.iter().map(count).collect()
+    }
+
+    #[test]
+    fn a_crash_may_forget_one_delivery_and_nothing_else_may() {
+        let history = [
+            delivery(1, 1, 1),
+            delivery(3, 2, 2),
+            delivery(9, 3, 2),
+            delivery(11, 4, 3),
+            delivery(12, 5, 3),
+        ];
+        let crash = [(Duration::from_secs(4), Duration::from_secs(8))];
+        let judged = with_forgotten_counts(&history, &crash);
+        assert_eq!(
+            counts(&judged),
+            [1, 2, 3, 4, 4],
+            "the last is no crash's doing"
+        );
+        let judged = with_forgotten_counts(&history, &[]);
+        assert_eq!(counts(&judged), counts(&history));
+    }
+
+    #[test]
+    fn belief_is_left_out_where_leases_were_ended_early_and_tokens_are_not() {
+        let token = tenure_core::FencingToken::new(1);
+        let at = |second, what| Event {
+            at: Duration::from_secs(second),
+            client: 0,
+            what,
+        };
+        let events = [
+            at(1, What::Looks(token)),
+            at(1, What::Valid(token)),
+            at(5, What::Looks(token)),
+            at(5, What::Valid(token)),
+            at(5, What::Wrote(token)),
+            at(5, What::WriteRefused(token, true)),
+            at(9, What::WriteRefused(token, true)),
+        ];
+        let kept = without_belief(&events, &[(Duration::from_secs(4), Duration::from_secs(6))]);
+        let whats: Vec<What> = kept.into_iter().map(|event| event.what).collect();
+        assert_eq!(
+            whats,
+            [
+                What::Looks(token),
+                What::Valid(token),
+                What::Wrote(token),
+                What::WriteRefused(token, false),
+                What::WriteRefused(token, true),
+            ]
+        );
+    }
 }

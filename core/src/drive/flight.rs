@@ -275,7 +275,10 @@ pub(crate) async fn finish(core: &Arc<Core>, what: &'static str, ending: Ending)
             }
             landed
         }) => landed,
-        reason = core.lost() => return Err(core.lost_holding(reason)),
+        // It is on its way: the store may have taken it, or may still.
+        reason = core.lost() => {
+            return Err(core.lost_holding(reason).with_effect(Effect::Unknown));
+        }
     };
     match landed {
         Err(error) if error.kind() != ErrorKind::Lost => Err(error.with_effect(Effect::Unknown)),
