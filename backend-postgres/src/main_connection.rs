@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 use tenure_core::backend::Alarm;
-use tenure_core::{Error, ErrorKind, FencingToken, LossReason, Result};
+use tenure_core::{Effect, Error, ErrorKind, FencingToken, LossReason, Result};
 use tokio::sync::MutexGuard;
 
 use crate::error;
@@ -181,7 +181,8 @@ impl<'s> MainGuard<'s> {
         Self { main, _turn: turn }
     }
 
-    /// One step. `Lost` when the connection is gone, now or before; any other error says that the
+    /// One step. `Lost` when the connection is gone, now (then the step may have been taken: nobody heard
+    /// of it) or before; any other error says that the
     /// step was rolled back, but for the advisory locks that it took or freed.
     pub(crate) async fn call(&mut self, step: Step<'_>) -> Result<Rows> {
         let main = &mut *self.main;
@@ -196,13 +197,15 @@ impl<'s> MainGuard<'s> {
             Ok(Err(error)) => error,
             Err(_) => {
                 main.end(LossReason::Unreachable);
-                return Err(Error::lost(LossReason::Unreachable));
+                return Err(Error::lost(LossReason::Unreachable).with_effect(Effect::Unknown));
             }
         };
         match error::ended(&error) {
             Some(reason) => {
                 main.end(reason);
-                Err(Error::lost(reason).with_source(error))
+                Err(Error::lost(reason)
+                    .with_effect(Effect::Unknown)
+                    .with_source(error))
             }
             None => Err(error::from_sqlx(error)),
         }
