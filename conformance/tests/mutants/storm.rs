@@ -3,11 +3,13 @@
 use tenure_conformance::storm::{self, Kind, Plan, Verdict};
 
 use super::queue::Bug as OfQueues;
-use super::{Bug, Mutex, Stage, World};
+use super::{Bug, Duration, Mutex, Stage, World};
 
 /// The first few seeds; a storm that is borne by a mutant may have been a calm one.
 async fn caught(bug: Bug, kinds: &[Kind], words: &[&str]) {
-    let plan = Plan::short().only(kinds);
+    let mut plan = Plan::short().only(kinds);
+    // Some never come to rest; that would be enough of a violation.
+    plan.hang = Duration::from_secs(10);
     let mut last = None;
     for seed in 1..=4 {
         let stage = Stage(Mutex::new(World::new(bug).unwrap()));
@@ -57,7 +59,7 @@ async fn a_queue_that_loses_what_the_dead_had_is_caught() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_queue_that_doubles_items_is_caught() {
-    let bug = Bug::Queue(OfQueues::Twice);
-    caught(bug, CLIENTS, &["the queue: item"]).await;
+async fn a_queue_that_delivers_to_two_at_a_time_is_caught() {
+    let bug = Bug::Queue(OfQueues::Shared);
+    caught(bug, CLIENTS, &["the queue"]).await;
 }
