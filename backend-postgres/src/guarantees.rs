@@ -107,6 +107,18 @@ impl Found {
         )
     }
 
+    fn early_release(&self) -> String {
+        let clock = match self.tracked {
+            true => "",
+            false => {
+                "; where `track_activities` is off, also when the server's clock is set forward"
+            }
+        };
+        format!(
+            "a session ends with its connection: when that breaks, when its backend is terminated, and when the server restarts; and a standby that is promoted knows of none{clock}"
+        )
+    }
+
     fn durability(&self) -> Claim<Durability> {
         let (value, rows) = if !self.fsync {
             (
@@ -189,10 +201,7 @@ fn claims(found: &Found) -> Guarantees {
             "a ticket for each who waits, numbered by the server; a release tells the first that lives",
         ),
         expiry: found.expiry(),
-        early_release: Claim::new(
-            EarlyRelease::OnEvents,
-            "a session ends with its connection: when that breaks, when its backend is terminated, and when the server restarts; and a standby that is promoted knows of none",
-        ),
+        early_release: Claim::new(EarlyRelease::OnEvents, found.early_release()),
         loss_signal: Claim::new(
             LossSignal::ByDeadline,
             "judged by the local clock, less a margin, whatever the store does",

@@ -109,7 +109,7 @@ async fn clean_after(db: &Database, sessions: &[Session<PostgresSession>; 2]) ->
     held.release().await.unwrap();
     for (question, rest) in [(TICKETS, 0), (ONLY_SESSIONS, 2), (BUSY, 0)] {
         while sql.fetch_one(question).await.unwrap().get::<i64, _>(0) != rest {
-            assert!(dropped.elapsed() < Duration::from_secs(60), "{question}");
+            assert!(dropped.elapsed() < Duration::from_secs(5), "{question}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -117,7 +117,7 @@ async fn clean_after(db: &Database, sessions: &[Session<PostgresSession>; 2]) ->
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_futures_dropped_leave_nothing_after_a_second() {
+async fn a_thousand_futures_dropped_leave_nothing_soon_after() {
     let db = Database::new().await;
     let sessions = [db.session(TTL * 4).await, db.session(TTL * 4).await];
     let mut best = Duration::MAX;

@@ -156,6 +156,13 @@ pub trait Harness: Send + Sync {
     /// Whatever keeps the store from being reached.
     async fn connect(&self) -> Result<Store>;
 
+    /// Whether the operator has been called on: from then on a client has to bear what comes of it, and no
+    /// case helps it.
+    #[doc(hidden)]
+    fn is_struck(&self) -> bool {
+        false
+    }
+
     /// What works beyond [`connect`](Self::connect).
     fn offers(&self) -> &[Need] {
         &[]

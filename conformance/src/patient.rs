@@ -57,11 +57,21 @@ impl<'a> Patient<'a> {
         &self,
         connect: impl Fn() -> F + Send,
     ) -> Result<T> {
+        // What becomes of a store by what was done to it, its client has to bear at once.
+        if self.is_struck() {
+            return connect().await;
+        }
         let mut attempt = Attempt {
             patient: self,
             given_up: Some("a connection was not made in time".to_owned()),
         };
         let reached = unless_away(connect).await;
+        if reached.is_ok() {
+            self.unreached
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+        }
         attempt.given_up = match &reached {
             Err(error) if error.kind() == ErrorKind::Unavailable => Some(error.to_string()),
             _ => None,
@@ -95,7 +105,7 @@ impl Drop for Attempt<'_> {
         let Some(why) = self.given_up.take() else {
             return;
         };
-        if self.patient.struck.load(Ordering::SeqCst) {
+        if self.patient.is_struck() {
             return;
         }
         let unreached = self.patient.unreached.lock();
@@ -108,6 +118,10 @@ impl Drop for Attempt<'_> {
 impl Harness for Patient<'_> {
     async fn connect(&self) -> Result<Store> {
         self.reach(|| self.harness.connect()).await
+    }
+
+    fn is_struck(&self) -> bool {
+        self.struck.load(Ordering::SeqCst)
     }
 
     fn offers(&self) -> &[Need] {

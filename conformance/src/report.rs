@@ -145,6 +145,13 @@ impl Column {
         self.guarantees.is_ok() && (tally.held + tally.shown > 0 || claims_nothing)
     }
 
+    /// Whether the store could not be set up for a single case: nothing is said of it then.
+    pub fn never_stood(&self) -> bool {
+        self.entries.iter().all(|entry| {
+            matches!(&entry.outcome, Outcome::NotRun { why } if why.starts_with(NOT_SET_UP))
+        })
+    }
+
     /// What came of the case `id`, if it was chosen.
     pub fn outcome(&self, id: &str) -> Option<&Outcome> {
         let entry = self.entries.iter().find(|entry| entry.case.id == id)?;
@@ -289,6 +296,12 @@ impl Report {
     pub fn exit_ok(&self) -> bool {
         let sum = self.tally();
         sum.violated == 0 && sum.held + sum.shown > 0 && self.columns.iter().all(Column::is_proved)
+    }
+
+    /// Whether a case showed that a promise is broken, rather than came to no end itself.
+    pub fn shows_a_breach(&self) -> bool {
+        let mut entries = self.columns.iter().flat_map(|column| &column.entries);
+        entries.any(|entry| matches!(entry.outcome, Outcome::Violated { judged: true, .. }))
     }
 
     /// What was broken: store, case, counterexample.
@@ -495,16 +508,19 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// How long its stage may take: servers are started, and some wait until there is room for theirs.
 const STAGING: Duration = Duration::from_secs(300);
 
+/// Why a case did not run that had no stage.
+const NOT_SET_UP: &str = "the store could not be set up";
+
 async fn one(subject: Arc<dyn Subject>, case: &'static Case) -> (Option<Guarantees>, Outcome) {
     let running = async move {
         let harness = match tokio::time::timeout(STAGING, subject.stage(case)).await {
             Ok(Ok(harness)) => harness,
             Ok(Err(error)) => {
-                let why = format!("the store could not be set up: {error}");
+                let why = format!("{NOT_SET_UP}: {error}");
                 return (None, Outcome::not_run(why));
             }
             Err(_) => {
-                let why = format!("the store could not be set up within {STAGING:?}");
+                let why = format!("{NOT_SET_UP} within {STAGING:?}");
                 return (None, Outcome::not_run(why));
             }
         };
@@ -516,7 +532,7 @@ async fn one(subject: Arc<dyn Subject>, case: &'static Case) -> (Option<Guarante
             .await
             .unwrap_or_else(|_| {
                 let late = format!("the case did not end within {PATIENCE:?}");
-                (None, Outcome::violated(late))
+                (None, Outcome::cut_short(late))
             })
     };
     // In a task of its own, so that a panic ends no more than this case. Dropped with the set, it
@@ -530,7 +546,7 @@ async fn one(subject: Arc<dyn Subject>, case: &'static Case) -> (Option<Guarante
         Ok(None) => (None, Outcome::not_run("the case vanished")),
         Err(_) => (
             None,
-            Outcome::violated(format!("the case did not end within {PATIENCE:?}")),
+            Outcome::cut_short(format!("the case did not end within {PATIENCE:?}")),
         ),
     }
 }

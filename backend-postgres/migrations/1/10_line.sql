@@ -75,6 +75,7 @@ CREATE FUNCTION tenure.line_join(
 DECLARE
     free boolean := true;
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     -- One after the other: the operands of AND have no order.
     IF NOT mine THEN
         PERFORM FROM tenure.tickets AS t WHERE t.key = a_key LIMIT 1;
@@ -88,7 +89,6 @@ BEGIN
         END IF;
     END IF;
     IF waits THEN
-        PERFORM set_config('synchronous_commit', 'off', true);
         INSERT INTO tenure.tickets (key, session, nonce, shared, channel, path, value)
             VALUES (a_key, me, a_nonce, a_shared, a_channel, a_path, a_value)
             ON CONFLICT (session, nonce) DO NOTHING;

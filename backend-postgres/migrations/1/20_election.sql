@@ -166,7 +166,9 @@ BEGIN
         IF NOT FOUND THEN
             -- Nobody has led here, or it was forgotten, perhaps in a crash after which nobody has opened
             -- a session yet: this state must be newer than what was seen before.
-            PERFORM tenure.revive();
+            IF NOT tenure.revive() THEN
+                PERFORM set_config('synchronous_commit', 'off', true);
+            END IF;
             INSERT INTO tenure.elections (path, version, vacant)
                 VALUES (a_path, nextval('tenure.tokens'), clock_timestamp())
                 ON CONFLICT (path) DO NOTHING;

@@ -56,8 +56,8 @@ BEGIN
         JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
         -- The idle are left to that timer: it goes by the time that passes, whereas this would end them all
         -- when the clock is set forward. With `track_activities` off nobody knows who is idle: then by what
-        -- they said themselves.
-        WHERE (CASE WHEN a.state = 'disabled' THEN s.seen
+        -- they said themselves, which they do since it is off.
+        WHERE (CASE WHEN a.state = 'disabled' THEN greatest(s.seen, pg_conf_load_time())
                 WHEN a.state <> 'idle' THEN a.state_change END)
                 < clock_timestamp() - s.ttl - interval '0.25 seconds'
             AND a.pid <> pg_backend_pid()

@@ -86,14 +86,18 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
         return Ok(exit::DONE);
     }
     let why = why_not(&report);
+    let broken = Failure::new(exit::NEGATIVE, why.clone());
+    if report.shows_a_breach() {
+        return Err(broken);
+    }
     match who_went_away(&urls).await {
         Some(failure) => Err(failure.after(&why)),
-        None => Err(Failure::new(exit::NEGATIVE, why)),
+        None => Err(broken),
     }
 }
 
-/// The first of the stores that answered before the run and does not any more: what became of it says little
-/// about its promises.
+/// The first of the stores that answered before the run and does not any more: that cases were cut short says
+/// little about its promises then.
 async fn who_went_away(urls: &[&str]) -> Option<Failure> {
     for url in urls {
         let answer = async { tenure::connect(url).await?.guarantees().await };
@@ -111,10 +115,8 @@ fn leave_out_what_never_stood(report: &mut Report, urls: usize) {
     let mut columns = 0;
     report.columns.retain(|column| {
         columns += 1;
-        let mut entries = column.entries.iter();
-        let ran = entries.any(|entry| !matches!(entry.outcome, Outcome::NotRun { .. }));
         match &column.guarantees {
-            Err(why) if columns > urls && !ran => {
+            Err(why) if columns > urls && column.never_stood() => {
                 say(format_args!("{} is left out: {why}", column.store));
                 false
             }

@@ -55,7 +55,11 @@ pub(crate) async fn open(harness: &dyn Harness, ttl: Duration) -> Result<Session
     let store = harness.connect().await?;
     // A session may take connections of its own. What may have happened is not tried again.
     match open_on(&store, ttl).await {
-        Err(error) if error.kind() == ErrorKind::Unavailable && error.effect() == Effect::None => {
+        Err(error)
+            if error.kind() == ErrorKind::Unavailable
+                && error.effect() == Effect::None
+                && !harness.is_struck() =>
+        {
             unless_away(|| open_on(&store, ttl)).await
         }
         done => done,
