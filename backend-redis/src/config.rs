@@ -304,7 +304,7 @@ fn address(host: &str) -> Result<Address> {
 fn some(timeout: Duration, what: &str) -> Result<Duration> {
     match timeout.is_zero() {
         true => Err(refuse(format!(
-            "`{what}` is the time allowed for an answer: it must be above zero"
+            "`{what}` must be above zero"
         ))),
         false => Ok(timeout),
     }

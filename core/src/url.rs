@@ -138,7 +138,8 @@ impl StoreUrl {
         };
         // A `/` or `?` that stands bare in a password ends the authority early: the rest of the
         // secret would go into the path, the query, or an error's text.
-        if rest.starts_with("//") && !authority.contains('@') && text.contains('@') {
+        let ats = |text: &str| text.matches('@').count();
+        if rest.starts_with("//") && ats(text) > ats(authority) {
             return Err(config(
                 "an `@` after the hosts: in a user or password write `/` as `%2F`, `?` as `%3F`, `#` as `%23` and `@` as `%40`",
             ));

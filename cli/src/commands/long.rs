@@ -41,13 +41,16 @@ pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
         subjects = whatever_is_here(chosen).await?;
     }
     for url in &urls {
-        subjects.push(conform::at(url).await?);
-    }
-    if !urls.is_empty() {
-        subjects.retain(|subject| chosen(subject.name()));
+        let kind = STORES.into_iter().find(|store| url.starts_with(store));
+        let subject = conform::at(url).await?;
+        if kind.is_some_and(chosen) || chosen(subject.name()) {
+            subjects.push(subject);
+        }
     }
     if subjects.is_empty() {
-        return Err(Failure::usage("no store is left to be tried"));
+        return Err(Failure::usage(
+            "no store is left to be tried: with --long, --only chooses by kind (`redis`) or by name (`redis at HOST:PORT`)",
+        ));
     }
 
     let first = args.seed.unwrap_or(1);

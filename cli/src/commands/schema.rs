@@ -5,6 +5,9 @@ use crate::exit::{BAD_CONFIG, Failure};
 
 pub(crate) fn run(global: &Global, args: &args::Schema) -> Result<u8, Failure> {
     let (scheme, _) = global.url()?.split_once(':').unwrap_or_default();
+    if args.grants.as_deref() == Some("") {
+        return Err(Failure::usage("schema: the role has no name"));
+    }
     match scheme {
         "postgres" | "postgresql" => print(args),
         _ => Err(Failure::new(
