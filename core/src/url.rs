@@ -352,6 +352,8 @@ mod tests {
             "etcd://u:can#ary@h:1/ns",
             "etcd://u:12/canary@h:1/ns",
             "etcd://can:9/x?y=ary@h:1",
+            "etcd://u:x@can/ary@h:1/ns",
+            "etcd://u:x@can?ary@h:1",
         ] {
             let error = StoreUrl::parse(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config);
