@@ -1,6 +1,7 @@
 //! The cases on stores in interop mode: among our own the rules hold, and what foreign clients break
 //! is not promised. On etcd those of queues, whose layout is another one then; on Redis and PostgreSQL
 //! those of locks and sessions.
+#![cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
 use futures_util::{StreamExt, stream};
