@@ -303,9 +303,7 @@ fn address(host: &str) -> Result<Address> {
 /// A time in which something can be answered.
 fn some(timeout: Duration, what: &str) -> Result<Duration> {
     match timeout.is_zero() {
-        true => Err(refuse(format!(
-            "`{what}` must be above zero"
-        ))),
+        true => Err(refuse(format!("`{what}` must be above zero"))),
         false => Ok(timeout),
     }
 }
