@@ -107,9 +107,9 @@ impl EtcdBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingBinary`] when etcd (or a needed `etcdctl`) is not installed;
-    /// [`Error::Start`], with the end of the log, when the server ends or does not serve in time;
-    /// [`Error::Command`] when authentication cannot be set up.
+    /// [`Error::MissingBinary`](crate::Error::MissingBinary) when etcd (or a needed `etcdctl`) is not installed;
+    /// [`Error::Start`](crate::Error::Start), with the end of the log, when the server ends or does not serve in time;
+    /// [`Error::Command`](crate::Error::Command) when authentication cannot be set up.
     pub fn start(self) -> Result<EtcdServer> {
         let binary = Binary::find()?;
         launch_on_free_ports(|| EtcdServer::launch(self.clone(), binary.clone()))
@@ -227,7 +227,7 @@ impl EtcdServer {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the server does not answer within a second (killed, paused).
+    /// [`Error::Io`](crate::Error::Io) when the server does not answer within a second (killed, paused).
     pub fn metrics(&self) -> Result<String> {
         http_get(self.metrics.number(), "/metrics", Duration::from_secs(1))
             .doing("read the metrics of etcd")
@@ -238,7 +238,7 @@ impl EtcdServer {
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when the operating system refuses to tell of the end.
+    /// [`Error::Io`](crate::Error::Io) when the operating system refuses to tell of the end.
     pub fn kill(&mut self) -> Result<()> {
         self.reaper.kill(&mut self.process).map(drop)
     }
@@ -248,7 +248,7 @@ impl EtcdServer {
     ///
     /// # Errors
     ///
-    /// [`Error::Start`], with the end of the log.
+    /// [`Error::Start`](crate::Error::Start), with the end of the log.
     pub fn restart(&mut self) -> Result<()> {
         self.relaunch()?;
         self.probe().wait()
@@ -272,7 +272,7 @@ impl EtcdServer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`] when the server has ended.
+    /// [`Error::NotRunning`](crate::Error::NotRunning) when the server has ended.
     pub fn pause(&self) -> Result<()> {
         self.process.pause()
     }
@@ -281,7 +281,7 @@ impl EtcdServer {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`] when the server has ended.
+    /// [`Error::NotRunning`](crate::Error::NotRunning) when the server has ended.
     pub fn resume(&self) -> Result<()> {
         self.process.resume()
     }
@@ -292,7 +292,7 @@ impl EtcdServer {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingBinary`] when `etcdctl` is not installed.
+    /// [`Error::MissingBinary`](crate::Error::MissingBinary) when `etcdctl` is not installed.
     pub fn etcdctl<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<Command> {
         self.etcdctl_as(self.options.root_password.as_deref(), args)
     }
@@ -302,7 +302,7 @@ impl EtcdServer {
     ///
     /// # Errors
     ///
-    /// [`Error::Command`] when it fails; [`Error::MissingBinary`].
+    /// [`Error::Command`](crate::Error::Command) when it fails; [`Error::MissingBinary`](crate::Error::MissingBinary).
     pub fn run_etcdctl<A: AsRef<OsStr>>(&self, args: &[A]) -> Result<String> {
         run(self.etcdctl(args)?, args)
     }
