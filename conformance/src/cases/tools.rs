@@ -309,6 +309,7 @@ pub(crate) fn waiter(handle: LockHandle) -> Task<Result<LockGuard>> {
 pub(crate) struct Process {
     orders: mpsc::UnboundedSender<Order>,
     thread: Option<std::thread::JoinHandle<()>>,
+    handle: tokio::runtime::Handle,
 }
 
 enum Order {
@@ -327,6 +328,7 @@ impl Process {
             .enable_all()
             .build()
             .map_err(no_stage)?;
+        let handle = runtime.handle().clone();
         let (orders, mut mail) = mpsc::unbounded_channel();
         let thread = std::thread::Builder::new()
             .name("a process".to_owned())
@@ -349,6 +351,7 @@ impl Process {
         Ok(Self {
             orders,
             thread: Some(thread),
+            handle,
         })
     }
 
@@ -364,6 +367,17 @@ impl Process {
         let _ = self.orders.send(Order::Run(future));
         let answer = within(PROMPT, "the process's answer", told).await?;
         answer.map_err(|_| Outcome::violated("the process panicked"))
+    }
+
+    /// Drives `future` here, as a part of the process: what it connects to and starts stands still and dies
+    /// with it.
+    pub(crate) async fn lend<F: Future>(&self, future: F) -> F::Output {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(|context| {
+            let _inside = self.handle.enter();
+            future.as_mut().poll(context)
+        })
+        .await
     }
 
     /// Starts `future` in the process and does not wait for it.
@@ -397,7 +411,7 @@ impl Process {
 
     /// Ends the process without a farewell. Returns once it is gone.
     pub(crate) async fn kill(self) {
-        let Self { orders, thread } = self;
+        let Self { orders, thread, .. } = self;
         drop(orders);
         if let Some(thread) = thread {
             // Prompt: the thread only has to notice. On a blocking thread all the same.

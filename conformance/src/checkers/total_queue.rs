@@ -109,10 +109,15 @@ type Lives<'a> = BTreeMap<u64, Life<'a>>;
 
 /// Judges a run.
 pub fn check(history: &[QueueOperation]) -> Account {
+    check_within(history, Duration::MAX)
+}
+
+/// Judges a run in which a dequeue of unknown fate has had no item any more so long after its call.
+pub fn check_within(history: &[QueueOperation], away: Duration) -> Account {
     let lives = lives(history);
     let unseen = Unseen::of(history);
     let mut account = Account {
-        overtakings: overtakings(history),
+        overtakings: overtakings(history, away),
         ..Account::default()
     };
     let mut missing = Vec::new();
@@ -211,6 +216,13 @@ impl Unseen {
             dequeues,
             pops: pops.filter(|op| op.input == QueueCall::Pop).count(),
         }
+    }
+
+    /// How many may have had something at some time from `from` to `to`, each for so long after its call.
+    fn between(&self, from: Duration, to: Duration, away: Duration) -> usize {
+        let gone = from.saturating_sub(away);
+        let over = self.dequeues.partition_point(|called| *called < gone);
+        self.by(Some(to)) - over
     }
 
     /// How many may have taken something by then.

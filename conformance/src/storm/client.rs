@@ -1,6 +1,7 @@
 //! The clients of a run, and what is done to them.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +12,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::faults::{Fault, Kind};
 use super::locks::Lock;
+use super::progress::Progress;
 use super::{Histories, Plan, Said};
 use crate::case::Outcome;
 use crate::cases::{Paused, Process, Random, open_on};
@@ -70,8 +72,36 @@ pub(super) struct Shared {
     broken: Mutex<Option<String>>,
     /// Times in which the store was killed and started again, where that frees leases.
     killed: Mutex<Vec<(Duration, Duration)>>,
-    /// Times in which a holder may believe for longer than it holds: somebody ended its lease.
-    excused: Mutex<Vec<(Duration, Duration)>>,
+    /// Who may believe for longer than it holds, and when: somebody ended its lease.
+    excused: Mutex<Vec<Excuse>>,
+    pub(super) progress: Progress,
+    /// Deliveries that were valid although a newer one of their item was in other hands.
+    pub(super) doubled: Mutex<Vec<Doubled>>,
+    /// The newest delivery of each item, and since when it was in hand.
+    pub(super) in_hand: Mutex<HashMap<u64, (u64, Duration)>>,
+}
+
+/// A time in which a client may believe for longer than it holds; every client, if none is named.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Excuse {
+    pub(super) client: Option<usize>,
+    pub(super) from: Duration,
+    pub(super) to: Duration,
+}
+
+impl Excuse {
+    pub(super) fn covers(&self, client: usize, at: Duration) -> bool {
+        self.client.is_none_or(|excused| excused == client) && (self.from..=self.to).contains(&at)
+    }
+}
+
+/// A delivery that its session counted as valid, and a newer one of the same item before that.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubled {
+    pub(super) client: usize,
+    pub(super) at: Duration,
+    pub(super) item: u64,
+    pub(super) tokens: [u64; 2],
 }
 
 impl Shared {
@@ -98,7 +128,15 @@ impl Shared {
             broken: Mutex::default(),
             killed: Mutex::default(),
             excused: Mutex::default(),
+            progress: Progress::new(clients()),
+            doubled: Mutex::default(),
+            in_hand: Mutex::default(),
         }
+    }
+
+    /// Since the histories began.
+    pub(super) fn now(&self) -> Duration {
+        self.start.elapsed()
     }
 
     fn counters(&self) -> [usize; 3] {
@@ -115,9 +153,14 @@ impl Shared {
         self.counters().iter().sum()
     }
 
-    /// The same of the kind of which there are fewest.
+    /// How much was achieved in the role in which that is least.
     pub(super) fn least(&self) -> usize {
-        self.counters().into_iter().min().unwrap_or_default()
+        let achieved = self.progress.of_each();
+        let mut achieved = achieved.into_iter();
+        let by_role = ROLES
+            .iter()
+            .map(|(_, count)| achieved.by_ref().take(*count).sum());
+        by_role.min().unwrap_or_default()
     }
 
     pub(super) fn histories(&self) -> Histories {
@@ -138,14 +181,19 @@ impl Shared {
         broken.clone()
     }
 
-    /// From `since` until leases that ended then are known to have ended.
-    fn excuse(&self, since: Duration) {
-        let until = self.start.elapsed() + self.ttl * 2 + self.said.expiry;
+    /// From `since` until the last deadline of a lease that was ended by now: belief ends with that. The rest
+    /// is for clocks that were read one after the other.
+    fn excuse(&self, client: Option<usize>, since: Duration) {
+        const SPARE: Duration = Duration::from_millis(250);
         let mut excused = self.excused.lock().unwrap_or_else(PoisonError::into_inner);
-        excused.push((since, until));
+        excused.push(Excuse {
+            client,
+            from: since.saturating_sub(SPARE),
+            to: self.start.elapsed() + self.ttl + SPARE,
+        });
     }
 
-    pub(super) fn excused(&self) -> Vec<(Duration, Duration)> {
+    pub(super) fn excused(&self) -> Vec<Excuse> {
         let excused = self.excused.lock().unwrap_or_else(PoisonError::into_inner);
         excused.clone()
     }
@@ -158,6 +206,12 @@ impl Shared {
     fn session_of(&self, client: usize) -> Option<SessionId> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.get(client).cloned().flatten()
+    }
+
+    /// The session of a client that was killed ends by itself.
+    fn gone(&self, client: usize) {
+        let sessions = self.sessions.lock();
+        sessions.unwrap_or_else(PoisonError::into_inner)[client] = None;
     }
 
     fn note(&self, client: usize, what: &'static str) {
@@ -174,12 +228,13 @@ pub(super) struct Client {
     pub(super) shared: Arc<Shared>,
     store: Store,
     session: Option<Session>,
+    role: Role,
     cancel: Arc<Notify>,
 }
 
 impl Client {
-    async fn run(mut self, role: Role) {
-        match role {
+    async fn run(mut self) {
+        match self.role {
             Role::Holder => self.hold_locks().await,
             Role::Transactor => self.append_and_read().await,
             Role::Producer => self.produce().await,
@@ -218,14 +273,28 @@ impl Client {
         self.session.clone()
     }
 
-    /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows.
+    /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows. To wait in vain when
+    /// nothing has gone wrong is a violation.
     pub(super) async fn attempt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        let called = Instant::now();
         tokio::select! {
             biased;
             answer = call => Some(answer),
             () = self.cancel.notified() => None,
-            () = tokio::time::sleep(self.patience()) => None,
+            () = tokio::time::sleep(self.patience()) => {
+                if self.goes_on() && self.shared.progress.is_calm_since(called) {
+                    self.shared.broke(format!(
+                        "client {} ({:?}) waited {:?} for an answer, in which nothing stood in its way",
+                        self.number, self.role, self.patience()
+                    ));
+                }
+                None
+            }
         }
+    }
+
+    pub(super) fn achieved(&self) {
+        self.shared.progress.achieved(self.number);
     }
 
     /// A moment between two operations.
@@ -238,13 +307,22 @@ impl Client {
     }
 }
 
+/// A connection as a client has it, with a link to be disturbed where there is one.
+async fn connect(harness: &dyn Harness) -> Result<(Store, Option<Box<dyn Link>>)> {
+    if harness.offers().contains(&Need::Silence) {
+        let linked = harness.linked().await?;
+        return Ok((linked.store, Some(linked.link)));
+    }
+    Ok((harness.connect().await?, None))
+}
+
 /// Who is there, whatever becomes of their processes.
 pub(super) struct Crew(Vec<Hand>);
 
 struct Hand {
     number: usize,
     role: Role,
-    store: Store,
+    /// Of this life.
     link: Option<Box<dyn Link>>,
     cancel: Arc<Notify>,
     seed: u64,
@@ -255,21 +333,33 @@ struct Hand {
 }
 
 impl Hand {
-    fn begin(&mut self, shared: &Arc<Shared>) -> std::result::Result<(), Outcome> {
+    /// A new life, with a process and a connection of its own.
+    async fn begin(
+        &mut self,
+        harness: &dyn Harness,
+        shared: &Arc<Shared>,
+    ) -> std::result::Result<(), Outcome> {
         let process = Process::start()?;
+        let connecting = process.lend(connect(harness));
+        let connected = tokio::time::timeout(shared.plan.hang, connecting).await;
+        let connected = connected
+            .map_err(|_| Outcome::not_run("connecting a client does not end"))?
+            .map_err(|error| Outcome::not_run(format!("no connection for a client: {error}")))?;
+        let store;
+        (store, self.link) = connected;
         self.lives += 1;
         let client = Client {
             number: self.number,
             random: Random::seeded(self.seed.wrapping_add(self.lives)),
             shared: Arc::clone(shared),
-            store: self.store.clone(),
+            store,
             session: None,
+            role: self.role,
             cancel: Arc::clone(&self.cancel),
         };
         let (tell, ended) = oneshot::channel();
-        let role = self.role;
         process.start_in(async move {
-            client.run(role).await;
+            client.run().await;
             let _ = tell.send(());
         });
         (self.process, self.ended) = (Some(process), Some(ended));
@@ -295,22 +385,14 @@ impl Crew {
         shared: &Arc<Shared>,
         seed: u64,
     ) -> std::result::Result<Self, Outcome> {
-        let refused = |error| Outcome::not_run(format!("no connection for a client: {error}"));
         let mut random = Random::seeded(seed);
         let mut crew = Vec::new();
         for (role, count) in ROLES {
             for _ in 0..*count {
-                let (store, link) = if harness.offers().contains(&Need::Silence) {
-                    let linked = harness.linked().await.map_err(refused)?;
-                    (linked.store, Some(linked.link))
-                } else {
-                    (harness.connect().await.map_err(refused)?, None)
-                };
                 crew.push(Hand {
                     number: crew.len(),
                     role: *role,
-                    store,
-                    link,
+                    link: None,
                     cancel: Arc::default(),
                     seed: random.next(),
                     lives: 0,
@@ -320,9 +402,37 @@ impl Crew {
             }
         }
         for hand in &mut crew {
-            hand.begin(shared)?;
+            hand.begin(harness, shared).await?;
         }
         Ok(Self(crew))
+    }
+
+    /// Waits until everybody has achieved something more.
+    pub(super) async fn all_get_on(
+        &mut self,
+        shared: &Shared,
+        limit: Duration,
+    ) -> std::result::Result<(), Outcome> {
+        let before = shared.progress.of_each();
+        let until = Instant::now() + limit;
+        loop {
+            self.all_at_work()?;
+            let now = shared.progress.of_each();
+            let mut idle = self
+                .0
+                .iter()
+                .filter(|hand| now.get(hand.number) == before.get(hand.number));
+            let Some(hand) = idle.next() else {
+                return Ok(());
+            };
+            if Instant::now() >= until {
+                return Err(Outcome::violated(format!(
+                    "client {} ({:?}) achieved nothing in {limit:?} after all was healed",
+                    hand.number, hand.role
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Whether nobody has broken down.
@@ -357,49 +467,61 @@ impl Crew {
         Ok(())
     }
 
-    /// One fault, from its beginning to its end.
+    /// One fault, from its beginning to its end. Says whether there was anybody whom it met.
     pub(super) async fn suffer(
         &mut self,
         harness: &dyn Harness,
         shared: &Arc<Shared>,
         fault: Fault,
         limit: Duration,
-    ) -> std::result::Result<(), Outcome> {
+    ) -> std::result::Result<bool, Outcome> {
         let anybody = usize::try_from(fault.client % self.0.len() as u64).unwrap_or_default();
-        let lock = anybody % shared.locks.len();
-        let client = match shared.locks[lock].holder() {
-            Some(holder) if fault.holder => holder,
-            _ => anybody,
+        let ambush = &shared.locks[anybody % shared.locks.len()].ambush;
+        let caught = match fault.holder {
+            true => ambush.lay(shared.ttl).await,
+            false => None,
         };
+        let client = caught.unwrap_or(anybody);
         let since = shared.start.elapsed();
         shared.note(client, fault.kind.word());
         let suffering = self.bring_about(harness, shared, fault, client);
-        tokio::time::timeout(limit, suffering)
-            .await
-            .map_err(|_| Outcome::not_run(format!("{:?} does not end", fault.kind)))??;
+        let suffered = tokio::time::timeout(limit, suffering).await;
+        ambush.lift();
+        let met = suffered.map_err(|_| match fault.kind {
+            // Nothing but the client itself can keep it from that.
+            Kind::ClientPaused => Outcome::violated(format!(
+                "client {client} does not stand still: it blocks its thread for {limit:?}"
+            )),
+            kind => Outcome::not_run(format!("{kind:?} does not end")),
+        })??;
         shared.note(client, "healed");
-        if fault.kind == Kind::StoreKilled && shared.said.frees_early {
+        let Some(met) = met else {
+            return Ok(false);
+        };
+        if fault.kind == Kind::StoreKilled && shared.said.restart_frees {
             let killed = shared.killed.lock();
             let mut killed = killed.unwrap_or_else(PoisonError::into_inner);
             killed.push((since, shared.start.elapsed()));
+            shared.excuse(None, since);
         }
-        let early = matches!(
+        let ends_connection = matches!(
             fault.kind,
-            Kind::StoreKilled | Kind::Reset | Kind::ResetMidway
+            Kind::Reset | Kind::ResetMidway | Kind::AnswersLost
         );
-        if fault.kind == Kind::SessionEnded || (early && shared.said.frees_early) {
-            shared.excuse(since);
+        if fault.kind == Kind::SessionEnded || (ends_connection && shared.said.connection_frees) {
+            shared.excuse(Some(met), since);
         }
-        Ok(())
+        Ok(true)
     }
 
+    /// Says whom it met, if anybody.
     async fn bring_about(
         &mut self,
         harness: &dyn Harness,
         shared: &Arc<Shared>,
         fault: Fault,
         client: usize,
-    ) -> std::result::Result<(), Outcome> {
+    ) -> std::result::Result<Option<usize>, Outcome> {
         let failed = |error| Outcome::not_run(format!("{:?} failed: {error}", fault.kind));
         let operator = || {
             let operator = harness.operator();
@@ -417,10 +539,12 @@ impl Crew {
                 if let Some(process) = hand.process.take() {
                     process.kill().await;
                     shared.locks.iter().for_each(|lock| lock.died(client));
+                    shared.gone(client);
                 }
-                hand.begin(shared)?;
+                hand.begin(harness, shared).await?;
             }
-            Kind::Cancelled => hand.cancel.notify_waiters(),
+            // Its next call, if it waits for none at the moment.
+            Kind::Cancelled => hand.cancel.notify_one(),
             Kind::SessionEnded => {
                 // It may be gone by now, and the next client's be there.
                 let count = self.0.len();
@@ -428,11 +552,21 @@ impl Crew {
                     if let Some(session) = shared.session_of(client)
                         && operator()?.revoke(&session).await.is_ok()
                     {
-                        break;
+                        return Ok(Some(client));
                     }
                 }
+                return Ok(None);
             }
             Kind::CutOff => self.linger([client], pass, |link| link.silence()).await,
+            // Where a connection is the lease the link keeps every byte for later: so it ends before that.
+            Kind::AnswersLost if shared.said.connection_frees => {
+                if let Some(link) = &hand.link {
+                    link.hold();
+                    pass.await;
+                    link.cut();
+                    link.heal();
+                }
+            }
             Kind::AnswersLost => self.linger([client], pass, |link| link.lose()).await,
             Kind::AnswersLate => self.linger([client], pass, |link| link.hold()).await,
             Kind::ResetMidway => {
@@ -456,7 +590,7 @@ impl Crew {
             Kind::StoreKilled => operator()?.restart().await.map_err(failed)?,
             Kind::Disturbed => operator()?.disturb().await.map_err(failed)?,
         }
-        Ok(())
+        Ok(Some(client))
     }
 
     /// Disturbs the links of `clients` for a while.

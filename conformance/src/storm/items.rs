@@ -2,12 +2,13 @@
 //! in hand.
 
 use std::collections::VecDeque;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tenure_core::{Delivery, Effect, Error, ErrorKind, Item, QueueHandle, Result};
 
-use super::client::{Client, Shared, clients};
+use super::client::{Client, Doubled, Shared, clients};
 use crate::case::Outcome;
 use crate::cases::open_on;
 use crate::checkers::Fate;
@@ -69,6 +70,7 @@ impl Client {
                     fate = Fate::Done(QueueAnswer::Done);
                     let taken = i64::try_from(size).unwrap_or_default();
                     self.shared.depth.fetch_add(taken, Ordering::Relaxed);
+                    self.achieved();
                     break;
                 }
                 // The tries before may have had an effect all the same.
@@ -129,12 +131,17 @@ impl Client {
     /// One try to get an item, in one way of many, given up in some cases.
     async fn take(&mut self, queue: &QueueHandle, by: u64) -> Option<(u64, Delivery)> {
         let short = self.random.up_to(Duration::from_millis(100));
-        let way = self.random.below(8);
+        let way = self.random.below(9);
         let ticket = self.items().call(self.number, QueueCall::Dequeue { by });
         let answer = match way {
             0..=4 => self.attempt(queue.try_dequeue()).await,
             5 | 6 => {
                 let waiting = self.attempt(queue.dequeue_timeout(short)).await;
+                waiting.map(|answer| answer.map(Some))
+            }
+            // With all the patience there is: producers are at work.
+            7 => {
+                let waiting = self.attempt(queue.dequeue()).await;
                 waiting.map(|answer| answer.map(Some))
             }
             // Dropped, it is of unknown fate: so it stays in the record.
@@ -149,6 +156,7 @@ impl Client {
             Some(Ok(Some(delivery))) => match delivered(&delivery) {
                 Ok((item, answer)) => {
                     self.items().done(ticket, answer);
+                    self.in_hand(item, &delivery);
                     Some((item, delivery))
                 }
                 Err(error) => {
@@ -158,6 +166,8 @@ impl Client {
             },
             Some(Ok(None)) => {
                 self.items().done(ticket, QueueAnswer::Empty);
+                // Whatever was counted before, an answer that was lost among it.
+                self.shared.depth.store(0, Ordering::Relaxed);
                 None
             }
             // What crossed with the end of its patience goes back, but may have been away.
@@ -165,8 +175,43 @@ impl Client {
         }
     }
 
+    /// The newest delivery of this item, as far as clients have seen.
+    fn in_hand(&self, item: u64, delivery: &Delivery) {
+        let (token, now) = (delivery.token().get(), self.shared.now());
+        let in_hand = self.shared.in_hand.lock();
+        let mut in_hand = in_hand.unwrap_or_else(PoisonError::into_inner);
+        let newest = in_hand.entry(item).or_insert((token, now));
+        if newest.0 < token {
+            *newest = (token, now);
+        }
+    }
+
+    /// Of two deliveries of an item one is valid at most.
+    fn is_the_only_one(&self, item: u64, delivery: &Delivery) {
+        let (at, token) = (self.shared.now(), delivery.token().get());
+        if !delivery.is_valid() {
+            return;
+        }
+        let in_hand = self.shared.in_hand.lock();
+        let in_hand = in_hand.unwrap_or_else(PoisonError::into_inner);
+        if let Some((newer, since)) = in_hand.get(&item)
+            && *newer > token
+            && *since < at
+        {
+            let doubled = self.shared.doubled.lock();
+            let mut doubled = doubled.unwrap_or_else(PoisonError::into_inner);
+            doubled.push(Doubled {
+                client: self.number,
+                at,
+                item,
+                tokens: [token, *newer],
+            });
+        }
+    }
+
     async fn settle(&mut self, item: u64, delivery: Delivery) {
         let token = delivery.token().get();
+        self.is_the_only_one(item, &delivery);
         match self.random.below(10) {
             0 => {
                 // It goes back in the background, some time after this.
@@ -186,6 +231,7 @@ impl Client {
                 let answer = self.attempt(delivery.ack()).await;
                 if let Some(Ok(())) = answer {
                     self.shared.depth.fetch_sub(1, Ordering::Relaxed);
+                    self.achieved();
                 }
                 self.items().end(ticket, fate(answer));
             }

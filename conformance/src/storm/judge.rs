@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Counts;
-use super::client::Shared;
+use super::client::{Doubled, Excuse, Shared};
 use crate::case::Outcome;
 use crate::checkers::list_append::{self, Level, Transaction};
-use crate::checkers::queue::{self, QueueAnswer, QueueOperation};
+use crate::checkers::queue::{self, QueueAnswer, QueueCall, QueueOperation};
 use crate::checkers::{
     Event, Fate, Violation, What, exclusion, fencing, jsonl, linearizable, total_queue,
 };
@@ -77,10 +78,14 @@ pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
     }
 }
 
-pub(super) fn judge(histories: &Histories, shared: &Shared) -> Result<(), Outcome> {
+/// What is wrong with a run. Of one that did not `end` as it has to, only what no later look could explain.
+pub(super) fn judge(histories: &Histories, shared: &Shared, ended: bool) -> Result<(), Outcome> {
+    let excused = shared.excused();
     for (lock, events) in shared.locks.iter().zip(&histories.locks) {
-        judge_lock(&without_belief(events, &shared.excused()))?;
-        lock.judge(shared.plan.fenced).map_err(Outcome::violated)?;
+        judge_lock(&without_belief(events, &excused))?;
+        if ended {
+            lock.judge(shared.plan.fenced).map_err(Outcome::violated)?;
+        }
     }
     if let Some(broken) = shared.broken() {
         return Err(Outcome::violated(broken));
@@ -91,8 +96,27 @@ pub(super) fn judge(histories: &Histories, shared: &Shared) -> Result<(), Outcom
         let broken = Outcome::violated(format!("the lists: {anomaly}"));
         return Err(broken.with_history(picture));
     }
-    let items = with_forgotten_counts(&histories.items, &shared.killed());
-    let account = total_queue::check(&items);
+    let doubled = shared.doubled.lock();
+    let doubled = doubled.unwrap_or_else(PoisonError::into_inner).clone();
+    let excuse = |one: &Doubled| excused.iter().any(|e| e.covers(one.client, one.at));
+    if let Some(one) = doubled.iter().find(|one| !excuse(one)) {
+        let [old, new] = one.tokens;
+        return Err(Outcome::violated(format!(
+            "the queue: client {} counted its delivery of item {} under token {old} as valid at {:.3?}, after another had it under token {new}",
+            one.client, one.item, one.at
+        )));
+    }
+    if !ended {
+        // What was not taken in the end may be there.
+        return Ok(());
+    }
+    let killed = shared.killed();
+    let items = without_forgotten_items(&histories.items, &killed);
+    let items = with_forgotten_counts(&items, &killed);
+    // So long an answer that was lost may have an item: until its client gives up, its link is healed, and
+    // its session has ended.
+    let away = shared.ttl * 6 + shared.said.expiry * 2;
+    let account = total_queue::check_within(&items, away);
     let overtaking = account.overtakings.first();
     let overtaking = overtaking.filter(|_| shared.said.ordered);
     if let Some(violation) = account.violations.first().or(overtaking) {
@@ -157,14 +181,67 @@ fn with_forgotten_counts(
     history
 }
 
+/// The same history without items whose enqueue nobody was told the success of, and which were seen before a crash
+/// only: a store that makes sure of an item when it answers may have handed it out before, and lost
+/// it then. Nothing was promised of it.
+fn without_forgotten_items(
+    history: &[QueueOperation],
+    killed: &[(Duration, Duration)],
+) -> Vec<QueueOperation> {
+    /// Whether it was certainly taken in or ended, and when it was seen last.
+    #[derive(Default)]
+    struct Seen {
+        certain: bool,
+        first: Option<Duration>,
+        last: Option<Duration>,
+    }
+    let item_of = |operation: &QueueOperation| match (&operation.input, operation.answer()) {
+        (
+            QueueCall::Enqueue { item, .. }
+            | QueueCall::Acknowledge { item, .. }
+            | QueueCall::Return { item, .. },
+            _,
+        )
+        | (_, Some(QueueAnswer::Delivered { item, .. })) => Some(*item),
+        _ => None,
+    };
+    let mut items: HashMap<u64, Seen> = HashMap::new();
+    for operation in history {
+        let Some(item) = item_of(operation) else {
+            continue;
+        };
+        let seen = items.entry(item).or_default();
+        match operation.answer() {
+            Some(QueueAnswer::Done) => seen.certain = true,
+            Some(QueueAnswer::Delivered { .. }) => {
+                seen.first = seen.first.or(Some(operation.called));
+                seen.last = seen.last.max(Some(operation.called));
+            }
+            _ => {}
+        }
+    }
+    let forgotten = |item: u64| {
+        let seen = &items[&item];
+        let (Some(first), Some(last), false) = (seen.first, seen.last, seen.certain) else {
+            return false;
+        };
+        // A step that was on its way for so long when the store was killed was never made sure of.
+        const SPARE: Duration = Duration::from_secs(1);
+        let during = |(from, to): &(Duration, Duration)| first + SPARE >= *from && last <= *to;
+        killed.iter().any(during)
+    };
+    let kept = |operation: &&QueueOperation| !item_of(operation).is_some_and(forgotten);
+    history.iter().filter(kept).cloned().collect()
+}
+
 /// The same lines without what holders believed in times in which leases were ended before their
 /// end. Tokens, and what the register took, stay.
-fn without_belief(events: &[Event], excused: &[(Duration, Duration)]) -> Vec<Event> {
-    let excused = |at: Duration| excused.iter().any(|(from, to)| (*from..=*to).contains(&at));
+fn without_belief(events: &[Event], excused: &[Excuse]) -> Vec<Event> {
+    let excused = |event: &Event| excused.iter().any(|e| e.covers(event.client, event.at));
     let mut kept = Vec::with_capacity(events.len());
     for event in events {
         let mut event = event.clone();
-        if excused(event.at) {
+        if excused(&event) {
             match event.what {
                 What::Looks(_) | What::Valid(_) => continue,
                 What::WriteRefused(token, true) => event.what = What::WriteRefused(token, false),
@@ -179,7 +256,6 @@ fn without_belief(events: &[Event], excused: &[(Duration, Duration)]) -> Vec<Eve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkers::queue::QueueCall;
 
     fn delivery(at: u64, token: u64, count: u32) -> QueueOperation {
         let answer = QueueAnswer::Delivered {
@@ -225,6 +301,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_never_accepted_may_be_gone_after_a_crash_and_nothing_else() {
+        let enqueue = |fate| QueueOperation {
+            client: 1,
+            called: Duration::from_secs(1),
+            ended: Some(Duration::from_secs(5)),
+            input: QueueCall::Enqueue {
+                item: 7,
+                priority: 0,
+            },
+            fate,
+        };
+        let crash = [(Duration::from_secs(4), Duration::from_secs(8))];
+        let lost = |history: &[QueueOperation], crash: &[(Duration, Duration)]| {
+            total_queue::check(&without_forgotten_items(history, crash)).violations
+        };
+        let unsure = [enqueue(Fate::Unknown), delivery(4, 1, 1)];
+        assert!(lost(&unsure, &crash).is_empty());
+        assert_eq!(lost(&unsure, &[]).len(), 1, "no crash");
+        let accepted = [enqueue(Fate::Done(QueueAnswer::Done)), delivery(4, 1, 1)];
+        assert_eq!(lost(&accepted, &crash).len(), 1);
+        let after = [enqueue(Fate::Unknown), delivery(9, 1, 1)];
+        assert_eq!(lost(&after, &crash).len(), 1, "it outlived the crash");
+        let before = [enqueue(Fate::Unknown), delivery(2, 1, 1)];
+        assert_eq!(lost(&before, &crash).len(), 1, "made sure of long before");
+    }
+
+    #[test]
     fn belief_is_left_out_where_leases_were_ended_early_and_tokens_are_not() {
         let token = tenure_core::FencingToken::new(1);
         let at = |second, what| Event {
@@ -241,7 +344,15 @@ mod tests {
             at(5, What::WriteRefused(token, true)),
             at(9, What::WriteRefused(token, true)),
         ];
-        let kept = without_belief(&events, &[(Duration::from_secs(4), Duration::from_secs(6))]);
+        let excuse = |client| Excuse {
+            client,
+            from: Duration::from_secs(4),
+            to: Duration::from_secs(6),
+        };
+        let others = without_belief(&events, &[excuse(Some(1))]);
+        assert_eq!(others, events, "whom nothing was done to");
+        let kept = without_belief(&events, &[excuse(Some(0))]);
+        assert_eq!(kept, without_belief(&events, &[excuse(None)]));
         let whats: Vec<What> = kept.into_iter().map(|event| event.what).collect();
         assert_eq!(
             whats,

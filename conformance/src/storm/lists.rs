@@ -38,7 +38,10 @@ impl Client {
         let ticket = self.shared.lists.call(self.number, steps.clone());
         let running = stm.run(|tx| step_by_step(tx, steps.clone()));
         match self.attempt(running).await {
-            Some(Ok(lists)) => self.shared.lists.done(ticket, lists),
+            Some(Ok(lists)) => {
+                self.shared.lists.done(ticket, lists);
+                self.achieved();
+            }
             Some(Err(error)) if error.effect() == Effect::None => {
                 self.shared.lists.end(ticket, Fate::Failed);
             }

@@ -1,11 +1,12 @@
 //! Locks, with a register behind each: in this process, and in the store.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tenure_core::{Effect, ErrorKind, FenceGate, FencingToken, LockGuard, Session};
 
+use super::ambush::Ambush;
 use super::client::{Client, Shared, clients};
 use crate::case::Outcome;
 use crate::cases::open_on;
@@ -21,8 +22,9 @@ pub(super) struct Lock {
     unfenced: Mutex<u64>,
     /// How often the register was counted up.
     increments: AtomicU64,
-    /// Who learned of a grant last, and has not let go.
-    holder: AtomicUsize,
+    /// The greatest token under which a commit was acknowledged.
+    committed: AtomicU64,
+    pub(super) ambush: Ambush,
 }
 
 impl Lock {
@@ -33,7 +35,8 @@ impl Lock {
             register: FenceGate::new(0),
             unfenced: Mutex::default(),
             increments: AtomicU64::new(0),
-            holder: AtomicUsize::new(usize::MAX),
+            committed: AtomicU64::new(0),
+            ambush: Ambush::new(),
         }
     }
 
@@ -53,12 +56,6 @@ impl Lock {
         if let Some(token) = last {
             self.record(client, What::Ended(token));
         }
-    }
-
-    /// Who has it at the moment, as far as clients know.
-    pub(super) fn holder(&self) -> Option<usize> {
-        let holder = self.holder.load(Ordering::Relaxed);
-        (holder < clients()).then_some(holder)
     }
 
     pub(super) fn events(&self) -> Vec<Event> {
@@ -108,13 +105,8 @@ impl Client {
                 let count = self.shared.locks.len() as u64;
                 let lock = usize::try_from(self.random.below(count)).unwrap_or_default();
                 if let Some(guard) = self.acquire(&session, lock).await {
-                    let holder = &self.shared.locks[lock].holder;
-                    holder.store(self.number, Ordering::Relaxed);
+                    self.achieved();
                     self.hold(&session, lock, guard).await;
-                    // Unless it is another's by now.
-                    let holder = &self.shared.locks[lock].holder;
-                    let order = Ordering::Relaxed;
-                    let _ = holder.compare_exchange(self.number, usize::MAX, order, order);
                 }
             }
             self.think().await;
@@ -167,9 +159,9 @@ impl Client {
         // The read is shown to the register too: a late writer between read and write is refused.
         let read = self.access(lock, &guard, |value| *value);
         tokio::time::sleep(self.random.up_to(Duration::from_millis(4))).await;
-        if self.random.below(40) == 0 {
-            // Sometimes for so long that a fault finds it here.
-            tokio::time::sleep(self.random.up_to(self.shared.ttl / 4)).await;
+        if self.shared.locks[lock].ambush.pass(self.number).await {
+            // Whoever has the lock by now gets a chance to use it first.
+            tokio::time::sleep(self.random.up_to(Duration::from_millis(60))).await;
         }
         if let Some(read) = read {
             // Without a look at the guard: it is for the register to refuse.
@@ -233,8 +225,11 @@ impl Client {
         }
         let Ok(stm) = session.stm() else { return };
         let (name, token) = (self.shared.locks[lock].name, guard.token().get());
-        let key = format!("newest of {name}");
+        let key = newest_of(name);
+        let committed = &self.shared.locks[lock].committed;
+        let floor = committed.load(Ordering::SeqCst);
         let fenced = stm.fenced_by(guard);
+        self.record(lock, What::Looks(guard.token()));
         let committing = fenced.run(async |tx| {
             let newest: Option<u64> = tx.get_as(&key).await?;
             tx.put_as(&key, &token)?;
@@ -245,7 +240,14 @@ impl Client {
                 "a commit under token {token} of {name} found one under token {} before it: it had lost the lock",
                 newest.unwrap_or_default()
             )),
-            Some(Ok(_)) => {}
+            Some(Ok(newest)) if newest.unwrap_or_default() < floor => self.shared.broke(format!(
+                "a commit under token {token} of {name} found {newest:?}, though one under token {floor} had been acknowledged before: it was lost, or an older came after it"
+            )),
+            Some(Ok(_)) => {
+                committed.fetch_max(token, Ordering::SeqCst);
+                // It was held in the store at the commit, which was after the look.
+                self.record(lock, What::Valid(guard.token()));
+            }
             Some(Err(error)) if error.effect() == Effect::None => {}
             _ => {
                 self.shared.unknown_commits.fetch_add(1, Ordering::Relaxed);
@@ -253,6 +255,11 @@ impl Client {
         }
         self.shared.transactions.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+/// The register in the store.
+fn newest_of(lock: &str) -> String {
+    format!("newest of {lock}")
 }
 
 /// Every lock must be had once more: nobody who is gone stands in the way.
@@ -289,6 +296,17 @@ async fn once_more(
     until: Instant,
 ) -> tenure_core::Result<()> {
     let session = open_on(&harness.connect().await?, shared.ttl * 5).await?;
+    let floor = lock.committed.load(Ordering::SeqCst);
+    if floor > 0 {
+        let key = newest_of(lock.name);
+        let stm = session.stm()?;
+        let newest = stm.run(async |tx| tx.get_as::<u64>(&key).await).await?;
+        if newest.unwrap_or_default() < floor {
+            shared.broke(format!(
+                "`{key}` has come to {newest:?}, though a commit under token {floor} had been acknowledged"
+            ));
+        }
+    }
     let patience = until.saturating_duration_since(Instant::now());
     let guard = session.locker(lock.name)?.lock_timeout(patience).await?;
     lock.record(clients(), What::Granted(guard.token()));

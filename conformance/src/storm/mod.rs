@@ -14,12 +14,14 @@
 //! A run in which too little happened, in particular before the first fault, is [invalid](Verdict::Invalid):
 //! it counts for nothing. [`run`] is one run, [`sweep`] is many.
 
+mod ambush;
 mod client;
 mod faults;
 mod items;
 mod judge;
 mod lists;
 mod locks;
+mod progress;
 mod report;
 mod sweep;
 
@@ -28,7 +30,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tenure_core::{EarlyRelease, Exclusion, FencedCommit, Isolation, QueueOrder};
+use tenure_core::{Durability, EarlyRelease, FencedCommit, Isolation, QueueOrder};
 
 use crate::case::{Case, Outcome, Promise};
 use crate::cases::{expiry_bound, guarantees};
@@ -237,11 +239,8 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
     }
     let cleaned = harness.clean_up().await;
     if let (Verdict::Passed, Err(error)) = (&run.verdict, cleaned) {
-        let what = format!("what was left could not be removed: {error}");
-        run.verdict = Verdict::Violated {
-            what,
-            history: None,
-        };
+        let why = format!("what was left could not be removed: {error}");
+        run.verdict = Verdict::Invalid { why };
     }
     run.took = started.elapsed();
     run
@@ -267,8 +266,10 @@ fn verdict(stopped: Outcome) -> Verdict {
 /// What the store says, as far as it decides how a run is judged.
 #[derive(Clone, Copy, Debug)]
 struct Said {
-    /// Leases may end before their time: in a restart of the store, with a connection.
-    frees_early: bool,
+    /// A restart of the store may end leases before their time, and forget a delivery.
+    restart_frees: bool,
+    /// So may the end of a connection.
+    connection_frees: bool,
     /// The queue has an order.
     ordered: bool,
     /// Commits can be fenced by a lock.
@@ -283,9 +284,11 @@ async fn weather(
     run: &mut Run,
 ) -> std::result::Result<(), Outcome> {
     let promised = guarantees(harness).await.map_err(no_stage)?;
+    let frees = promised.early_release.value != EarlyRelease::Never;
     let said = Said {
-        frees_early: promised.early_release.value != EarlyRelease::Never
-            || promised.mutual_exclusion.value != Exclusion::Always,
+        restart_frees: frees && promised.durability.value != Durability::Durable,
+        // Such a connection cannot be cut and looked behind, so the harness does not offer it.
+        connection_frees: frees && !harness.offers().contains(&Need::Cut),
         ordered: promised.queue_order.value == QueueOrder::PriorityThenFifo,
         fenced_commits: promised.fenced_commit.value == FencedCommit::Atomic,
         expiry: expiry_bound(harness).await.map_err(no_stage)?,
@@ -296,19 +299,41 @@ async fn weather(
     let mut schedule = Schedule::new(kinds.collect(), harness.ttl(), run.seed);
 
     let shared = Arc::new(Shared::new(plan, said, harness.ttl()));
-    let mut crew = Crew::sign_on(harness, &shared, run.seed).await?;
+    let signing = tokio::time::timeout(plan.hang, Crew::sign_on(harness, &shared, run.seed));
+    let mut crew = signing
+        .await
+        .map_err(|_| Outcome::not_run("the clients do not come to connect"))??;
     let until = Instant::now() + plan.limit;
     let stormed = storm(harness, plan, run, &shared, &mut crew, &mut schedule, until).await;
-    // Whatever came of it, what the clients saw is kept.
-    let quiet = match stormed {
-        Ok(()) => quiet(harness, plan, said, &shared, &mut crew).await,
+    let ended = match stormed {
+        Ok(()) => match tokio::time::timeout(
+            plan.hang * 4,
+            quiet(harness, plan, said, &shared, &mut crew),
+        )
+        .await
+        {
+            Ok(ended) => ended,
+            Err(_) => Err(Outcome::violated(format!(
+                "{:?} after all was healed the last look had not ended",
+                plan.hang * 4
+            ))),
+        },
         Err(stopped) => Err(stopped),
     };
     drop(crew);
+    // Whatever came of it, what the clients saw is kept, and judged: a run that is cut short may have
+    // shown enough.
     run.histories = shared.histories();
     run.counts = judge::count(&run.histories, &shared);
-    quiet?;
-    judge::judge(&run.histories, &shared)?;
+    judge::judge(&run.histories, &shared, ended.is_ok())?;
+    ended?;
+    if shared.least() * 100 < plan.operations {
+        return Err(Outcome::not_run(format!(
+            "among {} operations only {} of one kind came to something: too few to prove anything",
+            run.counts.operations(),
+            shared.least()
+        )));
+    }
     let (operations, faults) = (run.counts.operations(), run.faults());
     if operations < plan.operations || faults < plan.faults {
         return Err(Outcome::not_run(format!(
@@ -341,7 +366,7 @@ async fn storm(
         }
         if Instant::now() >= until {
             return Err(Outcome::not_run(format!(
-                "{} operations in {:?} before the first fault, where {} were due, {} of the kind that came on worst: too few to prove anything",
+                "{} operations in {:?} before the first fault, where {} were due, and {} of one kind came to something: too few to prove anything",
                 run.calm,
                 plan.limit,
                 plan.calm,
@@ -351,9 +376,11 @@ async fn storm(
         crew.all_at_work()?;
         tokio::time::sleep(LOOK).await;
     }
+    shared.progress.trouble();
     for fault in schedule {
-        crew.suffer(harness, shared, fault, plan.hang).await?;
-        *run.faults.entry(fault.kind).or_default() += 1;
+        if crew.suffer(harness, shared, fault, plan.hang).await? {
+            *run.faults.entry(fault.kind).or_default() += 1;
+        }
         tokio::time::sleep(fault.peace).await;
         crew.all_at_work()?;
         let enough = shared.done() >= plan.operations;
@@ -362,15 +389,14 @@ async fn storm(
             shared.enough.store(true, Ordering::Relaxed);
         }
         if (enough && run.faults() >= plan.faults) || Instant::now() >= until {
-            return Ok(());
+            break;
         }
     }
-    // No faults are possible here; the operations still are.
-    while shared.done() < plan.operations && Instant::now() < until {
-        crew.all_at_work()?;
-        tokio::time::sleep(LOOK).await;
-    }
-    Ok(())
+    // All is healed. As soon as what the dead had is free, everybody has to get on, and nobody waits in vain.
+    let grace = harness.ttl() * 2 + shared.said.expiry;
+    shared.progress.calm_in(grace);
+    tokio::time::sleep(grace).await;
+    crew.all_get_on(shared, plan.hang).await
 }
 
 /// All is healed: everybody leaves, and what they have left behind is looked at.

@@ -27,8 +27,9 @@ type Place = (u16, Duration, u64);
 /// lower number in priority, or of the same and taken in before the other was asked to be.
 ///
 /// A dequeue of unknown fate may have had the item that seems to wait: a delivery with no more
-/// such items than there had been such dequeues is not reported.
-pub fn overtakings(history: &[QueueOperation]) -> Vec<Violation> {
+/// such items than there had been such dequeues is not reported. So long after its call a dequeue of
+/// unknown fate has nothing any more: `away`.
+pub fn overtakings(history: &[QueueOperation], away: Duration) -> Vec<Violation> {
     let lives = lives(history);
     let unseen = Unseen::of(history);
     let mut waits = waits(history, &lives);
@@ -64,7 +65,7 @@ pub fn overtakings(history: &[QueueOperation]) -> Vec<Violation> {
         let Some((priority, asked)) = enqueued(item, &lives) else {
             continue;
         };
-        let conceded = unseen.by(Some(ended));
+        let conceded = unseen.between(operation.called, ended, away);
         let mut over = Vec::new();
         let mut passed: Vec<u64> = Vec::new();
         // Those before it are few in a good run: what lies ahead is taken first.

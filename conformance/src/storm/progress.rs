@@ -1,0 +1,54 @@
+//! Who gets on: what was achieved, not only tried, and whether somebody waits in vain.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What clients achieved: grants, commits, items put in and acknowledged.
+pub(super) struct Progress {
+    by_client: Vec<AtomicUsize>,
+    /// From when on nothing stands in anybody's way, if nothing does.
+    calm: Mutex<Option<Instant>>,
+}
+
+impl Progress {
+    /// Of so many clients, in peace.
+    pub(super) fn new(clients: usize) -> Self {
+        Self {
+            by_client: (0..clients).map(|_| AtomicUsize::new(0)).collect(),
+            calm: Mutex::new(Some(Instant::now())),
+        }
+    }
+
+    /// A client achieved something.
+    pub(super) fn achieved(&self, client: usize) {
+        if let Some(count) = self.by_client.get(client) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How much each client achieved.
+    pub(super) fn of_each(&self) -> Vec<usize> {
+        let counts = self.by_client.iter();
+        counts.map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    fn calm(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.calm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something goes wrong: nobody can be blamed for waiting.
+    pub(super) fn trouble(&self) {
+        *self.calm() = None;
+    }
+
+    /// All is healed, and what the dead had is free by then.
+    pub(super) fn calm_in(&self, grace: Duration) {
+        *self.calm() = Some(Instant::now() + grace);
+    }
+
+    /// Whether nothing has stood in the way of an operation called at that time.
+    pub(super) fn is_calm_since(&self, called: Instant) -> bool {
+        self.calm().is_some_and(|calm| calm <= called)
+    }
+}
