@@ -134,6 +134,12 @@ impl Shared {
         }
     }
 
+    /// For as long as a client waits for one answer: a dead holder is gone by then, and another that came
+    /// right after it.
+    pub(super) fn patience(&self) -> Duration {
+        self.ttl * 2 + self.said.expiry
+    }
+
     /// Since the histories began.
     pub(super) fn now(&self) -> Duration {
         self.start.elapsed()
@@ -250,9 +256,8 @@ impl Client {
         !self.shared.stop.load(Ordering::Relaxed)
     }
 
-    /// For as long as a client waits for one answer. Longer than a dead holder blocks the way.
     pub(super) fn patience(&self) -> Duration {
-        self.shared.ttl * 3 + self.shared.said.expiry
+        self.shared.patience()
     }
 
     /// The session, or a new one if it was lost; none if the store cannot be reached just now.

@@ -30,7 +30,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tenure_core::{Durability, EarlyRelease, FencedCommit, Isolation, QueueOrder};
+use tenure_core::{
+    Durability, EarlyRelease, Error, ErrorKind, FencedCommit, Isolation, QueueOrder,
+};
 
 use crate::case::{Case, Outcome, Promise};
 use crate::cases::{expiry_bound, guarantees};
@@ -237,7 +239,14 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
     if let Err(stopped) = weather(harness, plan, &mut run).await {
         run.verdict = verdict(stopped);
     }
-    let cleaned = harness.clean_up().await;
+    let cleaned = tokio::time::timeout(plan.hang, harness.clean_up()).await;
+    let cleaned = cleaned.unwrap_or_else(|_| {
+        let limit = plan.hang;
+        Err(Error::new(
+            ErrorKind::TimedOut,
+            format!("not within {limit:?}"),
+        ))
+    });
     if let (Verdict::Passed, Err(error)) = (&run.verdict, cleaned) {
         let why = format!("what was left could not be removed: {error}");
         run.verdict = Verdict::Invalid { why };
@@ -396,7 +405,12 @@ async fn storm(
     let grace = harness.ttl() * 2 + shared.said.expiry;
     shared.progress.calm_in(grace);
     tokio::time::sleep(grace).await;
-    crew.all_get_on(shared, plan.hang).await
+    // Everybody is in everybody's way again, for long enough that a wait in vain is one.
+    shared.enough.store(false, Ordering::Relaxed);
+    let busy = tokio::time::sleep(shared.patience() + LOOK * 25);
+    crew.all_get_on(shared, plan.hang).await?;
+    busy.await;
+    crew.all_at_work()
 }
 
 /// All is healed: everybody leaves, and what they have left behind is looked at.

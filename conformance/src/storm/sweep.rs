@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tenure_core::{Error, ErrorKind};
+
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
@@ -20,9 +22,9 @@ pub struct Sweep {
     pub plan: Plan,
     /// How many runs at a time.
     pub at_once: usize,
-    /// Where the histories of violations go.
+    /// Where the histories of runs go that did not pass.
     pub histories: PathBuf,
-    /// Whether those of all other runs go there, too.
+    /// Whether those of all others go there, too.
     pub keep_all: bool,
 }
 
@@ -107,8 +109,9 @@ pub async fn sweep(
         let store = subjects[place].name();
         let histories = std::mem::take(&mut run.histories);
         let mut files = Vec::new();
-        if sweep.keep_all || matches!(run.verdict, Verdict::Violated { .. }) {
-            match histories.write(&sweep.histories, &file_name(store, run.seed)) {
+        if sweep.keep_all || !matches!(run.verdict, Verdict::Passed) {
+            let name = unused(&sweep.histories, &file_name(store, run.seed));
+            match histories.write(&sweep.histories, &name) {
                 Ok(written) => files = written,
                 Err(error) => unwritten(&mut run, &sweep.histories, &error),
             }
@@ -124,10 +127,22 @@ pub async fn sweep(
 }
 
 async fn one(subject: &dyn Subject, seed: u64, plan: &Plan) -> Run {
-    match stage(subject).await {
-        Ok(harness) => run(&*harness, seed, plan).await,
-        Err(error) => Run::not_staged(seed, &error),
+    match tokio::time::timeout(plan.hang * 2, stage(subject)).await {
+        Ok(Ok(harness)) => run(&*harness, seed, plan).await,
+        Ok(Err(error)) => Run::not_staged(seed, &error),
+        Err(_) => {
+            let late = Error::new(ErrorKind::TimedOut, "it is not there in time");
+            Run::not_staged(seed, &late)
+        }
     }
+}
+
+/// A name that no earlier run's evidence has.
+fn unused(folder: &Path, name: &str) -> String {
+    let taken = |name: &str| folder.join(format!("{name}-lists.jsonl")).exists();
+    let numbered = (2..).map(|number| format!("{name}-{number}"));
+    let mut names = std::iter::once(name.to_owned()).chain(numbered);
+    names.find(|name| !taken(name)).unwrap_or_default()
 }
 
 /// A run whose evidence could not be kept has none.

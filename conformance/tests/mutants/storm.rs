@@ -63,3 +63,26 @@ async fn a_queue_that_delivers_to_two_at_a_time_is_caught() {
     let bug = Bug::Queue(OfQueues::Shared);
     caught(bug, CLIENTS, &["the queue"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiter_that_looks_now_and_then_is_caught() {
+    caught(Bug::Polling, CLIENTS, &["waited", "achieved nothing"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waits_that_are_never_withdrawn_are_caught() {
+    let kinds = &[Kind::Cancelled];
+    caught(Bug::WithdrawNothing, kinds, &["waited", "achieved nothing"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_consumer_that_looks_now_and_then_is_caught() {
+    let bug = Bug::Queue(OfQueues::Polling);
+    caught(bug, CLIENTS, &["waited", "achieved nothing"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_looks_at_no_priority_is_caught() {
+    let bug = Bug::Queue(OfQueues::NoPriorities);
+    caught(bug, CLIENTS, &["the queue: item"]).await;
+}
