@@ -6,11 +6,11 @@ mod sessions;
 
 /// A scenario, how many interleavings of each kind are tried, and the faults it has to find.
 macro_rules! explored {
-    ($($scenario:ident in $rounds:literal, $($fault:literal),+ $(,)?;)*) => {$(
+    ($($scenario:ident in $rounds:literal, $($fault:literal by $text:literal),+ $(,)?;)*) => {$(
         #[test]
         fn $scenario() {
-            crate::exploring::explore($rounds, super::$scenario);
-            $(crate::exploring::finds($fault, $rounds, super::$scenario);)+
+            crate::exploring::holds($rounds, super::$scenario);
+            $(crate::exploring::finds($fault, $text, $rounds, super::$scenario);)+
         }
     )*};
 }

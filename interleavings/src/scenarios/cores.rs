@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use crate::exploring::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use shuttle::future::block_on;
@@ -91,7 +91,7 @@ fn a_bell_is_heard() {
     while version.load(Ordering::SeqCst) < 2 {
         block_on(topic.changed());
     }
-    ringing.map(|thread| thread.join().unwrap());
+    ringing.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 /// No two commits have one slot at the same time, there are never more than so many, each knows
@@ -108,7 +108,7 @@ fn slots_are_never_shared() {
                 let mut used = used.lock().unwrap();
                 let (taken, last) = used.entry(slot.number).or_default();
                 assert!(!*taken, "one slot for two");
-                assert_eq!(*last, slot.last);
+                assert_eq!(*last, slot.last, "what another left is not known");
                 (*taken, *last) = (true, nonce);
             }
             assert_eq!(slots.of(nonce), Some(slot));
@@ -120,7 +120,7 @@ fn slots_are_never_shared() {
             twice.join().unwrap();
         })
     });
-    committing.map(|thread| thread.join().unwrap());
+    committing.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 fn keys(keys: &[(&str, bool)]) -> BTreeMap<Name, bool> {
@@ -148,7 +148,7 @@ fn places_are_taken_in_turn() {
             inside.fetch_sub(1, Ordering::SeqCst);
         })
     });
-    taking.map(|thread| thread.join().unwrap());
+    taking.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(ledger.standing(), 0, "queues stay behind");
 }
 
@@ -160,13 +160,13 @@ fn a_gate_lets_no_older_token_pass() {
         thread::spawn(move || {
             let token = FencingToken::new(token);
             let written = gate.write(token, |tokens| tokens.push(token)).is_ok();
-            assert!(gate.newest() >= Some(token), "it has seen this one");
+            assert!(gate.newest() >= Some(token), "it forgot a newer one");
             written
         })
     });
     let written = writing.map(|thread| thread.join().unwrap());
     let tokens = gate.read(Vec::clone);
-    assert!(tokens.is_sorted(), "{tokens:?}");
+    assert!(tokens.is_sorted(), "an older one passed: {tokens:?}");
     assert_eq!(tokens.len(), written.into_iter().filter(|w| *w).count());
 }
 
@@ -186,7 +186,7 @@ fn there_is_no_more_room_than_there_is() {
             }
         })
     });
-    asking.map(|thread| thread.join().unwrap());
+    asking.into_iter().for_each(|thread| thread.join().unwrap());
     assert_eq!(book.places(), 0);
 }
 
@@ -206,7 +206,7 @@ fn one_ask_claims_a_token() {
             }
         })
     });
-    claiming.map(|thread| thread.join().unwrap());
+    claiming.into_iter().for_each(|thread| thread.join().unwrap());
     let ask = Ask::new(Kind::Lock, &name, &book, 9).unwrap();
     assert!(ask.claim(FencingToken::new(7)), "it is free again");
 }
@@ -214,29 +214,29 @@ fn one_ask_claims_a_token() {
 mod tests {
     super::super::explored! {
         a_signal_is_set_once_and_heard_by_all in 1_000,
-            "signal: looks, then registers",
-            "signal: notifies, then stores",
-            "signal: two are first";
+            "signal: looks, then registers" by "deadlock",
+            "signal: notifies, then stores" by "deadlock",
+            "signal: two are first" by "one is first";
         news_are_heard in 1_000,
-            "waits: notifies, then stores",
-            "waits: wakes only who waits already",
-            "waits: stays behind";
+            "waits: notifies, then stores" by "deadlock",
+            "waits: wakes only who waits already" by "deadlock",
+            "waits: stays behind" by "stays behind";
         a_wait_that_ends_does_not_end_the_next in 1_000,
-            "waits: the end of one wait is that of the next",
-            "waits: looks for itself, then removes";
+            "waits: the end of one wait is that of the next" by "deadlock",
+            "waits: looks for itself, then removes" by "deadlock";
         a_bell_is_heard in 1_000,
-            "bell: notifies, then stores";
+            "bell: notifies, then stores" by "deadlock";
         slots_are_never_shared in 1_000,
-            "slots: looks, then takes",
-            "slots: settled twice";
+            "slots: looks, then takes" by "one slot for two",
+            "slots: settled twice" by "what another left is not known";
         places_are_taken_in_turn in 1_000,
-            "ledger: looks whether it is the last, then removes",
-            "ledger: leaves while it has a turn";
+            "ledger: looks whether it is the last, then removes" by "what was left is not there",
+            "ledger: leaves while it has a turn" by "not alone";
         a_gate_lets_no_older_token_pass in 1_000,
-            "gate: checks, then writes";
+            "gate: checks, then writes" by "it forgot a newer one";
         there_is_no_more_room_than_there_is in 1_000,
-            "ask: looks for room, then takes it";
+            "ask: looks for room, then takes it" by "too many";
         one_ask_claims_a_token in 1_000,
-            "ask: two claim one token";
+            "ask: two claim one token" by "two have it";
     }
 }
