@@ -10,10 +10,7 @@ include!("planted.rs");
 
 /// What is exchanged everywhere.
 const EXCHANGED: &[(&str, &str)] = &[
-    (
-        "tokio::sync::Mutex",
-        "crate::exploring::sync::AsyncMutex",
-    ),
+    ("tokio::sync::Mutex", "crate::exploring::sync::AsyncMutex"),
     ("std::sync::", "crate::exploring::sync::"),
     ("tokio::sync::", "crate::exploring::sync::"),
     ("tokio::time::", "crate::exploring::time::"),
@@ -40,7 +37,11 @@ const EXCHANGED_IN: &[(&str, &str, &str)] = &[
         "    let _ = &NEXT;\n    crate::exploring::nonce()\n",
     ),
     // So few that they run out.
-    ("slots.rs", "const SLOTS: u32 = 64;", "const SLOTS: u32 = 2;"),
+    (
+        "slots.rs",
+        "const SLOTS: u32 = 64;",
+        "const SLOTS: u32 = 2;",
+    ),
     // To see whether anything is left.
     (
         "ledger.rs",
@@ -97,7 +98,10 @@ fn exchanged(path: &Path, text: String, out: &Path) -> String {
             return String::new();
         }
         let module = line.strip_prefix("pub ").unwrap_or(line);
-        match module.strip_prefix("mod ").and_then(|m| m.strip_suffix(';')) {
+        match module
+            .strip_prefix("mod ")
+            .and_then(|m| m.strip_suffix(';'))
+        {
             Some(module) => {
                 let path = folder.join(module).with_extension("rs");
                 format!("#[path = {path:?}]\n{line}\n")

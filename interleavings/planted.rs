@@ -161,10 +161,20 @@ const PLANTED: &[Planted] = &[
                 return free && inner.claim.set(token).is_ok();",
     },
     Planted {
-        name: "session: forgets that it was lost",
+        name: "session: does not say that it was lost",
         file: "drive.rs",
         before: "        // Past the deadline for one is past it for all: a renewal that comes back now is too late.",
         fault: "return Err(self.overdue());",
+    },
+    Planted {
+        name: "session: is revived by a late renewal",
+        file: "drive.rs",
+        before: "        if let Some(reason) = self.loss.get() {
+            return Err(reason);
+        }
+        let left = self.deadline()",
+        fault: "let left = self.deadline().since(self.clock.now());
+                if !left.is_zero() { return Ok(left); }",
     },
     Planted {
         name: "session: counts from the arrival of the answer",
@@ -175,14 +185,11 @@ const PLANTED: &[Planted] = &[
                             continue;",
     },
     Planted {
-        name: "session: waits for what it holds before it ends",
+        name: "session: is revoked, and then ends",
         file: "drive/task.rs",
         before: "                core.lose(LossReason::Closed);
                 (reply, Box::pin(async move { closing.revoke().await }))",
-        fault: "let mut last = Box::pin(closing.revoke());
-                let _ = (&mut last).await;
-                core.lose(LossReason::Closed);
-                return;",
+        fault: "let _ = core.revoke().await;",
     },
     Planted {
         name: "flight: a dropped request is dropped",

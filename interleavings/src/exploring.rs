@@ -58,7 +58,7 @@ fn explored(scheduler: impl Scheduler + 'static, scenario: fn()) -> usize {
     let mut config = ::shuttle::Config::new();
     config.stack_size = 0x40000;
     config.silence_warnings = true;
-    config.max_steps = ::shuttle::MaxSteps::FailAfter(100_000);
+    config.max_steps = ::shuttle::MaxSteps::FailAfter(30_000);
     ::shuttle::Runner::new(scheduler, config).run(move || {
         NONCE.set(0);
         time::restart();
@@ -84,7 +84,9 @@ fn ran(fault: Option<&'static str>, rounds: usize, scenario: fn()) -> Result<usi
     // In a thread of its own: what a failure leaves behind in this one would fail the next, too.
     let run = std::thread::spawn(run);
     run.join().map_err(|panicked| {
-        let text = panicked.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = panicked
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned());
         text.or_else(|| panicked.downcast_ref::<String>().cloned())
             .unwrap_or_default()
     })

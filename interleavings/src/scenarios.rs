@@ -3,6 +3,7 @@
 
 mod cores;
 mod sessions;
+mod store;
 
 /// A scenario, how many interleavings of each kind are tried, and the faults it has to find.
 macro_rules! explored {

@@ -1,8 +1,8 @@
 //! The cores of waiting, by themselves.
 
+use crate::exploring::sync::atomic::{AtomicUsize, Ordering};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use crate::exploring::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 use shuttle::future::block_on;
@@ -91,7 +91,9 @@ fn a_bell_is_heard() {
     while version.load(Ordering::SeqCst) < 2 {
         block_on(topic.changed());
     }
-    ringing.into_iter().for_each(|thread| thread.join().unwrap());
+    ringing
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
 }
 
 /// No two commits have one slot at the same time, there are never more than so many, each knows
@@ -120,7 +122,9 @@ fn slots_are_never_shared() {
             twice.join().unwrap();
         })
     });
-    committing.into_iter().for_each(|thread| thread.join().unwrap());
+    committing
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
 }
 
 fn keys(keys: &[(&str, bool)]) -> BTreeMap<Name, bool> {
@@ -133,7 +137,11 @@ fn keys(keys: &[(&str, bool)]) -> BTreeMap<Name, bool> {
 fn places_are_taken_in_turn() {
     let ledger = Arc::<Ledger>::default();
     let inside = Arc::new(AtomicUsize::new(0));
-    let wanted = [[("a", true), ("b", false)], [("b", true), ("a", true)], [("a", true), ("b", true)]];
+    let wanted = [
+        [("a", true), ("b", false)],
+        [("b", true), ("a", true)],
+        [("a", true), ("b", true)],
+    ];
     let taking = wanted.map(|wanted| {
         let (ledger, inside) = (Arc::clone(&ledger), Arc::clone(&inside));
         thread::spawn(move || {
@@ -141,10 +149,19 @@ fn places_are_taken_in_turn() {
             assert!(places.cover(&keys(&wanted)), "no time has passed");
             assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "not alone");
             let before = places.newest(0).map_or(0, |picture| picture.revision);
-            let seen = Seen { value: None, modified: before + 1 };
+            let seen = Seen {
+                value: None,
+                modified: before + 1,
+            };
             let seen = BTreeMap::from([(Name::new("a").unwrap(), seen)]);
-            ledger.leave(&Arc::new(Picture { revision: before + 1, seen }));
-            assert!(places.newest(before).is_some(), "what was left is not there");
+            ledger.leave(&Arc::new(Picture {
+                revision: before + 1,
+                seen,
+            }));
+            assert!(
+                places.newest(before).is_some(),
+                "what was left is not there"
+            );
             inside.fetch_sub(1, Ordering::SeqCst);
         })
     });
@@ -206,7 +223,9 @@ fn one_ask_claims_a_token() {
             }
         })
     });
-    claiming.into_iter().for_each(|thread| thread.join().unwrap());
+    claiming
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
     let ask = Ask::new(Kind::Lock, &name, &book, 9).unwrap();
     assert!(ask.claim(FencingToken::new(7)), "it is free again");
 }
@@ -231,9 +250,9 @@ mod tests {
             "slots: settled twice" by "what another left is not known";
         places_are_taken_in_turn in 1_000,
             "ledger: looks whether it is the last, then removes" by "what was left is not there",
-            "ledger: leaves while it has a turn" by "not alone";
+            "ledger: leaves while it has a turn" by "what was left is not there";
         a_gate_lets_no_older_token_pass in 1_000,
-            "gate: checks, then writes" by "it forgot a newer one";
+            "gate: checks, then writes" by "an older one passed";
         there_is_no_more_room_than_there_is in 1_000,
             "ask: looks for room, then takes it" by "too many";
         one_ask_claims_a_token in 1_000,
