@@ -176,6 +176,13 @@ const PLANTED: &[Planted] = &[
         fault: "let left = self.deadline().since(self.clock.now());
                 if !left.is_zero() { return Ok(left); }",
     },
+    // The moment that it needs is short: made longer, so that a few rounds are enough to see it.
+    Planted {
+        name: "session: is revived by a late renewal",
+        file: "drive/task.rs",
+        before: "                            core.renewed(sent);",
+        fault: "for _ in 0..30 { crate::exploring::point(); }",
+    },
     Planted {
         name: "session: counts from the arrival of the answer",
         file: "drive/task.rs",

@@ -10,7 +10,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use ::shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
+use ::shuttle::scheduler::{
+    PctScheduler, RandomScheduler, ReplayScheduler, Scheduler,
+    UncontrolledNondeterminismCheckScheduler,
+};
 
 /// Another thread may go on here.
 pub fn point() {
@@ -94,10 +97,20 @@ fn ran(fault: Option<&'static str>, rounds: usize, scenario: fn()) -> Result<usi
 
 /// Checks that `scenario` holds in `rounds` interleavings of either kind.
 pub fn holds(rounds: usize, scenario: fn()) {
-    let times = std::env::var("TENURE_INTERLEAVINGS").map_or(1, |times| times.parse().unwrap());
+    let times = std::env::var("TENURE_INTERLEAVINGS").map_or(1, |times| {
+        times.parse().expect("TENURE_INTERLEAVINGS is a number")
+    });
     if let Err(text) = ran(None, rounds * times, scenario) {
         panic!("{text}");
     }
+}
+
+/// Checks that nothing but the schedule decides what happens in `scenario`: each of `rounds` runs
+/// once more, step by step as before.
+pub fn repeats(rounds: usize, scenario: fn()) {
+    let twice =
+        UncontrolledNondeterminismCheckScheduler::new(RandomScheduler::new_from_seed(SEED, rounds));
+    explored(twice, scenario);
 }
 
 /// Checks that `scenario` fails with `text` within as many once `fault` is planted.

@@ -7,8 +7,9 @@
 //! every step at which they could meet, who goes on. It sees interleavings; it does not see what
 //! weaker orderings than the sequentially consistent one would allow.
 //!
-//! Run for longer: `TENURE_INTERLEAVINGS=50 cargo test -p tenure-interleavings` (times as many).
-//! A failure prints its schedule; `TENURE_SCHEDULE='...'` with the name of the test runs that one.
+//! Run for longer: `TENURE_INTERLEAVINGS=50 cargo test -p tenure-interleavings` (times as many). A
+//! failure prints its schedule; `TENURE_SCHEDULE=... cargo test -p tenure-interleavings NAME` runs
+//! that one again.
 //!
 //! [shuttle]: https://docs.rs/shuttle
 

@@ -207,6 +207,17 @@ fn a_session_is_closed() {
 }
 
 mod tests {
+    /// Otherwise the schedule that a failure prints would be of no use.
+    #[test]
+    fn the_same_schedule_is_the_same_run() {
+        crate::exploring::repeats(20, super::a_lock_goes_from_hand_to_hand);
+        crate::exploring::repeats(
+            20,
+            super::a_lock_goes_from_hand_to_hand_although_answers_are_lost,
+        );
+        crate::exploring::repeats(20, super::what_is_valid_is_held);
+    }
+
     super::super::explored! {
         a_lock_goes_from_hand_to_hand in 400,
             "flight: a dropped request is dropped" by "deadlock",

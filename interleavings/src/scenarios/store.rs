@@ -36,8 +36,8 @@ struct State {
 impl State {
     fn expire(&mut self) {
         let now = time::now();
-        let ended = self.sessions.extract_if(.., |_, (ends, _)| *ends <= now);
-        for (session, _) in ended.collect::<Vec<_>>() {
+        let ended = self.sessions.iter().filter(|(_, (ends, _))| *ends <= now);
+        for session in ended.map(|(session, _)| *session).collect::<Vec<_>>() {
             self.forget(session);
         }
     }
