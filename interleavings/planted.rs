@@ -217,9 +217,11 @@ const PLANTED: &[Planted] = &[
         fault: "let _ = ending; return;",
     },
     Planted {
-        name: "flight: looks at no withdrawal",
-        file: "drive/flight.rs",
-        before: "        tracing::debug!(name = %ask.name(), %error, \"attempt failed, trying again\");",
-        fault: "core.clock.sleep(backoff.next()).await; continue;",
+        name: "holding: is released after the end",
+        file: "holding.rs",
+        before: "        if core.ended_here() {",
+        fault: "let (settle, ask, grant) = self.parts();
+                core.adopt(async move { let _ = drive::releasing(&settle, &ask, &grant).await; });
+                return;",
     },
 ];

@@ -16,3 +16,17 @@ macro_rules! explored {
     )*};
 }
 pub(crate) use explored;
+
+/// A fault that no scenario looks for would prove nothing.
+#[test]
+fn every_fault_is_looked_for() {
+    include!("../planted.rs");
+    let looked_for = concat!(
+        include_str!("scenarios/cores.rs"),
+        include_str!("scenarios/sessions.rs")
+    );
+    for planted in PLANTED {
+        let named = format!("{:?} by ", planted.name);
+        assert!(looked_for.contains(&named), "{}", planted.name);
+    }
+}

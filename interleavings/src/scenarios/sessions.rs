@@ -206,6 +206,40 @@ fn a_session_is_closed() {
     assert!(fake.is_empty(), "something is left in the store");
 }
 
+/// A session is detached while one lets go of what it holds and another waits: what the store is told
+/// to keep is kept, what was released is not, and whoever waits hears of it.
+fn a_session_is_detached() {
+    while_time_passes(|| {
+        let fake = Fake::default();
+        let session = block_on(fake.open(LONG));
+        let lock = session.locker("room").unwrap();
+        let guard = block_on(lock.lock()).unwrap();
+        let token = guard.token();
+        let waiting = thread::spawn(move || {
+            if let Err(error) = block_on(lock.lock()) {
+                assert_eq!(error.kind(), ErrorKind::Lost, "{error}");
+            }
+        });
+        let by_drop = thread_rng().gen_bool(0.5);
+        let leaving = thread::spawn(move || {
+            if by_drop {
+                drop(guard);
+                return false;
+            }
+            block_on(guard.release()).is_ok()
+        });
+        let detached = block_on(session.detach()).is_ok();
+        waiting.join().unwrap();
+        let released = leaving.join().unwrap();
+        block_on(settled());
+        if detached {
+            let kept = fake.kept().unwrap().contains(&token);
+            assert!(!(kept && released), "released, and kept");
+            assert!(!kept || fake.is_held(token), "gone, and to be kept");
+        }
+    });
+}
+
 mod tests {
     /// Otherwise the schedule that a failure prints would be of no use.
     #[test]
@@ -216,6 +250,7 @@ mod tests {
             super::a_lock_goes_from_hand_to_hand_although_answers_are_lost,
         );
         crate::exploring::repeats(20, super::what_is_valid_is_held);
+        crate::exploring::repeats(20, super::a_session_is_detached);
     }
 
     super::super::explored! {
@@ -229,6 +264,8 @@ mod tests {
             "session: does not say that it was lost" by "exceeded max_steps",
             "session: is revived by a late renewal" by "valid again",
             "session: counts from the arrival of the answer" by "valid, and not held";
+        a_session_is_detached in 400,
+            "holding: is released after the end" by "gone, and to be kept";
         a_session_is_closed in 400,
             "session: is revoked, and then ends" by "valid, and not held";
     }

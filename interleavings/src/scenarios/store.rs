@@ -10,7 +10,7 @@ use shuttle::rand::{Rng, thread_rng};
 
 use crate::backend::{Ask, Backend, Grant, Lease, Locker, News, Opened, Settle, Waits};
 use crate::exploring::{point, time};
-use crate::session::{HasLocker, LossReason, Store};
+use crate::session::{HasLocker, Held, LossReason, Store};
 use crate::{
     Clock, Error, ErrorKind, FencingToken, Guarantees, Result, Session, SessionId, SessionOptions,
 };
@@ -29,6 +29,8 @@ struct State {
     token: u64,
     /// Asks whose late requests have no effect.
     settled: BTreeSet<u64>,
+    /// What was to stay held when a session was detached.
+    kept: Option<Vec<FencingToken>>,
     /// One in so many answers is lost, if any.
     loses: Option<u32>,
 }
@@ -90,6 +92,11 @@ impl Fake {
                 .is_some_and(|(ends, _)| *ends > time::now())
         };
         state.token == token.get() && state.holder.is_some_and(|(session, _)| lives(session))
+    }
+
+    /// What was to stay held when a session was detached, if one was.
+    pub(super) fn kept(&self) -> Option<Vec<FencingToken>> {
+        self.raw().kept.clone()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -228,6 +235,23 @@ impl Lease for Connection {
                 None => Err(Error::lost(LossReason::Expired)),
             });
         renewed.await
+    }
+
+    fn detachable(&self) -> bool {
+        true
+    }
+
+    async fn detach(&self, held: &[Held]) -> Result<()> {
+        let kept: Vec<_> = held.iter().map(|held| held.token).collect();
+        let detached = self.fake.step(|state| {
+            state.line.retain(|(of, _)| *of != self.session);
+            if !kept.contains(&FencingToken::new(state.token)) {
+                state.holder = None;
+            }
+            state.kept = Some(kept);
+            Ok(())
+        });
+        detached.await
     }
 
     async fn revoke(&self) -> Result<()> {
