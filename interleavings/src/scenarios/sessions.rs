@@ -259,7 +259,7 @@ mod tests {
             "flight: a grant that crossed is kept" by "deadlock",
             "flight: an ending is dropped with its caller" by "deadlock";
         a_lock_goes_from_hand_to_hand_although_answers_are_lost in 200,
-            "flight: a dropped request is dropped" by "";
+            "flight: a dropped request is dropped" by "lease ran out";
         what_is_valid_is_held in 400,
             "session: does not say that it was lost" by "exceeded max_steps",
             "session: is revived by a late renewal" by "valid again",
