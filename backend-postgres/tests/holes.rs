@@ -153,10 +153,11 @@ async fn forth(
     }
 }
 
-async fn through(relay: &Relay, db: &Database) -> Session<PostgresSession> {
-    let direct = server().url_of(&db.name) + "?sslmode=disable";
-    let url = direct.replace(&server().address().to_string(), &relay.address.to_string());
-    assert_ne!(url, direct);
+async fn through(relay: &Relay, db: &Database, role: &str) -> Session<PostgresSession> {
+    let url = format!(
+        "postgres://{role}@{}/{}?sslmode=disable",
+        relay.address, db.name
+    );
     let config = PostgresConfig::from_url(StoreUrl::parse(&url).unwrap()).unwrap();
     let store = tenure_postgres::connect(config).await.unwrap();
     let options = SessionOptions::new().ttl(TTL);
@@ -170,7 +171,16 @@ async fn freed_after(hole: Hole) -> Duration {
 
 async fn freed_in(db: Database, hole: Hole) -> Duration {
     let relay = Relay::start().await;
-    let holder = through(&relay, &db).await;
+    let holder = through(&relay, &db, "postgres").await;
+    freed_of(db, &relay, holder, hole).await
+}
+
+async fn freed_of(
+    db: Database,
+    relay: &Relay,
+    holder: Session<PostgresSession>,
+    hole: Hole,
+) -> Duration {
     let held = holder.locker("l").unwrap().lock().await.unwrap();
     let other = db.session(Duration::from_secs(5)).await;
     let lock = other.locker("l").unwrap();
@@ -246,5 +256,47 @@ async fn with_a_step_and_no_sync_where_activities_are_not_tracked() {
     let reason = &guarantees.expiry.reason;
     assert!(reason.contains("track_activities"), "{reason}");
     let after = freed_in(db, Hole::Sync).await;
+    assert!(after < IN_TIME, "{after:?}");
+}
+
+/// Of such a one the sweep goes by what its renewals say, whosever it is: it spares one that lives, for longer than the
+/// server has been up with these settings, and ends one that stands still.
+#[tokio::test]
+async fn another_role_that_is_not_tracked_is_spared_for_as_long_as_it_renews() {
+    let db = Database::new().await;
+    let _schema = db.store().await;
+    let mut sql = db.sql().await;
+    let role = format!("quiet_{}", db.name);
+    let prepare = format!(
+        "CREATE ROLE {role} LOGIN; ALTER ROLE {role} SET track_activities = off; {}",
+        tenure_postgres::grants(&role)
+    );
+    let prepare = sqlx::raw_sql(sqlx::AssertSqlSafe(prepare));
+    sqlx::Executor::execute(&mut sql, prepare).await.unwrap();
+    let relay = Relay::start().await;
+    let holder = through(&relay, &db, &role).await;
+    let held = holder.locker("lives").unwrap().lock().await.unwrap();
+    let untracked = "SELECT count(*) FROM tenure.sessions AS s JOIN pg_stat_activity AS a ON a.pid = s.pid \
+        WHERE a.state = 'disabled' AND a.usename <> current_user";
+    assert_eq!(db.number(untracked).await, 1, "another role, not tracked");
+    // Nothing spares it but its renewals: of a server that has just started nothing is said yet.
+    db.until(
+        "SELECT count(*) FROM tenure.sessions \
+            WHERE pg_conf_load_time() < clock_timestamp() - ttl - interval '0.25 seconds'",
+        1,
+    )
+    .await;
+    let until = Instant::now() + TTL * 2;
+    while Instant::now() < until {
+        let sweep = "DELETE FROM tenure.sweeps; SELECT tenure.sweep()";
+        sqlx::Executor::execute(&mut sql, sqlx::raw_sql(sweep))
+            .await
+            .unwrap();
+        assert!(held.is_valid() && holder.is_valid());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // By the store's own word, too.
+    held.release().await.unwrap();
+    let after = freed_of(db, &relay, holder, Hole::Sync).await;
     assert!(after < IN_TIME, "{after:?}");
 }
