@@ -305,11 +305,11 @@ impl PostgresSession {
     pub(crate) async fn withdraw_from_line(&self, ask: &Ask, side: Side) -> Result<()> {
         let nonce = ask.nonce();
         let mine = (nonce, self.stand(ask, side, None).key);
-        let done = self.withdrawals.enter(mine);
+        let mut entry = self.withdrawals.enter(mine);
         let mut main = tokio::select! {
             biased;
             // Who did not get through with it leaves it to each.
-            Ok(()) = done => return Ok(()),
+            Ok(()) = &mut entry.done => return Ok(()),
             main = self.main() => main,
         };
         if main.own().has(nonce) {

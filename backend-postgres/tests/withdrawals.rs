@@ -36,16 +36,16 @@ async fn all_wait(db: &Database, session: &Session<PostgresSession>) -> JoinSet<
 /// them nothing is left.
 async fn struck(what: &str, fault: impl FnOnce(&Proxy) -> Trigger) {
     let db = Database::new().await;
+    let (holds, next) = (db.session(TTL * 4).await, db.session(TTL * 4).await);
     let proxy = Proxy::start(server().address()).unwrap();
     let url = format!(
-        "postgres://postgres@{}/{}?sslmode=disable&timeout=2s",
+        "postgres://postgres@{}/{}?sslmode=disable",
         proxy.address(),
         db.name
     );
     let config = PostgresConfig::from_url(StoreUrl::parse(&url).unwrap()).unwrap();
     let store = tenure_postgres::connect(config).await.unwrap();
     let leaves = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
-    let (holds, next) = (db.session(TTL * 4).await, db.session(TTL * 4).await);
     let mut held = Vec::new();
     for number in 0..5 {
         let lock = holds.locker(format!("l{number}")).unwrap();

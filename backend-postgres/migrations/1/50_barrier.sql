@@ -279,7 +279,8 @@ BEGIN
 END $$;
 
 -- Collects the holds of sessions that a crash of the server ended: nobody knows of those. At most 1000
--- sessions at a time.
+-- sessions at a time. Others than those whom a sweep has buried before: these have no row any more. And no places
+-- in rooms, which a crash forgets as well; so that this locks no room after a queue's turn is over.
 CREATE FUNCTION tenure.barrier_sweep() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     owner bigint;
@@ -294,5 +295,7 @@ BEGIN
             dead := dead || owner;
         END IF;
     END LOOP;
-    PERFORM tenure.barrier_bury(dead);
+    IF dead <> '{}' THEN
+        PERFORM tenure.barrier_bury(dead);
+    END IF;
 END $$;
