@@ -145,18 +145,30 @@ pub(crate) fn connecting(host: &str, error: sqlx::Error) -> Error {
             no_connection(format!("no connection to PostgreSQL at {host}"))
                 .with_source(Said::from(error))
         }
-        _ => from_sqlx(error),
+        _ => at(host, from_sqlx(error)),
     }
+}
+
+/// What the server at `host` has to say: of several, one has to know which.
+fn at(host: &str, error: Error) -> Error {
+    Error::new(error.kind(), host)
+        .with_effect(error.effect())
+        .retryable(error.is_retryable())
+        .with_source(error)
 }
 
 /// What became of a connection attempt or a statement. A statement that fails is rolled back.
 pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
     let refused = |kind, message: &str| Error::new(kind, message);
     let translated = match &error {
-        sqlx::Error::Database(database) => refused_by_server(
-            database.code().unwrap_or_default().as_ref(),
-            database.message(),
-        ),
+        sqlx::Error::Database(database) => {
+            let postgres = database.try_downcast_ref::<PgDatabaseError>();
+            refused_by_server(
+                database.code().unwrap_or_default().as_ref(),
+                postgres.and_then(PgDatabaseError::routine),
+                database.message(),
+            )
+        }
         sqlx::Error::Configuration(_) => refused(
             ErrorKind::Config,
             "the PostgreSQL client refused its settings",
@@ -193,9 +205,13 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
     translated.with_source(Said::from(error))
 }
 
-/// What to make of an answer with this SQLSTATE. What the server `said` follows as the source.
-fn refused_by_server(code: &str, said: &str) -> Error {
+/// What to make of an answer with this SQLSTATE. What the server `said` follows as the source: in its own
+/// language (`lc_messages`), so where one SQLSTATE stands for several things, what tells is the `routine` of
+/// the server that said it. Only a pooler names none, and says its English.
+fn refused_by_server(code: &str, routine: Option<&str>, said: &str) -> Error {
+    let by = |name: &str| routine == Some(name);
     let (kind, message) = match code {
+        // The same routine refuses for other reasons: in another language it is a user like any other.
         "28000" if said.contains("certificate") => (
             ErrorKind::Unauthorized,
             "PostgreSQL wants a certificate of its clients (see `sslcert` and `sslkey`)",
@@ -204,15 +220,12 @@ fn refused_by_server(code: &str, said: &str) -> Error {
             ErrorKind::Config,
             "names need a database with the encoding UTF8",
         ),
-        "28P01" | "28000" => (
-            ErrorKind::Unauthorized,
-            "PostgreSQL refused the user or the password",
-        ),
+        "28P01" | "28000" => (ErrorKind::Unauthorized, "PostgreSQL refused the login"),
         "42501" => (
             ErrorKind::Unauthorized,
             "the PostgreSQL role lacks a right (see \"Least privilege\" in the documentation)",
         ),
-        "3D000" => (ErrorKind::Config, "this PostgreSQL has no such database"),
+        "3D000" => (ErrorKind::Config, "PostgreSQL refused the connection"),
         // Names of prepared statements are a connection's own, unless somebody shares it.
         "08P01" if said.contains("startup parameter") => return pooled(),
         "42P05" | "26000" => return pooled(),
@@ -224,11 +237,11 @@ fn refused_by_server(code: &str, said: &str) -> Error {
             ErrorKind::TooLarge,
             "PostgreSQL's lock table is full: raise `max_locks_per_transaction`",
         ),
-        "53300" if said.contains("for role") => (
+        "53300" if by("InitializeSessionUserId") => (
             ErrorKind::Unavailable,
             "the PostgreSQL role has as many connections as it may: raise its limit, `ALTER ROLE ... CONNECTION LIMIT`",
         ),
-        "53300" if said.contains("for database") => (
+        "53300" if by("CheckMyDatabase") => (
             ErrorKind::Unavailable,
             "the database has as many connections as it may: raise its limit, `ALTER DATABASE ... CONNECTION LIMIT`",
         ),
@@ -237,7 +250,7 @@ fn refused_by_server(code: &str, said: &str) -> Error {
             "PostgreSQL has no connection left: raise `max_connections`",
         ),
         // The statement was rolled back: who was to be told looks by itself.
-        "54000" if said.contains("NOTIFY") => (
+        "54000" if by("PreCommit_Notify") => (
             ErrorKind::Unavailable,
             "PostgreSQL's queue of notifications is full: some client has executed LISTEN, and stays in a transaction; the server's log names it, `pg_notification_queue_usage()` says how full",
         ),
@@ -274,39 +287,45 @@ mod tests {
 
     #[test]
     fn what_ran_out_is_named() {
-        for (code, said, kind, hint) in [
+        // As a server says it whose `lc_messages` are not English.
+        for (code, routine, said, kind, hint) in [
             (
                 "54000",
-                "too many notifications in the NOTIFY queue",
+                "PreCommit_Notify",
+                "zu viele Benachrichtigungen in NOTIFY-Schlange",
                 ErrorKind::Unavailable,
                 "LISTEN",
             ),
             (
                 "54000",
+                "_bt_check_third_page",
                 "index row size 3000 exceeds",
                 ErrorKind::Internal,
                 "",
             ),
             (
                 "53300",
-                "too many connections for role \"app\"",
+                "InitializeSessionUserId",
+                "zu viele Verbindungen von Rolle \u{bb}app\u{ab}",
                 ErrorKind::Unavailable,
                 "ALTER ROLE",
             ),
             (
                 "53300",
-                "too many connections for database \"shop\"",
+                "CheckMyDatabase",
+                "zu viele Verbindungen f\u{fc}r Datenbank \u{bb}shop\u{ab}",
                 ErrorKind::Unavailable,
                 "ALTER DATABASE",
             ),
             (
                 "53300",
-                "sorry, too many clients already",
+                "InitProcess",
+                "tut mir leid, schon zu viele Verbindungen",
                 ErrorKind::Unavailable,
                 "`max_connections`",
             ),
         ] {
-            let error = refused_by_server(code, said);
+            let error = refused_by_server(code, Some(routine), said);
             assert_eq!(error.kind(), kind, "{said}");
             assert!(error.to_string().contains(hint), "{error}");
             assert_eq!(error.is_retryable(), kind == ErrorKind::Unavailable);

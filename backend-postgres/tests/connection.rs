@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use support::{Database, server};
 use tenure_core::backend::StoreUrl;
 use tenure_core::{Error, ErrorKind, Result, SessionOptions};
@@ -185,10 +185,46 @@ async fn passwords() {
     ] {
         let error = refused(what, url_as(&server, who, database)).await;
         assert_eq!(error.kind(), ErrorKind::Unauthorized, "{what}: {error:?}");
+        told_once(&server, &error, &["refused the login"]);
     }
     let error = refused("no such database", url_as(&server, "app:right", "nowhere")).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
-    assert!(error.to_string().contains("nowhere"), "{error}");
+    told_once(&server, &error, &["nowhere", "database"]);
+}
+
+/// It names the host, and says what is the matter once.
+fn told_once(server: &PostgresServer, error: &Error, words: &[&str]) {
+    let (text, host) = (error.to_string(), server.address().to_string());
+    for word in words.iter().chain([&&*host]) {
+        assert_eq!(text.matches(word).count(), 1, "{word}: {text}");
+    }
+}
+
+/// By which routine of the server it refuses is no part of its documentation.
+#[tokio::test]
+async fn a_role_that_has_all_its_connections_is_told_from_a_full_server() {
+    let server = PostgresServer::builder().setting("max_connections", 12);
+    let server = server.start_async().await.unwrap();
+    let limit = "CREATE ROLE few LOGIN CONNECTION LIMIT 1; CREATE ROLE crowd LOGIN; \
+        CREATE DATABASE small CONNECTION LIMIT 0";
+    for limit in limit.split(';') {
+        server.sql(limit).unwrap();
+    }
+    for (who, database, hint) in [
+        ("few", "postgres", "ALTER ROLE"),
+        ("crowd", "small", "ALTER DATABASE"),
+    ] {
+        let error = refused(hint, url_as(&server, who, database)).await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        told_once(&server, &error, &[hint]);
+    }
+    let mut all = Vec::new();
+    while let Ok(one) = PgConnection::connect(&url_as(&server, "crowd", "postgres")).await {
+        all.push(one);
+    }
+    let error = refused("full", url_as(&server, "crowd", "postgres")).await;
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    told_once(&server, &error, &["`max_connections`"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
