@@ -6,7 +6,7 @@
 //! starts: PostgreSQL would give the session a second time what it has.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
@@ -20,6 +20,8 @@ use crate::step::{Rows, Step, step};
 /// The connection, until it is gone.
 pub(crate) struct Main {
     connection: Result<PgConnection, LossReason>,
+    /// The same for those who cannot wait for their turn: why it is gone.
+    gone: Arc<OnceLock<LossReason>>,
     own: Own,
     room: Room,
     /// How long the server may take for a step: after that, its idle timer has ended the session.
@@ -149,6 +151,7 @@ impl Main {
     pub(crate) fn new(connection: PgConnection, limit: Duration) -> Self {
         Self {
             connection: Ok(connection),
+            gone: Arc::default(),
             own: Own::default(),
             room: Room {
                 budget: 0,
@@ -158,8 +161,14 @@ impl Main {
         }
     }
 
+    /// Where the end is noted, before anybody is told of it.
+    pub(crate) fn gone(&self) -> Arc<OnceLock<LossReason>> {
+        Arc::clone(&self.gone)
+    }
+
     /// The session is over, and whoever holds something learns of it.
     fn end(&mut self, reason: LossReason) -> Option<PgConnection> {
+        self.gone.get_or_init(|| reason);
         let connection = std::mem::replace(&mut self.connection, Err(reason)).ok();
         let own = std::mem::take(&mut self.own);
         for holder in own.keys.values().flat_map(|key| key.holders.values()) {

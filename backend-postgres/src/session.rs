@@ -1,7 +1,7 @@
 //! The connection to a PostgreSQL, and its sessions.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -137,6 +137,7 @@ pub struct PostgresSession {
     /// Where its commits leave their markers.
     pub(crate) slots: Slots,
     main: AsyncMutex<Main>,
+    gone: Arc<OnceLock<LossReason>>,
     /// Steps wait here for their turn, and renewals do not: however many steps there are, a renewal waits
     /// for one of them.
     turn: AsyncMutex<()>,
@@ -193,6 +194,7 @@ impl PostgresSession {
     async fn open(client: &Arc<Client>, ttl: Duration) -> Result<Arc<Self>> {
         let connection = endpoint::connect(&client.config).await?.connection;
         let main = Main::new(connection, client.config.timeout);
+        let gone = main.gone();
         let (main, id, pid) = {
             let main = AsyncMutex::new(main);
             let mut guard = MainGuard::new(main.lock().await, None);
@@ -227,6 +229,7 @@ impl PostgresSession {
             pid,
             slots: Slots::new(),
             main,
+            gone,
             turn: AsyncMutex::default(),
         });
         client.enter(&session);
@@ -319,6 +322,10 @@ impl Lease for PostgresSession {
         // The renewal is not to wait for it.
         tokio::spawn(async move { client.sweep().await });
         Ok(())
+    }
+
+    fn ended(&self) -> Option<LossReason> {
+        self.gone.get().copied()
     }
 
     async fn revoke(&self) -> Result<()> {

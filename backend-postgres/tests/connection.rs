@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use support::{Database, server};
 use tenure_core::backend::StoreUrl;
-use tenure_core::{Error, ErrorKind, Result, SessionOptions};
+use tenure_core::{Error, ErrorKind, HoldFor, Result, SessionOptions};
 use tenure_postgres::PostgresConfig;
 use tenure_testbed::{Certs, Identity, PostgresReplica, PostgresServer, Process, Proxy, Tls};
 
@@ -488,4 +488,37 @@ async fn a_pooler_of_whole_sessions_works() {
     let db = Database::new().await;
     let pooler = Pooler::start("session").await;
     use_it(pooler.url(&db.name)).await.unwrap();
+}
+
+/// Who is told that the session is lost finds it so, also where the next renewal is far away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_is_not_valid_once_a_call_has_said_that_it_is_lost() {
+    let db = Database::new().await;
+    for what in ["lock", "release", "enqueue", "hold"] {
+        let proxy = Proxy::start(server().address()).unwrap();
+        let url = format!(
+            "postgres://postgres@{}/{}?sslmode=disable",
+            proxy.address(),
+            db.name
+        );
+        let store = tenure_postgres::connect(config(url)).await.unwrap();
+        let options = SessionOptions::new().ttl(Duration::from_secs(60));
+        let session = store.open(options).await.unwrap();
+        let guard = session.locker("held").unwrap().lock().await.unwrap();
+        proxy.cut();
+        let answer = match what {
+            "lock" => session.locker(what).unwrap().try_lock().await.map(drop),
+            "release" => guard.release().await,
+            "enqueue" => session.queue(what).unwrap().enqueue("x").await.map(drop),
+            _ => {
+                let barrier = session.barrier(what).unwrap();
+                barrier.hold(HoldFor::Session).await.map(drop)
+            }
+        };
+        let valid = session.is_valid();
+        assert_eq!(answer.unwrap_err().kind(), ErrorKind::Lost, "{what}");
+        assert!(!valid, "{what}");
+        let lost = tokio::time::timeout(Duration::from_secs(5), session.lost()).await;
+        assert!(lost.is_ok(), "{what}: nobody is told");
+    }
 }

@@ -268,6 +268,10 @@ impl Core {
         if let Some(reason) = self.loss.get() {
             return Err(reason);
         }
+        if let Some(reason) = self.lease.ended() {
+            self.lose(reason);
+            return Err(self.loss.get().unwrap_or(reason));
+        }
         let left = self.deadline().since(self.clock.now());
         if !left.is_zero() {
             return Ok(left);
@@ -275,6 +279,14 @@ impl Core {
         // Past the deadline for one is past it for all: a renewal that comes back now is too late.
         self.lose(self.overdue());
         Err(self.loss.get().unwrap_or(LossReason::Expired))
+    }
+
+    /// Before a call is answered by `error`: if the whole session is gone, that is known from then on.
+    pub(crate) fn learn(&self, error: &Error) {
+        if error.kind() == ErrorKind::Lost {
+            // It tells whoever waits for the end.
+            let _ = self.validity();
+        }
     }
 
     /// Whether what is held may be held on although its holder is gone: until the deadline, in a

@@ -190,6 +190,7 @@ impl<P: Settle + ?Sized> Handle<P> {
     }
 
     pub(crate) fn explain(&self, error: Error, operation: &'static str) -> Error {
+        self.keeper.core().learn(&error);
         error.during(operation).on(self.name.as_str())
     }
 

@@ -185,7 +185,10 @@ impl Holding {
                 Err(core.lost_holding(reason))
             }
         };
-        result.map_err(|e| e.during(operation).on(self.name().as_str()))
+        result.map_err(|e| {
+            core.learn(&e);
+            e.during(operation).on(self.name().as_str())
+        })
     }
 
     /// A step on what is held that does not end it, repeated until the store answers. Dropped, it
@@ -211,7 +214,10 @@ impl Holding {
         let landed = stepping.await.and_then(|landed| {
             landed.ok_or_else(|| Error::new(ErrorKind::Internal, "no answer and no error"))
         });
-        landed.map_err(|e| e.during(operation).on(self.name().as_str()))
+        landed.map_err(|e| {
+            core.learn(&e);
+            e.during(operation).on(self.name().as_str())
+        })
     }
 
     /// Notes that what is held is shared with others.

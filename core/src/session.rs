@@ -231,6 +231,12 @@ pub trait Lease: Send + Sync + 'static {
     /// to the dropped one for its own.
     async fn renew(&self) -> Result<()>;
 
+    /// Why the lease is gone, where that has been found out here, without a question to the store: from the
+    /// moment a call is answered `Lost` because of it. The renewals find out the rest.
+    fn ended(&self) -> Option<LossReason> {
+        None
+    }
+
     /// Ends the lease, which frees everything it holds at once. Idempotent.
     async fn revoke(&self) -> Result<()>;
 
