@@ -12,6 +12,8 @@ pub(crate) struct Word {
     pub(crate) bytes: Vec<u8>,
     /// Whether it stood in quotes, so that nothing in it has a meaning.
     pub(crate) quoted: bool,
+    /// Whether an `@` stood before these quotes: see [`split_with_names`].
+    pub(crate) named: bool,
 }
 
 impl Word {
@@ -28,10 +30,29 @@ impl Word {
 
 /// Splits a line into its words.
 pub(crate) fn split(line: &[u8]) -> Result<Vec<Word>, String> {
+    split_by(line, |rest| first(rest, |_| false))
+}
+
+/// The same where `@"a b"` is a word, too: the name `a b`.
+pub(crate) fn split_with_names(line: &[u8]) -> Result<Vec<Word>, String> {
+    split_by(line, |rest| match rest {
+        [b'@', b'"' | b'\'', ..] => {
+            let (mut word, behind) = first(&rest[1..], |_| false)?;
+            word.named = true;
+            Ok((word, behind))
+        }
+        _ => first(rest, |_| false),
+    })
+}
+
+fn split_by(
+    line: &[u8],
+    first: impl Fn(&[u8]) -> Result<(Word, &[u8]), String>,
+) -> Result<Vec<Word>, String> {
     let mut words = Vec::new();
     let mut rest = line.trim_ascii();
     while !rest.is_empty() {
-        let (word, behind) = first(rest, |_| false)?;
+        let (word, behind) = first(rest)?;
         words.push(word);
         rest = behind.trim_ascii_start();
     }
@@ -54,6 +75,7 @@ pub(crate) fn first(text: &[u8], ends: impl Fn(u8) -> bool) -> Result<(Word, &[u
             let word = Word {
                 bytes: text[..end].to_vec(),
                 quoted: false,
+                named: false,
             };
             return Ok((word, &text[end..]));
         }
@@ -64,8 +86,12 @@ pub(crate) fn first(text: &[u8], ends: impl Fn(u8) -> bool) -> Result<(Word, &[u
     {
         return Err("behind a closing quote there has to be a blank".to_owned());
     }
-    let quoted = true;
-    Ok((Word { bytes, quoted }, rest))
+    let word = Word {
+        bytes,
+        quoted: true,
+        named: false,
+    };
+    Ok((word, rest))
 }
 
 /// What stands up to the closing quote, and what stands behind it.
@@ -261,7 +287,7 @@ mod tests {
         #[test]
         fn text_is_read_back(text in "\\PC{0,12}|[\u{0}-\u{ff}\u{2028}\\\\\"' ]{0,12}") {
             let read = split(quote(text.as_bytes()).as_bytes()).unwrap();
-            prop_assert_eq!(&read, &[Word { bytes: text.into_bytes(), quoted: true }]);
+            prop_assert_eq!(&read, &[Word { bytes: text.into_bytes(), quoted: true, named: false }]);
         }
 
         #[test]

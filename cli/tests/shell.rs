@@ -40,6 +40,20 @@ fn locks() {
     );
 }
 
+/// What is printed can be typed: copied from a line, it names the same object.
+#[test]
+fn a_name_with_blanks() {
+    prints(
+        "lock \"a b\"\nunlock @\"a b\"\npush @\"a b\" x\npop @'a b'\n",
+        &[
+            "lock @\"a b\": held token=1",
+            "unlock @\"a b\": released",
+            "push @\"a b\": enqueued",
+            "pop @\"a b\": value=x",
+        ],
+    );
+}
+
 #[test]
 fn an_election() {
     prints(

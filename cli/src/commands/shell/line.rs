@@ -130,7 +130,7 @@ pub(super) struct Nonsense {
 
 /// Reads a line; `None` for one that is empty.
 pub(super) fn parse(line: &[u8]) -> Result<Option<Line>, Nonsense> {
-    let words = words::split(line).map_err(|why| Nonsense {
+    let words = words::split_with_names(line).map_err(|why| Nonsense {
         verb: begun(line),
         why,
     })?;
@@ -155,10 +155,14 @@ fn begun(line: &[u8]) -> Option<String> {
 fn understand(verb: &'static Verb, arguments: &[Word]) -> Result<Line, String> {
     // `push @orders VALUE`; without other words `lock orders` will do.
     let (name, arguments) = match arguments {
+        [first, rest @ ..] if first.named => (Some(name(&first.bytes)?), rest),
         [first, rest @ ..] if is_name(first) => (Some(name(&first.bytes[1..])?), rest),
         [only] if verb.words.is_empty() && takes_name(verb) => (Some(name(&only.bytes)?), &[][..]),
         _ => (None, arguments),
     };
+    if arguments.iter().any(|word| word.named) {
+        return Err(usage(verb));
+    }
     let named = name.is_some();
     let action = match (verb.name, arguments) {
         ("elect", []) => Action::Elect(None),
@@ -215,7 +219,7 @@ pub(super) fn form(verb: &Verb) -> String {
 
 fn usage(verb: &Verb) -> String {
     let hint = if verb.words.contains("VALUE") {
-        "; a value with blanks, or that begins with @, goes in quotes"
+        "; a value with blanks, or that begins with @, goes in quotes, and a name with blanks behind its @"
     } else {
         ""
     };
@@ -239,6 +243,7 @@ fn number<T: std::str::FromStr>(word: &Word, why: &str) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn understood(line: &str) -> Line {
         parse(line.as_bytes()).unwrap().unwrap()
@@ -262,6 +267,9 @@ mod tests {
         assert_eq!(name("lock \"a b\""), Some("a b".to_owned()));
         assert_eq!(name("lock @orders"), Some("orders".to_owned()));
         assert_eq!(name("push @jobs one"), Some("jobs".to_owned()));
+        assert_eq!(name("push @\"a b\" one"), Some("a b".to_owned()));
+        assert_eq!(name("lock @'a b'"), Some("a b".to_owned()));
+        assert_eq!(name("lock @\"@x\""), Some("@x".to_owned()));
         assert_eq!(
             understood("elect @jobs").action,
             Action::Elect(None),
@@ -286,6 +294,11 @@ mod tests {
             ("lock a b", Some("lock"), "expected"),
             ("get @x y", Some("get"), "expected `get KEY`"),
             ("lock \"\"", Some("lock"), "empty"),
+            ("lock @\"\"", Some("lock"), "empty"),
+            ("lock @\"a", Some("lock"), "closed"),
+            ("push @\"a\"b x", Some("push"), "blank"),
+            ("push @a @\"b\"", Some("push"), "push [@NAME] VALUE"),
+            ("get @\"x\"", Some("get"), "expected `get KEY`"),
             ("push \"a", Some("push"), "closed"),
             ("  put k 'v", Some("put"), "closed"),
             ("put k \"\\q\"", Some("put"), "escape"),
@@ -294,6 +307,20 @@ mod tests {
             let nonsense = parse(line.as_bytes()).unwrap_err();
             assert_eq!(nonsense.verb.as_deref(), verb, "{line}");
             assert!(nonsense.why.contains(why), "{line}: {}", nonsense.why);
+        }
+    }
+
+    proptest! {
+        /// A name can be typed as an outcome shows it.
+        #[test]
+        fn a_name_is_read_back_as_it_is_printed(text in any::<String>()) {
+            if let Ok(wanted) = Name::new(&text) {
+                let word = words::word(text.as_bytes());
+                let line = understood(&format!("push @{word} x"));
+                prop_assert_eq!(line.name, Some(wanted.clone()));
+                let line = understood(&format!("get {word}"));
+                prop_assert_eq!(line.action.key(), Some(&wanted));
+            }
         }
     }
 }
