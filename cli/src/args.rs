@@ -1,8 +1,10 @@
 //! What can be said on the command line.
 
 use std::ffi::OsString;
+use std::num::{IntErrorKind, ParseIntError};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::error::ErrorKind as Clap;
@@ -284,7 +286,7 @@ pub(crate) struct Dequeue {
     pub(crate) wait: Option<Duration>,
 
     /// Take so many items, one after the other
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one::<u64>)]
     pub(crate) count: u64,
 
     #[command(flatten)]
@@ -334,7 +336,7 @@ pub(crate) struct Enter {
     name: Option<OsString>,
 
     /// How many have to enter
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u32>)]
     pub(crate) count: u32,
 
     /// Wait for the others to enter no longer than this, then exit 75
@@ -543,6 +545,21 @@ pub(crate) enum Format {
 fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|_| "not a duration: write `500ms`, `10s` or `2m`".to_owned())
+}
+
+/// How many of something.
+fn at_least_one<N>(text: &str) -> Result<N, String>
+where
+    N: FromStr<Err = ParseIntError> + Default + PartialEq,
+{
+    match text.parse() {
+        Ok(none) if none == N::default() => Err("it must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) if *error.kind() == IntErrorKind::PosOverflow => {
+            Err("it is too large".to_owned())
+        }
+        Err(_) => Err("it must be a whole number, at least 1".to_owned()),
+    }
 }
 
 fn positive(text: &str) -> Result<Duration, String> {

@@ -51,6 +51,24 @@ fn usage_is_64() {
 }
 
 #[test]
+fn how_many_is_said_plainly() {
+    for (count, why) in [
+        ("0", "at least 1"),
+        ("none", "a whole number"),
+        ("99999999999999999999", "too large"),
+    ] {
+        for args in [
+            &["dequeue", "q", "--count", count][..],
+            &["barrier", "enter", "b", "--count", count],
+        ] {
+            let done = tenure_done(args);
+            done.fails(64, &["--count", why]);
+            assert!(!done.stderr.contains(".."), "{done:?}");
+        }
+    }
+}
+
+#[test]
 fn bad_urls_are_78() {
     for (url, words) in [
         ("", &["scheme"][..]),
