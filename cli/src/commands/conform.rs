@@ -332,11 +332,13 @@ impl Subject for Faults {
     }
 }
 
-/// The command by which this can be run again. Of the URLs only what is no secret.
+/// The command by which this can be run again. Of the URLs only what is no secret, and a word about the rest.
 fn again(global: &Global, args: &Conform, format: Format) -> String {
     let mut words = vec!["tenure conform".to_owned()];
-    for url in global.urls().unwrap_or_default() {
-        words.push(format!("--url {}", quoted(&without_secrets(url))));
+    let urls = global.urls().unwrap_or_default();
+    let shown: Vec<String> = urls.iter().map(|url| without_secrets(url)).collect();
+    for url in &shown {
+        words.push(format!("--url {}", quoted(url)));
     }
     if let Some(pattern) = &args.only {
         words.push(format!("--only {}", quoted(pattern)));
@@ -350,7 +352,14 @@ fn again(global: &Global, args: &Conform, format: Format) -> String {
     if args.brief {
         words.push("--brief".to_owned());
     }
+    words.extend(hint_at_secrets(&shown).map(str::to_owned));
     words.join(" ")
+}
+
+/// For whoever runs the line again, behind it, where it does no harm to it.
+pub(super) fn hint_at_secrets(shown: &[String]) -> Option<&'static str> {
+    let hidden = shown.iter().any(|url| url.contains("***"));
+    hidden.then_some("# with what was left out of the URL in place of each ***")
 }
 
 /// The URL without the password, and without the values of its query: these may be secrets, too.
@@ -363,8 +372,10 @@ pub(super) fn without_secrets(url: &str) -> String {
     let rest = match rest.rsplit_once('@') {
         Some((credentials, host)) => {
             let user = credentials.trim_start_matches('/');
-            let user = user.split_once(':').map_or(user, |(user, _)| user);
-            format!("//{user}:***@{host}")
+            match user.split_once(':') {
+                Some((user, _)) => format!("//{user}:***@{host}"),
+                None => format!("//{user}@{host}"),
+            }
         }
         None => rest.to_owned(),
     };
@@ -579,7 +590,7 @@ impl Bar {
 
 #[cfg(test)]
 mod tests {
-    use super::{matches, quoted, without_secrets};
+    use super::{hint_at_secrets, matches, quoted, without_secrets};
 
     #[test]
     fn a_command_is_shown_without_secrets() {
@@ -592,13 +603,16 @@ mod tests {
             ),
             ("redis://u:secret@h:1/2", "redis://u:***@h:1/2"),
             ("redis://:secret@h:1", "redis://:***@h:1"),
+            ("postgres://u@h/db", "postgres://u@h/db"),
             (
                 "postgres://u@h:1/db?password=secret",
-                "postgres://u:***@h:1/db?password=***",
+                "postgres://u@h:1/db?password=***",
             ),
             ("postgres://u:sec@secret@h/db", "postgres://u:***@h/db"),
         ] {
             assert_eq!(without_secrets(url), shown);
+            let hint = hint_at_secrets(&[shown.to_owned()]);
+            assert_eq!(hint.is_some(), url != shown, "{url}");
         }
         assert_eq!(quoted("l?_'x"), "'l?_'\\''x'");
         assert_eq!(quoted("memory:"), "memory:");

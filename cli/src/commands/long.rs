@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use tenure_conformance::storm::{self, Plan, Progress, Run, Sweep, Verdict};
 
-use super::conform::{self, Bar, Out, Subjects, matches, quoted, without_secrets};
+use super::conform::{self, Bar, Out, Subjects, hint_at_secrets, matches, quoted, without_secrets};
 use crate::args::{Conform, Format, Global};
 use crate::exit::{self, Failure};
 use crate::output;
@@ -143,9 +143,11 @@ fn went_wrong(urls: &[&str], store: &str, run: &Run, files: &[PathBuf]) -> Optio
 /// The command that repeats a run. Of the URLs only what is no secret.
 fn again(urls: &[&str], store: &str, seed: impl std::fmt::Display) -> String {
     let mut words = vec!["tenure conform --long".to_owned()];
-    for url in urls {
-        words.push(format!("--url {}", quoted(&without_secrets(url))));
+    let shown: Vec<String> = urls.iter().map(|url| without_secrets(url)).collect();
+    for url in &shown {
+        words.push(format!("--url {}", quoted(url)));
     }
     words.push(format!("--only {} --seed {seed}", quoted(store)));
+    words.extend(hint_at_secrets(&shown).map(str::to_owned));
     words.join(" ")
 }
