@@ -253,7 +253,7 @@ impl<'a> Standing<'a> {
         }
         for (why, count) in self.why_not_shown() {
             let cases = if count == 1 { "case" } else { "cases" };
-            words.push(format!("{count} {cases} not run: {why}"));
+            words.push(format!("{count} {cases} not shown: {why}"));
         }
         words.join("; ")
     }
@@ -618,5 +618,33 @@ impl fmt::Display for Report {
             writeln!(f, "    {counterexample}")?;
         }
         f.write_str(&self.summary())
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    #[test]
+    fn what_was_not_run_is_counted_as_in_the_sum() {
+        let report = crate::format::sample::report();
+        let text = report.to_string();
+        let counted = |words: &str| {
+            let counts = text
+                .lines()
+                .flat_map(|line| line.split("; "))
+                .filter_map(|part| {
+                    let (before, _) = part.split_once(words)?;
+                    before.rsplit(' ').nth(1)?.parse::<usize>().ok()
+                });
+            counts.sum::<usize>()
+        };
+        let not_shown = report
+            .denials()
+            .map(|(.., standing)| standing.not_shown.len());
+        let not_shown = not_shown.sum::<usize>();
+        assert!(not_shown > 0);
+        assert_eq!(counted(" not shown: "), not_shown, "{text}");
+        assert_eq!(counted(" not run: "), 0, "{text}");
+        let sum = report.tally().not_run;
+        assert!(text.ends_with(&format!(" {sum} not run")), "{text}");
     }
 }

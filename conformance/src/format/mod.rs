@@ -19,7 +19,7 @@ mod json;
 mod junit;
 mod markdown;
 #[cfg(all(test, feature = "memory"))]
-mod sample;
+pub(crate) mod sample;
 mod svg;
 
 pub use html::html;

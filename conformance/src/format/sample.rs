@@ -83,7 +83,7 @@ fn broken(what: &str) -> Outcome {
 }
 
 /// Two stores: one that broke a promise, one of which nothing was proved.
-pub(super) fn report() -> Report {
+pub(crate) fn report() -> Report {
     let nothing = "there is no way to restart the store";
     Report {
         columns: vec![
