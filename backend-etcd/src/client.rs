@@ -211,6 +211,18 @@ async fn dial(endpoint: &str, options: &ConnectOptions, limit: Duration) -> Resu
         Ok(connected) => connected.map_err(from_client),
         Err(_) => Err(silent(limit)),
     }
+    .map_err(|error| at(endpoint, error))
+}
+
+/// What the member at `endpoint` has to say: of several, one has to know which.
+fn at(endpoint: &str, error: Error) -> Error {
+    let host = endpoint
+        .split_once("://")
+        .map_or(endpoint, |(_, host)| host);
+    Error::new(error.kind(), host)
+        .with_effect(error.effect())
+        .retryable(error.is_retryable())
+        .with_source(error)
 }
 
 async fn read_tls(tls: &TlsFiles) -> Result<TlsOptions> {

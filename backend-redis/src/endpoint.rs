@@ -375,26 +375,28 @@ fn not_welcome(config: &RedisConfig, address: &Address, error: RedisError) -> Er
             "{address} has no database {}: its `databases` says how many there are",
             config.database
         ))
-        .with_source(error);
+        .with_source(error::Said::from(error));
     }
     if error.kind() == Redis::RESP3NotSupported || shown.contains("unknown command") {
-        return too_old(address, "below 6").with_source(error);
+        return too_old(address, "below 6").with_source(error::Said::from(error));
     }
     if !error.is_io_error() {
-        return error::from_redis(error).with_effect(Effect::None);
+        return error::at(address, error::from_redis(error).with_effect(Effect::None));
     }
     match &config.tls {
         // With TLS 1.3 the server looks at our certificate when we think that we are through.
         Some(files) if shown.contains("alert") || files.identity.is_none() => {
             tls::client_refused(address)
                 .retryable(!shown.contains("alert"))
-                .with_source(error)
+                .with_source(error::Said::from(error))
         }
-        Some(_) => error::no_connection(format!("{address} hung up")).with_source(error),
+        Some(_) => {
+            error::no_connection(format!("{address} hung up")).with_source(error::Said::from(error))
+        }
         None => error::no_connection(format!(
             "{address} hung up; if it speaks TLS, write `rediss`"
         ))
-        .with_source(error),
+        .with_source(error::Said::from(error)),
     }
 }
 
@@ -567,8 +569,8 @@ async fn ask_sentinel(
         true => refuse(format!(
             "{sentinel} is no sentinel: write `redis://` for one server"
         ))
-        .with_source(error),
-        false => error::from_redis(error).with_effect(Effect::None),
+        .with_source(error::Said::from(error)),
+        false => error::at(sentinel, error::from_redis(error).with_effect(Effect::None)),
     })?;
     let [host, port] = elements(&answer) else {
         return Ok(None);

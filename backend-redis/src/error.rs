@@ -137,6 +137,51 @@ pub(crate) fn code(error: &RedisError) -> &str {
     hidden.unwrap_or(&code)
 }
 
+/// An error of the client, in the words of the server or the operating system: its own text adds what its
+/// library calls it.
+#[derive(Debug)]
+pub(crate) struct Said {
+    text: String,
+    error: RedisError,
+}
+
+impl From<RedisError> for Said {
+    fn from(error: RedisError) -> Self {
+        let text = match (error.code(), error.detail()) {
+            (Some(code), Some(detail)) => format!("{code} {detail}"),
+            (Some(code), None) => code.to_owned(),
+            // The server's own word comes first here, too.
+            (None, Some(detail)) => detail.to_owned(),
+            (None, None) => {
+                let text = error.to_string();
+                let kind = format!(" - {:?}", error.kind());
+                text.strip_suffix(&*kind).unwrap_or(&text).to_owned()
+            }
+        };
+        Self { text, error }
+    }
+}
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Said {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// What the server at `address` has to say: of several, one has to know which.
+pub(crate) fn at(address: &impl std::fmt::Display, error: Error) -> Error {
+    Error::new(error.kind(), address.to_string())
+        .with_effect(error.effect())
+        .retryable(error.is_retryable())
+        .with_source(error)
+}
+
 /// What became of a script. Redis names the line of a refused command, and not the command.
 pub(crate) fn from_script(error: RedisError, source: &str) -> Error {
     let refused = (code(&error) == "NOPERM").then(|| {
@@ -158,7 +203,7 @@ pub(crate) fn from_script(error: RedisError, source: &str) -> Error {
             ),
         )
         .with_effect(Effect::Unknown)
-        .with_source(error),
+        .with_source(Said::from(error)),
     }
 }
 
@@ -232,7 +277,7 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
                 .with_effect(Effect::Unknown),
         },
     };
-    translated.with_source(error)
+    translated.with_source(Said::from(error))
 }
 
 /// Whether the answer says that another server has to be asked from now on. Not so `ASK`: until the
@@ -273,6 +318,33 @@ mod tests {
             ("ERR unknown command 'FOO', with args: '-READONLY '", "ERR"),
         ] {
             assert_eq!(code(&server(line)), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_words_of_the_library_are_left_out() {
+        for (error, said) in [
+            (server("WRONGPASS no such user"), "WRONGPASS no such user"),
+            (server("OOM no memory"), "OOM no memory"),
+            (server("ERR what?"), "ERR what?"),
+            (
+                RedisError::from((
+                    Redis::AuthenticationFailed,
+                    "Password authentication failed",
+                )),
+                "Password authentication failed",
+            ),
+            (
+                RedisError::from((Redis::Client, "A client error", "no more ids".to_owned())),
+                "no more ids",
+            ),
+            (
+                RedisError::from(std::io::Error::other("broken pipe")),
+                "broken pipe",
+            ),
+        ] {
+            let raw = error.to_string();
+            assert_eq!(Said::from(error).to_string(), said, "{raw}");
         }
     }
 

@@ -299,7 +299,7 @@ fn wrong_credentials_are_77_and_never_printed() {
     ] {
         let wrong = with("root:wr0ng-canary@");
         let done = tenure_done(["--url", &wrong].iter().chain(command));
-        done.fails(77, &[]);
+        done.fails(77, &[&etcd.address().to_string()]);
         assert!(!leaks(&done, "wr0ng-canary"), "{done:?}");
 
         let right = with("root:s3cret-canary@");

@@ -176,6 +176,13 @@ async fn the_password_is_never_shown() {
         format!("etcds://root:{CANARY}@{address}/canary"),
     ] {
         let error = refused("wrong", url(&wrong)).await;
+        let text = error.to_string();
+        let host = if wrong.contains("127.0.0.1:1/") {
+            "127.0.0.1:1"
+        } else {
+            &*address.to_string()
+        };
+        assert!(text.contains(host), "{text}");
         shown.push(format!("{error} {error:?} {error:#?}"));
         let mut source = std::error::Error::source(&error);
         while let Some(error) = source {

@@ -135,6 +135,17 @@ async fn a_wrong_password_is_final() {
         let error = refused(user, config(format!("redis://{user}{address}"))).await;
         assert_eq!(error.kind(), ErrorKind::Unauthorized, "{user}: {error}");
         assert!(!error.is_retryable(), "{user}: {error}");
+        // The host, the server's word for it, and nothing of the library's.
+        let text = error.to_string();
+        let word = if user.is_empty() {
+            "NOAUTH "
+        } else {
+            "WRONGPASS "
+        };
+        for once in [&*address.to_string(), word] {
+            assert_eq!(text.matches(once).count(), 1, "{once}: {text}");
+        }
+        assert!(!text.contains(" - "), "{text}");
     }
     // Nor is it tried again and again in the background.
     let refusals = || server.info("acl_access_denied_auth").unwrap();
