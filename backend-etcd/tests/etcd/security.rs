@@ -177,10 +177,10 @@ async fn the_password_is_never_shown() {
     ] {
         let error = refused("wrong", url(&wrong)).await;
         let text = error.to_string();
-        let host = if wrong.contains("127.0.0.1:1/") {
-            "127.0.0.1:1"
-        } else {
-            &*address.to_string()
+        let here = address.to_string();
+        let host = match wrong.contains("127.0.0.1:1/") {
+            true => "127.0.0.1:1",
+            false => here.as_str(),
         };
         assert!(text.contains(host), "{text}");
         shown.push(format!("{error} {error:?} {error:#?}"));
