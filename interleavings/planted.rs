@@ -172,7 +172,7 @@ const PLANTED: &[Planted] = &[
         before: "        if let Some(reason) = self.loss.get() {
             return Err(reason);
         }
-        if let Some(reason) = self.lease.ended() {
+        if let Some(reason) = self.lease.ended() {",
         fault: "let left = self.deadline().since(self.clock.now());
                 if !left.is_zero() { return Ok(left); }",
     },
