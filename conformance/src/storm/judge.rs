@@ -150,11 +150,7 @@ pub(super) fn judge(histories: &Histories, shared: &Shared, ended: bool) -> Resu
     Ok(())
 }
 
-fn judge_election(
-    histories: &Histories,
-    shared: &Shared,
-    ended: bool,
-) -> Result<(), Outcome> {
+fn judge_election(histories: &Histories, shared: &Shared, ended: bool) -> Result<(), Outcome> {
     let seat = without_belief(&histories.seat, &shared.excused());
     judge_lock("the election, ", &seat)?;
     if ended {
