@@ -9,6 +9,7 @@
 //!   accepted them.
 //! * [`linearizable`] finds an order of all operations that a lock with fencing tokens could have
 //!   had; [`fenced_lock`] does so by search.
+//! * [`rw_lock`] is all this for read-write locks, and for two cells that must change together.
 //!
 //! Of everything else, recorded by a [`Journal`] as [`Operation`]s:
 //!
@@ -16,12 +17,14 @@
 //!   [`Model`](search::Model), or shows how far it came.
 //! * [`total_queue`] counts what went into a queue and what came out: for long runs, in which the
 //!   search would get lost.
+//! * [`election`] judges what leaders proclaim, and what is shown to others.
 //! * [`list_append`] finds cycles among transactions, and names them.
 //! * [`bank`] and [`write_skew`] are two smaller looks at transactions, with little overhead.
 //!
 //! [`jsonl`] writes all of them to files and reads them back.
 
 pub mod bank;
+pub mod election;
 pub mod exclusion;
 pub mod fenced_lock;
 pub mod fencing;
@@ -32,6 +35,7 @@ pub mod list_append;
 pub mod operation;
 pub mod queue;
 pub mod register;
+pub mod rw_lock;
 pub mod search;
 #[cfg(test)]
 mod simulate;

@@ -10,14 +10,18 @@ use std::time::{Duration, Instant};
 use tenure_core::{Result, Session, SessionId, Store};
 use tokio::sync::{Notify, oneshot};
 
+use super::ambush::Ambush;
 use super::faults::{Fault, Kind};
+use super::leaders::Office;
 use super::locks::Lock;
 use super::progress::Progress;
+use super::shelf::Shelf;
 use super::{Histories, Plan, Said};
 use crate::case::Outcome;
 use crate::cases::{Paused, Process, Random, open_on};
 use crate::checkers::list_append::{Keys, Lists, Step};
 use crate::checkers::queue::{QueueAnswer, QueueCall};
+use crate::checkers::rw_lock::Side;
 use crate::checkers::{Journal, What};
 use crate::harness::{Harness, Link, Need};
 
@@ -27,11 +31,22 @@ const ROLES: &[(Role, usize)] = &[
     (Role::Transactor, 4),
     (Role::Producer, 2),
     (Role::Consumer, 3),
+    (Role::Candidate, 3),
+    (Role::Observer, 1),
+    (Role::ReaderWriter, 3),
 ];
 
 /// How many clients there are.
 pub(super) fn clients() -> usize {
     ROLES.iter().map(|(_, count)| count).sum()
+}
+
+/// The numbers of those who have this role.
+pub(super) fn of_role(wanted: Role) -> impl Iterator<Item = usize> {
+    let all = ROLES.iter();
+    let roles = all.flat_map(|(role, count)| std::iter::repeat_n(*role, *count));
+    let numbered = roles.enumerate();
+    numbered.filter_map(move |(number, role)| (role == wanted).then_some(number))
 }
 
 /// What a client does all the time.
@@ -41,6 +56,9 @@ pub(super) enum Role {
     Transactor,
     Producer,
     Consumer,
+    Candidate,
+    Observer,
+    ReaderWriter,
 }
 
 /// What all clients of a run share.
@@ -54,6 +72,8 @@ pub(super) struct Shared {
     /// There are as many operations as there have to be: no need to hurry.
     pub(super) enough: AtomicBool,
     pub(super) locks: Vec<Lock>,
+    pub(super) office: Office,
+    pub(super) shelf: Shelf,
     pub(super) keys: Mutex<Keys>,
     pub(super) lists: Journal<Vec<Step>, Lists>,
     pub(super) items: Journal<QueueCall, QueueAnswer>,
@@ -65,6 +85,8 @@ pub(super) struct Shared {
     pub(super) lock_operations: AtomicUsize,
     pub(super) transactions: AtomicUsize,
     pub(super) queue_operations: AtomicUsize,
+    pub(super) election_operations: AtomicUsize,
+    pub(super) rw_operations: AtomicUsize,
     /// Commits under a lock whose fate is unknown. They stand in no journal.
     pub(super) unknown_commits: AtomicUsize,
     sessions: Mutex<Vec<Option<SessionId>>>,
@@ -114,6 +136,8 @@ impl Shared {
             stop: AtomicBool::new(false),
             enough: AtomicBool::new(false),
             locks: ["lock one", "lock two"].map(Lock::new).into(),
+            office: Office::new(),
+            shelf: Shelf::new(),
             keys: Mutex::new(Keys::new(6, 48)),
             lists: Journal::new(),
             items: Journal::new(),
@@ -123,6 +147,8 @@ impl Shared {
             lock_operations: AtomicUsize::new(0),
             transactions: AtomicUsize::new(0),
             queue_operations: AtomicUsize::new(0),
+            election_operations: AtomicUsize::new(0),
+            rw_operations: AtomicUsize::new(0),
             unknown_commits: AtomicUsize::new(0),
             sessions: Mutex::new(vec![None; clients()]),
             broken: Mutex::default(),
@@ -145,11 +171,13 @@ impl Shared {
         self.start.elapsed()
     }
 
-    fn counters(&self) -> [usize; 3] {
+    fn counters(&self) -> [usize; 5] {
         let counters = [
             &self.lock_operations,
             &self.transactions,
             &self.queue_operations,
+            &self.election_operations,
+            &self.rw_operations,
         ];
         counters.map(|counter| counter.load(Ordering::Relaxed))
     }
@@ -172,6 +200,9 @@ impl Shared {
     pub(super) fn histories(&self) -> Histories {
         Histories {
             locks: self.locks.iter().map(Lock::events).collect(),
+            seat: self.office.seat.events(),
+            words: self.office.words.operations(),
+            shelf: self.shelf.events(),
             lists: self.lists.operations(),
             items: self.items.operations(),
         }
@@ -221,9 +252,27 @@ impl Shared {
     }
 
     fn note(&self, client: usize, what: &'static str) {
-        for lock in &self.locks {
-            lock.record(client, What::Fault(Cow::Borrowed(what)));
+        let fault = || What::Fault(Cow::Borrowed(what));
+        for lock in self.locks.iter().chain([&self.office.seat]) {
+            lock.record(client, fault());
         }
+        self.shelf.record(client, Side::Read, fault());
+    }
+
+    /// Where the holder of a lock, a leader, or one who is inside the read-write lock is waited for.
+    fn ambush(&self, which: usize) -> &Ambush {
+        let locks = self.locks.iter().chain([&self.office.seat]);
+        let ambushes = locks.map(|lock| &lock.ambush);
+        let mut ambushes = ambushes.chain([&self.shelf.ambush]);
+        let count = self.locks.len() + 2;
+        ambushes.nth(which % count).unwrap_or(&self.shelf.ambush)
+    }
+
+    /// The dead believe nothing.
+    fn died(&self, client: usize) {
+        self.locks.iter().for_each(|lock| lock.died(client));
+        self.office.seat.died(client);
+        self.shelf.died(client);
     }
 }
 
@@ -245,6 +294,9 @@ impl Client {
             Role::Transactor => self.append_and_read().await,
             Role::Producer => self.produce().await,
             Role::Consumer => self.consume().await,
+            Role::Candidate => self.stand().await,
+            Role::Observer => self.look_on().await,
+            Role::ReaderWriter => self.read_and_write().await,
         }
         if let Some(session) = self.session.take() {
             // The TTL bounds the rest.
@@ -452,10 +504,14 @@ impl Crew {
         Ok(())
     }
 
-    /// Waits until everybody has come to an end.
-    pub(super) async fn sign_off(&mut self, limit: Duration) -> std::result::Result<(), Outcome> {
+    /// Waits until all of these have come to an end.
+    pub(super) async fn sign_off(
+        &mut self,
+        limit: Duration,
+        who: impl Fn(Role) -> bool,
+    ) -> std::result::Result<(), Outcome> {
         let until = tokio::time::Instant::now() + limit;
-        for hand in &mut self.0 {
+        for hand in self.0.iter_mut().filter(|hand| who(hand.role)) {
             if let Some(ended) = hand.ended.take() {
                 match tokio::time::timeout_at(until, ended).await {
                     Ok(Ok(())) => {}
@@ -481,7 +537,7 @@ impl Crew {
         limit: Duration,
     ) -> std::result::Result<bool, Outcome> {
         let anybody = usize::try_from(fault.client % self.0.len() as u64).unwrap_or_default();
-        let ambush = &shared.locks[anybody % shared.locks.len()].ambush;
+        let ambush = shared.ambush(anybody);
         let caught = match fault.holder {
             true => ambush.lay(shared.ttl).await,
             false => None,
@@ -543,7 +599,7 @@ impl Crew {
             Kind::ClientKilled => {
                 if let Some(process) = hand.process.take() {
                     process.kill().await;
-                    shared.locks.iter().for_each(|lock| lock.died(client));
+                    shared.died(client);
                     shared.gone(client);
                 }
                 hand.begin(harness, shared).await?;

@@ -104,7 +104,7 @@ pub struct Fault {
     pub kind: Kind,
     /// To which client, where it is about one; any number.
     pub client: u64,
-    /// Rather to whoever has one of the locks at that moment.
+    /// Rather to whoever has one of the locks, or leads, at that moment.
     pub holder: bool,
     /// For how long, where it lasts.
     pub lasts: Duration,

@@ -11,8 +11,10 @@ use std::time::Duration;
 use super::Counts;
 use super::client::{Doubled, Excuse, Shared};
 use crate::case::Outcome;
+use crate::checkers::election::{self, ElectionOperation};
 use crate::checkers::list_append::{self, Level, Transaction};
 use crate::checkers::queue::{self, QueueAnswer, QueueCall, QueueOperation};
+use crate::checkers::rw_lock::{self, RwEvent};
 use crate::checkers::{
     Event, Fate, Violation, What, exclusion, fencing, jsonl, linearizable, total_queue,
 };
@@ -24,6 +26,12 @@ use crate::timeline::Timeline;
 pub struct Histories {
     /// Of each lock.
     pub locks: Vec<Vec<Event>>,
+    /// Of the election: who led.
+    pub seat: Vec<Event>,
+    /// Of the election: what was proclaimed and seen.
+    pub words: Vec<ElectionOperation>,
+    /// Of the read-write lock.
+    pub shelf: Vec<RwEvent>,
     /// Of the lists.
     pub lists: Vec<Transaction>,
     /// Of the queue.
@@ -42,39 +50,52 @@ impl Histories {
         let mut paths = Vec::new();
         for (number, events) in (1..).zip(&self.locks) {
             let path = folder.join(format!("{name}-lock-{number}.jsonl"));
-            jsonl::write(&mut BufWriter::new(File::create(&path)?), events)?;
-            paths.push(path);
+            paths.push(written(path, events)?);
         }
-        let path = folder.join(format!("{name}-lists.jsonl"));
-        jsonl::write(&mut BufWriter::new(File::create(&path)?), &self.lists)?;
-        paths.push(path);
-        let path = folder.join(format!("{name}-queue.jsonl"));
-        jsonl::write(&mut BufWriter::new(File::create(&path)?), &self.items)?;
-        paths.push(path);
+        let file = |what: &str| folder.join(format!("{name}-{what}.jsonl"));
+        paths.push(written(file("leaders"), &self.seat)?);
+        paths.push(written(file("election"), &self.words)?);
+        paths.push(written(file("rw-lock"), &self.shelf)?);
+        paths.push(written(file("lists"), &self.lists)?);
+        paths.push(written(file("queue"), &self.items)?);
         Ok(paths)
     }
 }
 
+fn written<L: jsonl::Line>(path: PathBuf, history: &[L]) -> io::Result<PathBuf> {
+    jsonl::write(&mut BufWriter::new(File::create(&path)?), history)?;
+    Ok(path)
+}
+
 pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
-    let events = || histories.locks.iter().flatten();
-    let count = |wanted: fn(&What) -> bool| events().filter(|event| wanted(&event.what)).count();
+    let locks = || histories.locks.iter().chain([&histories.seat]);
+    let count = |wanted: fn(&What) -> bool| {
+        let whats = locks().flatten().map(|event| &event.what);
+        let shelf = histories.shelf.iter().map(|event| &event.what);
+        whats.chain(shelf).filter(|what| wanted(what)).count()
+    };
+    let met = rw_lock::meetings(&histories.shelf);
     let mut unknown = shared.unknown_commits.load(Ordering::Relaxed);
     unknown += count(|what| matches!(what, What::Unknown));
     let lost = |transaction: &&Transaction| transaction.fate == Fate::Unknown;
     unknown += histories.lists.iter().filter(lost).count();
+    let lost = |operation: &&ElectionOperation| operation.fate == Fate::Unknown;
+    unknown += histories.words.iter().filter(lost).count();
     let lost = |operation: &&QueueOperation| operation.fate == Fate::Unknown;
     unknown += histories.items.iter().filter(lost).count();
     Counts {
         locks: shared.lock_operations.load(Ordering::Relaxed),
         transactions: shared.transactions.load(Ordering::Relaxed),
         queue: shared.queue_operations.load(Ordering::Relaxed),
+        elections: shared.election_operations.load(Ordering::Relaxed),
+        rw_locks: shared.rw_operations.load(Ordering::Relaxed),
         unknown,
+        shared: met.shared,
         refused: count(|what| matches!(what, What::WriteRefused(..))),
-        overlaps: histories
-            .locks
-            .iter()
+        overlaps: locks()
             .map(|events| exclusion::overlaps(events).len())
-            .sum(),
+            .sum::<usize>()
+            + met.overlaps,
     }
 }
 
@@ -82,11 +103,13 @@ pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
 pub(super) fn judge(histories: &Histories, shared: &Shared, ended: bool) -> Result<(), Outcome> {
     let excused = shared.excused();
     for (lock, events) in shared.locks.iter().zip(&histories.locks) {
-        judge_lock(&without_belief(events, &excused))?;
+        judge_lock("", &without_belief(events, &excused))?;
         if ended {
             lock.judge(shared.plan.fenced).map_err(Outcome::violated)?;
         }
     }
+    judge_election(histories, shared, ended)?;
+    judge_shelf(&histories.shelf, &excused)?;
     if let Some(broken) = shared.broken() {
         return Err(Outcome::violated(broken));
     }
@@ -127,9 +150,40 @@ pub(super) fn judge(histories: &Histories, shared: &Shared, ended: bool) -> Resu
     Ok(())
 }
 
-fn judge_lock(events: &[Event]) -> Result<(), Outcome> {
+fn judge_election(histories: &Histories, shared: &Shared, ended: bool) -> Result<(), Outcome> {
+    let seat = without_belief(&histories.seat, &shared.excused());
+    judge_lock("the election, ", &seat)?;
+    if ended {
+        let register = shared.office.seat.judge(shared.plan.fenced);
+        register.map_err(Outcome::violated)?;
+    }
+    election::check(&histories.words).map_err(|violation| {
+        let picture = election::timeline(&histories.words, &violation.places);
+        Outcome::violated(format!("the election: {}", violation.what)).with_history(picture)
+    })
+}
+
+fn judge_shelf(events: &[RwEvent], excused: &[Excuse]) -> Result<(), Outcome> {
+    let believed = |event: &RwEvent| {
+        let what = believed(event.client, event.at, event.what.clone(), excused)?;
+        Some(RwEvent {
+            what,
+            ..event.clone()
+        })
+    };
+    let events: Vec<RwEvent> = events.iter().filter_map(believed).collect();
+    let judged = rw_lock::check(&events);
+    judged.map(drop).map_err(|violation| {
+        let picture = Timeline::of_a_lock(&rw_lock::plain(&events), &violation.places);
+        let what = format!("the read-write lock, register and all: {}", violation.what);
+        Outcome::violated(what).with_history(picture)
+    })
+}
+
+/// `of` is what else the lock is, if it is anything else.
+fn judge_lock(of: &str, events: &[Event]) -> Result<(), Outcome> {
     let broken = |what: &str, violation: Violation| {
-        Outcome::violated(format!("{what}: {}", violation.what))
+        Outcome::violated(format!("{of}{what}: {}", violation.what))
             .with_history(Timeline::of_a_lock(events, &violation.places))
     };
     fencing::grants_rise(events).map_err(|v| broken("tokens", v))?;
@@ -237,20 +291,26 @@ fn without_forgotten_items(
 /// The same lines without what holders believed in times in which leases were ended before their
 /// end. Tokens, and what the register took, stay.
 fn without_belief(events: &[Event], excused: &[Excuse]) -> Vec<Event> {
-    let excused = |event: &Event| excused.iter().any(|e| e.covers(event.client, event.at));
-    let mut kept = Vec::with_capacity(events.len());
-    for event in events {
-        let mut event = event.clone();
-        if excused(&event) {
-            match event.what {
-                What::Looks(_) | What::Valid(_) => continue,
-                What::WriteRefused(token, true) => event.what = What::WriteRefused(token, false),
-                _ => {}
-            }
-        }
-        kept.push(event);
+    let believed = |event: &Event| {
+        let what = believed(event.client, event.at, event.what.clone(), excused)?;
+        Some(Event {
+            what,
+            ..event.clone()
+        })
+    };
+    events.iter().filter_map(believed).collect()
+}
+
+/// What is left of one line.
+fn believed(client: usize, at: Duration, what: What, excused: &[Excuse]) -> Option<What> {
+    if !excused.iter().any(|excuse| excuse.covers(client, at)) {
+        return Some(what);
     }
-    kept
+    match what {
+        What::Looks(_) | What::Valid(_) => None,
+        What::WriteRefused(token, true) => Some(What::WriteRefused(token, false)),
+        what => Some(what),
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tenure_core::{Effect, ErrorKind, FenceGate, FencingToken, LockGuard, Session};
+use tenure_core::{Effect, ErrorKind, FenceGate, FencingToken, Holding, LockGuard, Session};
 
 use super::ambush::Ambush;
 use super::client::{Client, Shared, clients};
@@ -79,6 +79,48 @@ impl Lock {
         }
         let mut value = self.unfenced.lock().unwrap_or_else(PoisonError::into_inner);
         Some(access(&mut value))
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// One access of a client, under what it holds.
+    pub(super) fn access_under<R>(
+        &self,
+        fenced: bool,
+        client: usize,
+        holding: &Holding,
+        access: impl FnOnce(&mut u64) -> R,
+    ) -> Option<R> {
+        let token = holding.token();
+        let record = || self.record(client, What::Wrote(token));
+        let done = self.access(fenced, token, access, record);
+        if done.is_none() {
+            // Valid after the refusal means valid at it.
+            self.record(client, What::WriteRefused(token, holding.is_valid()));
+        }
+        done
+    }
+
+    /// Writes back what was read, plus one.
+    pub(super) fn count_up(&self, fenced: bool, client: usize, holding: &Holding, read: u64) {
+        let taken = self.access_under(fenced, client, holding, |value| *value = read + 1);
+        if taken.is_some() {
+            self.increments.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was valid at the moment of the first line that this records.
+    pub(super) fn looks(&self, client: usize, holding: &Holding) -> bool {
+        self.record(client, What::Looks(holding.token()));
+        let valid = holding.is_valid();
+        let found = match valid {
+            true => What::Valid(holding.token()),
+            false => What::Ended(holding.token()),
+        };
+        self.record(client, found);
+        valid
     }
 
     /// The register has counted every update that it took.
@@ -157,7 +199,9 @@ impl Client {
     async fn hold(&mut self, session: &Session, lock: usize, guard: LockGuard) {
         let token = guard.token();
         // The read is shown to the register too: a late writer between read and write is refused.
-        let read = self.access(lock, &guard, |value| *value);
+        let fenced = self.shared.plan.fenced;
+        let read =
+            self.shared.locks[lock].access_under(fenced, self.number, &guard, |value| *value);
         tokio::time::sleep(self.random.up_to(Duration::from_millis(4))).await;
         if self.shared.locks[lock].ambush.pass(self.number).await {
             // Whoever has the lock by now gets a chance to use it first.
@@ -165,16 +209,12 @@ impl Client {
         }
         if let Some(read) = read {
             // Without a look at the guard: it is for the register to refuse.
-            let taken = self.access(lock, &guard, |value| *value = read + 1);
-            if taken.is_some() {
-                let increments = &self.shared.locks[lock].increments;
-                increments.fetch_add(1, Ordering::Relaxed);
-            }
+            self.shared.locks[lock].count_up(fenced, self.number, &guard, read);
         }
         if self.random.below(3) == 0 {
             self.commit(session, lock, &guard).await;
         }
-        if !self.looks(lock, &guard) {
+        if !self.shared.locks[lock].looks(self.number, &guard) {
             return;
         }
         self.record(lock, What::Releasing(token));
@@ -184,37 +224,6 @@ impl Client {
             self.record(lock, What::Released(token));
         }
         self.count_one();
-    }
-
-    fn access<R>(
-        &self,
-        lock: usize,
-        guard: &LockGuard,
-        access: impl FnOnce(&mut u64) -> R,
-    ) -> Option<R> {
-        let token = guard.token();
-        let fenced = self.shared.plan.fenced;
-        let record = || self.record(lock, What::Wrote(token));
-        let done = self.shared.locks[lock].access(fenced, token, access, record);
-        if done.is_none() {
-            // Valid after the refusal means valid at it.
-            self.record(lock, What::WriteRefused(token, guard.is_valid()));
-        }
-        done
-    }
-
-    /// Whether the guard was valid at the moment of the first line that this records.
-    fn looks(&self, lock: usize, guard: &LockGuard) -> bool {
-        self.record(lock, What::Looks(guard.token()));
-        let valid = guard.is_valid();
-        self.record(
-            lock,
-            match valid {
-                true => What::Valid(guard.token()),
-                false => What::Ended(guard.token()),
-            },
-        );
-        valid
     }
 
     /// The register in the store: commits that name the lock have its order, whatever their holders

@@ -1,7 +1,7 @@
 //! The long form of the suite: everything at once, for a while, under one fault after another.
 //!
 //! A *run* is a store and a seed. Clients, each a process of its own as far as a test can have that,
-//! use locks, transactions and a queue at the same time. When they have shown that they
+//! use locks, transactions, a queue, an election and a read-write lock at the same time. When they have shown that they
 //! get on, faults begin, drawn from the seed: clients are paused, killed, cut off and cancelled; the
 //! store is paused and killed. In the end all is healed, what was left open is read, and the
 //! [checkers](crate::checkers) judge what the clients saw:
@@ -9,7 +9,9 @@
 //! * the tokens of each lock, as granted and as a fenced register took them, and an order of all holdings;
 //! * a register in the store, behind commits that are fenced by the lock;
 //! * lists that are appended to and read, which must be strictly serializable;
-//! * what went into the queue and what came out.
+//! * what went into the queue and what came out;
+//! * leaders, as if they held a lock, and what they proclaim to those who look on;
+//! * readers and writers, and whether a reader ever saw a half of what a writer changed.
 //!
 //! A run in which too little happened, in particular before the first fault, is [invalid](Verdict::Invalid):
 //! it counts for nothing. [`run`] is one run, [`sweep`] is many.
@@ -19,10 +21,12 @@ mod client;
 mod faults;
 mod items;
 mod judge;
+mod leaders;
 mod lists;
 mod locks;
 mod progress;
 mod report;
+mod shelf;
 mod sweep;
 
 use std::collections::BTreeMap;
@@ -38,7 +42,7 @@ use crate::case::{Case, Outcome, Promise};
 use crate::cases::{expiry_bound, guarantees};
 use crate::harness::{Harness, Need, Subject};
 use crate::timeline::Timeline;
-use client::{Crew, Shared};
+use client::{Crew, Role, Shared};
 pub use faults::{Fault, Kind, Schedule};
 pub use judge::Histories;
 pub use report::{Row, Summary};
@@ -145,12 +149,18 @@ pub struct Counts {
     pub transactions: usize,
     /// What was asked of the queue.
     pub queue: usize,
+    /// Campaigns, resignations, proclamations, and asks who leads.
+    pub elections: usize,
+    /// Asks for read-write locks, downgrades and releases.
+    pub rw_locks: usize,
     /// Operations of which nobody knows whether they had an effect: lost answers, clients that died or
     /// gave up.
     pub unknown: usize,
     /// Writes under an old token that the register refused. One without a look at tokens takes them.
     pub refused: usize,
-    /// Times in which two clients believed that they had the same lock. Informational: belief ends late
+    /// Readers that came in while another was there. Where there are none, nothing was shared.
+    pub shared: usize,
+    /// Times in which two clients believed that they had the same lock, or led. Informational: belief ends late
     /// where an operator or a restart of the store ends a lease early.
     pub overlaps: usize,
 }
@@ -158,7 +168,7 @@ pub struct Counts {
 impl Counts {
     /// All that was asked of the store.
     pub const fn operations(&self) -> usize {
-        self.locks + self.transactions + self.queue
+        self.locks + self.transactions + self.queue + self.elections + self.rw_locks
     }
 }
 
@@ -350,6 +360,11 @@ async fn weather(
             plan.limit, plan.operations, plan.faults
         )));
     }
+    if run.counts.shared == 0 {
+        let why =
+            "no two readers were inside at a time: that no writer was beside them proves nothing";
+        return Err(Outcome::not_run(why));
+    }
     Ok(())
 }
 
@@ -422,8 +437,13 @@ async fn quiet(
     crew: &mut Crew,
 ) -> std::result::Result<(), Outcome> {
     shared.stop.store(true, Ordering::Relaxed);
-    crew.sign_off(plan.hang).await?;
+    // Those who look on have to see what comes last.
+    crew.sign_off(plan.hang, |role| role != Role::Observer)
+        .await?;
     let patience = plan.hang + harness.ttl() + said.expiry;
+    leaders::last_look(harness, shared, patience).await?;
+    crew.sign_off(plan.hang, |_| true).await?;
+    shelf::last_look(harness, shared, patience).await?;
     locks::last_look(harness, shared, patience).await?;
     lists::last_look(harness, shared, patience).await?;
     items::last_look(harness, shared, patience).await

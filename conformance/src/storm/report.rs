@@ -65,6 +65,9 @@ impl Row {
             sum.locks += run.counts.locks;
             sum.transactions += run.counts.transactions;
             sum.queue += run.counts.queue;
+            sum.elections += run.counts.elections;
+            sum.rw_locks += run.counts.rw_locks;
+            sum.shared += run.counts.shared;
             sum.unknown += run.counts.unknown;
             sum.refused += run.counts.refused;
             sum.overlaps += run.counts.overlaps;
@@ -121,6 +124,9 @@ impl Summary {
                     "locks": run.counts.locks,
                     "transactions": run.counts.transactions,
                     "queue": run.counts.queue,
+                    "elections": run.counts.elections,
+                    "rw_locks": run.counts.rw_locks,
+                    "shared": run.counts.shared,
                     "before_faults": run.calm,
                     "faults": faults,
                     "unknown": run.counts.unknown,
@@ -169,6 +175,7 @@ impl fmt::Display for Summary {
             "faults",
             "unknown",
             "refused",
+            "shared",
             "overlaps",
             "slowest",
         ]);
@@ -187,6 +194,7 @@ impl fmt::Display for Summary {
                 row.faults().values().sum::<usize>().to_string(),
                 counts.unknown.to_string(),
                 counts.refused.to_string(),
+                counts.shared.to_string(),
                 counts.overlaps.to_string(),
                 slowest,
             ]);

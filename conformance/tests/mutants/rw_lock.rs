@@ -9,7 +9,8 @@ use tenure_conformance::{
     Case, Harness, Link, Linked, Need, Operator, Outcome, Subject, async_trait, run,
 };
 use tenure_core::backend::{
-    Ask, Backend, Grant, HasLocker, HasRwLock, Held, Lease, Locker, Opened, RwLock, Settle, Side,
+    Ask, Backend, Election, Grant, HasLocker, HasRwLock, Held, Lease, Locker, Opened, Queue,
+    RwLock, Settle, Side, Stm,
 };
 use tenure_core::{
     Error, FencingToken, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
@@ -18,7 +19,7 @@ use tenure_memory::{MemoryBackend, MemoryConfig, MemoryRwLock, MemorySession};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Bug {
+pub(crate) enum Bug {
     /// Nothing: the control.
     Nothing,
     /// Readers exclude each other.
@@ -196,18 +197,23 @@ impl Subject for Mutants {
     }
 
     async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
-        let world = World {
-            bug: self.0,
-            store: tenure_memory::connect(MemoryConfig::new())?,
-            held: Mutex::default(),
-            invented: AtomicU64::new(1_000_000),
-        };
-        Ok(Box::new(Stage(Arc::new(world))))
+        Ok(Box::new(stage(self.0)?))
     }
 
     fn parallel(&self) -> usize {
         64
     }
+}
+
+/// A stage of its own, also for what is no case.
+pub(crate) fn stage(bug: Bug) -> Result<Stage> {
+    let world = World {
+        bug,
+        store: tenure_memory::connect(MemoryConfig::new())?,
+        held: Mutex::default(),
+        invented: AtomicU64::new(1_000_000),
+    };
+    Ok(Stage(Arc::new(world)))
 }
 
 /// What all connections to one mutant share.
@@ -228,7 +234,7 @@ impl World {
     }
 }
 
-struct Stage(Arc<World>);
+pub(crate) struct Stage(Arc<World>);
 
 #[async_trait]
 impl Harness for Stage {
@@ -340,6 +346,18 @@ impl Lease for MutantLease {
 
     fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
         Some(Arc::clone(&self.inner).typed_locker())
+    }
+
+    fn election(self: Arc<Self>) -> Option<Arc<dyn Election>> {
+        Arc::clone(&self.inner).election()
+    }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        Arc::clone(&self.inner).queue()
+    }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
+        Arc::clone(&self.inner).stm()
     }
 
     fn rw_lock(self: Arc<Self>) -> Option<Arc<dyn RwLock>> {

@@ -1,29 +1,36 @@
 //! Mutants in the storm: what the long form has to notice.
 
+use tenure_conformance::Harness;
 use tenure_conformance::storm::{self, Kind, Plan, Verdict};
 
+use super::election::Bug as OfElections;
 use super::queue::Bug as OfQueues;
+use super::rw_lock::{self, Bug as OfRwLocks};
 use super::{Bug, Duration, Mutex, Stage, World};
 
 /// The first few seeds; a storm that is borne by a mutant may have been a calm one.
 async fn caught(bug: Bug, kinds: &[Kind], words: &[&str]) {
+    let stage = || Stage(Mutex::new(World::new(bug).unwrap()));
+    caught_on(&format!("{bug:?}"), stage, kinds, words).await;
+}
+
+async fn caught_on<H: Harness>(bug: &str, stage: impl Fn() -> H, kinds: &[Kind], words: &[&str]) {
     let mut plan = Plan::short().only(kinds);
     // Some never come to rest; that would be enough of a violation.
     plan.hang = Duration::from_secs(10);
     let mut last = None;
     for seed in 1..=4 {
-        let stage = Stage(Mutex::new(World::new(bug).unwrap()));
-        match storm::run(&stage, seed, &plan).await.verdict {
+        match storm::run(&stage(), seed, &plan).await.verdict {
             Verdict::Violated { what, .. } => {
                 let expected = words.iter().any(|word| what.contains(word));
-                assert!(expected, "{bug:?}, seed {seed}: {what}");
-                println!("{bug:?}, seed {seed}: {what}");
+                assert!(expected, "{bug}, seed {seed}: {what}");
+                println!("{bug}, seed {seed}: {what}");
                 return;
             }
             other => last = Some(other),
         }
     }
-    panic!("{bug:?} was borne: {last:?}");
+    panic!("{bug} was borne: {last:?}");
 }
 
 /// What clients suffer on any store.
@@ -85,4 +92,74 @@ async fn a_consumer_that_looks_now_and_then_is_caught() {
 async fn a_queue_that_looks_at_no_priority_is_caught() {
     let bug = Bug::Queue(OfQueues::NoPriorities);
     caught(bug, CLIENTS, &["the queue: item"]).await;
+}
+
+async fn caught_election(bug: OfElections, words: &[&str]) {
+    caught(Bug::Election(bug), CLIENTS, words).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_leaders_at_a_time_are_caught() {
+    caught_election(OfElections::EverybodyLeads, &["the election"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leaders_with_the_same_token_are_caught() {
+    caught_election(OfElections::ConstantToken, &["the election, tokens"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_that_goes_back_is_caught() {
+    caught_election(OfElections::GoesBack, &["an observer went back"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deposed_leader_that_is_believed_is_caught() {
+    caught_election(OfElections::Unfenced, &["the election"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proclamation_that_comes_twice_is_caught() {
+    caught_election(OfElections::Echo, &["the election"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_that_looks_seldom_is_caught() {
+    let words = ["has not come to see", "achieved nothing"];
+    caught_election(OfElections::PollingObserver, &words).await;
+}
+
+async fn caught_rw_lock(bug: OfRwLocks, words: &[&str]) {
+    let stage = || rw_lock::stage(bug).unwrap();
+    caught_on(&format!("{bug:?}"), stage, CLIENTS, words).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wrapper_of_read_write_locks_weathers_a_storm() {
+    let stage = rw_lock::stage(OfRwLocks::Nothing).unwrap();
+    let run = storm::run(&stage, 1, &Plan::short().only(CLIENTS)).await;
+    assert!(matches!(run.verdict, Verdict::Passed), "{:?}", run.verdict);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_keeps_nobody_out_is_caught() {
+    caught_rw_lock(OfRwLocks::SharedWriters, &["the read-write lock"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_with_the_same_token_are_caught() {
+    let words = ["the read-write lock, register and all: token"];
+    caught_rw_lock(OfRwLocks::ConstantToken, &words).await;
+}
+
+/// Nothing is broken, and nothing proved.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_never_share_count_for_nothing() {
+    let stage = rw_lock::stage(OfRwLocks::LoneReaders).unwrap();
+    let plan = Plan::short().only([Kind::Cancelled]);
+    let run = storm::run(&stage, 1, &plan).await;
+    let Verdict::Invalid { why } = run.verdict else {
+        panic!("{:?}", run.verdict);
+    };
+    assert!(why.contains("no two readers"), "{why}");
 }
