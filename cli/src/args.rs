@@ -482,7 +482,8 @@ pub(crate) struct Schema {
 pub(crate) struct Conform {
     /// Only the cases whose name matches; `*` and `?` stand for any characters, any character
     ///
-    /// With --long: only the stores whose name does (`memory`, `etcd`, `redis`, `postgres`).
+    /// With --long: only the rows whose store does, by the name that the table has for it (`redis`,
+    /// `redis cluster, a primary lost`; both and all others with `redis*`).
     #[arg(long, value_name = "GLOB")]
     pub(crate) only: Option<String>,
 
@@ -500,6 +501,10 @@ pub(crate) struct Conform {
     /// The first seed; 1 by default. It decides the faults, their order, and what clients choose
     #[arg(long, value_name = "S", requires = "long")]
     pub(crate) seed: Option<u64>,
+
+    /// How many runs at a time; as many as the machine has pairs of processors by default
+    #[arg(long, value_name = "N", requires = "long", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) at_once: Option<u32>,
 
     /// Keep what the clients of every run saw, as JSON lines, in this folder
     ///

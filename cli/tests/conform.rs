@@ -113,6 +113,78 @@ fn set_ups_stand_beside_the_stores() {
     }
 }
 
+/// One run of the long form, as an object.
+fn long(args: &[&str]) -> (support::Done, Vec<Value>) {
+    let done = conform(&[&["--long", "--json"], args].concat());
+    let lines = done.stdout.lines();
+    let runs = lines.map(|line| serde_json::from_str(line).unwrap());
+    let runs = runs.collect();
+    (done, runs)
+}
+
+#[test]
+fn the_long_form_runs_on_the_embedded_store() {
+    let (done, runs) = long(&["--seed", "3", "--at-once", "1"]);
+    done.exits(0);
+    let [run] = &runs[..] else {
+        panic!("one seed, one store: {done:?}");
+    };
+    assert_eq!(run["store"], "memory");
+    assert_eq!(run["seed"], 3);
+    assert_eq!(run["outcome"], "passed", "{run}");
+    assert!(run["operations"].as_u64().unwrap() >= 10_000, "{run}");
+    let faults = run["faults"].as_object().unwrap();
+    assert!(
+        faults
+            .values()
+            .map(|count| count.as_u64().unwrap())
+            .sum::<u64>()
+            >= 8
+    );
+    let command = "tenure conform --long --url memory: --only memory --seed 3";
+    assert_eq!(run["command"], command);
+
+    // The schedule is the seed's, whatever else is chosen; how many of it there is time for is not.
+    let folder = tempfile::tempdir().unwrap();
+    let histories = folder.path().to_str().unwrap();
+    let again = ["--seed", "3", "--only", "memory", "--histories", histories];
+    let (done, runs) = long(&again);
+    done.exits(0);
+    let again = runs[0]["faults"].as_object().unwrap();
+    for (kind, count) in faults {
+        let other = again.get(kind).and_then(Value::as_u64).unwrap_or_default();
+        assert!(
+            count.as_u64().unwrap().abs_diff(other) <= 1,
+            "{kind}: {done:?}"
+        );
+    }
+    let files = runs[0]["histories"].as_array().unwrap();
+    assert!(!files.is_empty());
+    for file in files {
+        assert!(std::path::Path::new(file.as_str().unwrap()).is_file());
+    }
+}
+
+#[test]
+fn the_long_form_refuses_what_it_cannot_do() {
+    for (args, word) in [
+        (&["--long", "--only", "nonsense"][..], "no store is left"),
+        (&["--long", "--format", "html"], "--format table"),
+        (&["--long", "--seeds", "0"], "0 is not in"),
+        (&["--long", "--at-once", "0"], "0 is not in"),
+        (&["--long", "--faults"], "cannot be used with"),
+        (&["--at-once", "2"], "--long"),
+    ] {
+        let done = conform(args);
+        done.exits(64);
+        assert!(done.stderr.contains(word), "{args:?}: {done:?}");
+    }
+    let done = run(tenure(["conform", "--long", "--only", "nonsense"]));
+    done.exits(64);
+    let names = "no store matches `nonsense`: with --long, --only chooses among memory, etcd";
+    assert!(done.stderr.contains(names), "{done:?}");
+}
+
 #[test]
 fn the_report_goes_to_a_file() {
     let folder = tempfile::tempdir().unwrap();

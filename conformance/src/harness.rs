@@ -45,6 +45,8 @@ pub enum Need {
     ClockJump,
     /// [`Operator::pause`] and [`Operator::resume`].
     Pause,
+    /// [`Operator::return_members`].
+    ReturnMembers,
 }
 
 impl Need {
@@ -67,6 +69,7 @@ impl Need {
         Self::Failover,
         Self::ClockJump,
         Self::Pause,
+        Self::ReturnMembers,
     ];
 
     /// The control's name, as [`conformance!`](crate::conformance) takes it.
@@ -89,6 +92,7 @@ impl Need {
             Self::Failover => "failover",
             Self::ClockJump => "clock_jump",
             Self::Pause => "pause",
+            Self::ReturnMembers => "return_members",
         }
     }
 
@@ -112,6 +116,7 @@ impl Need {
             Self::Failover => "make another member take over",
             Self::ClockJump => "move the store's clock",
             Self::Pause => "pause the store",
+            Self::ReturnMembers => "give members back that were taken away",
         }
     }
 
@@ -127,6 +132,7 @@ impl Need {
                 | Self::Failover
                 | Self::ClockJump
                 | Self::Pause
+                | Self::ReturnMembers
         )
     }
 
@@ -328,6 +334,16 @@ pub trait Operator: Send + Sync {
     /// `Unsupported` where it cannot.
     async fn lose_minority(&self) -> Result<()> {
         Err(Error::unsupported("losing members"))
+    }
+
+    /// The members that [`lose_minority`](Self::lose_minority) or [`fail_over`](Self::fail_over) took away
+    /// come back, to follow whoever serves. Returns once each of them serves: then both can happen again.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn return_members(&self) -> Result<()> {
+        Err(Error::unsupported("members that come back"))
     }
 
     /// From now on the member that would take over misses whatever the store may acknowledge

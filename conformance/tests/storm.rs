@@ -14,7 +14,7 @@ async fn once(subject: &dyn Subject, seed: u64) -> Run {
     storm::run(&*harness, seed, &Plan::short()).await
 }
 
-async fn weathered(subject: &dyn Subject, seed: u64) {
+async fn weathered(subject: &dyn Subject, seed: u64) -> Run {
     let mut run = once(subject, seed).await;
     if let Verdict::Invalid { why } = &run.verdict {
         // The machine was too busy; it may be less so in a moment.
@@ -35,6 +35,7 @@ async fn weathered(subject: &dyn Subject, seed: u64) {
         subject.name(),
         run.verdict
     );
+    run
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,6 +64,84 @@ async fn etcd_weathers_a_storm() {
 async fn postgres_weathers_a_storm() {
     let subject = tenure_conformance::stores::PostgresSubject::start().await;
     weathered(&subject.unwrap(), 1).await;
+}
+
+#[cfg(feature = "etcd")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_of_etcd_lose_their_leader_and_nothing_else() {
+    use tenure_conformance::stores::{EtcdSetup, EtcdSubject};
+
+    let run = weathered(&EtcdSubject::set_up(EtcdSetup::ThreeMembers), 1).await;
+    for kind in [Kind::FailedOver, Kind::MinorityLost] {
+        assert!(run.faults.contains_key(&kind), "{:?}", run.faults);
+    }
+    let whole = run.histories.earlier.is_empty();
+    assert!(whole, "judged in full across every change of leader");
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_synchronous_standby_has_all_that_was_stored() {
+    use tenure_conformance::stores::{PostgresSetup, PostgresSubject};
+
+    let subject = PostgresSubject::set_up(PostgresSetup::SynchronousStandby);
+    let run = weathered(&subject, 1).await;
+    assert_eq!(run.faults.get(&Kind::FailedOver), Some(&1));
+    assert!(run.histories.earlier.is_empty(), "judged in full");
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_lags_keeps_the_order_of_tokens() {
+    use tenure_conformance::stores::{RedisSetup, RedisSubject};
+
+    let subject = RedisSubject::set_up(RedisSetup::AsynchronousReplica).await;
+    let run = weathered(&subject.unwrap(), 1).await;
+    assert_eq!(run.faults.get(&Kind::FailedOver), Some(&1));
+    let [earlier] = &run.histories.earlier[..] else {
+        panic!("one failover, so two epochs");
+    };
+    assert!(!earlier.lists.is_empty() && !earlier.items.is_empty());
+    assert!(!run.histories.lists.is_empty(), "it went on");
+}
+
+/// Whoever may forget does, and is caught where it is judged as one that does not.
+#[cfg(any(feature = "redis", feature = "postgres"))]
+async fn forgets(subject: &dyn Subject) {
+    let mut plan = Plan::short().as_if_durable().only([Kind::FailedOver]);
+    plan.faults = 1;
+    let mut last = None;
+    for seed in 1..=3 {
+        let harness = storm::stage(subject).await.unwrap();
+        let run = storm::run(&*harness, seed, &plan).await;
+        match run.verdict {
+            Verdict::Violated { what, .. } => {
+                let stored = ["the lists", "the queue"];
+                assert!(stored.iter().any(|word| what.contains(word)), "{what}");
+                println!("{}, seed {seed}: {what}", subject.name());
+                return;
+            }
+            other => last = Some(other),
+        }
+    }
+    panic!("{} forgot nothing: {last:?}", subject.name());
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_asynchronous_standby_judged_as_durable_is_caught() {
+    use tenure_conformance::stores::{PostgresSetup, PostgresSubject};
+
+    forgets(&PostgresSubject::set_up(PostgresSetup::AsynchronousStandby)).await;
+}
+
+#[cfg(feature = "redis")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_judged_without_epochs_is_caught() {
+    use tenure_conformance::stores::{RedisSetup, RedisSubject};
+
+    let subject = RedisSubject::set_up(RedisSetup::AsynchronousReplica).await;
+    forgets(&subject.unwrap()).await;
 }
 
 /// The same storm in which something must go wrong: so long as it does not, with the next seed.

@@ -130,16 +130,16 @@ fn leave_out_what_never_stood(report: &mut Report, urls: usize) {
 async fn whatever_is_here() -> Result<Subjects, Failure> {
     let (etcd, redis) = (start_etcd().await?, start_redis().await?);
     let set_up_etcd = match etcd {
-        Some(_) => set_up_etcd(),
+        Some(_) => set_up_etcd(|_| true),
         None => Subjects::new(),
     };
     let set_up_redis = match redis {
-        Some(_) => set_up_redis().await,
+        Some(_) => set_up_redis(|_| true).await,
         None => Subjects::new(),
     };
     let postgres = start_postgres().await?;
     let set_up_postgres = match postgres {
-        Some(_) => set_up_postgres(),
+        Some(_) => set_up_postgres(|_| true),
         None => Subjects::new(),
     };
     let servers = etcd.into_iter().chain(set_up_etcd);
@@ -174,17 +174,18 @@ pub(super) async fn start_etcd() -> Result<Option<Arc<dyn Subject>>, Failure> {
 
 /// The ways to run an etcd that make it promise more: a column each.
 #[cfg(feature = "etcd")]
-fn set_up_etcd() -> Subjects {
+pub(super) fn set_up_etcd(chosen: impl Fn(&str) -> bool) -> Subjects {
     use tenure_conformance::stores::{EtcdSetup, EtcdSubject};
 
     let setups = EtcdSetup::ALL.iter();
     setups
+        .filter(|setup| chosen(setup.title()))
         .map(|&setup| -> Arc<dyn Subject> { Arc::new(EtcdSubject::set_up(setup)) })
         .collect()
 }
 
 #[cfg(not(feature = "etcd"))]
-fn set_up_etcd() -> Subjects {
+pub(super) fn set_up_etcd(_: impl Fn(&str) -> bool) -> Subjects {
     Subjects::new()
 }
 
@@ -198,11 +199,12 @@ pub(super) async fn start_redis() -> Result<Option<Arc<dyn Subject>>, Failure> {
 
 /// The ways to run a Redis that make it promise less: a column each, for what shows why.
 #[cfg(feature = "redis")]
-async fn set_up_redis() -> Subjects {
+pub(super) async fn set_up_redis(chosen: impl Fn(&str) -> bool) -> Subjects {
     use tenure_conformance::stores::{RedisSetup, RedisSubject};
 
     let mut subjects = Subjects::new();
-    for &setup in RedisSetup::ALL {
+    let setups = RedisSetup::ALL.iter();
+    for &setup in setups.filter(|setup| chosen(setup.title())) {
         match RedisSubject::set_up(setup).await {
             Ok(subject) => subjects.push(Arc::new(subject)),
             Err(error) => say(format_args!(
@@ -216,8 +218,31 @@ async fn set_up_redis() -> Subjects {
 }
 
 #[cfg(not(feature = "redis"))]
-async fn set_up_redis() -> Subjects {
+pub(super) async fn set_up_redis(_: impl Fn(&str) -> bool) -> Subjects {
     Subjects::new()
+}
+
+/// The titles of the rows that the long form has for one kind of store besides its first.
+pub(super) fn titles_of_set_ups(store: &str) -> Vec<&'static str> {
+    match store {
+        #[cfg(feature = "etcd")]
+        "etcd" => {
+            let setups = tenure_conformance::stores::EtcdSetup::ALL.iter();
+            setups.map(|setup| setup.title()).collect()
+        }
+        #[cfg(feature = "redis")]
+        "redis" => {
+            let setups = tenure_conformance::stores::RedisSetup::ALL.iter();
+            setups.map(|setup| setup.title()).collect()
+        }
+        #[cfg(feature = "postgres")]
+        "postgres" => {
+            let setups = tenure_conformance::stores::PostgresSetup::ALL.iter();
+            let setups = setups.filter(|setup| setup.weathers());
+            setups.map(|setup| setup.title()).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 #[cfg(not(feature = "redis"))]
@@ -236,17 +261,18 @@ pub(super) async fn start_postgres() -> Result<Option<Arc<dyn Subject>>, Failure
 
 /// The ways to run a PostgreSQL that make it promise more or less: a column each, for what shows it.
 #[cfg(feature = "postgres")]
-fn set_up_postgres() -> Subjects {
+pub(super) fn set_up_postgres(chosen: impl Fn(&str) -> bool) -> Subjects {
     use tenure_conformance::stores::{PostgresSetup, PostgresSubject};
 
     let setups = PostgresSetup::ALL.iter();
     setups
+        .filter(|setup| chosen(setup.title()))
         .map(|&setup| -> Arc<dyn Subject> { Arc::new(PostgresSubject::set_up(setup)) })
         .collect()
 }
 
 #[cfg(not(feature = "postgres"))]
-fn set_up_postgres() -> Subjects {
+pub(super) fn set_up_postgres(_: impl Fn(&str) -> bool) -> Subjects {
     Subjects::new()
 }
 
@@ -296,15 +322,15 @@ async fn to_suffer(urls: &[&str]) -> Result<Subjects, Failure> {
     let mut subjects = Subjects::new();
     if any("etcd") {
         subjects.extend(start_etcd().await?);
-        subjects.extend(set_up_etcd());
+        subjects.extend(set_up_etcd(|_| true));
     }
     if any("redis") {
         subjects.extend(start_redis().await?);
-        subjects.extend(set_up_redis().await);
+        subjects.extend(set_up_redis(|_| true).await);
     }
     if any("postgres") {
         subjects.extend(start_postgres().await?);
-        subjects.extend(set_up_postgres());
+        subjects.extend(set_up_postgres(|_| true));
     }
     let only = |subject| Arc::new(Faults(subject)) as Arc<dyn Subject>;
     Ok(subjects.into_iter().map(only).collect())

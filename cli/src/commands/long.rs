@@ -9,7 +9,7 @@ use crate::args::{Conform, Format, Global};
 use crate::exit::{self, Failure};
 use crate::output;
 
-/// What is installed here, in the order of the table.
+/// The kinds of stores, in the order of the table.
 const STORES: [&str; 4] = ["memory", "etcd", "redis", "postgres"];
 
 const SEEDS: u32 = 100;
@@ -31,11 +31,12 @@ pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     let urls = global.urls()?;
     let mut subjects = Subjects::new();
     if urls.is_empty() {
-        if !STORES.into_iter().any(chosen) {
+        let rows = || STORES.into_iter().flat_map(rows);
+        if !rows().any(chosen) {
             let pattern = args.only.as_deref().unwrap_or_default();
             return Err(Failure::usage(format!(
                 "no store matches `{pattern}`: with --long, --only chooses among {}",
-                STORES.join(", ")
+                rows().map(quoted).collect::<Vec<_>>().join(", ")
             )));
         }
         subjects = whatever_is_here(chosen).await?;
@@ -62,6 +63,9 @@ pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     let mut sweep = Sweep::new(seeds, Plan::long());
     if let Some(folder) = &args.histories {
         sweep = sweep.keep_all(folder);
+    }
+    if let Some(runs) = args.at_once {
+        sweep.at_once = usize::try_from(runs).unwrap_or(usize::MAX);
     }
     // Opened first: hours later is too late for "permission denied".
     let mut out = args.out.as_deref().map(Out::create).transpose()?;
@@ -111,15 +115,36 @@ pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     ))
 }
 
-/// The stores that need nothing from outside, each run as it promises most.
+/// What one kind of store has rows for: run as it promises most, and in other ways.
+fn rows(store: &'static str) -> Vec<&'static str> {
+    let set_ups = conform::titles_of_set_ups(store);
+    std::iter::once(store).chain(set_ups).collect()
+}
+
+/// The stores that need nothing from outside. Set-ups of one that is not installed are left out with it.
 async fn whatever_is_here(chosen: impl Fn(&str) -> bool) -> Result<Subjects, Failure> {
     let mut subjects = Subjects::new();
-    for store in STORES.into_iter().filter(|store| chosen(store)) {
-        subjects.extend(match store {
+    for store in STORES {
+        let wanted = rows(store);
+        if !wanted.iter().any(|row| chosen(row)) {
+            continue;
+        }
+        let first = match store {
             "etcd" => conform::start_etcd().await?,
             "redis" => conform::start_redis().await?,
             "postgres" => conform::start_postgres().await?,
             _ => conform::embedded(),
+        };
+        let Some(first) = first else { continue };
+        if chosen(store) {
+            subjects.push(first);
+        }
+        let set_up = |title: &str| title != store && wanted.contains(&title) && chosen(title);
+        subjects.extend(match store {
+            "etcd" => conform::set_up_etcd(set_up),
+            "redis" => conform::set_up_redis(set_up).await,
+            "postgres" => conform::set_up_postgres(set_up),
+            _ => Subjects::new(),
         });
     }
     Ok(subjects)

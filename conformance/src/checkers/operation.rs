@@ -55,6 +55,18 @@ impl<I, O> Operation<I, O> {
         !matches!(self.fate, Fate::Failed)
     }
 
+    /// What was known of this operation then: nothing, if it was not yet called, and not how it would end,
+    /// if it had not.
+    pub fn as_of(mut self, time: Duration) -> Option<Self> {
+        if self.called > time {
+            return None;
+        }
+        if self.ended.is_some_and(|ended| ended > time) {
+            (self.ended, self.fate) = (None, Fate::Unknown);
+        }
+        Some(self)
+    }
+
     /// Whether this was over, for certain, before `other` began. Equal times decide nothing.
     pub fn precedes<J, P>(&self, other: &Operation<J, P>) -> bool {
         self.done_by().is_some_and(|done| done < other.called)
@@ -121,6 +133,14 @@ impl<I, O> Journal<I, O> {
         }
     }
 
+    /// With times since `start`, to be compared with those of others.
+    pub fn since(start: Instant) -> Self {
+        Self {
+            start,
+            operations: Mutex::default(),
+        }
+    }
+
     /// To be called right before the operation is.
     pub fn call(&self, client: usize, input: I) -> Ticket {
         let mut operations = self
@@ -170,6 +190,8 @@ impl<I, O> Journal<I, O> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)] // A test fails by panicking.
+
     use super::*;
 
     #[test]
@@ -187,5 +209,21 @@ mod tests {
         assert!(!operations[2].possible());
         assert!(!operations[0].precedes(&operations[1]));
         assert!(!operations[1].precedes(&operations[2]));
+    }
+
+    #[test]
+    fn what_ends_later_is_not_known_yet() {
+        let at = Duration::from_secs;
+        let done = Operation {
+            client: 0,
+            called: at(2),
+            ended: Some(at(4)),
+            input: "a",
+            fate: Fate::Done(7),
+        };
+        assert_eq!(done.clone().as_of(at(1)), None);
+        let open = done.clone().as_of(at(3)).unwrap();
+        assert_eq!((open.ended, open.fate), (None, Fate::Unknown));
+        assert_eq!(done.clone().as_of(at(4)), Some(done));
     }
 }

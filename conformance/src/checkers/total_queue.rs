@@ -109,11 +109,20 @@ type Lives<'a> = BTreeMap<u64, Life<'a>>;
 
 /// Judges a run.
 pub fn check(history: &[QueueOperation]) -> Account {
-    check_within(history, Duration::MAX)
+    account(history, Duration::MAX, true)
 }
 
 /// Judges a run in which a dequeue of unknown fate has had no item any more so long after its call.
 pub fn check_within(history: &[QueueOperation], away: Duration) -> Account {
+    account(history, away, true)
+}
+
+/// The same of a run that was broken off, without a drain: what did not come out may be in the queue.
+pub fn check_undrained(history: &[QueueOperation], away: Duration) -> Account {
+    account(history, away, false)
+}
+
+fn account(history: &[QueueOperation], away: Duration, drained: bool) -> Account {
     let lives = lives(history);
     let unseen = Unseen::of(history);
     let mut account = Account {
@@ -139,7 +148,7 @@ pub fn check_within(history: &[QueueOperation], away: Duration) -> Account {
             let violation = life.violation(history, *item, &what);
             account.violations.push(violation);
         }
-        if (certain || !life.deliveries.is_empty()) && !life.may_have_ended() {
+        if drained && (certain || !life.deliveries.is_empty()) && !life.may_have_ended() {
             missing.push(item);
         }
     }

@@ -116,6 +116,19 @@ impl Members {
         change.await.map(drop).map_err(testbed)
     }
 
+    /// Those who died are started again with what they have on disk, those who stand still go on.
+    async fn give_back(&self) -> Result<()> {
+        let mut cluster = self.cluster.lock().await;
+        for member in &mut cluster.members {
+            match member.is_running() {
+                true => member.resume().map_err(testbed)?,
+                false => member.restart_async().await.map_err(testbed)?,
+            }
+        }
+        drop(cluster);
+        self.leader().await.map(drop)
+    }
+
     /// The leader falls silent and stays so: its connections stay open, and nothing comes.
     async fn cut_off_leader(&self) -> Result<()> {
         let leader = self.leader().await?;
@@ -300,6 +313,7 @@ impl Harness for EtcdHarness {
             Need::Survivors,
             Need::LoseMinority,
             Need::Failover,
+            Need::ReturnMembers,
         ];
         match &self.server {
             Server::Own(..) => OWN,
@@ -455,6 +469,10 @@ impl Operator for EtcdHarness {
             Server::Members(members) => members.cut_off_leader().await,
             _ => Err(Error::unsupported("stopping a server that others use")),
         }
+    }
+
+    async fn return_members(&self) -> Result<()> {
+        self.members()?.give_back().await
     }
 
     async fn lag(&self) -> Result<()> {

@@ -87,6 +87,13 @@ impl PostgresSetup {
         }
     }
 
+    /// Whether the long form has something to judge on it. Where the old primary lives on, clients of either
+    /// side never meet the others, and nothing is acknowledged on the old one any more: that is two
+    /// stores, each a calm one. Without `fsync`, nobody here can crash the machine.
+    pub const fn weathers(self) -> bool {
+        matches!(self, Self::AsynchronousStandby | Self::SynchronousStandby)
+    }
+
     /// Whether it differs in this case from a server alone that keeps what it stores.
     fn takes(self, case: &Case) -> bool {
         match self {
@@ -105,7 +112,7 @@ impl PostgresSetup {
             return Ok(Server::Careless(Arc::new(Mutex::new(server))));
         }
         let servers = PostgresReplica::builder()
-            .server(PostgresServer::builder().setting("max_connections", 60))
+            .server(PostgresServer::builder().setting("max_connections", 120))
             .synchronous(self != Self::AsynchronousStandby)
             .start_async()
             .await?;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tenure_core::{Result, Session, SessionId, Store};
@@ -16,7 +16,7 @@ use super::leaders::Office;
 use super::locks::Lock;
 use super::progress::Progress;
 use super::shelf::Shelf;
-use super::{Histories, Plan, Said};
+use super::{Earlier, Histories, Plan, Said};
 use crate::case::Outcome;
 use crate::cases::{Paused, Process, Random, open_on};
 use crate::checkers::list_append::{Keys, Lists, Step};
@@ -35,6 +35,12 @@ const ROLES: &[(Role, usize)] = &[
     (Role::Observer, 1),
     (Role::ReaderWriter, 3),
 ];
+
+/// How far a clock jumps forward at least.
+const FAR: Duration = Duration::from_secs(120);
+
+/// All of them, by name.
+const LOCKS: [&str; 2] = ["lock one", "lock two"];
 
 /// How many clients there are.
 pub(super) fn clients() -> usize {
@@ -74,12 +80,9 @@ pub(super) struct Shared {
     pub(super) locks: Vec<Lock>,
     pub(super) office: Office,
     pub(super) shelf: Shelf,
-    pub(super) keys: Mutex<Keys>,
-    pub(super) lists: Journal<Vec<Step>, Lists>,
-    pub(super) items: Journal<QueueCall, QueueAnswer>,
+    /// The last is the present one.
+    epochs: Mutex<Vec<Arc<Epoch>>>,
     pub(super) next_item: AtomicU64,
-    /// How many items are in the queue, as far as clients know.
-    pub(super) depth: AtomicI64,
     /// Names the sessions of consumers.
     pub(super) shifts: AtomicU64,
     pub(super) lock_operations: AtomicUsize,
@@ -92,7 +95,7 @@ pub(super) struct Shared {
     sessions: Mutex<Vec<Option<SessionId>>>,
     /// What a client saw that must not be.
     broken: Mutex<Option<String>>,
-    /// Times in which the store was killed and started again, where that frees leases.
+    /// Times in which the store was killed, and did not keep what was held.
     killed: Mutex<Vec<(Duration, Duration)>>,
     /// Who may believe for longer than it holds, and when: somebody ended its lease.
     excused: Mutex<Vec<Excuse>>,
@@ -101,6 +104,8 @@ pub(super) struct Shared {
     pub(super) doubled: Mutex<Vec<Doubled>>,
     /// The newest delivery of each item, and since when it was in hand.
     pub(super) in_hand: Mutex<HashMap<u64, (u64, Duration)>>,
+    /// By how much the store's clock was set back, all in all: the dead keep so much longer what they had.
+    set_back: Mutex<Duration>,
 }
 
 /// A time in which a client may believe for longer than it holds; every client, if none is named.
@@ -126,23 +131,65 @@ pub(super) struct Doubled {
     pub(super) tokens: [u64; 2],
 }
 
+/// The time between two events in which the store may forget what it has acknowledged.
+///
+/// Clients use other lists and another queue in each, and what they saw there is judged as far as it had
+/// ended before the event. What follows from tokens has no epochs: it holds across them.
+pub(super) struct Epoch {
+    number: usize,
+    pub(super) keys: Mutex<Keys>,
+    pub(super) lists: Journal<Vec<Step>, Lists>,
+    pub(super) items: Journal<QueueCall, QueueAnswer>,
+    /// How many items are in the queue, as far as clients know.
+    pub(super) depth: AtomicI64,
+    /// The greatest token of each lock under which a commit was acknowledged.
+    pub(super) committed: [AtomicU64; LOCKS.len()],
+    /// When the event began by which it ended.
+    closed: OnceLock<Duration>,
+}
+
+impl Epoch {
+    fn new(number: usize, start: Instant) -> Self {
+        Self {
+            number,
+            keys: Mutex::new(Keys::new(6, 48)),
+            lists: Journal::since(start),
+            items: Journal::since(start),
+            depth: AtomicI64::new(0),
+            committed: Default::default(),
+            closed: OnceLock::new(),
+        }
+    }
+
+    /// What `thing` is called in this epoch: as in no other.
+    pub(super) fn name(&self, thing: &str) -> String {
+        match self.number {
+            0 => thing.to_owned(),
+            number => format!("{thing}, epoch {number}"),
+        }
+    }
+
+    /// Whether what is seen by now is judged.
+    pub(super) fn is_open(&self) -> bool {
+        self.closed.get().is_none()
+    }
+}
+
 impl Shared {
     pub(super) fn new(plan: &Plan, said: Said, ttl: Duration) -> Self {
+        let start = Instant::now();
         Self {
             plan: plan.clone(),
             said,
             ttl,
-            start: Instant::now(),
+            start,
             stop: AtomicBool::new(false),
             enough: AtomicBool::new(false),
-            locks: ["lock one", "lock two"].map(Lock::new).into(),
-            office: Office::new(),
+            locks: LOCKS.map(Lock::new).into(),
+            office: Office::new(start),
             shelf: Shelf::new(),
-            keys: Mutex::new(Keys::new(6, 48)),
-            lists: Journal::new(),
-            items: Journal::new(),
+            epochs: Mutex::new(vec![Arc::new(Epoch::new(0, start))]),
             next_item: AtomicU64::new(0),
-            depth: AtomicI64::new(0),
             shifts: AtomicU64::new(0),
             lock_operations: AtomicUsize::new(0),
             transactions: AtomicUsize::new(0),
@@ -157,18 +204,42 @@ impl Shared {
             progress: Progress::new(clients()),
             doubled: Mutex::default(),
             in_hand: Mutex::default(),
+            set_back: Mutex::default(),
         }
     }
 
     /// For as long as a client waits for one answer: a dead holder is gone by then, and another that came
     /// right after it.
     pub(super) fn patience(&self) -> Duration {
-        self.ttl * 2 + self.said.expiry
+        self.ttl * 2 + self.late()
     }
 
     /// Since the histories began.
     pub(super) fn now(&self) -> Duration {
         self.start.elapsed()
+    }
+
+    fn epochs(&self) -> MutexGuard<'_, Vec<Arc<Epoch>>> {
+        self.epochs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The present one. Whoever begins something asks anew, and ends it in the epoch in which it began.
+    pub(super) fn epoch(&self) -> Arc<Epoch> {
+        let epochs = self.epochs();
+        Arc::clone(&epochs[epochs.len() - 1])
+    }
+
+    /// From now on the store may forget; clients go on with the names that they have until it is
+    /// over.
+    fn close_epoch(&self) {
+        let _ = self.epoch().closed.set(self.start.elapsed());
+    }
+
+    /// The store has forgotten what it may forget.
+    fn next_epoch(&self) {
+        let mut epochs = self.epochs();
+        let next = Epoch::new(epochs.len(), self.start);
+        epochs.push(Arc::new(next));
     }
 
     fn counters(&self) -> [usize; 5] {
@@ -198,13 +269,26 @@ impl Shared {
     }
 
     pub(super) fn histories(&self) -> Histories {
+        let epochs = self.epochs().clone();
+        let earlier = |epoch: &Arc<Epoch>| {
+            Some(Earlier {
+                until: *epoch.closed.get()?,
+                lists: epoch.lists.operations(),
+                items: epoch.items.operations(),
+            })
+        };
+        // One that is closed, and after which none began, has no successor to stand for the present.
+        let present = epochs.last().filter(|epoch| epoch.is_open());
+        let lists = present.map(|epoch| epoch.lists.operations());
+        let items = present.map(|epoch| epoch.items.operations());
         Histories {
             locks: self.locks.iter().map(Lock::events).collect(),
             seat: self.office.seat.events(),
             words: self.office.words.operations(),
             shelf: self.shelf.events(),
-            lists: self.lists.operations(),
-            items: self.items.operations(),
+            lists: lists.unwrap_or_default(),
+            items: items.unwrap_or_default(),
+            earlier: epochs.iter().filter_map(earlier).collect(),
         }
     }
 
@@ -216,6 +300,15 @@ impl Shared {
     pub(super) fn broken(&self) -> Option<String> {
         let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         broken.clone()
+    }
+
+    fn set_back(&self, by: Duration) {
+        *self.set_back.lock().unwrap_or_else(PoisonError::into_inner) += by;
+    }
+
+    /// How much later than its lease says a dead session may be gone.
+    pub(super) fn late(&self) -> Duration {
+        self.said.expiry + *self.set_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From `since` until the last deadline of a lease that was ended by now: belief ends with that. The rest
@@ -545,6 +638,10 @@ impl Crew {
         let client = caught.unwrap_or(anybody);
         let since = shared.start.elapsed();
         shared.note(client, fault.kind.word());
+        let forgets = shared.said.forgets(fault.kind) && !shared.plan.durable;
+        if forgets {
+            shared.close_epoch();
+        }
         let suffering = self.bring_about(harness, shared, fault, client);
         let suffered = tokio::time::timeout(limit, suffering).await;
         ambush.lift();
@@ -556,13 +653,23 @@ impl Crew {
             kind => Outcome::not_run(format!("{kind:?} does not end")),
         })??;
         shared.note(client, "healed");
+        if forgets {
+            shared.next_epoch();
+        }
         let Some(met) = met else {
             return Ok(false);
         };
-        if fault.kind == Kind::StoreKilled && shared.said.restart_frees {
+        if fault.kind.ends_processes() && shared.said.restart_frees {
             let killed = shared.killed.lock();
             let mut killed = killed.unwrap_or_else(PoisonError::into_inner);
             killed.push((since, shared.start.elapsed()));
+            shared.excuse(None, since);
+        }
+        let takes_over = matches!(
+            fault.kind,
+            Kind::MinorityLost | Kind::FailedOver | Kind::ClockForward
+        );
+        if takes_over && shared.said.frees_early {
             shared.excuse(None, since);
         }
         let ends_connection = matches!(
@@ -588,7 +695,7 @@ impl Crew {
             let operator = harness.operator();
             operator.ok_or_else(|| Outcome::not_run("the harness offers an operator and has none"))
         };
-        let pass = tokio::time::sleep(fault.lasts);
+        let pass = async { tokio::time::sleep(fault.lasts).await };
         let hand = &mut self.0[client];
         match fault.kind {
             Kind::ClientPaused => {
@@ -650,6 +757,27 @@ impl Crew {
             }
             Kind::StoreKilled => operator()?.restart().await.map_err(failed)?,
             Kind::Disturbed => operator()?.disturb().await.map_err(failed)?,
+            Kind::MinorityLost => {
+                operator()?.lose_minority().await.map_err(failed)?;
+                pass.await;
+                operator()?.return_members().await.map_err(failed)?;
+            }
+            Kind::FailedOver => {
+                operator()?.lag().await.map_err(failed)?;
+                pass.await;
+                operator()?.fail_over().await.map_err(failed)?;
+                if !fault.kind.only_once(harness) {
+                    operator()?.return_members().await.map_err(failed)?;
+                }
+            }
+            Kind::ClockForward => {
+                let forward = operator()?.clock_forward(fault.lasts + FAR);
+                forward.await.map_err(failed)?;
+            }
+            Kind::ClockBack => {
+                operator()?.clock_back(fault.lasts).await.map_err(failed)?;
+                shared.set_back(fault.lasts);
+            }
         }
         Ok(Some(client))
     }

@@ -35,6 +35,15 @@ pub enum Kind {
     StoreKilled,
     /// What operators do in passing: compaction, scripts forgotten, connections closed.
     Disturbed,
+    /// A minority of the members falls silent, with the leader in it, and comes back.
+    MinorityLost,
+    /// The member that would take over misses what is acknowledged without it for a while. Then the one that serves
+    /// is killed, and that takes over; where members come back, the one that was killed does.
+    FailedOver,
+    /// The store's wall clock jumps forward, by much more than a TTL.
+    ClockForward,
+    /// The store's wall clock jumps back.
+    ClockBack,
 }
 
 impl Kind {
@@ -53,6 +62,10 @@ impl Kind {
         Self::StorePaused,
         Self::StoreKilled,
         Self::Disturbed,
+        Self::MinorityLost,
+        Self::FailedOver,
+        Self::ClockForward,
+        Self::ClockBack,
     ];
 
     /// In the words of a report.
@@ -71,6 +84,10 @@ impl Kind {
             Self::StorePaused => "store paused",
             Self::StoreKilled => "store killed",
             Self::Disturbed => "store disturbed",
+            Self::MinorityLost => "minority lost, returned",
+            Self::FailedOver => "failover",
+            Self::ClockForward => "clock set forward",
+            Self::ClockBack => "clock set back",
         }
     }
 
@@ -93,7 +110,29 @@ impl Kind {
             // A store that ends with its clients has no clients to judge it.
             Self::StoreKilled => offers(Need::Restart) && offers(Need::Survivors),
             Self::Disturbed => offers(Need::Disturb),
+            Self::MinorityLost => offers(Need::LoseMinority) && offers(Need::ReturnMembers),
+            Self::FailedOver => offers(Need::Failover) && offers(Need::Survivors),
+            Self::ClockForward | Self::ClockBack => offers(Need::ClockJump),
         }
+    }
+
+    /// Whether a process of the store ends by it, and with that what is in its memory alone.
+    pub(super) const fn ends_processes(self) -> bool {
+        matches!(self, Self::StoreKilled | Self::FailedOver)
+    }
+
+    /// Whether this harness can bring it about one time only: nobody is left to take over then, for the dead stay
+    /// dead.
+    pub fn only_once(self, harness: &dyn Harness) -> bool {
+        self == Self::FailedOver && !harness.offers().contains(&Need::ReturnMembers)
+    }
+
+    /// Whether set-ups of one store are there for its sake: a run without it says nothing about them.
+    pub const fn is_event(self) -> bool {
+        matches!(
+            self,
+            Self::MinorityLost | Self::FailedOver | Self::ClockForward | Self::ClockBack
+        )
     }
 }
 
@@ -114,11 +153,17 @@ pub struct Fault {
     pub peace: Duration,
 }
 
-/// The faults of a seed: of each kind one, in some order, before any comes again.
+/// The faults of a seed: of each kind one, in some order, before any comes again. Events that there must be come
+/// early, with others between them.
 #[derive(Clone, Debug)]
 pub struct Schedule {
+    /// What is dealt again and again.
     kinds: Vec<Kind>,
     deck: Vec<Kind>,
+    /// What has to come yet.
+    due: Vec<Kind>,
+    /// Whether it is the turn of something that is due.
+    turn: bool,
     ttl: Duration,
     random: Random,
 }
@@ -127,11 +172,31 @@ impl Schedule {
     /// The schedule of `seed` for a store on which these `kinds` are possible.
     pub(super) fn new(kinds: Vec<Kind>, ttl: Duration, seed: u64) -> Self {
         Self {
+            deck: kinds.clone(),
             kinds,
-            deck: Vec::new(),
+            due: Vec::new(),
+            turn: true,
             ttl,
             random: Random::seeded(seed ^ 0xFA_17),
         }
+    }
+
+    /// The same, in which these kinds come early: at every other place, until all of them were there.
+    pub(super) fn due(mut self, kinds: Vec<Kind>) -> Self {
+        self.deck.retain(|kind| !kinds.contains(kind));
+        self.due = kinds;
+        self
+    }
+
+    /// The same, in which these kinds come no second time.
+    pub(super) fn once(mut self, kinds: &[Kind]) -> Self {
+        self.kinds.retain(|kind| !kinds.contains(kind));
+        self
+    }
+
+    /// What should have come and has not.
+    pub(super) fn missing(&self) -> &[Kind] {
+        &self.due
     }
 }
 
@@ -143,9 +208,15 @@ impl Iterator for Schedule {
             self.deck.clone_from(&self.kinds);
         }
         let random = &mut self.random;
-        let card = random.below(self.deck.len() as u64);
+        let turn = !self.due.is_empty() && (self.turn || self.deck.is_empty());
+        self.turn = !turn;
+        let deck = match turn {
+            true => &mut self.due,
+            false => &mut self.deck,
+        };
+        let card = random.below(deck.len() as u64);
         let card = usize::try_from(card).unwrap_or_default();
-        let kind = (card < self.deck.len()).then(|| self.deck.swap_remove(card))?;
+        let kind = (card < deck.len()).then(|| deck.swap_remove(card))?;
         // Half of them are over before a lease is; the others are not.
         let lasts = match random.below(2) {
             0 => random.up_to(self.ttl / 2),
@@ -179,5 +250,28 @@ mod tests {
         assert_eq!(round.len(), Kind::ALL.len());
         assert!(first.iter().any(|fault| fault.lasts > ttl));
         assert_eq!(Schedule::new(Vec::new(), ttl, 1).next(), None);
+    }
+
+    #[test]
+    fn events_come_early_and_what_can_be_once_is() {
+        const CLIENTS: [Kind; 3] = [Kind::ClientPaused, Kind::ClientKilled, Kind::Cancelled];
+        let ttl = Duration::from_secs(2);
+        let kinds = [&CLIENTS[..], &[Kind::ClockForward, Kind::FailedOver]].concat();
+        let mut orders = HashSet::new();
+        for seed in 1..=20 {
+            let schedule = Schedule::new(kinds.clone(), ttl, seed);
+            let schedule = schedule.due(vec![Kind::ClockForward, Kind::FailedOver]);
+            let mut schedule = schedule.once(&[Kind::FailedOver]);
+            assert_eq!(schedule.missing().len(), 2);
+            let first: Vec<Kind> = schedule.by_ref().take(3).map(|fault| fault.kind).collect();
+            assert!(schedule.missing().is_empty());
+            assert!(first[0].is_event() && first[2].is_event(), "{first:?}");
+            assert!(CLIENTS.contains(&first[1]), "{first:?}");
+            orders.insert(first[0]);
+            let later: Vec<Kind> = schedule.take(40).map(|fault| fault.kind).collect();
+            assert!(later.contains(&Kind::ClockForward), "{later:?}");
+            assert!(!later.contains(&Kind::FailedOver), "{later:?}");
+        }
+        assert_eq!(orders.len(), 2, "either comes first");
     }
 }

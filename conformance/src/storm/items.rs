@@ -2,13 +2,13 @@
 //! in hand.
 
 use std::collections::VecDeque;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tenure_core::{Delivery, Effect, Error, ErrorKind, Item, QueueHandle, Result};
 
-use super::client::{Client, Doubled, Shared, clients};
+use super::client::{Client, Doubled, Epoch, Shared, clients};
 use crate::case::Outcome;
 use crate::cases::open_on;
 use crate::checkers::Fate;
@@ -27,8 +27,9 @@ const TRIES: usize = 3;
 impl Client {
     pub(super) async fn produce(&mut self) {
         while self.goes_on() {
-            if self.shared.depth.load(Ordering::Relaxed) < DEEP {
-                self.enqueue().await;
+            let epoch = self.shared.epoch();
+            if epoch.depth.load(Ordering::Relaxed) < DEEP {
+                self.enqueue(&epoch).await;
             }
             self.think().await;
         }
@@ -36,7 +37,7 @@ impl Client {
 
     /// Some items at once. What is not answered is tried again in the same words, perhaps in another
     /// session: that is one operation.
-    async fn enqueue(&mut self) {
+    async fn enqueue(&mut self, epoch: &Epoch) {
         let size = match self.random.below(4) {
             0 => 1 + self.random.below(3),
             _ => 1,
@@ -53,14 +54,14 @@ impl Client {
         let mut tickets: Vec<Ticket> = Vec::new();
         let mut fate = Fate::Failed;
         for _ in 0..TRIES {
-            let Some(queue) = self.queue().await else {
+            let Some(queue) = self.queue(epoch).await else {
                 break;
             };
             if tickets.is_empty() {
                 let call = |(item, priority, _): &(u64, u16, Item)| {
                     let (item, priority) = (*item, *priority);
                     let call = QueueCall::Enqueue { item, priority };
-                    self.shared.items.call(self.number, call)
+                    epoch.items.call(self.number, call)
                 };
                 tickets = batch.iter().map(call).collect();
             }
@@ -69,7 +70,7 @@ impl Client {
                 Some(Ok(())) => {
                     fate = Fate::Done(QueueAnswer::Done);
                     let taken = i64::try_from(size).unwrap_or_default();
-                    self.shared.depth.fetch_add(taken, Ordering::Relaxed);
+                    epoch.depth.fetch_add(taken, Ordering::Relaxed);
                     self.achieved();
                     break;
                 }
@@ -80,7 +81,7 @@ impl Client {
         }
         self.count(tickets.len());
         for ticket in tickets {
-            self.shared.items.end(ticket, fate.clone());
+            epoch.items.end(ticket, fate.clone());
         }
     }
 
@@ -89,50 +90,55 @@ impl Client {
         counter.fetch_add(operations, Ordering::Relaxed);
     }
 
-    async fn queue(&mut self) -> Option<QueueHandle> {
-        self.session().await?.queue(QUEUE).ok()
+    async fn queue(&mut self, epoch: &Epoch) -> Option<QueueHandle> {
+        self.session().await?.queue(epoch.name(QUEUE)).ok()
     }
 
     pub(super) async fn consume(&mut self) {
-        let mut kept: VecDeque<(u64, Delivery)> = VecDeque::new();
+        let mut kept: VecDeque<(Arc<Epoch>, u64, Delivery)> = VecDeque::new();
+        let mut epoch = self.shared.epoch();
         let (mut shift, mut session) = (0, None);
         while self.goes_on() {
             if let Some(current) = self.session().await {
-                if session.as_ref() != Some(current.id()) {
+                let present = self.shared.epoch();
+                if session.as_ref() != Some(current.id()) || !Arc::ptr_eq(&epoch, &present) {
                     if session.replace(current.id().clone()).is_some() {
-                        // It may be over for the store, or be over soon.
-                        let _unknown = self.items().call(self.number, depart(shift));
+                        // It may be over for the store, or be over soon; or its epoch is, with all that
+                        // is seen of it.
+                        let _unknown = epoch.items.call(self.number, depart(shift));
                     }
                     shift = self.shared.shifts.fetch_add(1, Ordering::Relaxed);
+                    epoch = present;
                 }
-                if let Ok(queue) = current.queue(QUEUE)
-                    && let Some(delivery) = self.take(&queue, shift).await
+                if let Ok(queue) = current.queue(epoch.name(QUEUE))
+                    && let Some((item, delivery)) = self.take(&epoch, &queue, shift).await
                 {
-                    kept.push_back(delivery);
+                    kept.push_back((Arc::clone(&epoch), item, delivery));
                 }
             }
             self.think().await;
             if self.random.below(4) != 0
-                && let Some((item, delivery)) = kept.pop_front()
+                && let Some((epoch, item, delivery)) = kept.pop_front()
             {
-                self.settle(item, delivery).await;
+                self.settle(&epoch, item, delivery).await;
             }
         }
         // What is left in hand goes back with the session.
         if session.is_some() {
-            let _unknown = self.items().call(self.number, depart(shift));
+            let _unknown = epoch.items.call(self.number, depart(shift));
         }
     }
 
-    fn items(&self) -> &crate::checkers::Journal<QueueCall, QueueAnswer> {
-        &self.shared.items
-    }
-
     /// One try to get an item, in one way of many, given up in some cases.
-    async fn take(&mut self, queue: &QueueHandle, by: u64) -> Option<(u64, Delivery)> {
+    async fn take(
+        &mut self,
+        epoch: &Epoch,
+        queue: &QueueHandle,
+        by: u64,
+    ) -> Option<(u64, Delivery)> {
         let short = self.random.up_to(Duration::from_millis(100));
         let way = self.random.below(9);
-        let ticket = self.items().call(self.number, QueueCall::Dequeue { by });
+        let ticket = epoch.items.call(self.number, QueueCall::Dequeue { by });
         let answer = match way {
             0..=4 => self.attempt(queue.try_dequeue()).await,
             5 | 6 => {
@@ -155,7 +161,7 @@ impl Client {
         match answer {
             Some(Ok(Some(delivery))) => match delivered(&delivery) {
                 Ok((item, answer)) => {
-                    self.items().done(ticket, answer);
+                    epoch.items.done(ticket, answer);
                     self.in_hand(item, &delivery);
                     Some((item, delivery))
                 }
@@ -165,9 +171,9 @@ impl Client {
                 }
             },
             Some(Ok(None)) => {
-                self.items().done(ticket, QueueAnswer::Empty);
+                epoch.items.done(ticket, QueueAnswer::Empty);
                 // Whatever was counted before, an answer that was lost among it.
-                self.shared.depth.store(0, Ordering::Relaxed);
+                epoch.depth.store(0, Ordering::Relaxed);
                 None
             }
             // What crossed with the end of its patience goes back, but may have been away.
@@ -187,9 +193,10 @@ impl Client {
     }
 
     /// Of two deliveries of an item one is valid at most.
-    fn is_the_only_one(&self, item: u64, delivery: &Delivery) {
+    fn is_the_only_one(&self, epoch: &Epoch, item: u64, delivery: &Delivery) {
         let (at, token) = (self.shared.now(), delivery.token().get());
-        if !delivery.is_valid() {
+        // While the store may forget, it may forget who has an item.
+        if !epoch.is_open() || !delivery.is_valid() {
             return;
         }
         let in_hand = self.shared.in_hand.lock();
@@ -209,31 +216,31 @@ impl Client {
         }
     }
 
-    async fn settle(&mut self, item: u64, delivery: Delivery) {
+    async fn settle(&mut self, epoch: &Epoch, item: u64, delivery: Delivery) {
         let token = delivery.token().get();
-        self.is_the_only_one(item, &delivery);
+        self.is_the_only_one(epoch, item, &delivery);
         match self.random.below(10) {
             0 => {
                 // It goes back in the background, some time after this.
                 let returning = QueueCall::Return { item, token };
-                let _unknown = self.items().call(self.number, returning);
+                let _unknown = epoch.items.call(self.number, returning);
                 drop(delivery);
             }
             1 => {
                 let returning = QueueCall::Return { item, token };
-                let ticket = self.items().call(self.number, returning);
+                let ticket = epoch.items.call(self.number, returning);
                 let answer = self.attempt(delivery.nack()).await;
-                self.items().end(ticket, fate(answer));
+                epoch.items.end(ticket, fate(answer));
             }
             _ => {
                 let acknowledging = QueueCall::Acknowledge { item, token };
-                let ticket = self.items().call(self.number, acknowledging);
+                let ticket = epoch.items.call(self.number, acknowledging);
                 let answer = self.attempt(delivery.ack()).await;
                 if let Some(Ok(())) = answer {
-                    self.shared.depth.fetch_sub(1, Ordering::Relaxed);
+                    epoch.depth.fetch_sub(1, Ordering::Relaxed);
                     self.achieved();
                 }
-                self.items().end(ticket, fate(answer));
+                epoch.items.end(ticket, fate(answer));
             }
         }
         self.count(1);
@@ -292,24 +299,25 @@ pub(super) async fn last_look(
 async fn drain(harness: &dyn Harness, shared: &Shared, until: Instant) -> Result<u64> {
     let by = shared.shifts.fetch_add(1, Ordering::Relaxed);
     let session = open_on(&harness.connect().await?, shared.ttl * 5).await?;
-    let queue = session.queue(QUEUE)?;
+    let epoch = shared.epoch();
+    let queue = session.queue(epoch.name(QUEUE))?;
     loop {
         if Instant::now() >= until {
             // What comes back for ever is never gone.
             return Ok(queue.depth().await?.total().max(1));
         }
-        let ticket = shared.items.call(clients(), QueueCall::Dequeue { by });
+        let ticket = epoch.items.call(clients(), QueueCall::Dequeue { by });
         if let Some(delivery) = queue.try_dequeue().await? {
             let (item, answer) = delivered(&delivery)?;
             let token = delivery.token().get();
-            shared.items.done(ticket, answer);
+            epoch.items.done(ticket, answer);
             let acknowledging = QueueCall::Acknowledge { item, token };
-            let ticket = shared.items.call(clients(), acknowledging);
+            let ticket = epoch.items.call(clients(), acknowledging);
             let answer = delivery.ack().await;
-            shared.items.end(ticket, fate(Some(answer)));
+            epoch.items.end(ticket, fate(Some(answer)));
             continue;
         }
-        shared.items.done(ticket, QueueAnswer::Empty);
+        epoch.items.done(ticket, QueueAnswer::Empty);
         let left = queue.depth().await?.total();
         if left == 0 {
             session.close().await?;

@@ -36,6 +36,33 @@ pub struct Histories {
     pub lists: Vec<Transaction>,
     /// Of the queue.
     pub items: Vec<QueueOperation>,
+    /// What came before the events in which the store may have forgotten it. `lists` and `items` are from
+    /// after the last.
+    pub earlier: Vec<Earlier>,
+}
+
+/// Lists and a queue that the store may have forgotten.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Earlier {
+    /// When the event began, by the clock of the histories: what had not ended by then is not judged.
+    pub until: Duration,
+    /// Of the lists.
+    pub lists: Vec<Transaction>,
+    /// Of the queue.
+    pub items: Vec<QueueOperation>,
+}
+
+impl Earlier {
+    /// As it stood when the event began.
+    fn cut(&self) -> (Vec<Transaction>, Vec<QueueOperation>) {
+        let lists = self.lists.iter().cloned();
+        let items = self.items.iter().cloned();
+        (
+            lists.filter_map(|line| line.as_of(self.until)).collect(),
+            items.filter_map(|line| line.as_of(self.until)).collect(),
+        )
+    }
 }
 
 impl Histories {
@@ -56,8 +83,18 @@ impl Histories {
         paths.push(written(file("leaders"), &self.seat)?);
         paths.push(written(file("election"), &self.words)?);
         paths.push(written(file("rw-lock"), &self.shelf)?);
-        paths.push(written(file("lists"), &self.lists)?);
-        paths.push(written(file("queue"), &self.items)?);
+        let earlier = (1..).zip(&self.earlier);
+        let earlier = earlier.map(|(number, epoch)| {
+            let until = epoch.until.as_millis();
+            let name = format!("{name}-epoch-{number}-until-{until}-ms");
+            (name, &epoch.lists, &epoch.items)
+        });
+        let present = std::iter::once((name.to_owned(), &self.lists, &self.items));
+        for (name, lists, items) in earlier.chain(present) {
+            let file = |what: &str| folder.join(format!("{name}-{what}.jsonl"));
+            paths.push(written(file("lists"), lists)?);
+            paths.push(written(file("queue"), items)?);
+        }
         Ok(paths)
     }
 }
@@ -78,11 +115,13 @@ pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
     let mut unknown = shared.unknown_commits.load(Ordering::Relaxed);
     unknown += count(|what| matches!(what, What::Unknown));
     let lost = |transaction: &&Transaction| transaction.fate == Fate::Unknown;
-    unknown += histories.lists.iter().filter(lost).count();
+    let earlier = histories.earlier.iter().flat_map(|epoch| &epoch.lists);
+    unknown += histories.lists.iter().chain(earlier).filter(lost).count();
     let lost = |operation: &&ElectionOperation| operation.fate == Fate::Unknown;
     unknown += histories.words.iter().filter(lost).count();
     let lost = |operation: &&QueueOperation| operation.fate == Fate::Unknown;
-    unknown += histories.items.iter().filter(lost).count();
+    let earlier = histories.earlier.iter().flat_map(|epoch| &epoch.items);
+    unknown += histories.items.iter().chain(earlier).filter(lost).count();
     Counts {
         locks: shared.lock_operations.load(Ordering::Relaxed),
         transactions: shared.transactions.load(Ordering::Relaxed),
@@ -113,12 +152,12 @@ pub(super) fn judge(histories: &Histories, shared: &Shared, ended: bool) -> Resu
     if let Some(broken) = shared.broken() {
         return Err(Outcome::violated(broken));
     }
-    let findings = list_append::check(&histories.lists);
-    if let Some(anomaly) = findings.first(Level::StrictSerializable) {
-        let picture = list_append::timeline(&histories.lists, &anomaly.transactions);
-        let broken = Outcome::violated(format!("the lists: {anomaly}"));
-        return Err(broken.with_history(picture));
+    for epoch in &histories.earlier {
+        let (lists, items) = epoch.cut();
+        judge_lists(&lists)?;
+        judge_queue(&items, shared, false)?;
     }
+    judge_lists(&histories.lists)?;
     let doubled = shared.doubled.lock();
     let doubled = doubled.unwrap_or_else(PoisonError::into_inner).clone();
     let excuse = |one: &Doubled| excused.iter().any(|e| e.covers(one.client, one.at));
@@ -129,25 +168,39 @@ pub(super) fn judge(histories: &Histories, shared: &Shared, ended: bool) -> Resu
             one.client, one.item, one.at
         )));
     }
-    if !ended {
-        // What was not taken in the end may be there.
+    // What was not taken in the end of a run that was cut short may be there.
+    judge_queue(&histories.items, shared, ended)
+}
+
+fn judge_lists(lists: &[Transaction]) -> Result<(), Outcome> {
+    let findings = list_append::check(lists);
+    let Some(anomaly) = findings.first(Level::StrictSerializable) else {
         return Ok(());
-    }
+    };
+    let picture = list_append::timeline(lists, &anomaly.transactions);
+    let broken = Outcome::violated(format!("the lists: {anomaly}"));
+    Err(broken.with_history(picture))
+}
+
+fn judge_queue(items: &[QueueOperation], shared: &Shared, drained: bool) -> Result<(), Outcome> {
     let killed = shared.killed();
-    let items = without_forgotten_items(&histories.items, &killed);
+    let items = without_forgotten_items(items, &killed);
     let items = with_forgotten_counts(&items, &killed);
     // So long an answer that was lost may have an item: until its client gives up, its link is healed, and
     // its session has ended.
-    let away = shared.ttl * 6 + shared.said.expiry * 2;
-    let account = total_queue::check_within(&items, away);
+    let away = shared.ttl * 6 + shared.late() * 2;
+    let account = match drained {
+        true => total_queue::check_within(&items, away),
+        false => total_queue::check_undrained(&items, away),
+    };
     let overtaking = account.overtakings.first();
     let overtaking = overtaking.filter(|_| shared.said.ordered);
-    if let Some(violation) = account.violations.first().or(overtaking) {
-        let picture = queue::timeline(&items, &violation.places);
-        let broken = Outcome::violated(format!("the queue: {}", violation.what));
-        return Err(broken.with_history(picture));
-    }
-    Ok(())
+    let Some(violation) = account.violations.first().or(overtaking) else {
+        return Ok(());
+    };
+    let picture = queue::timeline(&items, &violation.places);
+    let broken = Outcome::violated(format!("the queue: {}", violation.what));
+    Err(broken.with_history(picture))
 }
 
 fn judge_election(histories: &Histories, shared: &Shared, ended: bool) -> Result<(), Outcome> {
@@ -157,8 +210,16 @@ fn judge_election(histories: &Histories, shared: &Shared, ended: bool) -> Result
         let register = shared.office.seat.judge(shared.plan.fenced);
         register.map_err(Outcome::violated)?;
     }
-    election::check(&histories.words).map_err(|violation| {
-        let picture = election::timeline(&histories.words, &violation.places);
+    // Where an event may forget the latest changes, observers show an older state after it.
+    let forgets = histories.earlier.iter().map(|epoch| epoch.until);
+    let known = forgets
+        .min()
+        .filter(|_| !shared.said.converges)
+        .unwrap_or(Duration::MAX);
+    let words = histories.words.iter().cloned();
+    let words: Vec<_> = words.filter_map(|word| word.as_of(known)).collect();
+    election::check(&words).map_err(|violation| {
+        let picture = election::timeline(&words, &violation.places);
         Outcome::violated(format!("the election: {}", violation.what)).with_history(picture)
     })
 }
@@ -192,8 +253,8 @@ fn judge_lock(of: &str, events: &[Event]) -> Result<(), Outcome> {
     Ok(())
 }
 
-/// The same deliveries, counted as if none had been forgotten: a store that frees leases in a crash may
-/// not have noted a delivery before it, and counts the next as that one. `killed` are the times of its
+/// The same deliveries, counted as if none had been forgotten: a store that does not keep in a crash what is
+/// held may not have noted a delivery before it, and counts the next as that one. `killed` are the times of its
 /// crashes.
 fn with_forgotten_counts(
     history: &[QueueOperation],
@@ -358,6 +419,60 @@ mod tests {
         );
         let judged = with_forgotten_counts(&history, &[]);
         assert_eq!(counts(&judged), counts(&history));
+    }
+
+    fn taken_in(at: u64) -> QueueOperation {
+        QueueOperation {
+            input: QueueCall::Enqueue {
+                item: 7,
+                priority: 0,
+            },
+            fate: Fate::Done(QueueAnswer::Done),
+            ..delivery(at, 0, 0)
+        }
+    }
+
+    fn acknowledged(at: u64, token: u64) -> QueueOperation {
+        QueueOperation {
+            input: QueueCall::Acknowledge { item: 7, token },
+            fate: Fate::Done(QueueAnswer::Done),
+            ..delivery(at, 0, 0)
+        }
+    }
+
+    fn epoch(until: u64, items: Vec<QueueOperation>) -> Earlier {
+        Earlier {
+            until: Duration::from_secs(until),
+            lists: Vec::new(),
+            items,
+        }
+    }
+
+    /// Acknowledged once and delivered again: so it was, if all of it was before the event.
+    #[test]
+    fn what_ended_before_the_store_may_forget_is_judged_and_the_rest_is_not() {
+        let history = vec![
+            taken_in(1),
+            delivery(2, 1, 1),
+            acknowledged(3, 1),
+            delivery(6, 2, 2),
+        ];
+        let violations = |until| {
+            let (_, items) = epoch(until, history.clone()).cut();
+            total_queue::check_undrained(&items, Duration::MAX)
+                .violations
+                .len()
+        };
+        assert_eq!(violations(5), 0, "forgotten");
+        assert_eq!(violations(7), 1, "not forgotten, and done again");
+        let (_, items) = epoch(5, vec![taken_in(1)]).cut();
+        assert!(
+            total_queue::check_undrained(&items, Duration::MAX)
+                .violations
+                .is_empty()
+        );
+        let drained = total_queue::check(&items);
+        assert_eq!(drained.violations.len(), 1, "nobody had it in the end");
     }
 
     #[test]

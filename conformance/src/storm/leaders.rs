@@ -31,10 +31,10 @@ pub(super) struct Office {
 }
 
 impl Office {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(start: Instant) -> Self {
         Self {
             seat: Lock::new("the office"),
-            words: Journal::new(),
+            words: Journal::since(start),
             observers: AtomicU64::new(0),
             latest: Mutex::default(),
             over: AtomicBool::new(false),

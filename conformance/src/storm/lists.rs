@@ -1,12 +1,13 @@
 //! Lists that are appended to and read in transactions.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tenure_core::{Effect, Isolation, Result, StmHandle, Tx};
 
-use super::client::{Client, Shared, clients};
+use super::client::{Client, Epoch, Shared, clients};
 use crate::case::Outcome;
 use crate::cases::open_on;
 use crate::checkers::Fate;
@@ -34,24 +35,25 @@ impl Client {
     }
 
     async fn transact(&mut self, stm: &StmHandle) {
-        let steps = self.steps();
-        let ticket = self.shared.lists.call(self.number, steps.clone());
-        let running = stm.run(|tx| step_by_step(tx, steps.clone()));
+        let epoch = self.shared.epoch();
+        let steps = self.steps(&epoch);
+        let ticket = epoch.lists.call(self.number, steps.clone());
+        let running = stm.run(|tx| step_by_step(tx, Arc::clone(&epoch), steps.clone()));
         match self.attempt(running).await {
             Some(Ok(lists)) => {
-                self.shared.lists.done(ticket, lists);
+                epoch.lists.done(ticket, lists);
                 self.achieved();
             }
             Some(Err(error)) if error.effect() == Effect::None => {
-                self.shared.lists.end(ticket, Fate::Failed);
+                epoch.lists.end(ticket, Fate::Failed);
             }
-            _ => self.shared.lists.end(ticket, Fate::Unknown),
+            _ => epoch.lists.end(ticket, Fate::Unknown),
         }
         self.shared.transactions.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn steps(&mut self) -> Vec<Step> {
-        let mut keys = self.shared.keys.lock();
+    fn steps(&mut self, epoch: &Epoch) -> Vec<Step> {
+        let mut keys = epoch.keys.lock();
         let keys = keys.as_mut().unwrap_or_else(|broken| broken.get_mut());
         let random = &mut self.random;
         let step = |_| match random.below(2) {
@@ -62,20 +64,21 @@ impl Client {
     }
 }
 
-async fn step_by_step(tx: Tx, steps: Vec<Step>) -> Result<Lists> {
+async fn step_by_step(tx: Tx, epoch: Arc<Epoch>, steps: Vec<Step>) -> Result<Lists> {
+    let name = |key: u64| epoch.name(&format!("list {key}"));
     let mut lists = Vec::new();
     for step in steps {
         // Others get their turn in between, on a store that never makes anybody wait, too.
         tokio::task::yield_now().await;
         match step {
             Step::Append { key, value } => {
-                let key = format!("list {key}");
+                let key = name(key);
                 let mut list: Vec<u64> = tx.get_as(&key).await?.unwrap_or_default();
                 list.push(value);
                 tx.put_as(&key, &list)?;
             }
             Step::Read { key } => {
-                lists.push(tx.get_as(format!("list {key}")).await?.unwrap_or_default());
+                lists.push(tx.get_as(name(key)).await?.unwrap_or_default());
             }
         }
     }
@@ -88,7 +91,8 @@ pub(super) async fn last_look(
     shared: &Shared,
     patience: Duration,
 ) -> std::result::Result<(), Outcome> {
-    let keys: BTreeSet<u64> = shared
+    let epoch = shared.epoch();
+    let keys: BTreeSet<u64> = epoch
         .lists
         .operations()
         .iter()
@@ -102,15 +106,15 @@ pub(super) async fn last_look(
     for some in keys.chunks(READS) {
         let steps: Vec<Step> = some.iter().map(|key| Step::Read { key: *key }).collect();
         loop {
-            let ticket = shared.lists.call(clients(), steps.clone());
-            match once_more(harness, shared, &steps).await {
+            let ticket = epoch.lists.call(clients(), steps.clone());
+            match once_more(harness, shared, &epoch, &steps).await {
                 Ok(lists) => {
-                    shared.lists.done(ticket, lists);
+                    epoch.lists.done(ticket, lists);
                     break;
                 }
                 Err(error) => {
                     // It writes nothing.
-                    shared.lists.end(ticket, Fate::Failed);
+                    epoch.lists.end(ticket, Fate::Failed);
                     if Instant::now() >= until {
                         return Err(Outcome::violated(format!(
                             "the lists could not be read {patience:?} after everybody had left: {error}"
@@ -124,10 +128,17 @@ pub(super) async fn last_look(
     Ok(())
 }
 
-async fn once_more(harness: &dyn Harness, shared: &Shared, steps: &[Step]) -> Result<Lists> {
+async fn once_more(
+    harness: &dyn Harness,
+    shared: &Shared,
+    epoch: &Arc<Epoch>,
+    steps: &[Step],
+) -> Result<Lists> {
     let session = open_on(&harness.connect().await?, shared.ttl * 5).await?;
     let stm = session.stm()?;
-    let lists = stm.run(|tx| step_by_step(tx, steps.to_vec())).await?;
+    let lists = stm
+        .run(|tx| step_by_step(tx, Arc::clone(epoch), steps.to_vec()))
+        .await?;
     session.close().await?;
     Ok(lists)
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tenure_core::{Effect, ErrorKind, FenceGate, FencingToken, Holding, LockGuard, Session};
 
 use super::ambush::Ambush;
-use super::client::{Client, Shared, clients};
+use super::client::{Client, Epoch, Shared, clients};
 use crate::case::Outcome;
 use crate::cases::open_on;
 use crate::checkers::{Event, History, What};
@@ -22,8 +22,6 @@ pub(super) struct Lock {
     unfenced: Mutex<u64>,
     /// How often the register was counted up.
     increments: AtomicU64,
-    /// The greatest token under which a commit was acknowledged.
-    committed: AtomicU64,
     pub(super) ambush: Ambush,
 }
 
@@ -35,7 +33,6 @@ impl Lock {
             register: FenceGate::new(0),
             unfenced: Mutex::default(),
             increments: AtomicU64::new(0),
-            committed: AtomicU64::new(0),
             ambush: Ambush::new(),
         }
     }
@@ -234,8 +231,9 @@ impl Client {
         }
         let Ok(stm) = session.stm() else { return };
         let (name, token) = (self.shared.locks[lock].name, guard.token().get());
-        let key = newest_of(name);
-        let committed = &self.shared.locks[lock].committed;
+        let epoch = self.shared.epoch();
+        let key = newest_of(name, &epoch);
+        let committed = &epoch.committed[lock];
         let floor = committed.load(Ordering::SeqCst);
         let fenced = stm.fenced_by(guard);
         self.record(lock, What::Looks(guard.token()));
@@ -245,11 +243,12 @@ impl Client {
             Ok(newest)
         });
         match self.attempt(committing).await {
-            Some(Ok(newest)) if newest > Some(token) => self.shared.broke(format!(
+            // What is seen while the store may forget is no evidence.
+            Some(Ok(newest)) if newest > Some(token) && epoch.is_open() => self.shared.broke(format!(
                 "a commit under token {token} of {name} found one under token {} before it: it had lost the lock",
                 newest.unwrap_or_default()
             )),
-            Some(Ok(newest)) if newest.unwrap_or_default() < floor => self.shared.broke(format!(
+            Some(Ok(newest)) if newest.unwrap_or_default() < floor && epoch.is_open() => self.shared.broke(format!(
                 "a commit under token {token} of {name} found {newest:?}, though one under token {floor} had been acknowledged before: it was lost, or an older came after it"
             )),
             Some(Ok(_)) => {
@@ -267,8 +266,8 @@ impl Client {
 }
 
 /// The register in the store.
-fn newest_of(lock: &str) -> String {
-    format!("newest of {lock}")
+fn newest_of(lock: &str, epoch: &Epoch) -> String {
+    epoch.name(&format!("newest of {lock}"))
 }
 
 /// Every lock must be had once more: nobody who is gone stands in the way.
@@ -277,11 +276,11 @@ pub(super) async fn last_look(
     shared: &Shared,
     patience: Duration,
 ) -> std::result::Result<(), Outcome> {
-    for lock in &shared.locks {
+    for (number, lock) in shared.locks.iter().enumerate() {
         let until = Instant::now() + patience;
         loop {
             lock.record(clients(), What::Asked);
-            let error = match once_more(harness, shared, lock, until).await {
+            let error = match once_more(harness, shared, number, until).await {
                 Ok(()) => break,
                 Err(error) => error,
             };
@@ -301,13 +300,14 @@ pub(super) async fn last_look(
 async fn once_more(
     harness: &dyn Harness,
     shared: &Shared,
-    lock: &Lock,
+    number: usize,
     until: Instant,
 ) -> tenure_core::Result<()> {
+    let (lock, epoch) = (&shared.locks[number], shared.epoch());
     let session = open_on(&harness.connect().await?, shared.ttl * 5).await?;
-    let floor = lock.committed.load(Ordering::SeqCst);
+    let floor = epoch.committed[number].load(Ordering::SeqCst);
     if floor > 0 {
-        let key = newest_of(lock.name);
+        let key = newest_of(lock.name, &epoch);
         let stm = session.stm()?;
         let newest = stm.run(async |tx| tx.get_as::<u64>(&key).await).await?;
         if newest.unwrap_or_default() < floor {

@@ -35,7 +35,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tenure_core::{
-    Durability, EarlyRelease, Error, ErrorKind, FencedCommit, Isolation, QueueOrder,
+    Durability, EarlyRelease, Error, ErrorKind, FencedCommit, Isolation, Observers, QueueOrder,
+    TokenOrder,
 };
 
 use crate::case::{Case, Outcome, Promise};
@@ -44,7 +45,7 @@ use crate::harness::{Harness, Need, Subject};
 use crate::timeline::Timeline;
 use client::{Crew, Role, Shared};
 pub use faults::{Fault, Kind, Schedule};
-pub use judge::Histories;
+pub use judge::{Earlier, Histories};
 pub use report::{Row, Summary};
 pub use sweep::{Progress, Sweep, sweep};
 
@@ -71,6 +72,9 @@ pub struct Plan {
     /// The level of all transactions; each chooses among the serializable ones if there is none here. A
     /// weaker one is a control: it has to go wrong.
     pub isolation: Option<Isolation>,
+    /// Judges as if the store had said that it forgets nothing. Where it does forget, a control: it has to go
+    /// wrong.
+    pub durable: bool,
 }
 
 impl Plan {
@@ -85,6 +89,7 @@ impl Plan {
             kinds: Vec::new(),
             fenced: true,
             isolation: None,
+            durable: false,
         }
     }
 
@@ -110,6 +115,13 @@ impl Plan {
     #[must_use]
     pub fn unfenced(mut self) -> Self {
         self.fenced = false;
+        self
+    }
+
+    /// With a judge who takes the store for one that forgets nothing.
+    #[must_use]
+    pub fn as_if_durable(mut self) -> Self {
+        self.durable = true;
         self
     }
 
@@ -287,14 +299,41 @@ fn verdict(stopped: Outcome) -> Verdict {
 struct Said {
     /// A restart of the store may end leases before their time, and forget a delivery.
     restart_frees: bool,
+    /// So may some other event end leases: a change of leader, another clock.
+    frees_early: bool,
     /// So may the end of a connection.
     connection_frees: bool,
+    /// Observers of an election never go back, whatever becomes of the store.
+    converges: bool,
     /// The queue has an order.
     ordered: bool,
     /// Commits can be fenced by a lock.
     fenced_commits: bool,
+    /// What the order of tokens survives.
+    tokens: TokenOrder,
+    /// What is stored outlives the process that acknowledged it.
+    keeps: bool,
     /// How much later than its TTL a dead session is gone.
     expiry: Duration,
+}
+
+impl Said {
+    /// Whether what was acknowledged, items and transactions, may be gone after it.
+    const fn forgets(self, kind: Kind) -> bool {
+        let dies = kind.ends_processes() || matches!(kind, Kind::MinorityLost);
+        dies && !self.keeps
+    }
+
+    /// Whether tokens rise over it. All that is judged rests on them, so nothing is left of a run with an event in
+    /// which they may begin anew.
+    fn orders_over(self, kind: Kind) -> bool {
+        let survives = match kind {
+            Kind::FailedOver | Kind::MinorityLost => TokenOrder::Failover,
+            Kind::StoreKilled | Kind::ClockForward | Kind::ClockBack => TokenOrder::StoreRestart,
+            _ => return true,
+        };
+        self.tokens >= survives
+    }
 }
 
 async fn weather(
@@ -306,16 +345,30 @@ async fn weather(
     let frees = promised.early_release.value != EarlyRelease::Never;
     let said = Said {
         restart_frees: frees && promised.durability.value != Durability::Durable,
+        frees_early: frees,
         // Such a connection cannot be cut and looked behind, so the harness does not offer it.
         connection_frees: frees && !harness.offers().contains(&Need::Cut),
+        converges: promised.observers.value == Observers::Converge,
         ordered: promised.queue_order.value == QueueOrder::PriorityThenFifo,
         fenced_commits: promised.fenced_commit.value == FencedCommit::Atomic,
+        tokens: promised.token_order.value,
+        keeps: promised.durability.value != Durability::Volatile,
         expiry: expiry_bound(harness).await.map_err(no_stage)?,
     };
     let kinds = Kind::ALL.iter().copied().filter(|kind| {
-        kind.possible(harness) && (plan.kinds.is_empty() || plan.kinds.contains(kind))
+        kind.possible(harness)
+            && said.orders_over(*kind)
+            && (plan.kinds.is_empty() || plan.kinds.contains(kind))
     });
-    let mut schedule = Schedule::new(kinds.collect(), harness.ttl(), run.seed);
+    let kinds: Vec<Kind> = kinds.collect();
+    let of = |wanted: &dyn Fn(Kind) -> bool| -> Vec<Kind> {
+        kinds.iter().copied().filter(|kind| wanted(*kind)).collect()
+    };
+    // What the set-up is there for, and what a store forgets in, comes early.
+    let due = of(&|kind| kind.is_event() || said.forgets(kind));
+    let once = of(&|kind| kind.only_once(harness));
+    let schedule = Schedule::new(kinds.clone(), harness.ttl(), run.seed);
+    let mut schedule = schedule.due(due).once(&once);
 
     let shared = Arc::new(Shared::new(plan, said, harness.ttl()));
     let signing = tokio::time::timeout(plan.hang, Crew::sign_on(harness, &shared, run.seed));
@@ -325,18 +378,17 @@ async fn weather(
     let until = Instant::now() + plan.limit;
     let stormed = storm(harness, plan, run, &shared, &mut crew, &mut schedule, until).await;
     let ended = match stormed {
-        Ok(()) => match tokio::time::timeout(
-            plan.hang * 4,
-            quiet(harness, plan, said, &shared, &mut crew),
-        )
-        .await
-        {
-            Ok(ended) => ended,
-            Err(_) => Err(Outcome::violated(format!(
-                "{:?} after all was healed the last look had not ended",
-                plan.hang * 4
-            ))),
-        },
+        Ok(()) => {
+            match tokio::time::timeout(plan.hang * 4, quiet(harness, plan, &shared, &mut crew))
+                .await
+            {
+                Ok(ended) => ended,
+                Err(_) => Err(Outcome::violated(format!(
+                    "{:?} after all was healed the last look had not ended",
+                    plan.hang * 4
+                ))),
+            }
+        }
         Err(stopped) => Err(stopped),
     };
     drop(crew);
@@ -365,7 +417,13 @@ async fn weather(
             "no two readers were inside at a time: that no writer was beside them proves nothing";
         return Err(Outcome::not_run(why));
     }
-    Ok(())
+    match schedule.missing() {
+        [] => Ok(()),
+        missing => Err(Outcome::not_run(format!(
+            "the event for which the set-up is there was not dealt within {:?}: {missing:?}",
+            plan.limit
+        ))),
+    }
 }
 
 fn no_stage(error: tenure_core::Error) -> Outcome {
@@ -401,7 +459,7 @@ async fn storm(
         tokio::time::sleep(LOOK).await;
     }
     shared.progress.trouble();
-    for fault in schedule {
+    while let Some(fault) = schedule.next() {
         if crew.suffer(harness, shared, fault, plan.hang).await? {
             *run.faults.entry(fault.kind).or_default() += 1;
         }
@@ -412,12 +470,13 @@ async fn storm(
             // What is missing now is time, and not work.
             shared.enough.store(true, Ordering::Relaxed);
         }
-        if (enough && run.faults() >= plan.faults) || Instant::now() >= until {
+        let suffered = run.faults() >= plan.faults && schedule.missing().is_empty();
+        if (enough && suffered) || Instant::now() >= until {
             break;
         }
     }
     // All is healed. As soon as what the dead had is free, everybody has to get on, and nobody waits in vain.
-    let grace = harness.ttl() * 2 + shared.said.expiry;
+    let grace = harness.ttl() * 2 + shared.late();
     shared.progress.calm_in(grace);
     tokio::time::sleep(grace).await;
     // Everybody is in everybody's way again, for long enough that a wait in vain is one.
@@ -432,7 +491,6 @@ async fn storm(
 async fn quiet(
     harness: &dyn Harness,
     plan: &Plan,
-    said: Said,
     shared: &Arc<Shared>,
     crew: &mut Crew,
 ) -> std::result::Result<(), Outcome> {
@@ -440,7 +498,7 @@ async fn quiet(
     // Those who look on have to see what comes last.
     crew.sign_off(plan.hang, |role| role != Role::Observer)
         .await?;
-    let patience = plan.hang + harness.ttl() + said.expiry;
+    let patience = plan.hang + harness.ttl() + shared.late();
     leaders::last_look(harness, shared, patience).await?;
     crew.sign_off(plan.hang, |_| true).await?;
     shelf::last_look(harness, shared, patience).await?;
