@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::Stream;
+use tokio::sync::oneshot;
 
 use crate::ask::{Ask, Grant};
 use crate::drive::BoxFuture;
@@ -19,7 +21,7 @@ use crate::holding::Holding;
 use crate::name::Name;
 use crate::settle::Settle;
 use crate::value;
-use crate::{Error, FencingToken, Result};
+use crate::{Error, ErrorKind, FencingToken, Result};
 
 /// The elections of one session, as a backend implements them.
 ///
@@ -355,6 +357,11 @@ impl<E: ?Sized> Deref for Leadership<E> {
     }
 }
 
+/// The runtime ends, or a backend panicked.
+fn ended_early() -> Error {
+    Error::new(ErrorKind::Internal, "the task that observes ended early")
+}
+
 /// How long an observer waits that was told an old state.
 const STALE: Duration = Duration::from_millis(20);
 
@@ -364,7 +371,7 @@ pub struct Observer<E: ?Sized = dyn Election> {
     handle: ElectionHandle<E>,
     seen: Option<u64>,
     last: Option<Option<Leader>>,
-    next: Option<BoxFuture<Result<Sighting>>>,
+    next: Option<oneshot::Receiver<Result<Sighting>>>,
     over: bool,
 }
 
@@ -392,9 +399,12 @@ impl<E: Election + ?Sized> Observer<E> {
 
     /// The next sighting in the store's order. Never back, whatever a lagging member or a late
     /// message says.
-    fn look(&self) -> BoxFuture<Result<Sighting>> {
+    ///
+    /// In a task of its own, which ends with the receiver: an observer may wait for long until somebody polls it
+    /// again, and must not keep to itself what a step needs and others share, a connection for instance.
+    fn look(&self) -> oneshot::Receiver<Result<Sighting>> {
         let (handle, seen) = (self.handle.0.clone(), self.seen);
-        Box::pin(async move {
+        let looking = async move {
             let name = handle.name();
             loop {
                 let looking = handle.watching("observe", |election| async move {
@@ -408,7 +418,18 @@ impl<E: Election + ?Sized> Observer<E> {
                 // It may answer the same again at once.
                 handle.keeper().core().sleep(STALE).await;
             }
-        })
+        };
+        let (mut tell, told) = oneshot::channel();
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = tell.closed() => {}
+                seen = looking => {
+                    let _ = tell.send(seen);
+                }
+            }
+        });
+        told
     }
 }
 
@@ -422,7 +443,8 @@ impl<E: Election + ?Sized> Stream for Observer<E> {
                 return Poll::Ready(None);
             }
             let mut next = this.next.take().unwrap_or_else(|| this.look());
-            match next.as_mut().poll(context) {
+            let seen = Pin::new(&mut next).poll(context);
+            match seen.map(|told| told.unwrap_or_else(|_| Err(ended_early()))) {
                 Poll::Pending => {
                     this.next = Some(next);
                     return Poll::Pending;

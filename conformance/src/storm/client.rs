@@ -423,18 +423,35 @@ impl Client {
         self.session.clone()
     }
 
+    /// How much others achieved: those in the same role, or everybody if it is the only one.
+    fn of_others(&self) -> usize {
+        let achieved = self.shared.progress.of_each();
+        let mut first = 0;
+        for (role, count) in ROLES {
+            let of_role = first..first + count;
+            first += count;
+            if *role == self.role && *count > 1 {
+                let others = of_role.filter(|client| *client != self.number);
+                return others.map(|client| achieved[client]).sum();
+            }
+        }
+        achieved.iter().sum()
+    }
+
     /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows. To wait in vain when
-    /// nothing has gone wrong is a violation.
+    /// nothing has gone wrong is a violation, if others get on: a machine may be too busy for anybody.
     pub(super) async fn attempt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
-        let called = Instant::now();
+        const GET_ON: usize = 50;
+        let (called, before) = (Instant::now(), self.of_others());
         tokio::select! {
             biased;
             answer = call => Some(answer),
             () = self.cancel.notified() => None,
             () = tokio::time::sleep(self.patience()) => {
-                if self.goes_on() && self.shared.progress.is_calm_since(called) {
+                let others = self.of_others() - before;
+                if self.goes_on() && self.shared.progress.is_calm_since(called) && others >= GET_ON {
                     self.shared.broke(format!(
-                        "client {} ({:?}) waited {:?} for an answer, in which nothing stood in its way",
+                        "client {} ({:?}) waited {:?} for an answer, in which nothing stood in its way, and others got on {others} times",
                         self.number, self.role, self.patience()
                     ));
                 }

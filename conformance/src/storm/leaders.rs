@@ -164,6 +164,11 @@ impl Client {
                 self.ask(election).await;
             }
         }
+        if self.random.below(16) == 0 {
+            // Sometimes for so long that what comes late finds it here.
+            tokio::time::sleep(self.random.up_to(Duration::from_millis(200))).await;
+            self.ask(election).await;
+        }
         if seat.ambush.pass(self.number).await {
             // Whoever leads by now gets a chance to come to the register first.
             tokio::time::sleep(self.random.up_to(Duration::from_millis(60))).await;
@@ -203,19 +208,22 @@ impl Client {
         self.count_election();
     }
 
-    /// Who leads?
-    async fn ask(&self, election: &ElectionHandle) {
+    /// Who leads? Says whether there was an answer.
+    async fn ask(&self, election: &ElectionHandle) -> bool {
         let words = &self.shared.office.words;
         let ticket = words.call(self.number, ElectionCall::Ask);
-        match self.attempt(election.leader()).await {
-            Some(Ok(leader)) => match seen(leader.as_ref()) {
-                Ok(seen) => words.done(ticket, ElectionAnswer::Shows(seen)),
-                Err(error) => self.shared.broke(error.to_string()),
-            },
-            // It changes nothing.
-            _ => words.end(ticket, Fate::Failed),
-        }
+        let answer = self.attempt(election.leader()).await;
         self.count_election();
+        let Some(Ok(leader)) = answer else {
+            // It changes nothing.
+            words.end(ticket, Fate::Failed);
+            return false;
+        };
+        match seen(leader.as_ref()) {
+            Ok(seen) => words.done(ticket, ElectionAnswer::Shows(seen)),
+            Err(error) => self.shared.broke(error.to_string()),
+        }
+        true
     }
 
     /// Looks on until there is nothing more to be seen.
@@ -251,8 +259,9 @@ impl Client {
                 && self.goes_on()
                 && let Some(session) = self.session().await
                 && let Ok(election) = session.election(self.shared.office.seat.name())
+                && self.ask(&election).await
             {
-                self.ask(&election).await;
+                self.achieved();
             }
         }
     }
