@@ -508,7 +508,7 @@ pub(crate) struct Conform {
 
     /// Keep what the clients of every run saw, as JSON lines, in this folder
     ///
-    /// Without it only violations are kept, in `tenure-histories`.
+    /// Without it only those of runs that did not pass are kept, in `tenure-histories`.
     #[arg(long, value_name = "DIR", requires = "long")]
     pub(crate) histories: Option<PathBuf>,
 

@@ -207,6 +207,11 @@ pub mod sync {
                 super::point();
                 self.0.send(value)
             }
+
+            pub async fn closed(&mut self) {
+                super::point();
+                self.0.closed().await;
+            }
         }
 
         pub fn channel<T>() -> (Sender<T>, Receiver<T>) {

@@ -13,6 +13,7 @@
 //!
 //! [shuttle]: https://docs.rs/shuttle
 
+#![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #![allow(
     dead_code,
     unused_imports,

@@ -147,6 +147,8 @@ impl Client {
             }
             // With all the patience there is: producers are at work.
             7 => {
+                // Where everything is in hand producers wait, too, and nobody would be the first.
+                self.shared.epoch().depth.store(0, Ordering::Relaxed);
                 let waiting = self.attempt(queue.dequeue()).await;
                 waiting.map(|answer| answer.map(Some))
             }

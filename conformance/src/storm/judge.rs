@@ -254,7 +254,7 @@ fn judge_lock(of: &str, events: &[Event]) -> Result<(), Outcome> {
 }
 
 /// The same deliveries, counted as if none had been forgotten: a store that does not keep in a crash what is
-/// held may not have noted a delivery before it, and counts the next as that one. `killed` are the times of its
+/// held may not have noted the last deliveries before it, and counts the next as the first of them. `killed` are the times of its
 /// crashes.
 fn with_forgotten_counts(
     history: &[QueueOperation],
@@ -265,7 +265,11 @@ fn with_forgotten_counts(
         count: u32,
         called: Duration,
         forgotten: u32,
+        /// When each that was seen was called.
+        deliveries: Vec<Duration>,
     }
+    // What happened so shortly before a crash may not have been on disk, or on a standby.
+    const SPARE: Duration = Duration::from_secs(1);
     let mut history = history.to_vec();
     let mut deliveries: Vec<_> = history
         .iter_mut()
@@ -283,15 +287,24 @@ fn with_forgotten_counts(
             count: 0,
             called,
             forgotten: 0,
+            deliveries: Vec::new(),
         });
         let crashed = killed
             .iter()
-            .any(|(from, to)| last.called <= *to && ended.is_none_or(|ended| *from <= ended));
-        if crashed && *count + last.forgotten == last.count {
-            last.forgotten += 1;
+            .find(|(from, to)| last.called <= *to && ended.is_none_or(|ended| *from <= ended));
+        if let Some((from, to)) = crashed
+            && *count + last.forgotten <= last.count
+        {
+            let during = |at: &&Duration| **at + SPARE >= *from && **at <= *to;
+            let most = last.deliveries.iter().filter(during).count();
+            let gone = last.count + 1 - *count - last.forgotten;
+            if gone as usize <= most.max(1) {
+                last.forgotten += gone;
+            }
         }
         *count += last.forgotten;
         (last.count, last.called) = (*count, called);
+        last.deliveries.push(called);
     }
     history
 }
@@ -402,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_may_forget_one_delivery_and_nothing_else_may() {
+    fn a_crash_may_forget_the_last_deliveries_and_nothing_else_may() {
         let history = [
             delivery(1, 1, 1),
             delivery(3, 2, 2),
@@ -419,6 +432,24 @@ mod tests {
         );
         let judged = with_forgotten_counts(&history, &[]);
         assert_eq!(counts(&judged), counts(&history));
+
+        // Two right before the crash, and the one before those.
+        let two = |third| {
+            [
+                delivery(1, 1, 1),
+                delivery(3, 2, 2),
+                delivery(4, 3, 3),
+                delivery(9, 4, third),
+            ]
+        };
+        let judged = with_forgotten_counts(&two(2), &crash);
+        assert_eq!(counts(&judged), [1, 2, 3, 4]);
+        let judged = with_forgotten_counts(&two(1), &crash);
+        assert_eq!(
+            counts(&judged),
+            [1, 2, 3, 1],
+            "the first was noted long before"
+        );
     }
 
     fn taken_in(at: u64) -> QueueOperation {
