@@ -451,7 +451,7 @@ impl Client {
     /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows. To wait in vain when
     /// nothing has gone wrong is a violation, if others get on: a machine may be too busy for anybody.
     pub(super) async fn attempt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
-        const GET_ON: usize = 50;
+        const GET_ON: usize = 12;
         let (called, before) = (Instant::now(), self.of_others());
         tokio::select! {
             biased;
@@ -593,7 +593,7 @@ impl Crew {
         let before = shared.progress.of_each();
         let until = Instant::now() + limit;
         loop {
-            self.all_at_work()?;
+            self.all_at_work(shared)?;
             let now = shared.progress.of_each();
             let mut idle = self
                 .0
@@ -612,8 +612,11 @@ impl Crew {
         }
     }
 
-    /// Whether nobody has broken down.
-    pub(super) fn all_at_work(&mut self) -> std::result::Result<(), Outcome> {
+    /// Whether nobody has broken down, or seen what must not be.
+    pub(super) fn all_at_work(&mut self, shared: &Shared) -> std::result::Result<(), Outcome> {
+        if let Some(broken) = shared.broken() {
+            return Err(Outcome::violated(broken));
+        }
         for hand in &mut self.0 {
             if let Some(ended) = &mut hand.ended
                 && ended.try_recv() == Err(oneshot::error::TryRecvError::Closed)

@@ -66,6 +66,8 @@ pub struct Plan {
     pub hang: Duration,
     /// Only faults of these kinds; all if empty.
     pub kinds: Vec<Kind>,
+    /// Whether it is looked, when all is healed, that everybody gets on.
+    pub patient: bool,
     /// Whether the register behind the locks looks at tokens. One that does not is a control: it
     /// has to go wrong.
     pub fenced: bool,
@@ -87,6 +89,7 @@ impl Plan {
             limit: Duration::from_secs(300),
             hang: Duration::from_secs(90),
             kinds: Vec::new(),
+            patient: true,
             fenced: true,
             isolation: None,
             durable: false,
@@ -115,6 +118,13 @@ impl Plan {
     #[must_use]
     pub fn unfenced(mut self) -> Self {
         self.fenced = false;
+        self
+    }
+
+    /// Without the look, when all is healed, whether everybody gets on: for what shows before that.
+    #[must_use]
+    pub fn in_a_hurry(mut self) -> Self {
+        self.patient = false;
         self
     }
 
@@ -459,7 +469,7 @@ async fn storm(
                 shared.least()
             )));
         }
-        crew.all_at_work()?;
+        crew.all_at_work(shared)?;
         tokio::time::sleep(LOOK).await;
     }
     shared.progress.trouble();
@@ -468,7 +478,7 @@ async fn storm(
             *run.faults.entry(fault.kind).or_default() += 1;
         }
         tokio::time::sleep(fault.peace).await;
-        crew.all_at_work()?;
+        crew.all_at_work(shared)?;
         let enough = shared.done() >= plan.operations;
         if enough {
             // What is missing now is time, and not work.
@@ -480,6 +490,9 @@ async fn storm(
         }
     }
     // All is healed. As soon as what the dead had is free, everybody has to get on, and nobody waits in vain.
+    if !plan.patient {
+        return Ok(());
+    }
     let grace = harness.ttl() * 2 + shared.late();
     shared.progress.calm_in(grace);
     tokio::time::sleep(grace).await;
@@ -488,7 +501,7 @@ async fn storm(
     let busy = tokio::time::sleep(shared.patience() + LOOK * 25);
     crew.all_get_on(shared, plan.hang).await?;
     busy.await;
-    crew.all_at_work()
+    crew.all_at_work(shared)
 }
 
 /// All is healed: everybody leaves, and what they have left behind is looked at.
