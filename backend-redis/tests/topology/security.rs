@@ -231,7 +231,7 @@ async fn the_rights_that_the_documentation_lists_are_enough() {
     // Another's namespace is none of its business.
     let error = refused("another namespace", config(url("other"))).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
-    assert!(error.to_string().contains("NoPerm"), "{error}");
+    assert!(error.to_string().contains("NOPERM"), "{error}");
 }
 
 #[tokio::test]
