@@ -363,6 +363,8 @@ impl PostgresServer {
         let data = data_path(&reaper);
         let mut lines = vec![
             "listen_addresses = '127.0.0.1'".to_owned(),
+            // In its folder: elsewhere it would stay behind when the server is killed.
+            "dynamic_shared_memory_type = mmap".to_owned(),
             format!("port = {}", port.number()),
             format!(
                 "unix_socket_directories = {}",

@@ -22,6 +22,9 @@ use crate::postgres::User;
 
 /// `$1` is the folder to remove, or empty. Lines: `+ PID` watch, `- PID` forget.
 ///
+/// A PostgreSQL that was killed leaves a segment of System V shared memory behind, its id in the last
+/// column of line 7. The system has room for some thousands, and then no server starts any more.
+///
 /// The loop around `rm` is for files that the dying process still creates while `rm` walks.
 const WATCHDOG: &str = r#"
 trap '' HUP INT QUIT TERM PIPE
@@ -39,6 +42,8 @@ for p in $pids; do
     kill -s KILL -- "$p"
 done
 [ -n "$1" ] || exit 0
+segment=$(sed -n '7s/.* //p' "$1/data/postmaster.pid")
+[ -z "$segment" ] || ipcrm -m "$segment"
 tries=0
 while rm -rf -- "$1"; [ -e "$1" ] && [ "$tries" -lt 200 ]; do
     tries=$((tries + 1))

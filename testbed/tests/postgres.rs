@@ -40,6 +40,36 @@ fn keeps_data_and_port_across_a_kill() {
     assert!(TcpStream::connect(address).is_err(), "the port is free");
 }
 
+/// Whether there is a segment of System V shared memory with this id.
+#[cfg(target_os = "linux")]
+fn has_segment(id: &str) -> bool {
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm").expect("the segments");
+    segments
+        .lines()
+        .any(|line| line.split_whitespace().nth(1) == Some(id))
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn leaves_no_shared_memory_behind() {
+    let mut postgres = PostgresServer::start().expect("postgres");
+    let kind = postgres.sql("SHOW dynamic_shared_memory_type");
+    assert_eq!(kind.expect("shown"), "mmap");
+    let segment = |postgres: &PostgresServer| {
+        let file = postgres.data_dir().join("postmaster.pid");
+        let text = std::fs::read_to_string(file).expect("of a server");
+        let line = text.lines().nth(6).expect("the line of the segment");
+        let id = line.split_whitespace().nth(1).expect("its id").to_owned();
+        assert!(has_segment(&id), "{text}");
+        id
+    };
+    let first = segment(&postgres);
+    postgres.restart().expect("restarted after a kill");
+    let second = segment(&postgres);
+    drop(postgres);
+    assert!(!has_segment(&first) && !has_segment(&second));
+}
+
 #[test]
 fn settings_users_and_databases() {
     let postgres = PostgresServer::builder()
