@@ -126,8 +126,10 @@ async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Con
     let connection = options.connect().await;
     let mut connection = connection.map_err(|error| error::connecting(&shown(host), error))?;
     check_version(connection.server_version_num())?;
+    // Not `transaction_read_only`, which a promotion in the middle of this statement leaves as it was when the
+    // server still was a standby: a state that passes would look like a setting that somebody has to change.
     let look = step(
-        "SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only')::boolean AS read_only, current_setting('server_encoding') AS encoding, hashtextextended($1, 0) AS probe",
+        "SELECT pg_is_in_recovery() AS standby, current_setting('default_transaction_read_only')::boolean AS read_only, current_setting('server_encoding') AS encoding, hashtextextended($1, 0) AS probe",
     )
     .with(PROBE);
     let sql = look.sql;
