@@ -118,7 +118,13 @@ impl Backend for PostgresBackend {
     }
 
     async fn guarantees(&self) -> Result<Guarantees> {
-        crate::guarantees::read(&self.client).await
+        // In a task: the connection that reads is everybody's, and the caller may not poll on.
+        let client = Arc::clone(&self.client);
+        let reading = tokio::spawn(async move { crate::guarantees::read(&client).await });
+        reading.await.unwrap_or_else(|broken| {
+            let ended = Error::new(ErrorKind::Internal, "the task that reads them ended early");
+            Err(ended.with_source(broken))
+        })
     }
 
     fn default_ttl(&self) -> Duration {
@@ -326,6 +332,10 @@ impl Lease for PostgresSession {
 
     fn ended(&self) -> Option<LossReason> {
         self.gone.get().copied()
+    }
+
+    fn one_at_a_time(&self) -> bool {
+        true
     }
 
     async fn revoke(&self) -> Result<()> {

@@ -134,26 +134,6 @@ async fn observers_are_told_of_every_change_of_a_slow_election() {
     assert_eq!(text(seen.unwrap().unwrap()), None);
 }
 
-/// Reads share a connection: an observer in the middle of one, whom nobody polls, must not keep it.
-#[tokio::test]
-async fn an_observer_that_is_not_polled_is_in_nobodys_way() {
-    let db = Database::new().await;
-    let session = db.session(TTL).await;
-    let election = session.election("e").unwrap();
-    let lead = election.campaign("a").await.unwrap();
-    for round in 0..20 {
-        let mut observer = election.observe();
-        for _ in 0..round % 4 {
-            // Somewhere in the middle of what it does.
-            let _ = futures_util::poll!(std::pin::pin!(observer.next()));
-            tokio::task::yield_now().await;
-        }
-        let leader = within(TTL, "an answer", election.leader()).await;
-        assert_eq!(leader.unwrap().unwrap().text(), "a");
-    }
-    lead.resign().await.unwrap();
-}
-
 #[tokio::test]
 async fn nobody_is_told_who_does_not_watch() {
     let db = Database::new().await;

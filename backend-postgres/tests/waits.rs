@@ -5,12 +5,16 @@
 mod support;
 
 use std::io::{BufRead as _, Write as _};
+use std::pin::Pin;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, MaybeDone, maybe_done};
+use futures_util::poll;
 use sqlx::{Executor, Row};
-use support::{Database, ONLY_SESSIONS, TICKETS, server};
+use support::{Database, ONLY_SESSIONS, TICKETS, server, within};
 use tenure_core::backend::StoreUrl;
 use tenure_core::{HoldFor, Session, SessionOptions};
 use tenure_postgres::{PostgresConfig, PostgresSession};
@@ -219,4 +223,56 @@ async fn three_processes_of_ten_waiters_each_go_in_order() {
 fn command_with(mut command: Command, url: &str) -> Command {
     command.env(URL, url);
     command
+}
+
+/// Steps share connections. One whose caller neither polls it on nor drops it must not keep them: not from
+/// other steps, and not from the renewals.
+#[tokio::test]
+async fn a_call_that_is_not_polled_is_in_nobodys_way() {
+    let ttl = Duration::from_secs(1);
+    let db = Database::new().await;
+    let (holder, session) = (db.session(TTL).await, db.session(ttl).await);
+    let _held = holder.locker("held").unwrap().lock().await.unwrap();
+    let barrier = holder.barrier("b").unwrap();
+    let _barred = barrier.hold(HoldFor::Session).await.unwrap();
+    let (held, free) = (
+        session.locker("held").unwrap(),
+        session.locker("free").unwrap(),
+    );
+    let election = session.election("e").unwrap();
+    let lead = election.campaign("a").await.unwrap();
+    let (barrier, queue) = (session.barrier("b").unwrap(), session.queue("q").unwrap());
+    let stm = session.stm().unwrap();
+    for polls in 1..6 {
+        let mut observer = election.observe();
+        let mut calls: Vec<Pin<Box<MaybeDone<BoxFuture<'_, ()>>>>> = [
+            async { drop(held.lock().await) }.boxed(),
+            async { drop(free.lock().await) }.boxed(),
+            async { drop(barrier.wait().await) }.boxed(),
+            async { drop(election.leader().await) }.boxed(),
+            async { drop(queue.depth().await) }.boxed(),
+            async { drop(queue.enqueue("x").await) }.boxed(),
+            async { drop(stm.get("k").await) }.boxed(),
+            async { drop(stm.put("k", "v").await) }.boxed(),
+            async { drop(observer.next().await) }.boxed(),
+        ]
+        .map(|call| Box::pin(maybe_done(call)))
+        .into();
+        // Somewhere in the middle of what each does.
+        for _ in 0..polls {
+            for call in &mut calls {
+                let _ = poll!(call.as_mut());
+            }
+            tokio::time::sleep(Duration::from_micros(200)).await;
+        }
+        let leader = within(TTL, "a read", election.leader()).await;
+        assert_eq!(leader.unwrap().unwrap().text(), "a");
+        within(TTL, "a step", lead.proclaim("a")).await.unwrap();
+        if polls % 2 == 1 {
+            tokio::time::sleep(ttl + ttl / 4).await;
+            assert!(session.is_valid(), "renewed meanwhile");
+        }
+        drop(calls);
+    }
+    lead.resign().await.unwrap();
 }

@@ -167,12 +167,12 @@ impl<B: Barrier + ?Sized> BarrierHandle<B> {
     ///
     /// Cancel safe.
     pub async fn is_held(&self) -> Result<bool> {
-        let name = self.name();
+        let name = self.name().clone();
         self.0
-            .question(
-                "is_held",
-                |barrier| async move { barrier.is_held(name).await },
-            )
+            .question("is_held", move |barrier| {
+                let name = name.clone();
+                Box::pin(async move { barrier.is_held(&name).await })
+            })
             .await
     }
 
@@ -188,9 +188,12 @@ impl<B: Barrier + ?Sized> BarrierHandle<B> {
     ///
     /// Cancel safe.
     pub async fn wait(&self) -> Result<()> {
-        let name = self.name();
+        let name = self.name().clone();
         self.0
-            .question("wait", |barrier| async move { barrier.wait(name).await })
+            .question("wait", move |barrier| {
+                let name = name.clone();
+                Box::pin(async move { barrier.wait(&name).await })
+            })
             .await
     }
 
@@ -342,10 +345,11 @@ impl<B: Barrier + ?Sized> Inside<B> {
         // Dropped from here on, by an error or by the caller, the holding takes itself out.
         holding.step("leave", step).await?;
         holding.ended();
-        let (name, left) = (handle.name(), &left);
+        let name = handle.name().clone();
         handle
-            .question("leave", |barrier| async move {
-                barrier.all_left(name, left).await
+            .question("leave", move |barrier| {
+                let (name, left) = (name.clone(), left.clone());
+                Box::pin(async move { barrier.all_left(&name, &left).await })
             })
             .await
     }

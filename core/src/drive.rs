@@ -23,7 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
+use tracing::Instrument as _;
 
 use crate::ask::{Alarm, Ask, Book};
 use crate::clock::{Clock, Moment};
@@ -69,6 +71,8 @@ pub(crate) struct Core {
     book: Arc<Book>,
     held: Mutex<HashMap<u64, (Held, Alarm)>>,
     mailbox: mpsc::UnboundedSender<Message>,
+    /// On which the session was opened.
+    runtime: Handle,
     /// What the sessions of one `Store` share. Also tells one `Store` from another.
     ledger: Arc<Ledger>,
 }
@@ -143,6 +147,7 @@ where
             book: Arc::default(),
             held: Mutex::default(),
             mailbox,
+            runtime: Handle::current(),
             lease: lease.clone().into_lease(),
             clock,
             ledger,
@@ -396,6 +401,37 @@ impl Core {
 
     pub(crate) fn sleep(&self, period: Duration) -> impl Future<Output = ()> + Send + use<> {
         self.clock.sleep(period)
+    }
+
+    /// `future`, driven as the session's lease wants its steps driven: by whoever polls what is
+    /// returned, or in a task that ends with it (see [`Lease::one_at_a_time`]).
+    pub(crate) fn driven<T: Send + 'static>(
+        &self,
+        future: BoxFuture<Result<T>>,
+    ) -> BoxFuture<Result<T>> {
+        if !self.lease.one_at_a_time() {
+            return future;
+        }
+        let (mut tell, told) = oneshot::channel();
+        let driving = async move {
+            tokio::select! {
+                biased;
+                () = tell.closed() => {}
+                done = future => {
+                    let _ = tell.send(done);
+                }
+            }
+        };
+        drop(self.runtime.spawn(driving.in_current_span()));
+        Box::pin(async move {
+            told.await.unwrap_or_else(|_| {
+                let error = Error::new(
+                    ErrorKind::Internal,
+                    "the backend panicked, or the runtime of the session has ended",
+                );
+                Err(error.with_effect(Effect::Unknown))
+            })
+        })
     }
 
     /// Gives `future` to the session's task, to be driven to its end.

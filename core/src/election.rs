@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +11,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::Stream;
-use tokio::sync::oneshot;
 
 use crate::ask::{Ask, Grant};
 use crate::drive::BoxFuture;
@@ -21,7 +19,7 @@ use crate::holding::Holding;
 use crate::name::Name;
 use crate::settle::Settle;
 use crate::value;
-use crate::{Error, ErrorKind, FencingToken, Result};
+use crate::{Error, FencingToken, Result};
 
 /// The elections of one session, as a backend implements them.
 ///
@@ -225,12 +223,12 @@ impl<E: Election + ?Sized> ElectionHandle<E> {
     ///
     /// Cancel safe.
     pub async fn leader(&self) -> Result<Option<Leader>> {
-        let name = self.name();
+        let name = self.name().clone();
         self.0
-            .question(
-                "leader",
-                |election| async move { election.leader(name).await },
-            )
+            .question("leader", move |election| {
+                let name = name.clone();
+                Box::pin(async move { election.leader(&name).await })
+            })
             .await
     }
 
@@ -357,11 +355,6 @@ impl<E: ?Sized> Deref for Leadership<E> {
     }
 }
 
-/// The runtime ends, or a backend panicked.
-fn ended_early() -> Error {
-    Error::new(ErrorKind::Internal, "the task that observes ended early")
-}
-
 /// How long an observer waits that was told an old state.
 const STALE: Duration = Duration::from_millis(20);
 
@@ -371,7 +364,7 @@ pub struct Observer<E: ?Sized = dyn Election> {
     handle: ElectionHandle<E>,
     seen: Option<u64>,
     last: Option<Option<Leader>>,
-    next: Option<oneshot::Receiver<Result<Sighting>>>,
+    next: Option<BoxFuture<Result<Sighting>>>,
     over: bool,
 }
 
@@ -399,16 +392,14 @@ impl<E: Election + ?Sized> Observer<E> {
 
     /// The next sighting in the store's order. Never back, whatever a lagging member or a late
     /// message says.
-    ///
-    /// In a task of its own, which ends with the receiver: an observer may wait for long until somebody polls it
-    /// again, and must not keep to itself what a step needs and others share, a connection for instance.
-    fn look(&self) -> oneshot::Receiver<Result<Sighting>> {
+    fn look(&self) -> BoxFuture<Result<Sighting>> {
         let (handle, seen) = (self.handle.0.clone(), self.seen);
-        let looking = async move {
+        Box::pin(async move {
             let name = handle.name();
             loop {
-                let looking = handle.watching("observe", |election| async move {
-                    election.observe(name, seen).await
+                let looking = handle.watching("observe", |election| {
+                    let name = name.clone();
+                    Box::pin(async move { election.observe(&name, seen).await })
                 });
                 let sighting = looking.await?;
                 if seen.is_none_or(|seen| sighting.order > seen) {
@@ -418,18 +409,7 @@ impl<E: Election + ?Sized> Observer<E> {
                 // It may answer the same again at once.
                 handle.keeper().core().sleep(STALE).await;
             }
-        };
-        let (mut tell, told) = oneshot::channel();
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = tell.closed() => {}
-                seen = looking => {
-                    let _ = tell.send(seen);
-                }
-            }
-        });
-        told
+        })
     }
 }
 
@@ -443,8 +423,7 @@ impl<E: Election + ?Sized> Stream for Observer<E> {
                 return Poll::Ready(None);
             }
             let mut next = this.next.take().unwrap_or_else(|| this.look());
-            let seen = Pin::new(&mut next).poll(context);
-            match seen.map(|told| told.unwrap_or_else(|_| Err(ended_early()))) {
+            match next.as_mut().poll(context) {
                 Poll::Pending => {
                     this.next = Some(next);
                     return Poll::Pending;

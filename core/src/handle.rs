@@ -155,10 +155,10 @@ impl<P: Settle + ?Sized> Handle<P> {
 
     /// A question that changes nothing: dropped, it is simply gone. Repeated until the store
     /// answers or the session ends.
-    pub(crate) async fn question<T, F: Future<Output = Result<T>>>(
+    pub(crate) async fn question<T: Send + 'static>(
         &self,
         operation: &'static str,
-        step: impl Fn(Arc<P>) -> F,
+        step: impl Fn(Arc<P>) -> BoxFuture<Result<T>>,
     ) -> Result<T> {
         let core = self.keeper.core();
         drive::question(core, || step(Arc::clone(&self.primitive)))
@@ -169,10 +169,10 @@ impl<P: Settle + ?Sized> Handle<P> {
 
     /// A question that may wait for long, and does not end with the lease: only when the session is
     /// closed or detached here.
-    pub(crate) async fn watching<T, F: Future<Output = Result<T>>>(
+    pub(crate) async fn watching<T: Send + 'static>(
         &self,
         operation: &'static str,
-        step: impl Fn(Arc<P>) -> F,
+        step: impl Fn(Arc<P>) -> BoxFuture<Result<T>>,
     ) -> Result<T> {
         drive::watching(self.keeper.core(), || step(Arc::clone(&self.primitive)))
             .instrument(self.span(operation))

@@ -489,9 +489,12 @@ impl<Q: Queue + ?Sized> QueueHandle<Q> {
     ///
     /// Cancel safe.
     pub async fn depth(&self) -> Result<Depth> {
-        let name = self.name();
+        let name = self.name().clone();
         self.handle
-            .question("depth", |queue| async move { queue.depth(name).await })
+            .question("depth", move |queue| {
+                let name = name.clone();
+                Box::pin(async move { queue.depth(&name).await })
+            })
             .await
     }
 
@@ -505,9 +508,12 @@ impl<Q: Queue + ?Sized> QueueHandle<Q> {
     ///
     /// Cancel safe.
     pub async fn peek(&self) -> Result<Option<Peeked>> {
-        let name = self.name();
+        let name = self.name().clone();
         self.handle
-            .question("peek", |queue| async move { queue.peek(name).await })
+            .question("peek", move |queue| {
+                let name = name.clone();
+                Box::pin(async move { queue.peek(&name).await })
+            })
             .await
     }
 

@@ -237,6 +237,14 @@ pub trait Lease: Send + Sync + 'static {
         None
     }
 
+    /// Whether a step of this session may have to itself, while it is on its way, what others and the
+    /// renewals need: its connection, for instance. Core drives each in a task then: one that its
+    /// caller drives may be neither polled nor dropped for long (`select!` on a reference to it, and a
+    /// branch that takes its time), and all others would wait for that.
+    fn one_at_a_time(&self) -> bool {
+        false
+    }
+
     /// Ends the lease, which frees everything it holds at once. Idempotent.
     async fn revoke(&self) -> Result<()>;
 

@@ -339,9 +339,8 @@ impl<S: Stm + ?Sized> StmHandle<S> {
     /// Cancel safe.
     pub async fn get(&self, key: impl AsRef<str>) -> Result<Option<Entry>> {
         let reading = async {
-            let keys = [Name::new(key)?];
-            let core = self.keeper.core();
-            let read = drive::persistently(core, || self.stm.read(&keys, None)).await?;
+            let keys = vec![Name::new(key)?];
+            let read = read(self.keeper.core(), &self.stm, keys, None).await?;
             Ok(read.entries.into_iter().next().flatten())
         };
         reading.await.map_err(|error: Error| error.during("get"))
@@ -750,8 +749,23 @@ struct ReaderOf<S: ?Sized> {
 impl<S: Stm + ?Sized> Reader for ReaderOf<S> {
     fn read(&self, keys: Vec<Name>, at: Option<u64>) -> BoxFuture<Result<Read>> {
         let (core, stm) = (Arc::clone(&self.core), Arc::clone(&self.stm));
-        Box::pin(async move { drive::persistently(&core, || stm.read(&keys, at)).await })
+        Box::pin(async move { read(&core, &stm, keys, at).await })
     }
+}
+
+/// What stands under `keys`, asked until the store answers or the session ends.
+async fn read<S: Stm + ?Sized>(
+    core: &Arc<Core>,
+    stm: &Arc<S>,
+    keys: Vec<Name>,
+    at: Option<u64>,
+) -> Result<Read> {
+    let keys: Arc<[Name]> = keys.into();
+    drive::persistently(core, || {
+        let (stm, keys) = (Arc::clone(stm), Arc::clone(&keys));
+        Box::pin(async move { stm.read(&keys, at).await })
+    })
+    .await
 }
 
 impl From<Option<Entry>> for Seen {

@@ -266,6 +266,13 @@ pub mod runtime {
         }
 
         pub fn enter(&self) {}
+
+        pub fn spawn<T: Send + 'static>(
+            &self,
+            future: impl std::future::Future<Output = T> + Send + 'static,
+        ) -> super::sync::oneshot::Receiver<T> {
+            super::spawn(future)
+        }
     }
 }
 

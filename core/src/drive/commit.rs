@@ -82,7 +82,7 @@ pub(crate) async fn commit<S: Stm + ?Sized>(
     let mut flight = Commit {
         core,
         flag: Arc::clone(&flag),
-        future: Some(Box::pin(future)),
+        future: Some(core.driven(Box::pin(future))),
     };
     let reason = tokio::select! {
         biased;
@@ -186,14 +186,14 @@ fn fence_lost(transaction: &Transaction) -> Error {
 
 /// Asks what changes nothing until the store answers or the session ends. An attempt may be
 /// dropped in the middle.
-pub(crate) async fn persistently<T, F>(core: &Arc<Core>, attempt: impl Fn() -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
+pub(crate) async fn persistently<T: Send + 'static>(
+    core: &Arc<Core>,
+    attempt: impl Fn() -> BoxFuture<Result<T>>,
+) -> Result<T> {
     let asking = async {
         let mut backoff = Backoff::new(core.ttl);
         loop {
-            match attempt().await {
+            match core.driven(attempt()).await {
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(session = %core.id, %error, "a read went unanswered, trying again");
                 }

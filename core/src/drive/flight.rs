@@ -1,5 +1,5 @@
-//! Requests on their way: polled in place by their caller, adopted by the session's task when the
-//! caller lets go of them.
+//! Requests on their way: driven in place by their caller or in a task (see `Core::driven`), adopted
+//! by the session's task when the caller lets go of them.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -161,7 +161,7 @@ async fn undo<T: Landed>(
     }
 }
 
-/// Polls `future` in place until it lands, the session is lost, or `limit` has passed.
+/// Drives `future` until it lands, the session is lost, or `limit` has passed.
 pub(crate) async fn acquire<T: Landed>(
     core: &Arc<Core>,
     settle: &Arc<dyn Settle>,
@@ -173,7 +173,7 @@ pub(crate) async fn acquire<T: Landed>(
         core,
         settle,
         ask,
-        future: Some(future),
+        future: Some(core.driven(future)),
         landed: false,
     };
     let clock = core.clock.clone();
@@ -259,7 +259,7 @@ pub(crate) async fn finish(core: &Arc<Core>, what: &'static str, ending: Ending)
     let mut flight = Finishing {
         core,
         what,
-        future: Some(ending()),
+        future: Some(core.driven(ending())),
         ending: Some(ending),
     };
     let landed = tokio::select! {
@@ -305,8 +305,7 @@ impl<T: Send + 'static> Drop for Carried<'_, T> {
     }
 }
 
-/// Polls `future` in place until it lands or the session is lost: whether it has an effect is then
-/// unknown.
+/// Drives `future` until it lands or the session is lost: whether it has an effect is then unknown.
 pub(crate) async fn carry<T: Send + 'static>(
     core: &Arc<Core>,
     ask: &Ask,
@@ -315,7 +314,7 @@ pub(crate) async fn carry<T: Send + 'static>(
     let mut flight = Carried {
         core,
         ask,
-        future: Some(future),
+        future: Some(core.driven(future)),
     };
     tokio::select! {
         biased;
@@ -334,9 +333,9 @@ pub(crate) async fn carry<T: Send + 'static>(
 }
 
 /// Repeats a question that changes nothing until the store answers it, or the session ends.
-pub(crate) async fn question<T, F: Future<Output = Result<T>>>(
+pub(crate) async fn question<T: Send + 'static>(
     core: &Arc<Core>,
-    ask: impl Fn() -> F,
+    ask: impl Fn() -> BoxFuture<Result<T>>,
 ) -> Result<T> {
     tokio::select! {
         biased;
@@ -346,9 +345,9 @@ pub(crate) async fn question<T, F: Future<Output = Result<T>>>(
 }
 
 /// [`question`], for one that goes on when the lease is lost: until the session is ended here.
-pub(crate) async fn watching<T, F: Future<Output = Result<T>>>(
+pub(crate) async fn watching<T: Send + 'static>(
     core: &Arc<Core>,
-    ask: impl Fn() -> F,
+    ask: impl Fn() -> BoxFuture<Result<T>>,
 ) -> Result<T> {
     tokio::select! {
         biased;
@@ -358,13 +357,13 @@ pub(crate) async fn watching<T, F: Future<Output = Result<T>>>(
     }
 }
 
-async fn repeated<T, F: Future<Output = Result<T>>>(
+async fn repeated<T: Send + 'static>(
     core: &Arc<Core>,
-    ask: impl Fn() -> F,
+    ask: impl Fn() -> BoxFuture<Result<T>>,
 ) -> Result<T> {
     let mut backoff = Backoff::new(core.ttl);
     loop {
-        match ask().await {
+        match core.driven(ask()).await {
             Err(error) if error.is_retryable() => {
                 tracing::debug!(%error, "a question failed, trying again");
             }
