@@ -113,8 +113,10 @@ install_missing
 say "building everything"
 cargo build --workspace --all-targets --all-features --locked
 say "running all tests"
-cargo test --workspace --exclude tenure-conformance --all-features --locked -- "$@"
-# Its cases wait most of the time, for leases to end. An argument outranks the variable.
+# Tests wait most of the time, for leases to end, the suite's cases above all; so more of them run at a time than
+# there are processors. An argument outranks the variable.
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} \
+    cargo test --workspace --exclude tenure-conformance --all-features --locked -- "$@"
 RUST_TEST_THREADS=${RUST_TEST_THREADS:-16} \
     cargo test --package tenure-conformance --all-features --locked -- "$@"
 count_cases
