@@ -5,7 +5,8 @@
 mod support;
 
 use serde_json::Value;
-use support::{run, tenure, tenure_done};
+use support::{PATIENCE, run, tenure, tenure_done};
+use tenure_testbed::{Process, Signal};
 
 /// Without looking for servers that happen to be installed here.
 const EMBEDDED: [&str; 3] = ["conform", "--url", "memory:"];
@@ -147,22 +148,39 @@ fn the_long_form_runs_on_the_embedded_store() {
     // The schedule is the seed's, whatever else is chosen; how many of it there is time for is not.
     let folder = tempfile::tempdir().unwrap();
     let histories = folder.path().to_str().unwrap();
-    let again = ["--seed", "3", "--only", "memory", "--histories", histories];
-    let (done, runs) = long(&again);
-    done.exits(0);
-    let again = runs[0]["faults"].as_object().unwrap();
+    let again = ["--long", "--json", "--seed", "3", "--seeds", "50"];
+    let more = [
+        "--at-once",
+        "1",
+        "--only",
+        "memory",
+        "--histories",
+        histories,
+    ];
+    let args = EMBEDDED.into_iter().chain(again).chain(more);
+    let mut running = Process::spawn(tenure(args)).unwrap();
+    let line = running.expect_line("", 4 * PATIENCE).unwrap();
+    let run: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(run["seed"], 3);
+    let again = run["faults"].as_object().unwrap();
     for (kind, count) in faults {
         let other = again.get(kind).and_then(Value::as_u64).unwrap_or_default();
         assert!(
             count.as_u64().unwrap().abs_diff(other) <= 1,
-            "{kind}: {done:?}"
+            "{kind}: {count} and then {other}"
         );
     }
-    let files = runs[0]["histories"].as_array().unwrap();
+    let files = run["histories"].as_array().unwrap();
     assert!(!files.is_empty());
     for file in files {
         assert!(std::path::Path::new(file.as_str().unwrap()).is_file());
     }
+
+    // Broken off, it has told what had ended, and says how much that was.
+    running.signal(Signal::TERM).unwrap();
+    assert_eq!(running.wait(PATIENCE).unwrap().code(), Some(143));
+    assert_eq!(running.try_line(), None);
+    support::says(&running, "stopped by a signal, after 1 of 50 runs");
 }
 
 #[test]

@@ -609,6 +609,11 @@ impl Bar {
         }
     }
 
+    /// Prints to stdout, with the bar out of the way: both may be the same terminal.
+    pub(super) fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
+    }
+
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }

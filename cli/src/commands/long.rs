@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use tenure_conformance::storm::{self, Plan, Progress, Run, Sweep, Verdict};
+use tokio::sync::Notify;
 
 use super::conform::{self, Bar, Out, Subjects, hint_at_secrets, matches, quoted, without_secrets};
 use crate::args::{Conform, Format, Global};
 use crate::exit::{self, Failure};
 use crate::output;
+use crate::signals::Signals;
 
 /// The kinds of stores, in the order of the table.
 const STORES: [&str; 4] = ["memory", "etcd", "redis", "postgres"];
@@ -69,38 +71,58 @@ pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     }
     // Opened first: hours later is too late for "permission denied".
     let mut out = args.out.as_deref().map(Out::create).transpose()?;
+    let mut print = |text: &str| match &mut out {
+        Some(out) => out.write(&format!("{text}\n")),
+        None => output::line(text),
+    };
+    let mut signals = Signals::listen()?;
     let bar = Bar::new();
     bar.start(sweep.seeds.len() * subjects.len());
+    // A line for each run when it has ended, so that nothing takes them away again.
+    let (mut printed, unread) = (Ok(()), Notify::new());
     let tell = |progress: Progress<'_>| match progress {
         Progress::Begun { store, seed } => bar.begun(format!("{store}: seed {seed}")),
         Progress::Ended { store, run, files } => {
             if let Some(line) = went_wrong(&urls, store, run, files) {
                 bar.note(&line);
             }
+            if matches!(format, Format::Json) && printed.is_ok() {
+                let command = again(&urls, store, run.seed);
+                printed = bar.aside(|| print(&run.json(store, files, &command)));
+                if printed.is_err() {
+                    unread.notify_one();
+                }
+            }
             bar.one_more();
         }
         _ => {}
     };
-    let summary = storm::sweep(&subjects, &sweep, tell).await;
-    bar.finish();
-
-    let text = match format {
-        Format::Json => summary.json(|store, seed| again(&urls, store, seed)),
-        _ => {
-            let mut text = format!("{summary}\n");
-            for (store, run, files) in summary.failures() {
-                text.extend(went_wrong(&urls, store, run, files));
-                text.push('\n');
-            }
-            text.push_str("\nThe same again, for any seed S: ");
-            text.push_str(&again(&urls, "STORE", "S"));
-            text.push('\n');
-            text
+    let mut told = None;
+    let until = async {
+        tokio::select! {
+            signal = signals.ending() => told = Some(signal),
+            () = unread.notified() => {}
         }
     };
-    match &mut out {
-        Some(out) => out.write(&text)?,
-        None => output::line(text.trim_end())?,
+    let summary = storm::sweep(&subjects, &sweep, tell, until).await;
+    bar.finish();
+    printed?;
+
+    if !matches!(format, Format::Json) {
+        let mut text = format!("{summary}\n");
+        for (store, run, files) in summary.failures() {
+            text.extend(went_wrong(&urls, store, run, files));
+            text.push('\n');
+        }
+        text.push_str("\nThe same again, for any seed S: ");
+        text.push_str(&again(&urls, "STORE", "S"));
+        print(&text)?;
+    }
+    if let Some(signal) = told {
+        let ended: usize = summary.rows.iter().map(|row| row.runs.len()).sum();
+        let runs = sweep.seeds.len() * subjects.len();
+        let what = format!("stopped by a signal, after {ended} of {runs} runs");
+        return Err(Failure::interrupted(signal, what));
     }
     if summary.passed() {
         return Ok(exit::DONE);

@@ -26,6 +26,45 @@ pub struct Summary {
     pub rows: Vec<Row>,
 }
 
+impl Run {
+    /// The run as a JSON object on one line, without its end: of `store`, with its history in
+    /// `files`, and repeated by `command`.
+    pub fn json(&self, store: &str, files: &[PathBuf], command: &str) -> String {
+        let (outcome, details) = match &self.verdict {
+            Verdict::Passed => ("passed", ""),
+            Verdict::Violated { what, .. } => ("violated", what.as_str()),
+            Verdict::Invalid { why } => ("invalid", why.as_str()),
+        };
+        let faults: BTreeMap<&str, usize> = self
+            .faults
+            .iter()
+            .map(|(kind, count)| (kind.word(), *count))
+            .collect();
+        let line = serde_json::json!({
+            "store": store,
+            "seed": self.seed,
+            "outcome": outcome,
+            "details": details,
+            "operations": self.counts.operations(),
+            "locks": self.counts.locks,
+            "transactions": self.counts.transactions,
+            "queue": self.counts.queue,
+            "elections": self.counts.elections,
+            "rw_locks": self.counts.rw_locks,
+            "shared": self.counts.shared,
+            "before_faults": self.calm,
+            "faults": faults,
+            "unknown": self.counts.unknown,
+            "refused": self.counts.refused,
+            "overlaps": self.counts.overlaps,
+            "seconds": self.took.as_secs_f64(),
+            "histories": files,
+            "command": command,
+        });
+        line.to_string()
+    }
+}
+
 impl Row {
     pub(super) fn new(store: &str) -> Self {
         Self {
@@ -98,49 +137,6 @@ impl Summary {
             row.violated() == 0 && row.passed() > 0 && row.invalid() * 10 <= row.runs.len()
         };
         self.rows.iter().all(passed) && !self.rows.is_empty()
-    }
-
-    /// An object for each run, a line each; `again` makes the command that repeats it.
-    pub fn json(&self, again: impl Fn(&str, u64) -> String) -> String {
-        let mut text = String::new();
-        for row in &self.rows {
-            for (run, files) in &row.runs {
-                let (outcome, details) = match &run.verdict {
-                    Verdict::Passed => ("passed", ""),
-                    Verdict::Violated { what, .. } => ("violated", what.as_str()),
-                    Verdict::Invalid { why } => ("invalid", why.as_str()),
-                };
-                let faults: BTreeMap<&str, usize> = run
-                    .faults
-                    .iter()
-                    .map(|(kind, count)| (kind.word(), *count))
-                    .collect();
-                let line = serde_json::json!({
-                    "store": row.store,
-                    "seed": run.seed,
-                    "outcome": outcome,
-                    "details": details,
-                    "operations": run.counts.operations(),
-                    "locks": run.counts.locks,
-                    "transactions": run.counts.transactions,
-                    "queue": run.counts.queue,
-                    "elections": run.counts.elections,
-                    "rw_locks": run.counts.rw_locks,
-                    "shared": run.counts.shared,
-                    "before_faults": run.calm,
-                    "faults": faults,
-                    "unknown": run.counts.unknown,
-                    "refused": run.counts.refused,
-                    "overlaps": run.counts.overlaps,
-                    "seconds": run.took.as_secs_f64(),
-                    "histories": files,
-                    "command": again(&row.store, run.seed),
-                });
-                text.push_str(&line.to_string());
-                text.push('\n');
-            }
-        }
-        text
     }
 
     /// Every run that did not pass.

@@ -1,6 +1,8 @@
 //! Many runs: every seed on every store.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 
 use tenure_core::{Error, ErrorKind};
@@ -20,7 +22,7 @@ pub struct Sweep {
     pub seeds: Vec<u64>,
     /// How each run goes.
     pub plan: Plan,
-    /// How many runs at a time.
+    /// How many runs at a time; of one store never more than [`Subject::parallel`].
     pub at_once: usize,
     /// Where the histories of runs go that did not pass.
     pub histories: PathBuf,
@@ -73,7 +75,8 @@ pub enum Progress<'a> {
     },
 }
 
-/// Runs every seed on every store, and sums up.
+/// Runs every seed on every store, and sums up. Once `until` is over it ends, with the runs that
+/// have ended; those under way are dropped, and count for nothing.
 ///
 /// # Cancel safety
 ///
@@ -82,30 +85,44 @@ pub async fn sweep(
     subjects: &[Arc<dyn Subject>],
     sweep: &Sweep,
     mut tell: impl FnMut(Progress<'_>),
+    until: impl Future<Output = ()>,
 ) -> Summary {
+    let mut until = pin!(until);
     let mut rows: Vec<Row> = subjects
         .iter()
         .map(|subject| Row::new(subject.name()))
         .collect();
     let places = || 0..subjects.len();
     // All stores of a seed before the next: whoever breaks it off has something of each.
-    let mut waiting = sweep
+    let mut waiting: VecDeque<(u64, usize)> = sweep
         .seeds
         .iter()
-        .flat_map(|seed| places().map(move |place| (*seed, place)));
+        .flat_map(|seed| places().map(move |place| (*seed, place)))
+        .collect();
     let mut running = FuturesUnordered::new();
+    let mut of_each = vec![0; subjects.len()];
     loop {
         while running.len() < sweep.at_once.max(1)
-            && let Some((seed, place)) = waiting.next()
+            && let Some(next) = waiting
+                .iter()
+                .position(|(_, place)| of_each[*place] < subjects[*place].parallel().max(1))
+            && let Some((seed, place)) = waiting.remove(next)
         {
             let (store, subject) = (subjects[place].name(), Arc::clone(&subjects[place]));
             tell(Progress::Begun { store, seed });
+            of_each[place] += 1;
             let plan = sweep.plan.clone();
             running.push(async move { (place, one(&*subject, seed, &plan).await) });
         }
-        let Some((place, mut run)) = running.next().await else {
+        let ended = tokio::select! {
+            biased;
+            () = &mut until => break,
+            ended = running.next() => ended,
+        };
+        let Some((place, mut run)) = ended else {
             break;
         };
+        of_each[place] -= 1;
         let store = subjects[place].name();
         let histories = std::mem::take(&mut run.histories);
         let mut files = Vec::new();
