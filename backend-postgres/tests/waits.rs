@@ -234,7 +234,7 @@ async fn a_call_that_is_not_polled_is_in_nobodys_way() {
     let (holder, session) = (db.session(TTL).await, db.session(ttl).await);
     let _held = holder.locker("held").unwrap().lock().await.unwrap();
     let barrier = holder.barrier("b").unwrap();
-    let _barred = barrier.hold(HoldFor::Session).await.unwrap();
+    barrier.hold(HoldFor::Session).await.unwrap();
     let (held, free) = (
         session.locker("held").unwrap(),
         session.locker("free").unwrap(),
