@@ -265,10 +265,11 @@ fn with_forgotten_counts(
         count: u32,
         called: Duration,
         forgotten: u32,
-        /// When each that was seen was called.
-        deliveries: Vec<Duration>,
+        /// Each that was seen: its count, and by when it had happened.
+        deliveries: Vec<(u32, Duration)>,
     }
-    // What happened so shortly before a crash may not have been on disk, or on a standby.
+    // What happened so shortly before a crash may not have been on disk, or on a standby. It may have happened as
+    // late as its answer came: a dequeue waits.
     const SPARE: Duration = Duration::from_secs(1);
     let mut history = history.to_vec();
     let mut deliveries: Vec<_> = history
@@ -289,22 +290,22 @@ fn with_forgotten_counts(
             forgotten: 0,
             deliveries: Vec::new(),
         });
-        let crashed = killed
-            .iter()
-            .find(|(from, to)| last.called <= *to && ended.is_none_or(|ended| *from <= ended));
-        if let Some((from, to)) = crashed
-            && *count + last.forgotten <= last.count
-        {
-            let during = |at: &&Duration| **at + SPARE >= *from && **at <= *to;
-            let most = last.deliveries.iter().filter(during).count();
-            let gone = last.count + 1 - *count - last.forgotten;
-            if gone as usize <= most.max(1) {
-                last.forgotten += gone;
-            }
+        let between = |(from, to): &&(Duration, Duration)| {
+            last.called <= *to && ended.is_none_or(|ended| *from <= ended)
+        };
+        // The last count that was made sure of before the crash, whoever saw it.
+        let kept = |(from, _): &(Duration, Duration)| {
+            let long_before = |(_, by): &&(u32, Duration)| *by + SPARE < *from;
+            let known = last.deliveries.iter().filter(long_before);
+            known.map(|(count, _)| *count).max().unwrap_or_default()
+        };
+        let seen = *count + last.forgotten;
+        if seen <= last.count && killed.iter().filter(between).any(|crash| kept(crash) < seen) {
+            last.forgotten += last.count + 1 - seen;
         }
         *count += last.forgotten;
         (last.count, last.called) = (*count, called);
-        last.deliveries.push(called);
+        last.deliveries.push((*count, ended.unwrap_or(called)));
     }
     history
 }
@@ -316,7 +317,8 @@ fn without_forgotten_items(
     history: &[QueueOperation],
     killed: &[(Duration, Duration)],
 ) -> Vec<QueueOperation> {
-    /// Whether it was certainly taken in or ended, and when it was seen last.
+    /// Whether it was certainly taken in or ended; by when it had been handed out first, and when it was asked
+    /// for that was handed out last.
     #[derive(Default)]
     struct Seen {
         certain: bool,
@@ -342,7 +344,9 @@ fn without_forgotten_items(
         match operation.answer() {
             Some(QueueAnswer::Done) => seen.certain = true,
             Some(QueueAnswer::Delivered { .. }) => {
-                seen.first = seen.first.or(Some(operation.called));
+                // A dequeue waits: it may have got the item as late as it answered.
+                let by = operation.ended.unwrap_or(operation.called);
+                seen.first = Some(seen.first.map_or(by, |first| first.min(by)));
                 seen.last = seen.last.max(Some(operation.called));
             }
             _ => {}
@@ -406,6 +410,14 @@ mod tests {
         }
     }
 
+    /// One that waits from `called` until `ended`.
+    fn waiting(called: u64, ended: u64, token: u64, count: u32) -> QueueOperation {
+        QueueOperation {
+            called: Duration::from_secs(called),
+            ..delivery(ended, token, count)
+        }
+    }
+
     fn counts(history: &[QueueOperation]) -> Vec<u32> {
         let count = |operation: &QueueOperation| match operation.answer() {
             Some(QueueAnswer::Delivered { count, .. }) => *count,
@@ -449,6 +461,16 @@ mod tests {
             counts(&judged),
             [1, 2, 3, 1],
             "the first was noted long before"
+        );
+
+        // Asked for long before the crash, and had right before it; after one that nobody saw.
+        let waited = [waiting(0, 4, 2, 2), delivery(9, 4, 1)];
+        assert_eq!(counts(&with_forgotten_counts(&waited, &crash)), [2, 3]);
+        let long_ago = [waiting(0, 1, 1, 1), delivery(9, 4, 1)];
+        assert_eq!(
+            counts(&with_forgotten_counts(&long_ago, &crash)),
+            [1, 1],
+            "noted long before"
         );
     }
 
@@ -531,6 +553,10 @@ mod tests {
         assert_eq!(lost(&after, &crash).len(), 1, "it outlived the crash");
         let before = [enqueue(Fate::Unknown), delivery(2, 1, 1)];
         assert_eq!(lost(&before, &crash).len(), 1, "made sure of long before");
+        let waited = [enqueue(Fate::Unknown), waiting(1, 4, 1, 1)];
+        assert!(lost(&waited, &crash).is_empty(), "asked for long before");
+        let waited = [enqueue(Fate::Unknown), waiting(1, 2, 1, 1)];
+        assert_eq!(lost(&waited, &crash).len(), 1, "and had long before");
     }
 
     #[test]
