@@ -23,7 +23,7 @@ use crate::checkers::list_append::{Keys, Lists, Step};
 use crate::checkers::queue::{QueueAnswer, QueueCall};
 use crate::checkers::rw_lock::Side;
 use crate::checkers::{Journal, What};
-use crate::harness::{Harness, Link, Need};
+use crate::harness::{Harness, Link, Need, Operator};
 
 /// Of each role so many.
 const ROLES: &[(Role, usize)] = &[
@@ -493,6 +493,22 @@ async fn connect(harness: &dyn Harness) -> Result<(Store, Option<Box<dyn Link>>)
     Ok((harness.connect().await?, None))
 }
 
+/// Has the first of these sessions ended of which the store says that it did. Says of whose that was asked, one
+/// after the other, and whether the last of them is the one.
+async fn end_one(
+    operator: &dyn Operator,
+    sessions: impl Iterator<Item = (usize, SessionId)>,
+) -> (Vec<usize>, bool) {
+    let mut asked = Vec::new();
+    for (client, session) in sessions {
+        asked.push(client);
+        if operator.revoke(&session).await.is_ok() {
+            return (asked, true);
+        }
+    }
+    (asked, false)
+}
+
 /// Who is there, whatever becomes of their processes.
 pub(super) struct Crew(Vec<Hand>);
 
@@ -706,7 +722,7 @@ impl Crew {
             fault.kind,
             Kind::Reset | Kind::ResetMidway | Kind::AnswersLost
         );
-        if fault.kind == Kind::SessionEnded || (ends_connection && shared.said.connection_frees) {
+        if ends_connection && shared.said.connection_frees {
             shared.excuse(Some(met), since);
         }
         Ok(true)
@@ -745,15 +761,15 @@ impl Crew {
             Kind::Cancelled => hand.cancel.notify_one(),
             Kind::SessionEnded => {
                 // It may be gone by now, and the next client's be there.
-                let count = self.0.len();
-                for client in (0..count).map(|step| (client + step) % count) {
-                    if let Some(session) = shared.session_of(client)
-                        && operator()?.revoke(&session).await.is_ok()
-                    {
-                        return Ok(Some(client));
-                    }
+                let (count, since) = (self.0.len(), shared.now());
+                let next = (0..count).map(|step| (client + step) % count);
+                let sessions = next.filter_map(|one| Some((one, shared.session_of(one)?)));
+                let (asked, ended) = end_one(operator()?, sessions).await;
+                // An answer that was lost has ended a session all the same.
+                for client in &asked {
+                    shared.excuse(Some(*client), since);
                 }
-                return Ok(None);
+                return Ok(asked.last().copied().filter(|_| ended));
             }
             Kind::CutOff => self.linger([client], pass, |link| link.silence()).await,
             // Where a connection is the lease the link keeps every byte for later: so it ends before that.
@@ -826,5 +842,38 @@ impl Crew {
         links().for_each(disturb);
         pass.await;
         links().for_each(Link::heal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tenure_core::{Error, ErrorKind};
+
+    use super::*;
+
+    /// Ends whatever it is asked to, and says so from the third time on.
+    #[derive(Default)]
+    struct Mumbling(AtomicUsize);
+
+    #[async_trait]
+    impl Operator for Mumbling {
+        async fn revoke(&self, _: &SessionId) -> Result<()> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                0 | 1 => Err(Error::new(ErrorKind::Unavailable, "the answer was lost")),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn whose_session_may_have_been_ended_is_known_without_an_answer() {
+        let sessions = || (4..9).map(|client| (client, SessionId::new(client.to_string())));
+        let operator = Mumbling::default();
+        let ended = end_one(&operator, sessions()).await;
+        assert_eq!(ended, (vec![4, 5, 6], true));
+        let operator = Mumbling::default();
+        let ended = end_one(&operator, sessions().take(2)).await;
+        assert_eq!(ended, (vec![4, 5], false));
     }
 }
