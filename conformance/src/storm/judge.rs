@@ -367,7 +367,7 @@ fn without_forgotten_items(
 }
 
 /// The same lines without what holders believed in times in which leases were ended before their
-/// end. Tokens, and what the register took, stay.
+/// end. Tokens stay, and what the register and the store took.
 fn without_belief(events: &[Event], excused: &[Excuse]) -> Vec<Event> {
     let believed = |event: &Event| {
         let what = believed(event.client, event.at, event.what.clone(), excused)?;
@@ -574,6 +574,8 @@ mod tests {
             at(5, What::Valid(token)),
             at(5, What::Wrote(token)),
             at(5, What::WriteRefused(token, true)),
+            at(5, What::Commits(token)),
+            at(5, What::Committed(token)),
             at(9, What::WriteRefused(token, true)),
         ];
         let excuse = |client| Excuse {
@@ -593,6 +595,8 @@ mod tests {
                 What::Valid(token),
                 What::Wrote(token),
                 What::WriteRefused(token, false),
+                What::Commits(token),
+                What::Committed(token),
                 What::WriteRefused(token, true),
             ]
         );
