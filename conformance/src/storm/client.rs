@@ -55,6 +55,30 @@ pub(super) fn of_role(wanted: Role) -> impl Iterator<Item = usize> {
     numbered.filter_map(move |(number, role)| (role == wanted).then_some(number))
 }
 
+/// Whether all of a role stand in one line, so that behind a place that nobody gives up none of them gets on.
+const fn in_one_line(role: Role) -> bool {
+    matches!(role, Role::Candidate | Role::ReaderWriter)
+}
+
+/// Who proves, by getting on, that one who waits does so in vain: those in the same role; everybody, where that
+/// role is one line, or one client.
+fn witnesses(role: Role, client: usize) -> impl Iterator<Item = usize> {
+    let alike: Vec<usize> = of_role(role).collect();
+    let apart = alike.len() > 1 && !in_one_line(role);
+    let known = (0..clients()).filter(move |other| !apart || alike.contains(other));
+    known.filter(move |other| *other != client)
+}
+
+/// How often they have to get on for that. In one line that is more than those before may take: some twenty steps
+/// one after the other, of which everybody else does two or three to get on once.
+fn enough(role: Role) -> usize {
+    const GET_ON: usize = 12;
+    match in_one_line(role) {
+        true => GET_ON * 2 * (clients() - 1),
+        false => GET_ON,
+    }
+}
+
 /// What a client does all the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -119,6 +143,15 @@ pub(super) struct Excuse {
 impl Excuse {
     pub(super) fn covers(&self, client: usize, at: Duration) -> bool {
         self.client.is_none_or(|excused| excused == client) && (self.from..=self.to).contains(&at)
+    }
+}
+
+impl Excuse {
+    /// Whether it covers any moment from `called` to `ended`.
+    pub(super) fn meets(&self, client: usize, called: Duration, ended: Duration) -> bool {
+        self.client.is_none_or(|excused| excused == client)
+            && self.from <= ended
+            && called <= self.to
     }
 }
 
@@ -433,25 +466,16 @@ impl Client {
         self.session.clone()
     }
 
-    /// How much others achieved: those in the same role, or everybody if it is the only one.
+    /// How much others achieved who prove by it that the machine is not too busy.
     fn of_others(&self) -> usize {
         let achieved = self.shared.progress.of_each();
-        let mut first = 0;
-        for (role, count) in ROLES {
-            let of_role = first..first + count;
-            first += count;
-            if *role == self.role && *count > 1 {
-                let others = of_role.filter(|client| *client != self.number);
-                return others.map(|client| achieved[client]).sum();
-            }
-        }
-        achieved.iter().sum()
+        let others = witnesses(self.role, self.number);
+        others.filter_map(|client| achieved.get(client)).sum()
     }
 
     /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows. To wait in vain when
     /// nothing has gone wrong is a violation, if others get on: a machine may be too busy for anybody.
     pub(super) async fn attempt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
-        const GET_ON: usize = 12;
         let (called, before) = (Instant::now(), self.of_others());
         tokio::select! {
             biased;
@@ -459,7 +483,7 @@ impl Client {
             () = self.cancel.notified() => None,
             () = tokio::time::sleep(self.patience()) => {
                 let others = self.of_others() - before;
-                if self.goes_on() && self.shared.progress.is_calm_since(called) && others >= GET_ON {
+                if self.goes_on() && self.shared.progress.is_calm_since(called) && others >= enough(self.role) {
                     self.shared.broke(format!(
                         "client {} ({:?}) waited {:?} for an answer, in which nothing stood in its way, and others got on {others} times",
                         self.number, self.role, self.patience()
@@ -606,15 +630,17 @@ impl Crew {
         shared: &Shared,
         limit: Duration,
     ) -> std::result::Result<(), Outcome> {
-        let before = shared.progress.of_each();
+        let progress = || (shared.progress.of_each(), shared.progress.shown());
+        let before = progress();
         let until = Instant::now() + limit;
         loop {
             self.all_at_work(shared)?;
-            let now = shared.progress.of_each();
-            let mut idle = self
-                .0
-                .iter()
-                .filter(|hand| now.get(hand.number) == before.get(hand.number));
+            let now = progress();
+            let idle = |hand: &&Hand| match hand.role {
+                Role::Observer => now.1.get(hand.number) == before.1.get(hand.number),
+                _ => now.0.get(hand.number) == before.0.get(hand.number),
+            };
+            let mut idle = self.0.iter().filter(idle);
             let Some(hand) = idle.next() else {
                 return Ok(());
             };
@@ -864,6 +890,19 @@ mod tests {
                 _ => Ok(()),
             }
         }
+    }
+
+    #[test]
+    fn who_stands_in_one_line_is_judged_by_those_who_do_not() {
+        let of = |role| witnesses(role, of_role(role).next().unwrap_or_default()).count();
+        assert_eq!(of(Role::Holder), 5, "there are two locks");
+        assert_eq!(of(Role::Transactor), 3);
+        let all = clients() - 1;
+        assert_eq!(of(Role::Observer), all, "the only one");
+        assert_eq!([of(Role::Candidate), of(Role::ReaderWriter)], [all, all]);
+        assert!(enough(Role::Candidate) > enough(Role::Holder) * all);
+        let myself = of_role(Role::Candidate).next();
+        assert!(myself.is_some_and(|me| witnesses(Role::Candidate, me).all(|one| one != me)));
     }
 
     #[tokio::test]

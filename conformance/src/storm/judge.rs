@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Counts;
 use super::client::{Doubled, Excuse, Shared};
 use crate::case::Outcome;
-use crate::checkers::election::{self, ElectionOperation};
+use crate::checkers::election::{self, ElectionCall, ElectionOperation};
 use crate::checkers::list_append::{self, Level, Transaction};
 use crate::checkers::queue::{self, QueueAnswer, QueueCall, QueueOperation};
 use crate::checkers::rw_lock::{self, RwEvent};
@@ -217,7 +217,8 @@ fn judge_election(histories: &Histories, shared: &Shared, ended: bool) -> Result
         .filter(|_| !shared.said.converges)
         .unwrap_or(Duration::MAX);
     let words = histories.words.iter().cloned();
-    let words: Vec<_> = words.filter_map(|word| word.as_of(known)).collect();
+    let mut words: Vec<_> = words.filter_map(|word| word.as_of(known)).collect();
+    ask_without_belief(&mut words, &shared.excused());
     election::check(&words).map_err(|violation| {
         let picture = election::timeline(&words, &violation.places);
         Outcome::violated(format!("the election: {}", violation.what)).with_history(picture)
@@ -377,6 +378,17 @@ fn without_belief(events: &[Event], excused: &[Excuse]) -> Vec<Event> {
         })
     };
     events.iter().filter_map(believed).collect()
+}
+
+/// Whoever may have led for its own belief alone has asked as anybody may.
+fn ask_without_belief(words: &mut [ElectionOperation], excused: &[Excuse]) {
+    for word in words {
+        let ended = word.ended.unwrap_or(Duration::MAX);
+        let meets = |excuse: &Excuse| excuse.meets(word.client, word.called, ended);
+        if matches!(word.input, ElectionCall::AskLeading { .. }) && excused.iter().any(meets) {
+            word.input = ElectionCall::Ask;
+        }
+    }
 }
 
 /// What is left of one line.
@@ -557,6 +569,28 @@ mod tests {
         assert!(lost(&waited, &crash).is_empty(), "asked for long before");
         let waited = [enqueue(Fate::Unknown), waiting(1, 2, 1, 1)];
         assert_eq!(lost(&waited, &crash).len(), 1, "and had long before");
+    }
+
+    #[test]
+    fn a_leader_whose_lease_was_ended_early_has_asked_as_anybody_may() {
+        let second = Duration::from_secs;
+        let asked = ElectionOperation {
+            client: 0,
+            called: second(3),
+            ended: Some(second(5)),
+            input: ElectionCall::AskLeading { token: 1 },
+            fate: Fate::Done(election::ElectionAnswer::Shows(None)),
+        };
+        let judged = |client, from, to| {
+            let (from, to) = (second(from), second(to));
+            let mut words = [asked.clone()];
+            ask_without_belief(&mut words, &[Excuse { client, from, to }]);
+            election::check(&words)
+        };
+        assert_eq!(judged(Some(0), 4, 9), Ok(()));
+        assert_eq!(judged(None, 0, 3), Ok(()));
+        assert!(judged(Some(1), 4, 9).is_err(), "another's");
+        assert!(judged(None, 6, 9).is_err(), "later");
     }
 
     #[test]
