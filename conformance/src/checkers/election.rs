@@ -205,7 +205,8 @@ fn leaders_lead(history: &[ElectionOperation]) -> Result<(), Violation> {
             (operation.input, shown(operation))
             && seen.map(|seen| seen.token) != Some(token)
         {
-            let what = format!("leader {token} asked who leads, and was told of another: {operation}");
+            let what =
+                format!("leader {token} asked who leads, and was told of another: {operation}");
             return Err(Violation::new(what, [place]));
         }
     }
@@ -396,7 +397,11 @@ mod tests {
     #[test]
     fn who_leads_is_shown_itself() {
         let asks = |seen, fate: fn(Option<(u64, u64)>) -> Fate<ElectionAnswer>| {
-            with(&[operation((11, 12), ElectionCall::AskLeading { token: 7 }, fate(seen))])
+            with(&[operation(
+                (11, 12),
+                ElectionCall::AskLeading { token: 7 },
+                fate(seen),
+            )])
         };
         assert_eq!(asks(Some((7, 0)), shows), Ok(()));
         for wrong in [None, Some((9, 0)), Some((5, 2))] {

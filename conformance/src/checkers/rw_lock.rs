@@ -386,7 +386,10 @@ mod tests {
         assert!(anew.what.contains("token 1"), "{}", anew.what);
         let down = [&a[..5], &b[..1], &a[5..], &b[1..]].concat();
         let twice = [&down[..], &b[..]].concat();
-        assert!(check(&told(&twice)).is_err(), "one downgrade has one reader");
+        assert!(
+            check(&told(&twice)).is_err(),
+            "one downgrade has one reader"
+        );
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub(super) struct Shared {
     broken: Mutex<Option<String>>,
     /// Times in which the store was killed, and did not keep what was held.
     killed: Mutex<Vec<(Duration, Duration)>>,
+    /// When something went wrong, each time until all was as before.
+    troubles: Mutex<Vec<(Duration, Duration)>>,
     /// Who may believe for longer than it holds, and when: somebody ended its lease.
     excused: Mutex<Vec<Excuse>>,
     pub(super) progress: Progress,
@@ -233,6 +235,7 @@ impl Shared {
             sessions: Mutex::new(vec![None; clients()]),
             broken: Mutex::default(),
             killed: Mutex::default(),
+            troubles: Mutex::default(),
             excused: Mutex::default(),
             progress: Progress::new(clients()),
             doubled: Mutex::default(),
@@ -374,6 +377,26 @@ impl Shared {
     pub(super) fn killed(&self) -> Vec<(Duration, Duration)> {
         let killed = self.killed.lock().unwrap_or_else(PoisonError::into_inner);
         killed.clone()
+    }
+
+    /// Something goes wrong since then. Until it is [over](Self::trouble_over), it does for ever.
+    fn trouble(&self, since: Duration) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.push((since, Duration::MAX));
+    }
+
+    /// It is healed: what the dead have is free some time after this.
+    fn trouble_over(&self) {
+        let free = self.start.elapsed() + self.patience();
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, until)) = troubles.last_mut() {
+            *until = free;
+        }
+    }
+
+    pub(super) fn troubles(&self) -> Vec<(Duration, Duration)> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.clone()
     }
 
     fn session_of(&self, client: usize) -> Option<SessionId> {
@@ -710,6 +733,7 @@ impl Crew {
         let client = caught.unwrap_or(anybody);
         let since = shared.start.elapsed();
         shared.note(client, fault.kind.word());
+        shared.trouble(since);
         let forgets = shared.said.forgets(fault.kind) && !shared.plan.durable;
         if forgets {
             shared.close_epoch();
@@ -725,6 +749,7 @@ impl Crew {
             kind => Outcome::not_run(format!("{kind:?} does not end")),
         })??;
         shared.note(client, "healed");
+        shared.trouble_over();
         if forgets {
             shared.next_epoch();
         }

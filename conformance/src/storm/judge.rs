@@ -15,10 +15,15 @@ use crate::checkers::election::{self, ElectionCall, ElectionOperation};
 use crate::checkers::list_append::{self, Level, Transaction};
 use crate::checkers::queue::{self, QueueAnswer, QueueCall, QueueOperation};
 use crate::checkers::rw_lock::{self, RwEvent};
+use crate::checkers::total_queue::{Account, Leeway};
 use crate::checkers::{
     Event, Fate, Violation, What, exclusion, fencing, jsonl, linearizable, total_queue,
 };
 use crate::timeline::Timeline;
+
+/// What happened so shortly before a crash may not have been on disk, or on a standby. It may have happened as
+/// late as its answer came: a dequeue waits.
+const SPARE: Duration = Duration::from_secs(1);
 
 /// All that the clients of a run saw.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +127,17 @@ pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
     let lost = |operation: &&QueueOperation| operation.fate == Fate::Unknown;
     let earlier = histories.earlier.iter().flat_map(|epoch| &epoch.items);
     unknown += histories.items.iter().chain(earlier).filter(lost).count();
+    let present = std::iter::once(histories.items.clone());
+    let queues = histories.earlier.iter().map(|epoch| epoch.cut().1);
+    let (mut deliveries, mut ordered) = (0, 0);
+    for items in queues.chain(present) {
+        let (_, account) = queue_account(&items, shared, false);
+        deliveries += account.delivered + account.redelivered;
+        ordered += account.ordered;
+    }
     Counts {
+        deliveries,
+        ordered,
         locks: shared.lock_operations.load(Ordering::Relaxed),
         transactions: shared.transactions.load(Ordering::Relaxed),
         queue: shared.queue_operations.load(Ordering::Relaxed),
@@ -182,17 +197,33 @@ fn judge_lists(lists: &[Transaction]) -> Result<(), Outcome> {
     Err(broken.with_history(picture))
 }
 
-fn judge_queue(items: &[QueueOperation], shared: &Shared, drained: bool) -> Result<(), Outcome> {
+/// The same history as far as nothing was forgotten in it, and what it says.
+fn queue_account(
+    items: &[QueueOperation],
+    shared: &Shared,
+    drained: bool,
+) -> (Vec<QueueOperation>, Account) {
     let killed = shared.killed();
     let items = without_forgotten_items(items, &killed);
     let items = with_forgotten_counts(&items, &killed);
     // So long an answer that was lost may have an item: until its client gives up, its link is healed, and
     // its session has ended.
-    let away = shared.ttl * 6 + shared.late() * 2;
+    let mut leeway = Leeway::within(shared.ttl * 6 + shared.late() * 2);
+    // And where nothing is wrong: whoever cannot say so for longer has lost its session, and the item with it.
+    leeway.given_back = Some(shared.ttl + shared.late());
+    leeway.trouble = shared.troubles();
+    let forgotten = killed.iter();
+    let forgotten = forgotten.map(|(from, to)| (from.saturating_sub(SPARE), *to));
+    leeway.forgotten = forgotten.collect();
     let account = match drained {
-        true => total_queue::check_within(&items, away),
-        false => total_queue::check_undrained(&items, away),
+        true => total_queue::check_within(&items, &leeway),
+        false => total_queue::check_undrained(&items, &leeway),
     };
+    (items, account)
+}
+
+fn judge_queue(items: &[QueueOperation], shared: &Shared, drained: bool) -> Result<(), Outcome> {
+    let (items, account) = queue_account(items, shared, drained);
     let overtaking = account.overtakings.first();
     let overtaking = overtaking.filter(|_| shared.said.ordered);
     let Some(violation) = account.violations.first().or(overtaking) else {
@@ -269,9 +300,6 @@ fn with_forgotten_counts(
         /// Each that was seen: its count, and by when it had happened.
         deliveries: Vec<(u32, Duration)>,
     }
-    // What happened so shortly before a crash may not have been on disk, or on a standby. It may have happened as
-    // late as its answer came: a dequeue waits.
-    const SPARE: Duration = Duration::from_secs(1);
     let mut history = history.to_vec();
     let mut deliveries: Vec<_> = history
         .iter_mut()
@@ -301,7 +329,12 @@ fn with_forgotten_counts(
             known.map(|(count, _)| *count).max().unwrap_or_default()
         };
         let seen = *count + last.forgotten;
-        if seen <= last.count && killed.iter().filter(between).any(|crash| kept(crash) < seen) {
+        if seen <= last.count
+            && killed
+                .iter()
+                .filter(between)
+                .any(|crash| kept(crash) < seen)
+        {
             last.forgotten += last.count + 1 - seen;
         }
         *count += last.forgotten;
@@ -358,8 +391,6 @@ fn without_forgotten_items(
         let (Some(first), Some(last), false) = (seen.first, seen.last, seen.certain) else {
             return false;
         };
-        // A step that was on its way for so long when the store was killed was never made sure of.
-        const SPARE: Duration = Duration::from_secs(1);
         let during = |(from, to): &(Duration, Duration)| first + SPARE >= *from && last <= *to;
         killed.iter().any(during)
     };
@@ -524,7 +555,7 @@ mod tests {
         ];
         let violations = |until| {
             let (_, items) = epoch(until, history.clone()).cut();
-            total_queue::check_undrained(&items, Duration::MAX)
+            total_queue::check_undrained(&items, &Leeway::within(Duration::MAX))
                 .violations
                 .len()
         };
@@ -532,7 +563,7 @@ mod tests {
         assert_eq!(violations(7), 1, "not forgotten, and done again");
         let (_, items) = epoch(5, vec![taken_in(1)]).cut();
         assert!(
-            total_queue::check_undrained(&items, Duration::MAX)
+            total_queue::check_undrained(&items, &Leeway::within(Duration::MAX))
                 .violations
                 .is_empty()
         );

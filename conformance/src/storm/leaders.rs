@@ -104,18 +104,19 @@ impl Office {
 /// What a leader's value says. Its own token has to be in it, once it has proclaimed anything; before that, the number
 /// of a campaign, of which nothing is left to win once it was won. An earlier try at it, whose answer was lost, may have led
 /// under a lower token.
-fn seen(
-    leader: Option<&Leader>,
-    stood: &HashMap<u64, Option<u64>>,
-) -> Result<Option<Seen>> {
+fn seen(leader: Option<&Leader>, stood: &HashMap<u64, Option<u64>>) -> Result<Option<Seen>> {
     let Some(leader) = leader else {
         return Ok(None);
     };
     let (text, token) = (leader.text(), leader.token().get());
     let number = match text.split_once(' ') {
         Some(("candidate", number)) => {
-            let won = number.parse().ok().and_then(|number: u64| stood.get(&number));
-            won.filter(|won| won.is_none_or(|won| token <= won)).map(|_| 0)
+            let won = number
+                .parse()
+                .ok()
+                .and_then(|number: u64| stood.get(&number));
+            won.filter(|won| won.is_none_or(|won| token <= won))
+                .map(|_| 0)
         }
         Some((own, number)) if own == token.to_string() => number.parse().ok(),
         _ => None,
@@ -390,9 +391,8 @@ async fn converge(shared: &Shared, last: Seen, until: Instant) -> std::result::R
     const LOOKS: u64 = 12;
     let looks = || shared.office.looks.load(Ordering::Relaxed);
     let (began, before) = (Instant::now(), looks());
-    let late = || {
-        shared.plan.patient && began.elapsed() >= shared.patience() && looks() - before >= LOOKS
-    };
+    let late =
+        || shared.plan.patient && began.elapsed() >= shared.patience() && looks() - before >= LOOKS;
     loop {
         let latest = shared.office.latest();
         let behind = |client: &usize| latest.get(client) != Some(&Some(last));
@@ -426,7 +426,11 @@ mod tests {
         let number = |token, number| Some(Seen { token, number });
         assert_eq!(shown(5, "5 2"), number(5, 2));
         assert_eq!(shown(5, "candidate 0"), number(5, 0));
-        assert_eq!(shown(4, "candidate 0"), number(4, 0), "a try that nobody heard of");
+        assert_eq!(
+            shown(4, "candidate 0"),
+            number(4, 0),
+            "a try that nobody heard of"
+        );
         assert_eq!(shown(9, "candidate 1"), number(9, 0), "it may not know yet");
         for (token, value) in [(6, "candidate 0"), (9, "candidate 2"), (9, "0"), (6, "5 2")] {
             assert_eq!(shown(token, value), None, "{token} {value}");

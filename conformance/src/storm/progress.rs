@@ -79,8 +79,14 @@ mod tests {
     fn who_asks_has_been_shown_nothing() {
         let progress = Progress::new(2);
         progress.achieved(1);
-        assert_eq!((progress.of_each(), progress.shown()), (vec![0, 1], vec![0, 0]));
+        assert_eq!(
+            (progress.of_each(), progress.shown()),
+            (vec![0, 1], vec![0, 0])
+        );
         progress.was_shown(1);
-        assert_eq!((progress.of_each(), progress.shown()), (vec![0, 2], vec![0, 1]));
+        assert_eq!(
+            (progress.of_each(), progress.shown()),
+            (vec![0, 2], vec![0, 1])
+        );
     }
 }
