@@ -146,9 +146,7 @@ impl Excuse {
     pub(super) fn covers(&self, client: usize, at: Duration) -> bool {
         self.client.is_none_or(|excused| excused == client) && (self.from..=self.to).contains(&at)
     }
-}
 
-impl Excuse {
     /// Whether it covers any moment from `called` to `ended`.
     pub(super) fn meets(&self, client: usize, called: Duration, ended: Duration) -> bool {
         self.client.is_none_or(|excused| excused == client)
