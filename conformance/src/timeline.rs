@@ -157,6 +157,7 @@ enum Open {
     Holding,
     Release,
     Look,
+    Commit,
     Fault,
 }
 
@@ -207,6 +208,14 @@ impl Scribe {
             What::Released(token) => {
                 let label = format!("released {token}");
                 self.end(event, Open::Release, &label, Kind::Done, offends);
+            }
+            What::Commits(token) => {
+                let label = format!("commits under {token}");
+                self.begin(event, Open::Commit, &label, Kind::Unknown, offends);
+            }
+            What::Committed(token) => {
+                let label = format!("committed under {token}");
+                self.end(event, Open::Commit, &label, Kind::Done, offends);
             }
             What::Fault(fault) if fault == "healed" => {
                 if let Some(index) = self.open.remove(&(event.client, Open::Fault)) {

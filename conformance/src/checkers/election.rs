@@ -30,6 +30,11 @@ pub enum ElectionCall {
     },
     /// Who leads now.
     Ask,
+    /// The same, asked by one who led before it asked and after it had the answer, as far as it could know.
+    AskLeading {
+        /// Its leadership.
+        token: u64,
+    },
     /// What comes next to one who follows the election.
     Watch {
         /// Names the observer: each shows one state after the other.
@@ -83,6 +88,7 @@ pub fn timeline(history: &[ElectionOperation], places: &[usize]) -> Timeline {
             ElectionCall::Campaign => format!("campaign{told}"),
             ElectionCall::Proclaim { token, number } => format!("say {token} {number}{told}"),
             ElectionCall::Ask => format!("ask{told}"),
+            ElectionCall::AskLeading { token } => format!("ask as {token}{told}"),
             ElectionCall::Watch { .. } => format!("see{told}"),
         }
     })
@@ -95,6 +101,7 @@ pub fn timeline(history: &[ElectionOperation], places: &[usize]) -> Timeline {
 /// * nothing is shown that was not proclaimed, or whose proclamation was refused;
 /// * whoever asks who leads is told of nobody before the last leader that had been elected by then, and of
 ///   nothing before its last proclamation;
+/// * whoever leads and asks who does is told of itself;
 /// * a proclamation that began after a later leader had been elected is refused.
 ///
 /// # Errors
@@ -103,6 +110,7 @@ pub fn timeline(history: &[ElectionOperation], places: &[usize]) -> Timeline {
 pub fn check(history: &[ElectionOperation]) -> Result<(), Violation> {
     never_back(history)?;
     as_proclaimed(history)?;
+    leaders_lead(history)?;
     up_to_date(history)
 }
 
@@ -169,6 +177,7 @@ fn as_proclaimed(history: &[ElectionOperation]) -> Result<(), Violation> {
         let Some(Some(seen)) = shown(operation) else {
             continue;
         };
+        // The value of a campaign: a leader may be seen before it knows, and one that nobody ever heard of.
         if seen.number == 0 {
             continue;
         }
@@ -186,6 +195,20 @@ fn as_proclaimed(history: &[ElectionOperation]) -> Result<(), Violation> {
         );
         let places: Vec<usize> = proclamation.into_iter().chain([place]).collect();
         return Err(Violation::new(what, places));
+    }
+    Ok(())
+}
+
+fn leaders_lead(history: &[ElectionOperation]) -> Result<(), Violation> {
+    for (place, operation) in history.iter().enumerate() {
+        if let (ElectionCall::AskLeading { token }, Some(seen)) =
+            (operation.input, shown(operation))
+            && seen.map(|seen| seen.token) != Some(token)
+        {
+            let what =
+                format!("leader {token} asked who leads, and was told of another: {operation}");
+            return Err(Violation::new(what, [place]));
+        }
     }
     Ok(())
 }
@@ -215,9 +238,10 @@ impl Known {
     fn judge(&self, operation: &ElectionOperation, place: usize) -> Result<(), Violation> {
         let (token, number) = match (operation.input, operation.answer()) {
             (ElectionCall::Proclaim { token, .. }, Some(ElectionAnswer::Done)) => (token, None),
-            (ElectionCall::Ask, Some(ElectionAnswer::Shows(Some(seen)))) => {
-                (seen.token, Some(seen.number))
-            }
+            (
+                ElectionCall::Ask | ElectionCall::AskLeading { .. },
+                Some(ElectionAnswer::Shows(Some(seen))),
+            ) => (seen.token, Some(seen.number)),
             _ => return Ok(()),
         };
         if let Some((leader, before)) = self.leader
@@ -368,6 +392,23 @@ mod tests {
         assert!(with(&[ask((11, 12), Some((5, 2)))]).is_err());
         assert!(with(&[ask((9, 12), Some((5, 1)))]).is_err());
         assert_eq!(with(&[ask((10, 12), Some((5, 2)))]), Ok(()));
+    }
+
+    #[test]
+    fn who_leads_is_shown_itself() {
+        let asks = |seen, fate: fn(Option<(u64, u64)>) -> Fate<ElectionAnswer>| {
+            with(&[operation(
+                (11, 12),
+                ElectionCall::AskLeading { token: 7 },
+                fate(seen),
+            )])
+        };
+        assert_eq!(asks(Some((7, 0)), shows), Ok(()));
+        for wrong in [None, Some((9, 0)), Some((5, 2))] {
+            let what = asks(wrong, shows).unwrap_err().what;
+            assert!(what.contains("leader 7 asked"), "{what}");
+        }
+        assert_eq!(asks(None, |_| Fate::Failed), Ok(()), "it had lost it");
     }
 
     #[test]

@@ -94,12 +94,14 @@ pub fn operations(events: &[Event]) -> Vec<LockOperation> {
     let mut kept: BTreeMap<FencingToken, LockOperation> = BTreeMap::new();
     for event in events {
         let (input, output) = match event.what {
-            What::Asked | What::Looks(_) | What::Releasing(_) => {
+            What::Asked | What::Looks(_) | What::Commits(_) | What::Releasing(_) => {
                 began.insert(event.client, event);
                 continue;
             }
             What::Granted(token) => (LockCall::Acquire, LockAnswer::Granted(token)),
-            What::Valid(token) => (LockCall::Look(token), LockAnswer::Held),
+            What::Valid(token) | What::Committed(token) => {
+                (LockCall::Look(token), LockAnswer::Held)
+            }
             What::Released(token) => (LockCall::Release(token), LockAnswer::Held),
             _ => continue,
         };

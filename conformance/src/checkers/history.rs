@@ -37,6 +37,10 @@ pub enum What {
     Releasing(#[serde(with = "token")] FencingToken),
     /// Its release was confirmed.
     Released(#[serde(with = "token")] FencingToken),
+    /// It begins a commit that the store takes only while the lock is held.
+    Commits(#[serde(with = "token")] FencingToken),
+    /// That commit was acknowledged: it held the lock in the store, whatever it believed.
+    Committed(#[serde(with = "token")] FencingToken),
     /// Something was done to its network or its store.
     Fault(Cow<'static, str>),
 }

@@ -182,6 +182,8 @@ mod tests {
             (0, What::Ended(TOKEN)),
             (0, What::Releasing(TOKEN)),
             (0, What::Released(TOKEN)),
+            (0, What::Commits(TOKEN)),
+            (0, What::Committed(TOKEN)),
             (2, What::Fault("cut \"here\"\n".into())),
         ])
     }

@@ -7,7 +7,8 @@
 //!
 //! The model: an acquire takes effect between its ask and its answer, when nobody holds the lock;
 //! a confirmed release between its call and its answer; a holding whose release was not confirmed
-//! ends some time after its holder last looked and was valid. Asks without a known grant may have
+//! ends some time after its holder last looked and was valid, and after it began the last commit that was fenced by the
+//! lock and acknowledged. Asks without a known grant may have
 //! had one that nobody saw and that was given back: they constrain nothing.
 
 use std::collections::{BTreeMap, HashMap};
@@ -78,6 +79,7 @@ pub fn check(events: &[Event]) -> Result<usize, Violation> {
 fn holdings(events: &[Event]) -> BTreeMap<FencingToken, Holding> {
     let mut asked: HashMap<usize, Duration> = HashMap::new();
     let mut looked: HashMap<usize, Duration> = HashMap::new();
+    let mut committing: HashMap<usize, Duration> = HashMap::new();
     let mut releasing: HashMap<usize, Duration> = HashMap::new();
     let mut holdings: BTreeMap<FencingToken, Holding> = BTreeMap::new();
     for (place, event) in events.iter().enumerate() {
@@ -107,7 +109,18 @@ fn holdings(events: &[Event]) -> BTreeMap<FencingToken, Holding> {
                 if let (Some(holding), Some(looked)) =
                     (holdings.get_mut(&token), looked.get(&client))
                 {
-                    holding.valid = *looked;
+                    holding.valid = holding.valid.max(*looked);
+                    holding.places[1] = Some(place);
+                }
+            }
+            What::Commits(_) => {
+                committing.insert(client, at);
+            }
+            What::Committed(token) => {
+                if let (Some(holding), Some(began)) =
+                    (holdings.get_mut(&token), committing.get(&client))
+                {
+                    holding.valid = holding.valid.max(*began);
                     holding.places[1] = Some(place);
                 }
             }
@@ -164,6 +177,31 @@ mod tests {
             (0, What::Valid(ONE)),
         ]);
         assert!(check(&history).unwrap_err().what.contains("token 2"));
+    }
+
+    #[test]
+    fn a_commit_after_the_next_grant_is_found() {
+        let history = told(&[
+            (0, What::Asked),
+            (0, What::Granted(ONE)),
+            (0, What::Looks(ONE)),
+            (0, What::Ended(ONE)),
+            (1, What::Asked),
+            (1, What::Granted(TWO)),
+            (0, What::Commits(ONE)),
+            (0, What::Committed(ONE)),
+        ]);
+        assert!(check(&history).unwrap_err().what.contains("token 2"));
+        assert_eq!(check(&history[..7]), Ok(2), "nobody knows");
+        let began_before = [
+            (0, What::Asked),
+            (0, What::Granted(ONE)),
+            (1, What::Asked),
+            (0, What::Commits(ONE)),
+            (1, What::Granted(TWO)),
+            (0, What::Committed(ONE)),
+        ];
+        assert_eq!(check(&told(&began_before)), Ok(2));
     }
 
     #[test]

@@ -27,7 +27,8 @@ pub enum Side {
 /// One line of a history.
 ///
 /// [`What::Wrote`] and [`What::WriteRefused`] are accesses to one of the two cells, by readers, too. A downgrade
-/// is a confirmed release of the one side, and a grant of the other under the same token.
+/// is a confirmed release of the one side, and right after it a grant of the other under the same token: it is asked
+/// for before that release. Whoever asks after it asks anew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RwEvent {
     /// When, since the history began.
@@ -110,17 +111,22 @@ pub fn check(events: &[RwEvent]) -> Result<usize, Violation> {
 
 /// As [`fencing::grants_rise`]: a token is granted once, but for downgrades.
 fn grants_rise(events: &[RwEvent]) -> Result<usize, Violation> {
+    // What a client has just given up as a writer.
     let mut wrote: HashMap<usize, FencingToken> = HashMap::new();
     let mut grants = plain(events);
     for (event, grant) in events.iter().zip(&mut grants) {
         match (&event.what, event.side) {
-            (What::Granted(token), Side::Write) => {
+            (What::Fault(_), _) => {}
+            (What::Released(token), Side::Write) => {
                 wrote.insert(event.client, *token);
             }
             (What::Granted(token), Side::Read) if wrote.get(&event.client) == Some(token) => {
                 grant.what = What::Released(*token);
+                wrote.remove(&event.client);
             }
-            _ => {}
+            _ => {
+                wrote.remove(&event.client);
+            }
         }
     }
     fencing::grants_rise(&grants)
@@ -359,15 +365,31 @@ mod tests {
     #[test]
     fn a_downgrade_keeps_the_token_and_lets_readers_in() {
         let [a, b, c] = [visit(0, Write, 1), visit(0, Read, 1), visit(1, Read, 2)];
-        let lines = [&a[..], &b[..3], &c[..], &b[3..]].concat();
+        // The reader is asked for before the writer has ended.
+        let down = [&a[..5], &b[..1], &a[5..], &b[1..2]].concat();
+        let lines = [&down[..], &b[2..3], &c[..], &b[3..]].concat();
         assert_eq!(check(&told(&lines)), Ok(2));
-        let lines = [&a[..3], &c[..], &a[3..], &b[..]].concat();
+        let lines = [&a[..3], &c[..], &down[3..], &b[2..]].concat();
         assert!(check(&told(&lines)).is_err(), "before the downgrade");
         let [c, d] = [visit(1, Write, 2), visit(1, Read, 1)];
-        let lines = [&a[..], &b[..2], &c[..], &b[2..]].concat();
+        let lines = [&down[..], &c[..], &b[2..]].concat();
         assert!(check(&told(&lines)).is_err(), "a writer in between");
         let lines = [&a[..], &d[..]].concat();
         assert!(check(&told(&lines)).is_err(), "another's token");
+    }
+
+    #[test]
+    fn a_reader_that_asks_anew_gets_a_token_of_its_own() {
+        let [a, b, c] = [visit(0, Write, 1), visit(0, Read, 1), visit(0, Read, 2)];
+        assert_eq!(check(&told(&[&a[..], &c[..]].concat())), Ok(2));
+        let anew = check(&told(&[&a[..], &b[..]].concat())).unwrap_err();
+        assert!(anew.what.contains("token 1"), "{}", anew.what);
+        let down = [&a[..5], &b[..1], &a[5..], &b[1..]].concat();
+        let twice = [&down[..], &b[..]].concat();
+        assert!(
+            check(&told(&twice)).is_err(),
+            "one downgrade has one reader"
+        );
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! item by item, in O(n log n) for n operations.
 //!
 //! Where a dequeue is of unknown fate, it may have taken an item that nobody saw: so much is
-//! conceded to the count of a delivery, and to the order. A pop of unknown fate may have taken an
-//! item for good.
+//! conceded to the count of a delivery, and to the order, for as long as a [`Leeway`] says. A pop of unknown fate
+//! may have taken an item for good.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,6 +20,56 @@ mod order;
 
 pub use order::overtakings;
 
+/// How long a dequeue of unknown fate may keep an item away from its place, and whether that leaves a trace.
+///
+/// Whoever gives a dequeue up has what it gets all the same taken back, as if it had never been delivered. Whoever
+/// dies with it does not: then the item comes back with its count raised. So an item whose next delivery has the
+/// next count was away for those alone that were given up: they have an end, and no answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leeway {
+    /// So long after its call any of them has had an item.
+    pub away: Duration,
+    /// So long after it was given up one has had an item, where nothing went wrong meanwhile. No item's
+    /// count is looked at if there is none.
+    pub given_back: Option<Duration>,
+    /// When something went wrong, from its beginning until all is as before.
+    pub trouble: Vec<(Duration, Duration)>,
+    /// When counts may have been forgotten.
+    pub forgotten: Vec<(Duration, Duration)>,
+}
+
+impl Leeway {
+    /// So long after its call a dequeue of unknown fate has had an item, and it may leave no trace.
+    pub const fn within(away: Duration) -> Self {
+        Self {
+            away,
+            given_back: None,
+            trouble: Vec::new(),
+            forgotten: Vec::new(),
+        }
+    }
+
+    /// Until when this one may have had an item.
+    fn until(&self, dequeue: &QueueOperation) -> Duration {
+        let most = dequeue.called.saturating_add(self.away);
+        let (Some(ended), Some(given_back)) = (dequeue.ended, self.given_back) else {
+            return most;
+        };
+        let soon = ended.saturating_add(given_back);
+        match meets(&self.trouble, dequeue.called, soon) {
+            true => most.max(soon),
+            false => soon,
+        }
+    }
+}
+
+/// Whether any of these times has a moment in common with that from `from` to `to`.
+fn meets(times: &[(Duration, Duration)], from: Duration, to: Duration) -> bool {
+    let mut times = times.iter();
+    times.any(|(began, ended)| *began <= to && from <= *ended)
+}
+
 /// What came of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
@@ -31,6 +81,9 @@ pub struct Account {
     pub redelivered: usize,
     /// Items that were certainly acknowledged.
     pub acknowledged: usize,
+    /// Deliveries that would have been found out of order, had another item been handed out in place of theirs: more
+    /// items waited than are conceded. No other says anything about order.
+    pub ordered: usize,
     /// What must not be. Items are lost, doubled or made up.
     pub violations: Vec<Violation>,
     /// Items that were overtaken: a violation only where the store promises order.
@@ -109,24 +162,26 @@ type Lives<'a> = BTreeMap<u64, Life<'a>>;
 
 /// Judges a run.
 pub fn check(history: &[QueueOperation]) -> Account {
-    account(history, Duration::MAX, true)
+    check_within(history, &Leeway::within(Duration::MAX))
 }
 
-/// Judges a run in which a dequeue of unknown fate has had no item any more so long after its call.
-pub fn check_within(history: &[QueueOperation], away: Duration) -> Account {
-    account(history, away, true)
+/// Judges a run in which no more is conceded than that.
+pub fn check_within(history: &[QueueOperation], leeway: &Leeway) -> Account {
+    account(history, leeway, true)
 }
 
 /// The same of a run that was broken off, without a drain: what did not come out may be in the queue.
-pub fn check_undrained(history: &[QueueOperation], away: Duration) -> Account {
-    account(history, away, false)
+pub fn check_undrained(history: &[QueueOperation], leeway: &Leeway) -> Account {
+    account(history, leeway, false)
 }
 
-fn account(history: &[QueueOperation], away: Duration, drained: bool) -> Account {
+fn account(history: &[QueueOperation], leeway: &Leeway, drained: bool) -> Account {
     let lives = lives(history);
-    let unseen = Unseen::of(history);
+    let unseen = Unseen::of(history, leeway);
+    let (overtakings, ordered) = order::sweep(history, leeway);
     let mut account = Account {
-        overtakings: overtakings(history, away),
+        overtakings,
+        ordered,
         ..Account::default()
     };
     let mut missing = Vec::new();
@@ -203,41 +258,60 @@ fn lives(history: &[QueueOperation]) -> Lives<'_> {
     lives
 }
 
+/// Times that begin and end, to be counted.
+#[derive(Default)]
+struct Spans {
+    /// When each begins, sorted.
+    from: Vec<Duration>,
+    /// When each ends, sorted.
+    to: Vec<Duration>,
+}
+
+impl Spans {
+    fn of(spans: impl Iterator<Item = (Duration, Duration)>) -> Self {
+        let (mut from, mut to): (Vec<_>, Vec<_>) = spans.unzip();
+        from.sort_unstable();
+        to.sort_unstable();
+        Self { from, to }
+    }
+
+    /// How many have a moment in common with the time from `from` to `to`.
+    fn between(&self, from: Duration, to: Duration) -> usize {
+        let begun = self.from.partition_point(|begins| *begins <= to);
+        let over = self.to.partition_point(|ends| *ends < from);
+        begun.saturating_sub(over)
+    }
+}
+
 /// What may have been taken without anybody seeing it.
 struct Unseen {
-    /// When each dequeue of unknown fate was called, sorted.
-    dequeues: Vec<Duration>,
+    /// When each dequeue of unknown fate may have had something.
+    dequeues: Spans,
+    /// The same of those that may have left no trace of it.
+    traceless: Spans,
     pops: usize,
 }
 
 impl Unseen {
-    fn of(history: &[QueueOperation]) -> Self {
+    fn of(history: &[QueueOperation], leeway: &Leeway) -> Self {
         let unknown = |operation: &&QueueOperation| operation.fate == Fate::Unknown;
-        let mut dequeues: Vec<_> = history
-            .iter()
-            .filter(unknown)
-            .filter(|operation| matches!(operation.input, QueueCall::Dequeue { .. }))
-            .map(|operation| operation.called)
-            .collect();
-        dequeues.sort_unstable();
+        let dequeues = || {
+            let unknown = history.iter().filter(unknown);
+            unknown.filter(|operation| matches!(operation.input, QueueCall::Dequeue { .. }))
+        };
+        let span = |operation: &QueueOperation| (operation.called, leeway.until(operation));
+        let given_up = dequeues().filter(|operation| operation.ended.is_some());
         let pops = history.iter().filter(unknown);
         Self {
-            dequeues,
+            dequeues: Spans::of(dequeues().map(span)),
+            traceless: Spans::of(given_up.map(span)),
             pops: pops.filter(|op| op.input == QueueCall::Pop).count(),
         }
     }
 
-    /// How many may have had something at some time from `from` to `to`, each for so long after its call.
-    fn between(&self, from: Duration, to: Duration, away: Duration) -> usize {
-        let gone = from.saturating_sub(away);
-        let over = self.dequeues.partition_point(|called| *called < gone);
-        self.by(Some(to)) - over
-    }
-
-    /// How many may have taken something by then.
-    fn by(&self, time: Option<Duration>) -> usize {
-        let time = time.unwrap_or(Duration::MAX);
-        self.dequeues.partition_point(|called| *called <= time)
+    /// How many may have had something at some time from `from` to `to`.
+    fn between(&self, from: Duration, to: Option<Duration>) -> usize {
+        self.dequeues.between(from, to.unwrap_or(Duration::MAX))
     }
 }
 
@@ -298,6 +372,10 @@ fn two_holders(life: &Life<'_>) -> Option<String> {
 /// The count of a delivery is that of the one before plus one, but for those nobody saw.
 fn counts(life: &Life<'_>, unseen: &Unseen) -> Option<String> {
     let mut before = 0;
+    let possible = life.enqueues.iter().filter(|enqueue| enqueue.possible());
+    let begun = possible.map(|enqueue| enqueue.called).min();
+    let begun = begun.unwrap_or_default();
+    let mut last = begun;
     for (seen, delivery) in life.deliveries.iter().enumerate() {
         let count = delivery.count;
         if count <= before {
@@ -306,12 +384,21 @@ fn counts(life: &Life<'_>, unseen: &Unseen) -> Option<String> {
                 delivery.token
             ));
         }
-        before = count;
-        let earlier = (count as usize).saturating_sub(1);
-        let possible = seen + unseen.by(delivery.operation.ended);
+        let ended = delivery.operation.ended;
+        let (earlier, since) = (count as usize - 1, (count - before) as usize - 1);
+        // Since it was taken in, and since the delivery before this one.
+        let possible = seen + unseen.between(begun, ended);
+        let meanwhile = unseen.between(last, ended);
+        (before, last) = (count, delivery.operation.called);
         if earlier > possible {
             return Some(format!(
                 "was delivered under token {} with count {count}, though it can have been out {possible} times at most",
+                delivery.token
+            ));
+        }
+        if since > meanwhile {
+            return Some(format!(
+                "was delivered under token {} with count {count}, though it can have been out {meanwhile} times at most since the delivery before",
                 delivery.token
             ));
         }

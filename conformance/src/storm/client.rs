@@ -23,7 +23,7 @@ use crate::checkers::list_append::{Keys, Lists, Step};
 use crate::checkers::queue::{QueueAnswer, QueueCall};
 use crate::checkers::rw_lock::Side;
 use crate::checkers::{Journal, What};
-use crate::harness::{Harness, Link, Need};
+use crate::harness::{Harness, Link, Need, Operator};
 
 /// Of each role so many.
 const ROLES: &[(Role, usize)] = &[
@@ -53,6 +53,30 @@ pub(super) fn of_role(wanted: Role) -> impl Iterator<Item = usize> {
     let roles = all.flat_map(|(role, count)| std::iter::repeat_n(*role, *count));
     let numbered = roles.enumerate();
     numbered.filter_map(move |(number, role)| (role == wanted).then_some(number))
+}
+
+/// Whether all of a role stand in one line, so that behind a place that nobody gives up none of them gets on.
+const fn in_one_line(role: Role) -> bool {
+    matches!(role, Role::Candidate | Role::ReaderWriter)
+}
+
+/// Who proves, by getting on, that one who waits does so in vain: those in the same role; everybody, where that
+/// role is one line, or one client.
+fn witnesses(role: Role, client: usize) -> impl Iterator<Item = usize> {
+    let alike: Vec<usize> = of_role(role).collect();
+    let apart = alike.len() > 1 && !in_one_line(role);
+    let known = (0..clients()).filter(move |other| !apart || alike.contains(other));
+    known.filter(move |other| *other != client)
+}
+
+/// How often they have to get on for that. In one line that is more than those before may take: some twenty steps
+/// one after the other, of which everybody else does two or three to get on once.
+fn enough(role: Role) -> usize {
+    const GET_ON: usize = 12;
+    match in_one_line(role) {
+        true => GET_ON * 2 * (clients() - 1),
+        false => GET_ON,
+    }
 }
 
 /// What a client does all the time.
@@ -97,6 +121,8 @@ pub(super) struct Shared {
     broken: Mutex<Option<String>>,
     /// Times in which the store was killed, and did not keep what was held.
     killed: Mutex<Vec<(Duration, Duration)>>,
+    /// When something went wrong, each time until all was as before.
+    troubles: Mutex<Vec<(Duration, Duration)>>,
     /// Who may believe for longer than it holds, and when: somebody ended its lease.
     excused: Mutex<Vec<Excuse>>,
     pub(super) progress: Progress,
@@ -119,6 +145,13 @@ pub(super) struct Excuse {
 impl Excuse {
     pub(super) fn covers(&self, client: usize, at: Duration) -> bool {
         self.client.is_none_or(|excused| excused == client) && (self.from..=self.to).contains(&at)
+    }
+
+    /// Whether it covers any moment from `called` to `ended`.
+    pub(super) fn meets(&self, client: usize, called: Duration, ended: Duration) -> bool {
+        self.client.is_none_or(|excused| excused == client)
+            && self.from <= ended
+            && called <= self.to
     }
 }
 
@@ -200,6 +233,7 @@ impl Shared {
             sessions: Mutex::new(vec![None; clients()]),
             broken: Mutex::default(),
             killed: Mutex::default(),
+            troubles: Mutex::default(),
             excused: Mutex::default(),
             progress: Progress::new(clients()),
             doubled: Mutex::default(),
@@ -343,6 +377,26 @@ impl Shared {
         killed.clone()
     }
 
+    /// Something goes wrong since then. Until it is [over](Self::trouble_over), it does for ever.
+    fn trouble(&self, since: Duration) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.push((since, Duration::MAX));
+    }
+
+    /// It is healed: what the dead have is free some time after this.
+    fn trouble_over(&self) {
+        let free = self.start.elapsed() + self.patience();
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, until)) = troubles.last_mut() {
+            *until = free;
+        }
+    }
+
+    pub(super) fn troubles(&self) -> Vec<(Duration, Duration)> {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.clone()
+    }
+
     fn session_of(&self, client: usize) -> Option<SessionId> {
         let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         sessions.get(client).cloned().flatten()
@@ -433,25 +487,16 @@ impl Client {
         self.session.clone()
     }
 
-    /// How much others achieved: those in the same role, or everybody if it is the only one.
+    /// How much others achieved who prove by it that the machine is not too busy.
     fn of_others(&self) -> usize {
         let achieved = self.shared.progress.of_each();
-        let mut first = 0;
-        for (role, count) in ROLES {
-            let of_role = first..first + count;
-            first += count;
-            if *role == self.role && *count > 1 {
-                let others = of_role.filter(|client| *client != self.number);
-                return others.map(|client| achieved[client]).sum();
-            }
-        }
-        achieved.iter().sum()
+        let others = witnesses(self.role, self.number);
+        others.filter_map(|client| achieved.get(client)).sum()
     }
 
     /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows. To wait in vain when
     /// nothing has gone wrong is a violation, if others get on: a machine may be too busy for anybody.
     pub(super) async fn attempt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
-        const GET_ON: usize = 12;
         let (called, before) = (Instant::now(), self.of_others());
         tokio::select! {
             biased;
@@ -459,7 +504,7 @@ impl Client {
             () = self.cancel.notified() => None,
             () = tokio::time::sleep(self.patience()) => {
                 let others = self.of_others() - before;
-                if self.goes_on() && self.shared.progress.is_calm_since(called) && others >= GET_ON {
+                if self.goes_on() && self.shared.progress.is_calm_since(called) && others >= enough(self.role) {
                     self.shared.broke(format!(
                         "client {} ({:?}) waited {:?} for an answer, in which nothing stood in its way, and others got on {others} times",
                         self.number, self.role, self.patience()
@@ -491,6 +536,22 @@ async fn connect(harness: &dyn Harness) -> Result<(Store, Option<Box<dyn Link>>)
         return Ok((linked.store, Some(linked.link)));
     }
     Ok((harness.connect().await?, None))
+}
+
+/// Has the first of these sessions ended of which the store says that it did. Says of whose that was asked, one
+/// after the other, and whether the last of them is the one.
+async fn end_one(
+    operator: &dyn Operator,
+    sessions: impl Iterator<Item = (usize, SessionId)>,
+) -> (Vec<usize>, bool) {
+    let mut asked = Vec::new();
+    for (client, session) in sessions {
+        asked.push(client);
+        if operator.revoke(&session).await.is_ok() {
+            return (asked, true);
+        }
+    }
+    (asked, false)
 }
 
 /// Who is there, whatever becomes of their processes.
@@ -590,15 +651,17 @@ impl Crew {
         shared: &Shared,
         limit: Duration,
     ) -> std::result::Result<(), Outcome> {
-        let before = shared.progress.of_each();
+        let progress = || (shared.progress.of_each(), shared.progress.shown());
+        let before = progress();
         let until = Instant::now() + limit;
         loop {
             self.all_at_work(shared)?;
-            let now = shared.progress.of_each();
-            let mut idle = self
-                .0
-                .iter()
-                .filter(|hand| now.get(hand.number) == before.get(hand.number));
+            let now = progress();
+            let idle = |hand: &&Hand| match hand.role {
+                Role::Observer => now.1.get(hand.number) == before.1.get(hand.number),
+                _ => now.0.get(hand.number) == before.0.get(hand.number),
+            };
+            let mut idle = self.0.iter().filter(idle);
             let Some(hand) = idle.next() else {
                 return Ok(());
             };
@@ -668,6 +731,7 @@ impl Crew {
         let client = caught.unwrap_or(anybody);
         let since = shared.start.elapsed();
         shared.note(client, fault.kind.word());
+        shared.trouble(since);
         let forgets = shared.said.forgets(fault.kind) && !shared.plan.durable;
         if forgets {
             shared.close_epoch();
@@ -683,6 +747,7 @@ impl Crew {
             kind => Outcome::not_run(format!("{kind:?} does not end")),
         })??;
         shared.note(client, "healed");
+        shared.trouble_over();
         if forgets {
             shared.next_epoch();
         }
@@ -706,7 +771,7 @@ impl Crew {
             fault.kind,
             Kind::Reset | Kind::ResetMidway | Kind::AnswersLost
         );
-        if fault.kind == Kind::SessionEnded || (ends_connection && shared.said.connection_frees) {
+        if ends_connection && shared.said.connection_frees {
             shared.excuse(Some(met), since);
         }
         Ok(true)
@@ -745,15 +810,15 @@ impl Crew {
             Kind::Cancelled => hand.cancel.notify_one(),
             Kind::SessionEnded => {
                 // It may be gone by now, and the next client's be there.
-                let count = self.0.len();
-                for client in (0..count).map(|step| (client + step) % count) {
-                    if let Some(session) = shared.session_of(client)
-                        && operator()?.revoke(&session).await.is_ok()
-                    {
-                        return Ok(Some(client));
-                    }
+                let (count, since) = (self.0.len(), shared.now());
+                let next = (0..count).map(|step| (client + step) % count);
+                let sessions = next.filter_map(|one| Some((one, shared.session_of(one)?)));
+                let (asked, ended) = end_one(operator()?, sessions).await;
+                // An answer that was lost has ended a session all the same.
+                for client in &asked {
+                    shared.excuse(Some(*client), since);
                 }
-                return Ok(None);
+                return Ok(asked.last().copied().filter(|_| ended));
             }
             Kind::CutOff => self.linger([client], pass, |link| link.silence()).await,
             // Where a connection is the lease the link keeps every byte for later: so it ends before that.
@@ -826,5 +891,51 @@ impl Crew {
         links().for_each(disturb);
         pass.await;
         links().for_each(Link::heal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use tenure_core::{Error, ErrorKind};
+
+    use super::*;
+
+    /// Ends whatever it is asked to, and says so from the third time on.
+    #[derive(Default)]
+    struct Mumbling(AtomicUsize);
+
+    #[async_trait]
+    impl Operator for Mumbling {
+        async fn revoke(&self, _: &SessionId) -> Result<()> {
+            match self.0.fetch_add(1, Ordering::Relaxed) {
+                0 | 1 => Err(Error::new(ErrorKind::Unavailable, "the answer was lost")),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    #[test]
+    fn who_stands_in_one_line_is_judged_by_those_who_do_not() {
+        let of = |role| witnesses(role, of_role(role).next().unwrap_or_default()).count();
+        assert_eq!(of(Role::Holder), 5, "there are two locks");
+        assert_eq!(of(Role::Transactor), 3);
+        let all = clients() - 1;
+        assert_eq!(of(Role::Observer), all, "the only one");
+        assert_eq!([of(Role::Candidate), of(Role::ReaderWriter)], [all, all]);
+        assert!(enough(Role::Candidate) > enough(Role::Holder) * all);
+        let myself = of_role(Role::Candidate).next();
+        assert!(myself.is_some_and(|me| witnesses(Role::Candidate, me).all(|one| one != me)));
+    }
+
+    #[tokio::test]
+    async fn whose_session_may_have_been_ended_is_known_without_an_answer() {
+        let sessions = || (4..9).map(|client| (client, SessionId::new(client.to_string())));
+        let operator = Mumbling::default();
+        let ended = end_one(&operator, sessions()).await;
+        assert_eq!(ended, (vec![4, 5, 6], true));
+        let operator = Mumbling::default();
+        let ended = end_one(&operator, sessions().take(2)).await;
+        assert_eq!(ended, (vec![4, 5], false));
     }
 }

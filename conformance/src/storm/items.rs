@@ -152,7 +152,7 @@ impl Client {
                 let waiting = self.attempt(queue.dequeue()).await;
                 waiting.map(|answer| answer.map(Some))
             }
-            // Dropped, it is of unknown fate: so it stays in the record.
+            // Dropped, it is of unknown fate.
             _ => {
                 let waiting = tokio::time::timeout(short, queue.dequeue());
                 let answer = self.attempt(waiting).await.and_then(|in_time| in_time.ok());
@@ -178,8 +178,10 @@ impl Client {
                 epoch.depth.store(0, Ordering::Relaxed);
                 None
             }
-            // What crossed with the end of its patience goes back, but may have been away.
-            _ => None,
+            unheard => {
+                epoch.items.end(ticket, empty_handed(unheard.as_ref()));
+                None
+            }
         }
     }
 
@@ -275,6 +277,20 @@ fn fate(answer: Option<Result<()>>) -> Fate<QueueAnswer> {
     }
 }
 
+/// What is known of a dequeue that brought nothing. One that was given up may have crossed with an item, and so may one
+/// that ran out of time or lost its session: what it gets goes back, but has been away.
+fn empty_handed<T>(answer: Option<&Result<T>>) -> Fate<QueueAnswer> {
+    match answer {
+        Some(Err(error))
+            if error.effect() == Effect::None
+                && !matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::Lost) =>
+        {
+            Fate::Failed
+        }
+        _ => Fate::Unknown,
+    }
+}
+
 /// Takes and acknowledges what is left, until there is nothing and nobody has anything.
 pub(super) async fn last_look(
     harness: &dyn Harness,
@@ -326,5 +342,26 @@ async fn drain(harness: &dyn Harness, shared: &Shared, until: Instant) -> Result
             return Ok(0);
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_ran_out_of_time_may_have_had_an_item() {
+        let brought = |kind, effect| {
+            let error = Error::new(kind, "nothing").with_effect(effect);
+            empty_handed(Some(&Err::<(), _>(error)))
+        };
+        assert_eq!(brought(ErrorKind::Unavailable, Effect::None), Fate::Failed);
+        assert_eq!(
+            brought(ErrorKind::Unavailable, Effect::Unknown),
+            Fate::Unknown
+        );
+        assert_eq!(brought(ErrorKind::TimedOut, Effect::None), Fate::Unknown);
+        assert_eq!(brought(ErrorKind::Lost, Effect::None), Fate::Unknown);
+        assert_eq!(empty_handed::<()>(None), Fate::Unknown);
     }
 }

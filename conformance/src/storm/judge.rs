@@ -11,14 +11,19 @@ use std::time::Duration;
 use super::Counts;
 use super::client::{Doubled, Excuse, Shared};
 use crate::case::Outcome;
-use crate::checkers::election::{self, ElectionOperation};
+use crate::checkers::election::{self, ElectionCall, ElectionOperation};
 use crate::checkers::list_append::{self, Level, Transaction};
 use crate::checkers::queue::{self, QueueAnswer, QueueCall, QueueOperation};
 use crate::checkers::rw_lock::{self, RwEvent};
+use crate::checkers::total_queue::{Account, Leeway};
 use crate::checkers::{
     Event, Fate, Violation, What, exclusion, fencing, jsonl, linearizable, total_queue,
 };
 use crate::timeline::Timeline;
+
+/// What happened so shortly before a crash may not have been on disk, or on a standby. It may have happened as
+/// late as its answer came: a dequeue waits.
+const SPARE: Duration = Duration::from_secs(1);
 
 /// All that the clients of a run saw.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +127,17 @@ pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
     let lost = |operation: &&QueueOperation| operation.fate == Fate::Unknown;
     let earlier = histories.earlier.iter().flat_map(|epoch| &epoch.items);
     unknown += histories.items.iter().chain(earlier).filter(lost).count();
+    let present = std::iter::once(histories.items.clone());
+    let queues = histories.earlier.iter().map(|epoch| epoch.cut().1);
+    let (mut deliveries, mut ordered) = (0, 0);
+    for items in queues.chain(present) {
+        let (_, account) = queue_account(&items, shared, false);
+        deliveries += account.delivered + account.redelivered;
+        ordered += account.ordered;
+    }
     Counts {
+        deliveries,
+        ordered,
         locks: shared.lock_operations.load(Ordering::Relaxed),
         transactions: shared.transactions.load(Ordering::Relaxed),
         queue: shared.queue_operations.load(Ordering::Relaxed),
@@ -182,17 +197,33 @@ fn judge_lists(lists: &[Transaction]) -> Result<(), Outcome> {
     Err(broken.with_history(picture))
 }
 
-fn judge_queue(items: &[QueueOperation], shared: &Shared, drained: bool) -> Result<(), Outcome> {
+/// The same history as far as nothing was forgotten in it, and what it says.
+fn queue_account(
+    items: &[QueueOperation],
+    shared: &Shared,
+    drained: bool,
+) -> (Vec<QueueOperation>, Account) {
     let killed = shared.killed();
     let items = without_forgotten_items(items, &killed);
     let items = with_forgotten_counts(&items, &killed);
     // So long an answer that was lost may have an item: until its client gives up, its link is healed, and
     // its session has ended.
-    let away = shared.ttl * 6 + shared.late() * 2;
+    let mut leeway = Leeway::within(shared.ttl * 6 + shared.late() * 2);
+    // And where nothing is wrong: whoever cannot say so for longer has lost its session, and the item with it.
+    leeway.given_back = Some(shared.ttl + shared.late());
+    leeway.trouble = shared.troubles();
+    let forgotten = killed.iter();
+    let forgotten = forgotten.map(|(from, to)| (from.saturating_sub(SPARE), *to));
+    leeway.forgotten = forgotten.collect();
     let account = match drained {
-        true => total_queue::check_within(&items, away),
-        false => total_queue::check_undrained(&items, away),
+        true => total_queue::check_within(&items, &leeway),
+        false => total_queue::check_undrained(&items, &leeway),
     };
+    (items, account)
+}
+
+fn judge_queue(items: &[QueueOperation], shared: &Shared, drained: bool) -> Result<(), Outcome> {
+    let (items, account) = queue_account(items, shared, drained);
     let overtaking = account.overtakings.first();
     let overtaking = overtaking.filter(|_| shared.said.ordered);
     let Some(violation) = account.violations.first().or(overtaking) else {
@@ -217,7 +248,8 @@ fn judge_election(histories: &Histories, shared: &Shared, ended: bool) -> Result
         .filter(|_| !shared.said.converges)
         .unwrap_or(Duration::MAX);
     let words = histories.words.iter().cloned();
-    let words: Vec<_> = words.filter_map(|word| word.as_of(known)).collect();
+    let mut words: Vec<_> = words.filter_map(|word| word.as_of(known)).collect();
+    ask_without_belief(&mut words, &shared.excused());
     election::check(&words).map_err(|violation| {
         let picture = election::timeline(&words, &violation.places);
         Outcome::violated(format!("the election: {}", violation.what)).with_history(picture)
@@ -265,11 +297,9 @@ fn with_forgotten_counts(
         count: u32,
         called: Duration,
         forgotten: u32,
-        /// When each that was seen was called.
-        deliveries: Vec<Duration>,
+        /// Each that was seen: its count, and by when it had happened.
+        deliveries: Vec<(u32, Duration)>,
     }
-    // What happened so shortly before a crash may not have been on disk, or on a standby.
-    const SPARE: Duration = Duration::from_secs(1);
     let mut history = history.to_vec();
     let mut deliveries: Vec<_> = history
         .iter_mut()
@@ -289,22 +319,27 @@ fn with_forgotten_counts(
             forgotten: 0,
             deliveries: Vec::new(),
         });
-        let crashed = killed
-            .iter()
-            .find(|(from, to)| last.called <= *to && ended.is_none_or(|ended| *from <= ended));
-        if let Some((from, to)) = crashed
-            && *count + last.forgotten <= last.count
+        let between = |(from, to): &&(Duration, Duration)| {
+            last.called <= *to && ended.is_none_or(|ended| *from <= ended)
+        };
+        // The last count that was made sure of before the crash, whoever saw it.
+        let kept = |(from, _): &(Duration, Duration)| {
+            let long_before = |(_, by): &&(u32, Duration)| *by + SPARE < *from;
+            let known = last.deliveries.iter().filter(long_before);
+            known.map(|(count, _)| *count).max().unwrap_or_default()
+        };
+        let seen = *count + last.forgotten;
+        if seen <= last.count
+            && killed
+                .iter()
+                .filter(between)
+                .any(|crash| kept(crash) < seen)
         {
-            let during = |at: &&Duration| **at + SPARE >= *from && **at <= *to;
-            let most = last.deliveries.iter().filter(during).count();
-            let gone = last.count + 1 - *count - last.forgotten;
-            if gone as usize <= most.max(1) {
-                last.forgotten += gone;
-            }
+            last.forgotten += last.count + 1 - seen;
         }
         *count += last.forgotten;
         (last.count, last.called) = (*count, called);
-        last.deliveries.push(called);
+        last.deliveries.push((*count, ended.unwrap_or(called)));
     }
     history
 }
@@ -316,7 +351,8 @@ fn without_forgotten_items(
     history: &[QueueOperation],
     killed: &[(Duration, Duration)],
 ) -> Vec<QueueOperation> {
-    /// Whether it was certainly taken in or ended, and when it was seen last.
+    /// Whether it was certainly taken in or ended; by when it had been handed out first, and when it was asked
+    /// for that was handed out last.
     #[derive(Default)]
     struct Seen {
         certain: bool,
@@ -342,7 +378,9 @@ fn without_forgotten_items(
         match operation.answer() {
             Some(QueueAnswer::Done) => seen.certain = true,
             Some(QueueAnswer::Delivered { .. }) => {
-                seen.first = seen.first.or(Some(operation.called));
+                // A dequeue waits: it may have got the item as late as it answered.
+                let by = operation.ended.unwrap_or(operation.called);
+                seen.first = Some(seen.first.map_or(by, |first| first.min(by)));
                 seen.last = seen.last.max(Some(operation.called));
             }
             _ => {}
@@ -353,8 +391,6 @@ fn without_forgotten_items(
         let (Some(first), Some(last), false) = (seen.first, seen.last, seen.certain) else {
             return false;
         };
-        // A step that was on its way for so long when the store was killed was never made sure of.
-        const SPARE: Duration = Duration::from_secs(1);
         let during = |(from, to): &(Duration, Duration)| first + SPARE >= *from && last <= *to;
         killed.iter().any(during)
     };
@@ -363,7 +399,7 @@ fn without_forgotten_items(
 }
 
 /// The same lines without what holders believed in times in which leases were ended before their
-/// end. Tokens, and what the register took, stay.
+/// end. Tokens stay, and what the register and the store took.
 fn without_belief(events: &[Event], excused: &[Excuse]) -> Vec<Event> {
     let believed = |event: &Event| {
         let what = believed(event.client, event.at, event.what.clone(), excused)?;
@@ -373,6 +409,17 @@ fn without_belief(events: &[Event], excused: &[Excuse]) -> Vec<Event> {
         })
     };
     events.iter().filter_map(believed).collect()
+}
+
+/// Whoever may have led for its own belief alone has asked as anybody may.
+fn ask_without_belief(words: &mut [ElectionOperation], excused: &[Excuse]) {
+    for word in words {
+        let ended = word.ended.unwrap_or(Duration::MAX);
+        let meets = |excuse: &Excuse| excuse.meets(word.client, word.called, ended);
+        if matches!(word.input, ElectionCall::AskLeading { .. }) && excused.iter().any(meets) {
+            word.input = ElectionCall::Ask;
+        }
+    }
 }
 
 /// What is left of one line.
@@ -403,6 +450,14 @@ mod tests {
             ended: Some(Duration::from_secs(at)),
             input: QueueCall::Dequeue { by: 0 },
             fate: Fate::Done(answer),
+        }
+    }
+
+    /// One that waits from `called` until `ended`.
+    fn waiting(called: u64, ended: u64, token: u64, count: u32) -> QueueOperation {
+        QueueOperation {
+            called: Duration::from_secs(called),
+            ..delivery(ended, token, count)
         }
     }
 
@@ -450,6 +505,16 @@ mod tests {
             [1, 2, 3, 1],
             "the first was noted long before"
         );
+
+        // Asked for long before the crash, and had right before it; after one that nobody saw.
+        let waited = [waiting(0, 4, 2, 2), delivery(9, 4, 1)];
+        assert_eq!(counts(&with_forgotten_counts(&waited, &crash)), [2, 3]);
+        let long_ago = [waiting(0, 1, 1, 1), delivery(9, 4, 1)];
+        assert_eq!(
+            counts(&with_forgotten_counts(&long_ago, &crash)),
+            [1, 1],
+            "noted long before"
+        );
     }
 
     fn taken_in(at: u64) -> QueueOperation {
@@ -490,7 +555,7 @@ mod tests {
         ];
         let violations = |until| {
             let (_, items) = epoch(until, history.clone()).cut();
-            total_queue::check_undrained(&items, Duration::MAX)
+            total_queue::check_undrained(&items, &Leeway::within(Duration::MAX))
                 .violations
                 .len()
         };
@@ -498,7 +563,7 @@ mod tests {
         assert_eq!(violations(7), 1, "not forgotten, and done again");
         let (_, items) = epoch(5, vec![taken_in(1)]).cut();
         assert!(
-            total_queue::check_undrained(&items, Duration::MAX)
+            total_queue::check_undrained(&items, &Leeway::within(Duration::MAX))
                 .violations
                 .is_empty()
         );
@@ -531,6 +596,32 @@ mod tests {
         assert_eq!(lost(&after, &crash).len(), 1, "it outlived the crash");
         let before = [enqueue(Fate::Unknown), delivery(2, 1, 1)];
         assert_eq!(lost(&before, &crash).len(), 1, "made sure of long before");
+        let waited = [enqueue(Fate::Unknown), waiting(1, 4, 1, 1)];
+        assert!(lost(&waited, &crash).is_empty(), "asked for long before");
+        let waited = [enqueue(Fate::Unknown), waiting(1, 2, 1, 1)];
+        assert_eq!(lost(&waited, &crash).len(), 1, "and had long before");
+    }
+
+    #[test]
+    fn a_leader_whose_lease_was_ended_early_has_asked_as_anybody_may() {
+        let second = Duration::from_secs;
+        let asked = ElectionOperation {
+            client: 0,
+            called: second(3),
+            ended: Some(second(5)),
+            input: ElectionCall::AskLeading { token: 1 },
+            fate: Fate::Done(election::ElectionAnswer::Shows(None)),
+        };
+        let judged = |client, from, to| {
+            let (from, to) = (second(from), second(to));
+            let mut words = [asked.clone()];
+            ask_without_belief(&mut words, &[Excuse { client, from, to }]);
+            election::check(&words)
+        };
+        assert_eq!(judged(Some(0), 4, 9), Ok(()));
+        assert_eq!(judged(None, 0, 3), Ok(()));
+        assert!(judged(Some(1), 4, 9).is_err(), "another's");
+        assert!(judged(None, 6, 9).is_err(), "later");
     }
 
     #[test]
@@ -548,6 +639,8 @@ mod tests {
             at(5, What::Valid(token)),
             at(5, What::Wrote(token)),
             at(5, What::WriteRefused(token, true)),
+            at(5, What::Commits(token)),
+            at(5, What::Committed(token)),
             at(9, What::WriteRefused(token, true)),
         ];
         let excuse = |client| Excuse {
@@ -567,6 +660,8 @@ mod tests {
                 What::Valid(token),
                 What::Wrote(token),
                 What::WriteRefused(token, false),
+                What::Commits(token),
+                What::Committed(token),
                 What::WriteRefused(token, true),
             ]
         );

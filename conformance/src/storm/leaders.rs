@@ -1,8 +1,8 @@
 //! An election: candidates that lead, speak and leave, and others that look on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tenure_core::{Effect, ElectionHandle, Error, ErrorKind, Leader, Leadership, Observer, Result};
@@ -22,10 +22,14 @@ pub(super) struct Office {
     pub(super) seat: Lock,
     /// What was proclaimed and seen.
     pub(super) words: Journal<ElectionCall, ElectionAnswer>,
+    /// Every campaign that was ever begun, and under which token it was won.
+    stood: Mutex<HashMap<u64, Option<u64>>>,
     /// Names the observers: a client has one after the other.
     observers: AtomicU64,
     /// What each client that looks on saw last.
     latest: Mutex<BTreeMap<usize, Option<Seen>>>,
+    /// How often somebody who looks on has waited for a moment, or been shown something.
+    looks: AtomicU64,
     /// Nobody need look on any more.
     over: AtomicBool,
 }
@@ -35,8 +39,10 @@ impl Office {
         Self {
             seat: Lock::new("the office"),
             words: Journal::since(start),
+            stood: Mutex::default(),
             observers: AtomicU64::new(0),
             latest: Mutex::default(),
+            looks: AtomicU64::new(0),
             over: AtomicBool::new(false),
         }
     }
@@ -51,9 +57,22 @@ impl Office {
         latest.clone()
     }
 
-    /// Elected, in both records.
-    fn elected(&self, client: usize, lead: &Leadership) {
+    fn stood(&self) -> MutexGuard<'_, HashMap<u64, Option<u64>>> {
+        self.stood.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody is about to stand: its number, and the value that nobody else has.
+    fn stands(&self) -> (u64, String) {
+        let mut stood = self.stood();
+        let number = stood.len() as u64;
+        stood.insert(number, None);
+        (number, format!("candidate {number}"))
+    }
+
+    /// Elected, in all records.
+    fn elected(&self, client: usize, candidate: u64, lead: &Leadership) {
         let token = lead.token().get();
+        self.stood().insert(candidate, Some(token));
         self.seat.record(client, What::Granted(lead.token()));
         let ticket = self.words.call(client, ElectionCall::Campaign);
         self.words.done(ticket, ElectionAnswer::Elected { token });
@@ -82,14 +101,23 @@ impl Office {
     }
 }
 
-/// What a leader's value says. Its own token has to be in it, once it has proclaimed anything.
-fn seen(leader: Option<&Leader>) -> Result<Option<Seen>> {
+/// What a leader's value says. Its own token has to be in it, once it has proclaimed anything; before that, the number
+/// of a campaign, of which nothing is left to win once it was won. An earlier try at it, whose answer was lost, may have led
+/// under a lower token.
+fn seen(leader: Option<&Leader>, stood: &HashMap<u64, Option<u64>>) -> Result<Option<Seen>> {
     let Some(leader) = leader else {
         return Ok(None);
     };
     let (text, token) = (leader.text(), leader.token().get());
     let number = match text.split_once(' ') {
-        None if text == "0" => Some(0),
+        Some(("candidate", number)) => {
+            let won = number
+                .parse()
+                .ok()
+                .and_then(|number: u64| stood.get(&number));
+            won.filter(|won| won.is_none_or(|won| token <= won))
+                .map(|_| 0)
+        }
         Some((own, number)) if own == token.to_string() => number.parse().ok(),
         _ => None,
     };
@@ -125,20 +153,21 @@ impl Client {
         let short = self.random.up_to(Duration::from_millis(400));
         let way = self.random.below(6);
         let seat = &self.shared.office.seat;
+        let (candidate, value) = self.shared.office.stands();
         seat.record(self.number, What::Asked);
         let answer = match way {
-            0 => self.attempt(election.try_campaign("0")).await,
-            1 => self.attempt(election.campaign_timeout("0", short)).await,
+            0 => self.attempt(election.try_campaign(value)).await,
+            1 => self.attempt(election.campaign_timeout(value, short)).await,
             2 => {
-                let waiting = tokio::time::timeout(short, election.campaign("0"));
+                let waiting = tokio::time::timeout(short, election.campaign(value));
                 self.attempt(waiting).await.and_then(|in_time| in_time.ok())
             }
-            _ => self.attempt(election.campaign("0")).await,
+            _ => self.attempt(election.campaign(value)).await,
         };
         self.count_election();
         match answer {
             Some(Ok(lead)) => {
-                self.shared.office.elected(self.number, &lead);
+                self.shared.office.elected(self.number, candidate, &lead);
                 Some(lead)
             }
             Some(Err(error)) if error.effect() == Effect::None => {
@@ -161,13 +190,13 @@ impl Client {
         for number in 1..=self.random.below(4) {
             self.speak(&lead, number).await;
             if self.random.below(4) == 0 {
-                self.ask(election).await;
+                self.ask(election, Some(&lead)).await;
             }
         }
         if self.random.below(16) == 0 {
             // Sometimes for so long that what comes late finds it here.
             tokio::time::sleep(self.random.up_to(Duration::from_millis(200))).await;
-            self.ask(election).await;
+            self.ask(election, Some(&lead)).await;
         }
         if seat.ambush.pass(self.number).await {
             // Whoever leads by now gets a chance to come to the register first.
@@ -208,10 +237,15 @@ impl Client {
         self.count_election();
     }
 
-    /// Who leads? Says whether there was an answer.
-    async fn ask(&self, election: &ElectionHandle) -> bool {
-        let words = &self.shared.office.words;
-        let ticket = words.call(self.number, ElectionCall::Ask);
+    /// Who leads? Says whether there was an answer. One who leads itself has to be shown itself.
+    async fn ask(&self, election: &ElectionHandle, lead: Option<&Leadership>) -> bool {
+        let office = &self.shared.office;
+        let words = &office.words;
+        let leads = lead.filter(|lead| lead.is_valid());
+        let call = leads.map_or(ElectionCall::Ask, |lead| ElectionCall::AskLeading {
+            token: lead.token().get(),
+        });
+        let ticket = words.call(self.number, call);
         let answer = self.attempt(election.leader()).await;
         self.count_election();
         let Some(Ok(leader)) = answer else {
@@ -219,7 +253,10 @@ impl Client {
             words.end(ticket, Fate::Failed);
             return false;
         };
-        match seen(leader.as_ref()) {
+        let seen = seen(leader.as_ref(), &office.stood());
+        match seen {
+            // Whom it may be told of is open.
+            Ok(_) if leads.is_some_and(|lead| !lead.is_valid()) => words.end(ticket, Fate::Failed),
             Ok(seen) => words.done(ticket, ElectionAnswer::Shows(seen)),
             Err(error) => self.shared.broke(error.to_string()),
         }
@@ -238,7 +275,9 @@ impl Client {
                 continue;
             };
             let next = self.attempt(tokio::time::timeout(MOMENT, following.next()));
-            match next.await {
+            let next = next.await;
+            self.shared.office.looks.fetch_add(1, Ordering::Relaxed);
+            match next {
                 Some(Ok(Some(Ok(leader)))) => self.note_sight(*observer, leader.as_ref()),
                 Some(Ok(Some(Err(error)))) => {
                     let what = format!("an observer ended with an error: {error}");
@@ -252,14 +291,15 @@ impl Client {
                 }
                 _ => {}
             }
-            if self.random.below(100) == 0 {
+            // In the end it has to see the last with what it has: another one would begin with that.
+            if self.random.below(100) == 0 && self.goes_on() {
                 watch = None;
             }
             if self.random.below(8) == 0
                 && self.goes_on()
                 && let Some(session) = self.session().await
                 && let Ok(election) = session.election(self.shared.office.seat.name())
-                && self.ask(&election).await
+                && self.ask(&election, None).await
             {
                 self.achieved();
             }
@@ -276,13 +316,14 @@ impl Client {
 
     fn note_sight(&self, observer: u64, leader: Option<&Leader>) {
         let office = &self.shared.office;
-        match seen(leader) {
+        let seen = seen(leader, &office.stood());
+        match seen {
             Ok(seen) => {
                 let call = ElectionCall::Watch { observer };
                 let ticket = office.words.call(self.number, call);
                 office.words.done(ticket, ElectionAnswer::Shows(seen));
                 office.saw(self.number, seen);
-                self.achieved();
+                self.shared.progress.was_shown(self.number);
             }
             Err(error) => self.shared.broke(error.to_string()),
         }
@@ -326,8 +367,9 @@ async fn once_more(
     let session = open_on(&harness.connect().await?, shared.ttl * 5).await?;
     let election = session.election(office.seat.name())?;
     let patience = until.saturating_duration_since(Instant::now());
-    let lead = election.campaign_timeout("0", patience).await?;
-    office.elected(clients(), &lead);
+    let (candidate, value) = office.stands();
+    let lead = election.campaign_timeout(value, patience).await?;
+    office.elected(clients(), candidate, &lead);
     let (ticket, words) = office.speaks(clients(), &lead, 1);
     if !office.spoke(ticket, Some(lead.proclaim(words).await)) {
         let what = "the last leader could not proclaim";
@@ -343,19 +385,56 @@ async fn once_more(
     Ok(converged)
 }
 
+/// Where all is calm, those who look on have to see it as soon as anybody has to have anything; they must have come to
+/// look for that, so often that the machine cannot be what keeps it from them.
 async fn converge(shared: &Shared, last: Seen, until: Instant) -> std::result::Result<(), String> {
+    const LOOKS: u64 = 12;
+    let looks = || shared.office.looks.load(Ordering::Relaxed);
+    let (began, before) = (Instant::now(), looks());
+    let late =
+        || shared.plan.patient && began.elapsed() >= shared.patience() && looks() - before >= LOOKS;
     loop {
         let latest = shared.office.latest();
         let behind = |client: &usize| latest.get(client) != Some(&Some(last));
         let Some(client) = of_role(Role::Observer).find(behind) else {
             return Ok(());
         };
-        if Instant::now() >= until {
+        if Instant::now() >= until || late() {
             return Err(format!(
-                "the election: client {client} looks on, and has not come to see {last:?}, but {:?}",
+                "the election: client {client} looks on, and has not come to see {last:?} in {:?}, but {:?}",
+                began.elapsed(),
                 latest.get(&client)
             ));
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tenure_core::FencingToken;
+
+    use super::*;
+
+    #[test]
+    fn a_leader_is_one_who_stood_with_what_it_said() {
+        let stood = HashMap::from([(0, Some(5)), (1, None)]);
+        let shown = |token, value: &str| {
+            let leader = Leader::new(value.as_bytes(), FencingToken::new(token));
+            seen(Some(&leader), &stood).ok().flatten()
+        };
+        let number = |token, number| Some(Seen { token, number });
+        assert_eq!(shown(5, "5 2"), number(5, 2));
+        assert_eq!(shown(5, "candidate 0"), number(5, 0));
+        assert_eq!(
+            shown(4, "candidate 0"),
+            number(4, 0),
+            "a try that nobody heard of"
+        );
+        assert_eq!(shown(9, "candidate 1"), number(9, 0), "it may not know yet");
+        for (token, value) in [(6, "candidate 0"), (9, "candidate 2"), (9, "0"), (6, "5 2")] {
+            assert_eq!(shown(token, value), None, "{token} {value}");
+        }
+        assert_eq!(seen(None, &stood).ok(), Some(None));
     }
 }

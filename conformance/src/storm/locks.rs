@@ -236,7 +236,7 @@ impl Client {
         let committed = &epoch.committed[lock];
         let floor = committed.load(Ordering::SeqCst);
         let fenced = stm.fenced_by(guard);
-        self.record(lock, What::Looks(guard.token()));
+        self.record(lock, What::Commits(guard.token()));
         let committing = fenced.run(async |tx| {
             let newest: Option<u64> = tx.get_as(&key).await?;
             tx.put_as(&key, &token)?;
@@ -253,8 +253,8 @@ impl Client {
             )),
             Some(Ok(_)) => {
                 committed.fetch_max(token, Ordering::SeqCst);
-                // It was held in the store at the commit, which was after the look.
-                self.record(lock, What::Valid(guard.token()));
+                // It was held in the store at the commit: a fact, and no belief.
+                self.record(lock, What::Committed(guard.token()));
             }
             Some(Err(error)) if error.effect() == Effect::None => {}
             _ => {

@@ -180,6 +180,11 @@ pub struct Counts {
     pub unknown: usize,
     /// Writes under an old token that the register refused. One without a look at tokens takes them.
     pub refused: usize,
+    /// Deliveries from the queue.
+    pub deliveries: usize,
+    /// Those of them that would have been found out of order, had another item been handed out in their place: more
+    /// certainly waited than somebody may have had whom nobody saw.
+    pub ordered: usize,
     /// Readers that came in while another was there. Where there are none, nothing was shared.
     pub shared: usize,
     /// Times in which two clients believed that they had the same lock, or led. Informational: belief ends late

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 /// What clients achieved: grants, commits, items put in and acknowledged.
 pub(super) struct Progress {
     by_client: Vec<AtomicUsize>,
+    /// What each of those who look on was shown, which is less than it achieved: it asks, too.
+    shown: Vec<AtomicUsize>,
     /// From when on nothing stands in anybody's way, if nothing does.
     calm: Mutex<Option<Instant>>,
 }
@@ -14,8 +16,10 @@ pub(super) struct Progress {
 impl Progress {
     /// Of so many clients, in peace.
     pub(super) fn new(clients: usize) -> Self {
+        let zero = || (0..clients).map(|_| AtomicUsize::new(0)).collect();
         Self {
-            by_client: (0..clients).map(|_| AtomicUsize::new(0)).collect(),
+            by_client: zero(),
+            shown: zero(),
             calm: Mutex::new(Some(Instant::now())),
         }
     }
@@ -25,6 +29,20 @@ impl Progress {
         if let Some(count) = self.by_client.get(client) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A client that looks on was shown something: whoever is deaf can still ask.
+    pub(super) fn was_shown(&self, client: usize) {
+        self.achieved(client);
+        if let Some(count) = self.shown.get(client) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How much each client was shown.
+    pub(super) fn shown(&self) -> Vec<usize> {
+        let counts = self.shown.iter();
+        counts.map(|count| count.load(Ordering::Relaxed)).collect()
     }
 
     /// How much each client achieved.
@@ -50,5 +68,25 @@ impl Progress {
     /// Whether nothing has stood in the way of an operation called at that time.
     pub(super) fn is_calm_since(&self, called: Instant) -> bool {
         self.calm().is_some_and(|calm| calm <= called)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_has_been_shown_nothing() {
+        let progress = Progress::new(2);
+        progress.achieved(1);
+        assert_eq!(
+            (progress.of_each(), progress.shown()),
+            (vec![0, 1], vec![0, 0])
+        );
+        progress.was_shown(1);
+        assert_eq!(
+            (progress.of_each(), progress.shown()),
+            (vec![0, 2], vec![0, 1])
+        );
     }
 }

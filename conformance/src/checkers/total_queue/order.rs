@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Life, Lives, Unseen, lives};
+use super::{Leeway, Life, Lives, Unseen, lives, meets};
 use crate::checkers::fencing::Violation;
 use crate::checkers::operation::{Fate, places};
 use crate::checkers::queue::{QueueCall, QueueOperation};
@@ -18,6 +18,9 @@ struct Wait {
     item: u64,
     from: Duration,
     to: Duration,
+    /// The next count shows that nobody was handed it meanwhile, unless it was taken back from one who had given it
+    /// up.
+    counted: bool,
 }
 
 /// The place of an item in the order: its priority, and by when it had been taken in.
@@ -27,12 +30,16 @@ type Place = (u16, Duration, u64);
 /// lower number in priority, or of the same and taken in before the other was asked to be.
 ///
 /// A dequeue of unknown fate may have had the item that seems to wait: a delivery with no more
-/// such items than there had been such dequeues is not reported. So long after its call a dequeue of
-/// unknown fate has nothing any more: `away`.
-pub fn overtakings(history: &[QueueOperation], away: Duration) -> Vec<Violation> {
+/// such items than there had been such dequeues is not reported.
+pub fn overtakings(history: &[QueueOperation], leeway: &Leeway) -> Vec<Violation> {
+    sweep(history, leeway).0
+}
+
+/// Who was overtaken, and how many deliveries can be wrong.
+pub(super) fn sweep(history: &[QueueOperation], leeway: &Leeway) -> (Vec<Violation>, usize) {
     let lives = lives(history);
-    let unseen = Unseen::of(history);
-    let mut waits = waits(history, &lives);
+    let unseen = Unseen::of(history, leeway);
+    let mut waits = waits(history, &lives, leeway);
     // The next to begin is at the end.
     waits.sort_by_key(|wait| Reverse(wait.from));
     let mut deliveries: Vec<_> = lives
@@ -46,7 +53,7 @@ pub fn overtakings(history: &[QueueOperation], away: Duration) -> Vec<Violation>
     deliveries.sort_by_key(|(_, delivery)| delivery.operation.called);
 
     let mut waiting: BTreeMap<Place, Wait> = BTreeMap::new();
-    let (mut found, mut more) = (Vec::new(), 0);
+    let (mut found, mut more, mut ordered) = (Vec::new(), 0, 0);
     for (item, delivery) in deliveries {
         let operation = delivery.operation;
         let Some(ended) = operation.ended else {
@@ -65,26 +72,20 @@ pub fn overtakings(history: &[QueueOperation], away: Duration) -> Vec<Violation>
         let Some((priority, asked)) = enqueued(item, &lives) else {
             continue;
         };
-        let conceded = unseen.between(operation.called, ended, away);
-        let mut over = Vec::new();
-        let mut passed: Vec<u64> = Vec::new();
+        let conceded = Conceded {
+            all: unseen.dequeues.between(operation.called, ended),
+            counted: unseen.traceless.between(operation.called, ended),
+        };
+        waiting.retain(|_, wait| wait.to >= operation.called);
+        let throughout = |wait: &Wait| wait.to > ended && wait.item != item;
+        let there = waiting.values().filter(|wait| throughout(wait));
+        ordered += usize::from(conceded.exceeded_by(there).is_some());
         // Those before it are few in a good run: what lies ahead is taken first.
-        for (place, wait) in waiting.range(..(priority, asked, 0)) {
-            if wait.to < operation.called {
-                over.push(*place);
-            } else if wait.to > ended && wait.item != item {
-                passed.push(wait.item);
-                if passed.len() > conceded {
-                    break;
-                }
-            }
-        }
-        for place in over {
-            waiting.remove(&place);
-        }
-        if passed.len() > conceded {
+        let before = waiting.range(..(priority, asked, 0)).map(|(_, wait)| wait);
+        let passed = conceded.exceeded_by(before.filter(|wait| throughout(wait)));
+        if let Some(passed) = passed {
             if found.len() < TOLD {
-                found.push(overtaken(history, item, operation, passed[0], &lives));
+                found.push(overtaken(history, item, operation, passed, &lives));
             } else {
                 more += 1;
             }
@@ -96,7 +97,34 @@ pub fn overtakings(history: &[QueueOperation], away: Duration) -> Vec<Violation>
             [],
         ));
     }
-    found
+    (found, ordered)
+}
+
+/// How many items that seem to wait at a time may be away.
+#[derive(Clone, Copy)]
+struct Conceded {
+    all: usize,
+    /// Of those that are [`counted`](Wait::counted).
+    counted: usize,
+}
+
+impl Conceded {
+    /// Whether these are more: then one that waited, first of those of which it is certain.
+    fn exceeded_by<'a>(self, waits: impl Iterator<Item = &'a Wait>) -> Option<u64> {
+        let (mut first, mut all, mut counted) = (None, 0, 0);
+        for wait in waits {
+            all += 1;
+            counted += usize::from(wait.counted);
+            first = first.or(Some(wait.item));
+            if counted > self.counted {
+                return Some(wait.item);
+            }
+            if all > self.all {
+                return first;
+            }
+        }
+        None
+    }
 }
 
 fn overtaken(
@@ -135,7 +163,7 @@ fn place(item: u64, lives: &Lives<'_>) -> Option<Place> {
 }
 
 /// From when it was taken in, or given back, until somebody asked and got it.
-fn waits(history: &[QueueOperation], lives: &Lives<'_>) -> Vec<Wait> {
+fn waits(history: &[QueueOperation], lives: &Lives<'_>, leeway: &Leeway) -> Vec<Wait> {
     // What a pop of unknown fate took waits no more; which one that was, nobody knows.
     let popped = history
         .iter()
@@ -159,8 +187,27 @@ fn waits(history: &[QueueOperation], lives: &Lives<'_>) -> Vec<Wait> {
                 .chain(popped)
                 .min()
                 .unwrap_or(Duration::MAX);
+            // By tokens, which those that nobody saw have, too.
+            let count_of = |wanted: Option<u64>| {
+                let known = life
+                    .deliveries
+                    .iter()
+                    .find(|known| Some(known.token) == wanted);
+                known.map(|known| known.count)
+            };
+            let last = token.map_or(Some(0), |token| count_of(Some(token)));
+            let mut later = life.deliveries.iter();
+            let next = later.find(|next| Some(next.token) > token);
+            let raised_once = next.is_some_and(|next| last == next.count.checked_sub(1));
+            let counted =
+                raised_once && leeway.given_back.is_some() && !meets(&leeway.forgotten, from, to);
             if from < to {
-                waits.push(Wait { item, from, to });
+                waits.push(Wait {
+                    item,
+                    from,
+                    to,
+                    counted,
+                });
             }
         }
     }

@@ -189,6 +189,99 @@ fn an_overtaking_is_told_apart() {
     assert_eq!(check(&unseen).overtakings, vec![]);
 }
 
+/// A dequeue that somebody ceased to wait for.
+fn given_up(span: Span) -> QueueOperation {
+    let mut dequeue = lost(9, span.0, Dequeue { by: 9 });
+    dequeue.ended = Some(Duration::from_millis(span.1));
+    dequeue
+}
+
+/// Two items, of which the second is handed out first, from 30 to 31; the first comes later, with this count.
+fn second_first(count: u32, unseen: QueueOperation) -> Vec<QueueOperation> {
+    vec![
+        put((0, 1), 1, 0),
+        put((2, 3), 2, 0),
+        unseen,
+        take((30, 31), 2, 1, 1),
+        take((40, 41), 1, 2, count),
+        acknowledge((50, 51), 1, 2),
+        acknowledge((50, 51), 2, 1),
+    ]
+}
+
+fn leeway(given_back: u64, away: u64) -> Leeway {
+    Leeway {
+        given_back: Some(Duration::from_millis(given_back)),
+        ..Leeway::within(Duration::from_millis(away))
+    }
+}
+
+#[test]
+fn a_dequeue_that_was_given_up_is_conceded_until_it_has_given_back() {
+    let overtakings = |unseen, leeway: &Leeway| {
+        let account = check_within(&second_first(1, unseen), leeway);
+        assert_eq!(account.violations, vec![]);
+        (account.overtakings.len(), account.ordered)
+    };
+    let quiet = leeway(5, 20);
+    assert_eq!(overtakings(given_up((4, 5)), &quiet), (1, 1), "long over");
+    assert_eq!(
+        overtakings(given_up((4, 27)), &quiet),
+        (0, 0),
+        "may be away"
+    );
+    let mut trouble = quiet;
+    trouble.trouble = vec![(Duration::from_millis(14), Duration::from_millis(15))];
+    assert_eq!(
+        overtakings(given_up((12, 13)), &trouble),
+        (0, 0),
+        "kept for longer"
+    );
+    assert_eq!(
+        overtakings(given_up((4, 5)), &trouble),
+        (1, 1),
+        "over before that"
+    );
+    let all = Leeway::within(Duration::MAX);
+    assert_eq!(overtakings(given_up((4, 5)), &all), (0, 0));
+}
+
+#[test]
+fn the_count_shows_whether_somebody_died_with_an_item() {
+    let found = |count, leeway: &Leeway| {
+        let died = lost(9, 15, Dequeue { by: 9 });
+        let account = check_within(&second_first(count, died), leeway);
+        assert_eq!(account.violations, vec![]);
+        account.overtakings.len()
+    };
+    assert_eq!(found(1, &leeway(5, 20)), 1, "nobody had it");
+    assert_eq!(found(2, &leeway(5, 20)), 0, "the dead had it");
+    assert_eq!(found(1, &Leeway::within(Duration::from_millis(20))), 0);
+    let mut forgotten = leeway(5, 20);
+    forgotten.forgotten = vec![(Duration::from_millis(18), Duration::from_millis(20))];
+    assert_eq!(found(1, &forgotten), 0, "the count was forgotten");
+}
+
+#[test]
+fn a_count_is_raised_by_those_alone_who_were_there() {
+    let counted = |died: u64, leeway: &Leeway| {
+        let history = [
+            put((0, 1), 1, 0),
+            lost(9, died, Dequeue { by: 9 }),
+            take((30, 31), 1, 1, 1),
+            give_back((32, 33), 1, 1),
+            take((40, 41), 1, 2, 3),
+            acknowledge((50, 51), 1, 2),
+        ];
+        check_within(&history, leeway).violations.len()
+    };
+    assert_eq!(counted(28, &leeway(5, 20)), 0);
+    assert_eq!(counted(35, &leeway(5, 20)), 0);
+    assert_eq!(counted(8, &leeway(5, 20)), 1, "gone before");
+    assert_eq!(counted(45, &leeway(5, 20)), 1, "not yet there");
+    assert_eq!(counted(8, &Leeway::within(Duration::MAX)), 0);
+}
+
 #[test]
 fn an_item_that_was_given_back_keeps_its_place() {
     let mut history = vec![
