@@ -875,7 +875,8 @@ where
     let write = stm.fenced_by(&successor).txn();
     let write = write.then([Op::put("guarded", "successor")]).commit();
     promptly("the successor's commit", write).await??;
-    let refused = late.end(PROMPT, "the refusal of the deposed holder's commits");
+    // One that was under way when something happened to its link is only resolved.
+    let refused = late.end(RECOVERY, "the refusal of the deposed holder's commits");
     let done = refused.await.map_err(Outcome::judged)??;
     let stands = promptly("a read", stm.get("guarded")).await??;
     let stands = stands.map(|entry| entry.value);

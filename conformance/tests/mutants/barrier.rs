@@ -1,15 +1,21 @@
 //! Barriers that break the rules.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
 
-use tenure_core::backend::{Barrier, HasBarrier, Kind};
-use tenure_core::{HoldFor, Name};
-use tenure_memory::MemoryBarrier;
+use tenure_conformance::{
+    CASES, Case, Harness, Link, Linked, Need, Operator, Subject, async_trait,
+};
+use tenure_core::backend::{Ask, Backend, Barrier, Grant, HasBarrier, Kind, Lease, Opened, Settle};
+use tenure_core::{
+    Clock, Error, ErrorKind, FencingToken, Guarantees, HoldFor, Name, Result, SessionOptions, Store,
+};
+use tenure_memory::{MemoryBackend, MemoryBarrier, MemoryConfig, MemorySession};
 
-use super::*;
-
+/// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum BarrierBug {
+pub(crate) enum Bug {
     Nothing,
     /// `wait` returns at once.
     OpenGate,
@@ -43,9 +49,9 @@ pub(crate) enum BarrierBug {
     Immortal,
 }
 
-pub(crate) const CAUGHT: &[(BarrierBug, &[&str])] = &[
+pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
     (
-        BarrierBug::OpenGate,
+        Bug::OpenGate,
         &[
             "b1_wait_returns_only_after_a_release",
             "b1_a_hold_ends_with_its_session_or_outlives_it",
@@ -53,7 +59,7 @@ pub(crate) const CAUGHT: &[(BarrierBug, &[&str])] = &[
         ],
     ),
     (
-        BarrierBug::PollingWait,
+        Bug::PollingWait,
         &[
             "b1_wait_returns_only_after_a_release",
             "b1_every_release_is_heard",
@@ -62,30 +68,30 @@ pub(crate) const CAUGHT: &[(BarrierBug, &[&str])] = &[
         ],
     ),
     (
-        BarrierBug::WokenForNothing,
+        Bug::WokenForNothing,
         &["b1_wait_returns_only_after_a_release"],
     ),
-    (BarrierBug::SharedHold, &["b1_a_second_hold_is_refused"]),
+    (Bug::SharedHold, &["b1_a_second_hold_is_refused"]),
     (
-        BarrierBug::HeldForGood,
+        Bug::HeldForGood,
         &[
             "b1_a_hold_ends_with_its_session_or_outlives_it",
             "b4_a_dead_holders_barrier_is_free",
         ],
     ),
     (
-        BarrierBug::HeldForSession,
+        Bug::HeldForSession,
         &["b1_a_hold_ends_with_its_session_or_outlives_it"],
     ),
     (
-        BarrierBug::WithdrawNothing,
+        Bug::WithdrawNothing,
         &[
             "b1_a_cancelled_hold_leaves_nothing",
             "b4_a_cancelled_enter_leaves_nothing",
         ],
     ),
     (
-        BarrierBug::ReleaseNothing,
+        Bug::ReleaseNothing,
         &[
             "b2_nobody_passes_before_all_are_there",
             "b2_a_cancelled_leave_still_leaves",
@@ -93,7 +99,7 @@ pub(crate) const CAUGHT: &[(BarrierBug, &[&str])] = &[
         ],
     ),
     (
-        BarrierBug::OneFewer,
+        Bug::OneFewer,
         &[
             "b2_nobody_passes_before_all_are_there",
             "b2_generations_do_not_meet",
@@ -103,7 +109,7 @@ pub(crate) const CAUGHT: &[(BarrierBug, &[&str])] = &[
         ],
     ),
     (
-        BarrierBug::AnyoneGoesIn,
+        Bug::AnyoneGoesIn,
         &[
             "b2_nobody_passes_before_all_are_there",
             "b2_generations_do_not_meet",
@@ -111,24 +117,24 @@ pub(crate) const CAUGHT: &[(BarrierBug, &[&str])] = &[
         ],
     ),
     (
-        BarrierBug::AnyoneGoesOut,
+        Bug::AnyoneGoesOut,
         &[
             "b2_nobody_passes_before_all_are_there",
             "b2_generations_do_not_meet",
         ],
     ),
     (
-        BarrierBug::SlowToHear,
+        Bug::SlowToHear,
         &[
             "b2_nobody_passes_before_all_are_there",
             "b2_nothing_is_missed_in_a_reconnect",
             "b2_nothing_is_missed_in_a_silence",
         ],
     ),
-    (BarrierBug::Patient, &["b3_one_too_many_is_refused"]),
-    (BarrierBug::CountsApart, &["b3_another_count_is_refused"]),
+    (Bug::Patient, &["b3_one_too_many_is_refused"]),
+    (Bug::CountsApart, &["b3_another_count_is_refused"]),
     (
-        BarrierBug::Immortal,
+        Bug::Immortal,
         &[
             "b4_a_dead_holders_barrier_is_free",
             "b4_leaving_does_not_wait_for_the_dead",
@@ -138,39 +144,7 @@ pub(crate) const CAUGHT: &[(BarrierBug, &[&str])] = &[
     ),
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_barrier_mutant_is_caught() {
-    let mut runs = tokio::task::JoinSet::new();
-    for (bug, ids) in CAUGHT {
-        runs.spawn(async move {
-            let subject: Arc<dyn Subject> = Arc::new(Gates(*bug));
-            let report = run(vec![subject], |case| ids.contains(&case.id), |_| {}).await;
-            (*bug, ids, report)
-        });
-    }
-    let mut missed = Vec::new();
-    while let Some(done) = runs.join_next().await {
-        let (bug, ids, report) = done.unwrap();
-        for id in *ids {
-            match report.columns[0].outcome(id) {
-                Some(Outcome::Violated { counterexample, .. }) => {
-                    println!("{bug:?}, {id}: {counterexample}")
-                }
-                other => missed.push(format!("{bug:?}, {id}: {other:?}")),
-            }
-        }
-    }
-    assert!(missed.is_empty(), "not caught:\n{}", missed.join("\n"));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_same_gate_without_a_bug_passes() {
-    let subject: Arc<dyn Subject> = Arc::new(Gates(BarrierBug::Nothing));
-    let report = run(vec![subject], |case| case.rule.starts_with('B'), |_| {}).await;
-    assert!(report.exit_ok(), "{report}");
-}
-
-struct Gates(BarrierBug);
+pub(crate) struct Gates(pub(crate) Bug);
 
 #[async_trait]
 impl Subject for Gates {
@@ -192,7 +166,7 @@ impl Subject for Gates {
 
 /// A case's stage.
 struct Grounds {
-    bug: BarrierBug,
+    bug: Bug,
     store: Store<MemoryBackend>,
 }
 
@@ -232,7 +206,7 @@ impl Operator for Grounds {
 }
 
 struct Gate {
-    bug: BarrierBug,
+    bug: Bug,
     inner: MemoryBackend,
 }
 
@@ -242,7 +216,7 @@ impl Backend for Gate {
 
     async fn open(&self, ttl: Duration, options: &SessionOptions) -> Result<Opened<GateLease>> {
         let real = match self.bug {
-            BarrierBug::Immortal => ttl * 10,
+            Bug::Immortal => ttl * 10,
             _ => ttl,
         };
         let opened = self.inner.open(real, options).await?;
@@ -271,7 +245,7 @@ impl Backend for Gate {
 }
 
 struct GateLease {
-    bug: BarrierBug,
+    bug: Bug,
     barrier: Arc<MutantBarrier>,
     inner: Arc<MemorySession>,
 }
@@ -284,7 +258,7 @@ impl Lease for GateLease {
 
     async fn revoke(&self) -> Result<()> {
         match self.bug {
-            BarrierBug::ReleaseNothing => Ok(()),
+            Bug::ReleaseNothing => Ok(()),
             _ => self.inner.revoke().await,
         }
     }
@@ -295,7 +269,7 @@ impl Lease for GateLease {
 }
 
 struct MutantBarrier {
-    bug: BarrierBug,
+    bug: Bug,
     inner: Arc<MemoryBarrier>,
 }
 
@@ -320,18 +294,16 @@ impl MutantBarrier {
 impl Barrier for MutantBarrier {
     async fn hold(&self, ask: &Ask, hold_for: HoldFor) -> Result<()> {
         let hold_for = match self.bug {
-            BarrierBug::HeldForGood => HoldFor::Good,
-            BarrierBug::HeldForSession => HoldFor::Session,
+            Bug::HeldForGood => HoldFor::Good,
+            Bug::HeldForSession => HoldFor::Session,
             _ => hold_for,
         };
         match self.inner.hold(ask, hold_for).await {
-            Err(error)
-                if self.bug == BarrierBug::SharedHold && error.kind() == ErrorKind::Conflict =>
-            {
+            Err(error) if self.bug == Bug::SharedHold && error.kind() == ErrorKind::Conflict => {
                 Ok(())
             }
             held => {
-                if self.bug == BarrierBug::WithdrawNothing {
+                if self.bug == Bug::WithdrawNothing {
                     // Something to be dropped at.
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
@@ -350,14 +322,14 @@ impl Barrier for MutantBarrier {
 
     async fn wait(&self, name: &Name) -> Result<()> {
         match self.bug {
-            BarrierBug::OpenGate => Ok(()),
-            BarrierBug::PollingWait => {
+            Bug::OpenGate => Ok(()),
+            Bug::PollingWait => {
                 while self.inner.is_held(name).await? {
                     tokio::time::sleep(SELDOM).await;
                 }
                 Ok(())
             }
-            BarrierBug::WokenForNothing => {
+            Bug::WokenForNothing => {
                 let moment = Duration::from_millis(100);
                 let woken = tokio::time::timeout(moment, self.inner.wait(name)).await;
                 woken.unwrap_or(Ok(()))
@@ -368,15 +340,15 @@ impl Barrier for MutantBarrier {
 
     async fn enter(&self, ask: &Ask, count: NonZeroU32) -> Result<Grant> {
         match self.bug {
-            BarrierBug::AnyoneGoesIn => {
+            Bug::AnyoneGoesIn => {
                 Ok(Grant::new(FencingToken::new(ask.nonce() >> 12), "nowhere").attach(Free))
             }
-            BarrierBug::OneFewer => {
+            Bug::OneFewer => {
                 let fewer = NonZeroU32::new(count.get() - 1).unwrap_or(count);
                 self.inner.enter(ask, fewer).await
             }
-            BarrierBug::SlowToHear => self.slowly(self.inner.enter(ask, count)).await,
-            BarrierBug::Patient => loop {
+            Bug::SlowToHear => self.slowly(self.inner.enter(ask, count)).await,
+            Bug::Patient => loop {
                 match self.inner.enter(ask, count).await {
                     Err(error) if error.kind() == ErrorKind::Conflict => tokio::select! {
                         () = tokio::time::sleep(Duration::from_millis(5)) => {}
@@ -385,7 +357,7 @@ impl Barrier for MutantBarrier {
                     entered => return entered,
                 }
             },
-            BarrierBug::CountsApart => match self.inner.enter(ask, count).await {
+            Bug::CountsApart => match self.inner.enter(ask, count).await {
                 Err(error) if error.kind() == ErrorKind::Conflict => {
                     ask.withdrawn().await;
                     Err(Error::withdrawn())
@@ -398,8 +370,8 @@ impl Barrier for MutantBarrier {
 
     async fn all_left(&self, name: &Name, grant: &Grant) -> Result<()> {
         match self.bug {
-            BarrierBug::AnyoneGoesIn | BarrierBug::AnyoneGoesOut => Ok(()),
-            BarrierBug::SlowToHear => self.slowly(self.inner.all_left(name, grant)).await,
+            Bug::AnyoneGoesIn | Bug::AnyoneGoesOut => Ok(()),
+            Bug::SlowToHear => self.slowly(self.inner.all_left(name, grant)).await,
             _ => self.inner.all_left(name, grant).await,
         }
     }
@@ -409,7 +381,7 @@ impl Barrier for MutantBarrier {
 impl Settle for MutantBarrier {
     async fn release(&self, ask: &Ask, grant: &Grant) -> Result<()> {
         match self.bug {
-            BarrierBug::ReleaseNothing => Ok(()),
+            Bug::ReleaseNothing => Ok(()),
             _ if grant.attachment::<Free>().is_some() => Ok(()),
             _ => self.inner.release(ask, grant).await,
         }
@@ -417,8 +389,8 @@ impl Settle for MutantBarrier {
 
     async fn withdraw(&self, ask: &Ask) -> Result<()> {
         match self.bug {
-            BarrierBug::WithdrawNothing => Ok(()),
-            BarrierBug::ReleaseNothing if ask.kind() == Kind::DoubleBarrier => Ok(()),
+            Bug::WithdrawNothing => Ok(()),
+            Bug::ReleaseNothing if ask.kind() == Kind::DoubleBarrier => Ok(()),
             _ => self.inner.withdraw(ask).await,
         }
     }

@@ -13,7 +13,7 @@ use super::{Bug as AnyBug, World};
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Bug {
+pub(crate) enum Bug {
     /// A delivered item is gone: at most once.
     DeletesOnTake,
     /// Every enqueue puts its items in twice.
@@ -61,7 +61,7 @@ const fn bug(bug: Bug) -> AnyBug {
 }
 
 /// Which case must catch which mutant.
-pub(super) const CAUGHT: &[(AnyBug, &[&str])] = &[
+pub(crate) const CAUGHT: &[(AnyBug, &[&str])] = &[
     (
         bug(Bug::DeletesOnTake),
         &[
@@ -144,7 +144,7 @@ pub(super) const CAUGHT: &[(AnyBug, &[&str])] = &[
     ),
 ];
 
-pub(super) struct MutantQueue {
+pub(crate) struct MutantQueue {
     inner: Arc<MemoryQueue>,
     bug: Option<Bug>,
     world: Arc<World>,
@@ -155,7 +155,7 @@ pub(super) struct MutantQueue {
 }
 
 impl MutantQueue {
-    pub(super) fn new(inner: Arc<MemoryQueue>, bug: Option<Bug>, world: &Arc<World>) -> Self {
+    pub(crate) fn new(inner: Arc<MemoryQueue>, bug: Option<Bug>, world: &Arc<World>) -> Self {
         Self {
             inner,
             bug,

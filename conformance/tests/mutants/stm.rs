@@ -10,9 +10,9 @@ use tenure_memory::MemoryStm;
 
 use super::{Bug, World};
 
-pub(super) struct MutantStm {
-    pub(super) inner: Arc<MemoryStm>,
-    pub(super) world: Arc<World>,
+pub(crate) struct MutantStm {
+    pub(crate) inner: Arc<MemoryStm>,
+    pub(crate) world: Arc<World>,
 }
 
 #[async_trait]
