@@ -97,12 +97,12 @@ impl MemoryBackend {
     }
 
     /// What is left in this namespace of the store, by key and sorted: every holding and every
-    /// wait, of every session. As an operator sees it: not over the [`Link`].
+    /// wait, of every session, and every item of a queue. As an operator sees it: not over the [`Link`].
     pub fn keys(&self) -> Vec<String> {
         self.store.step(|state| state.keys(&self.namespace))
     }
 
-    /// An operator removes the holding or wait at `key`; says whether there was one. The holder
+    /// An operator removes the holding, wait or item at `key`; says whether there was one. The holder
     /// learns of it at once, or over a link that was silent by its next renewal but one.
     pub fn delete(&self, key: &str) -> bool {
         self.store.step(|state| state.delete(&self.namespace, key))

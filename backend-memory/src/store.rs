@@ -719,6 +719,7 @@ impl State {
         let mut keys: Vec<_> = self.places(namespace).map(|(key, ..)| key).collect();
         keys.extend(self.barrier_keys(namespace));
         keys.extend(self.queue_keys(namespace).map(|(key, _)| key));
+        keys.extend(self.item_keys(namespace).map(|(key, ..)| key));
         keys.sort_unstable();
         keys
     }

@@ -245,3 +245,22 @@ async fn a_delay_without_end_is_a_long_one() {
     assert_eq!((next.value(), next.count()), (&b"b"[..], 1));
     next.ack().await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_sees_and_removes_items() {
+    let store = store();
+    let session = open(&store).await;
+    let queue = session.queue("work").unwrap();
+    put(&queue, &["a", "b", "c"]).await;
+    let taken = queue.dequeue().await.unwrap();
+    let keys = store.backend().keys();
+    assert_eq!(keys.len(), 3, "{keys:?}");
+    assert!(keys.contains(&taken.key().to_owned()), "{keys:?}");
+    let items: Vec<_> = keys.iter().filter(|key| *key != taken.key()).collect();
+    assert!(items[0].ends_with("/queue/work/item/0/2"), "{items:?}");
+    assert!(store.backend().delete(items[0]));
+    assert!(!store.backend().delete(items[0]), "twice");
+    taken.ack().await.unwrap();
+    assert_eq!(drain(&queue).await, due(&[("c", 1)]));
+    assert_eq!(store.backend().keys(), Vec::<String>::new());
+}

@@ -289,7 +289,10 @@ pub trait Operator: Send + Sync {
         Err(Error::unsupported("deleting a holding"))
     }
 
-    /// What the namespace has in the store: a key for every holding and every place in line.
+    /// What the namespace has in the store: one key or more for every holding, every place in line and every
+    /// item of a queue, whatever the primitive. Cases that look for what was left behind see nothing of what is
+    /// not in it; places that leave no key are waited for by time. Not in it is what stays for good, or for a
+    /// time of its own: tokens, data, what a late request has to find.
     ///
     /// # Errors
     ///

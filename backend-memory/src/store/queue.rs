@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::backend::{Held, Kind, Want};
+use tenure_core::backend::{Held, Kind, Want, path};
 use tenure_core::{
     Depth, Error, FencingToken, ID_MEMORY, Item, LossReason, Moment, Name, Namespace, Peeked,
     Result,
@@ -566,6 +566,11 @@ impl State {
     }
 }
 
+fn item_key(object: &Object, (priority, number): Place) -> String {
+    let path = path(&object.namespace, object.kind, &object.name);
+    format!("{path}/item/{priority}/{number}")
+}
+
 /// What can be seen.
 impl State {
     pub(crate) fn depth(&mut self, object: &Object) -> Depth {
@@ -625,8 +630,42 @@ impl State {
             })
     }
 
-    /// Gives back the item, or removes the wait, that operators see as `wanted`.
+    /// The items of a namespace that nobody has, as operators see them.
+    pub(super) fn item_keys(
+        &self,
+        namespace: &Namespace,
+    ) -> impl Iterator<Item = (String, &Object, Place)> {
+        let queues = self.queues.iter();
+        queues
+            .filter(move |(object, _)| object.namespace == *namespace)
+            .flat_map(|(object, queue)| {
+                let free = queue
+                    .items
+                    .iter()
+                    .filter(|(_, entry)| entry.claim.is_none());
+                free.map(move |(place, _)| (item_key(object, *place), object, *place))
+            })
+    }
+
+    fn delete_item(&mut self, namespace: &Namespace, wanted: &str) -> bool {
+        let mut items = self.item_keys(namespace);
+        let found = items.find(|(key, ..)| key == wanted);
+        let Some((object, place)) = found.map(|(_, object, place)| (object.clone(), place)) else {
+            return false;
+        };
+        drop(items);
+        let now = self.now;
+        let queue = self.queues.get_mut(&object);
+        let removed = queue.and_then(|queue| queue.remove(place, now)).is_some();
+        self.tidy(&object);
+        removed
+    }
+
+    /// Removes the item or wait, or gives back the delivery, that operators see as `wanted`.
     pub(super) fn delete_dealing(&mut self, namespace: &Namespace, wanted: &str) -> bool {
+        if self.delete_item(namespace, wanted) {
+            return true;
+        }
         let found = self.queue_keys(namespace).find(|(key, _)| key == wanted);
         let Some((_, session)) = found else {
             return false;

@@ -259,6 +259,7 @@ pub async fn r1_an_upgrade_is_refused(harness: &dyn Harness) -> Verdict {
     let (lock, elsewhere) = (session.rw_lock("up")?, other.rw_lock("up")?);
     let baseline = count_keys(harness).await?;
     let reader = taken(&lock, Side::Read).await?;
+    let one = count_keys(harness).await?;
     let limit = Duration::from_millis(500);
     let answers = [
         promptly("an answer to write", lock.write()).await?,
@@ -273,7 +274,7 @@ pub async fn r1_an_upgrade_is_refused(harness: &dyn Harness) -> Verdict {
         )?;
     }
     ensure!(reader.is_valid(), "the refused upgrade cost the read guard");
-    keys_return_to(baseline + 1, PROMPT, harness).await?;
+    keys_return_to(one, PROMPT, harness).await?;
     // Another session only waits its turn, and this one may write once it has let go.
     ensure!(
         is_refused(&elsewhere, Side::Write).await?,

@@ -251,11 +251,11 @@ impl<'a> Arrivals<'a> {
         })
     }
 
-    /// Waits until the store holds one more thing than before. Where nothing tells, or a place
-    /// in line leaves no key, time has to do: enough for a request on a busy machine.
+    /// Waits until the store holds more than before. Where nothing tells, or a place in line leaves no key, time
+    /// has to do: enough for a request on a busy machine.
     pub(crate) async fn one_more(&mut self) -> Result<()> {
         let started = Instant::now();
-        while started.elapsed() < Duration::from_millis(500) {
+        while started.elapsed() < SLACK {
             let seen = count_keys(self.harness).await?;
             if seen > self.seen {
                 self.seen = seen;

@@ -376,6 +376,21 @@ impl Harness for EtcdHarness {
     }
 }
 
+/// Whether this is held, waited for or listed. The rest of a namespace is kept for good, or as long as the lease of
+/// whoever left it: the layout's version, data, what tells a late request that it is too late, how far a queue's
+/// numbers have come.
+fn is_place(path: &str) -> bool {
+    let (kind, rest) = path.split_once('/').unwrap_or((path, ""));
+    match kind {
+        "lock" | "rw_lock" | "election" | "barrier" | "double_barrier" => true,
+        "queue" => {
+            let part = rest.split('/').nth(1);
+            matches!(part, Some("items" | "claims" | "counts" | "delayed"))
+        }
+        _ => false,
+    }
+}
+
 #[async_trait]
 impl Operator for EtcdHarness {
     async fn revoke(&self, session: &SessionId) -> Result<()> {
@@ -400,18 +415,13 @@ impl Operator for EtcdHarness {
 
     async fn keys(&self) -> Result<Vec<String>> {
         let all = GetOptions::new().with_prefix().with_keys_only();
-        // Holdings and places in line; what else the namespace has (its layout's version) stays.
-        let prefix = format!("{}/lock/", self.root());
-        let answer = self
-            .client()
-            .await?
-            .get(prefix, Some(all))
-            .await
-            .map_err(etcd)?;
-        Ok(answer
-            .kvs()
-            .iter()
+        let root = format!("{}/", self.root());
+        let mut client = self.client().await?;
+        let answer = client.get(root.as_str(), Some(all)).await.map_err(etcd)?;
+        let keys = answer.kvs().iter();
+        Ok(keys
             .map(|kv| String::from_utf8_lossy(kv.key()).into_owned())
+            .filter(|key| is_place(&key[root.len()..]))
             .collect())
     }
 

@@ -296,6 +296,36 @@ impl RedisHarness {
     }
 }
 
+/// Everything that is held, waited for or listed, in one moment: `key#member` of what has members. What a
+/// namespace keeps for good, or for a time of its own, is left out: its last token, sessions, data, the ids of
+/// items, what tells how far somebody has looked.
+const PLACES: &str = r##"
+local found = {}
+for _, key in ipairs(redis.call("KEYS", ARGV[1])) do
+  local path = key:sub(#KEYS[1] + 1)
+  local kind = path:match("^[^/]+")
+  local part = kind == "queue" and path:match("^queue/[^/]+/(.+)$")
+  local counts = kind == "lock" or kind == "election" or kind == "rw_lock" or kind == "barrier"
+    or kind == "double_barrier" or kind == "held"
+  if ARGV[2] == "1" then counts = kind == "interop" end
+  if part then
+    counts = part == "values" or part == "deliveries" or part == "ready" or part == "delayed"
+      or part == "claims" or part == "in_flight" or part == "line" or part == "wants"
+  end
+  if counts then
+    local type = redis.call("TYPE", key).ok
+    if type == "hash" and kind ~= "barrier" then
+      for _, field in ipairs(redis.call("HKEYS", key)) do found[#found + 1] = key .. "#" .. field end
+    elseif type == "zset" then
+      for _, member in ipairs(redis.call("ZRANGE", key, 0, -1)) do found[#found + 1] = key .. "#" .. member end
+    elseif kind == "barrier" then
+      found[#found + 1] = key
+    end
+  end
+end
+return found
+"##;
+
 /// What all keys of a namespace begin with: a hash tag, so that they share one slot of a cluster.
 fn root(namespace: &Namespace) -> String {
     format!("{{{}}}/", namespace_root(namespace))
@@ -457,17 +487,11 @@ impl Operator for RedisHarness {
     }
 
     async fn keys(&self) -> Result<Vec<String>> {
-        // Holdings and places in line; what else the namespace has (its last token) stays.
-        let mut places = Vec::new();
-        let lines = match self.interop {
-            true => "interop/*",
-            false => "lock/*",
-        };
-        for line in self.scan(&self.root(), lines).await? {
-            let members: Vec<String> = self.ask(cmd("ZRANGE").arg(&line).arg(0).arg(-1)).await?;
-            places.extend(members.iter().map(|member| format!("{line}#{member}")));
-        }
-        Ok(places)
+        let root = self.root();
+        let mut eval = cmd("EVAL");
+        eval.arg(PLACES).arg(1).arg(&root);
+        eval.arg(literally(&root) + "*").arg(self.interop);
+        self.ask(&eval).await
     }
 
     async fn sessions(&self) -> Result<usize> {
