@@ -1,5 +1,6 @@
 //! Redis under test: a server of our own, one that cases share, or one that runs somewhere.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -296,36 +297,71 @@ impl RedisHarness {
     }
 }
 
-/// Everything that is held, waited for or listed, in one moment: `key#member` of what has members. What a
-/// namespace keeps for good, or for a time of its own, is left out: its last token, sessions, data, the ids of
-/// items, what tells how far somebody has looked.
+/// What the objects named by the further arguments (`lock/orders`) have, in one moment: a line for every place, hold
+/// and item, as `key#member` where it is a member; and what is left of one that is gone, in whatever else is kept
+/// of it.
 const PLACES: &str = r##"
-local found = {}
-for _, key in ipairs(redis.call("KEYS", ARGV[1])) do
-  local path = key:sub(#KEYS[1] + 1)
-  local kind = path:match("^[^/]+")
-  local part = kind == "queue" and path:match("^queue/[^/]+/(.+)$")
-  local counts = kind == "lock" or kind == "election" or kind == "rw_lock" or kind == "barrier"
-    or kind == "double_barrier" or kind == "held"
-  if ARGV[2] == "1" then counts = kind == "interop" end
-  if part then
-    counts = part == "values" or part == "deliveries" or part == "ready" or part == "delayed"
-      or part == "claims" or part == "in_flight" or part == "line" or part == "wants"
+local root, found = KEYS[1], {}
+local function members(key)
+  local all = redis.call("TYPE", key).ok == "hash" and redis.call("HKEYS", key) or redis.call("ZRANGE", key, 0, -1)
+  local set = {}
+  for _, member in ipairs(all) do set[member] = true end
+  return set
+end
+-- Lists the members of `root .. path`, less those of `but`.
+local function list(path, but)
+  local set = members(root .. path)
+  for member in pairs(set) do
+    if not (but and but[member]) then found[#found + 1] = root .. path .. "#" .. member end
   end
-  if counts then
-    local type = redis.call("TYPE", key).ok
-    if type == "hash" and kind ~= "barrier" then
-      for _, field in ipairs(redis.call("HKEYS", key)) do found[#found + 1] = key .. "#" .. field end
-    elseif type == "zset" then
-      for _, member in ipairs(redis.call("ZRANGE", key, 0, -1)) do found[#found + 1] = key .. "#" .. member end
-    elseif kind == "barrier" then
-      found[#found + 1] = key
+  return set
+end
+for _, path in ipairs(ARGV) do
+  local kind = path:match("^[^/]+")
+  if kind == "barrier" then
+    if redis.call("EXISTS", root .. path) == 1 then found[#found + 1] = root .. path end
+  elseif kind == "queue" then
+    local items = list(path .. "/values")
+    for _, part in ipairs({"/deliveries", "/ready", "/delayed"}) do list(path .. part, items) end
+    list(path .. "/claims")
+    list(path .. "/wants", list(path .. "/line"))
+  elseif kind == "held" then
+    local session = path:match("/(.*)$")
+    for nonce, of in pairs(members(root .. path)) do
+      local of, mine = redis.call("HGET", root .. path, nonce), session .. ":" .. nonce
+      local places = of:match("^queue/") and members(root .. of .. "/in_flight") or {}
+      if of:match("^queue/") then
+        for member in pairs(members(root .. of .. "/line")) do places[member] = true end
+      elseif not of:match("^barrier/") then
+        places = members(root .. of)
+      end
+      local there = of:match("^barrier/") and redis.call("HGET", root .. of, "nonce") == nonce
+      there = there or places[mine] or places[mine .. ":w"] or places[mine .. ":r"]
+      if not there then found[#found + 1] = root .. path .. "#" .. nonce end
     end
+  else
+    local places = list(path)
+    if kind == "election" then list(path .. "/values", places) end
+    if kind == "rw_lock" then list(path .. "/writers", places) end
   end
 end
 table.sort(found)
 return found
 "##;
+
+/// Which object a key belongs to, by its path below the root: `queue/jobs` for `queue/jobs/values`.
+fn object(path: &str, interop: bool) -> Option<&str> {
+    let (kind, rest) = path.split_once('/')?;
+    let listed = match interop {
+        true => kind == "interop",
+        false => matches!(
+            kind,
+            "lock" | "rw_lock" | "election" | "barrier" | "double_barrier" | "queue" | "held"
+        ),
+    };
+    let name = rest.split('/').next()?;
+    listed.then(|| &path[..kind.len() + 1 + name.len()])
+}
 
 /// What all keys of a namespace begin with: a hash tag, so that they share one slot of a cluster.
 fn root(namespace: &Namespace) -> String {
@@ -489,9 +525,17 @@ impl Operator for RedisHarness {
 
     async fn keys(&self) -> Result<Vec<String>> {
         let root = self.root();
+        // Found bit by bit, for the server may be somebody's, and full of other things.
+        let keys = self.scan(&root, "*").await?;
+        let paths = keys.iter().map(|key| &key[root.len()..]);
+        let objects: BTreeSet<_> = paths
+            .filter_map(|path| object(path, self.interop))
+            .collect();
         let mut eval = cmd("EVAL");
         eval.arg(PLACES).arg(1).arg(&root);
-        eval.arg(literally(&root) + "*").arg(self.interop);
+        for object in objects {
+            eval.arg(object);
+        }
         self.ask(&eval).await
     }
 
