@@ -457,7 +457,11 @@ async fn hear(
             let Some(client) = client.upgrade() else {
                 return;
             };
-            match client.listener().await {
+            let listener = client.listener().await;
+            // A server does not end its connections all at one moment. Once it lets somebody in again, those that
+            // were to end have ended.
+            client.look_after_sessions();
+            match listener {
                 Ok(listener) => {
                     client.missed();
                     break listener;

@@ -275,9 +275,13 @@ impl PostgresSession {
         Ok(Topic::new(bell, listening))
     }
 
-    /// Whether the main connection is still there. If not, that ends the session.
+    /// Whether the main connection is still there. If not, that ends the session. A step that is under way finds
+    /// out by itself.
     pub(crate) async fn probe(&self) {
-        let mut main = MainGuard::new(self.main.lock().await, None);
+        let Ok(main) = self.main.try_lock() else {
+            return;
+        };
+        let mut main = MainGuard::new(main, None);
         if let Err(error) = main.call(step(RENEW)).await {
             tracing::debug!(%error, session = self.id, "the main connection is gone");
         }

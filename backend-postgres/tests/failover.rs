@@ -228,6 +228,41 @@ async fn a_holder_learns_of_the_servers_death_at_once() {
     assert!(!guard.is_valid());
 }
 
+/// A server does not end its connections all at one moment: the session's is there when the end of another is
+/// noticed, and gone a moment later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_learns_of_a_death_that_takes_its_time() {
+    let server = PostgresServer::start_async().await.unwrap();
+    let store = tenure_postgres::connect(config(server.url()))
+        .await
+        .unwrap();
+    let long = SessionOptions::new().ttl(Duration::from_secs(60));
+    let session = store.open(long).await.unwrap();
+    let guard = session.locker("l").unwrap().lock().await.unwrap();
+    let main = server.sql("SELECT pid FROM tenure.sessions").unwrap();
+    let others = server.sql(
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' \
+         AND pid <> pg_backend_pid() AND pid NOT IN (SELECT pid FROM tenure.sessions)",
+    );
+    let others = others.unwrap().replace('\n', " ");
+    let signal = |signal: &str, pids: &str| {
+        let kill = format!("kill -{signal} {pids}");
+        let done = std::process::Command::new("sh")
+            .args(["-c", &kill])
+            .status();
+        assert!(done.unwrap().success(), "{kill}");
+    };
+    // Nobody comes in any more.
+    signal("STOP", &server.pid().to_string());
+    signal("TERM", &others);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(guard.is_valid(), "its connection is there");
+    signal("TERM", &main);
+    let lost = tokio::time::timeout(Duration::from_secs(15), guard.lost()).await;
+    signal("CONT", &server.pid().to_string());
+    assert!(lost.is_ok(), "the holder believes that it holds");
+}
+
 /// Whoever is ended while it waits for a standby is done all the same, and seen: PostgreSQL has it so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_commit_is_not_found_before_the_standby_has_it() {
