@@ -113,10 +113,7 @@ install_missing
 say "building everything"
 cargo build --workspace --all-targets --all-features --locked
 say "running all tests"
-# Tests wait most of the time, for leases to end, the suite's cases above all; so more of them run at a time than
-# there are processors. An argument outranks the variable.
-RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} \
-    cargo test --workspace --exclude tenure-conformance --all-features --locked -- "$@"
-RUST_TEST_THREADS=${RUST_TEST_THREADS:-16} \
-    cargo test --package tenure-conformance --all-features --locked -- "$@"
+# All packages in one go: cargo builds the same crates anew where others are asked for beside them.
+cargo test --workspace --all-features --locked \
+    --config "target.'cfg(all())'.runner=['$PWD/scripts/run-test.sh']" -- "$@"
 count_cases

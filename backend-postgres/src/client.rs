@@ -21,6 +21,9 @@ use crate::step::{Rows, Step, step};
 /// How long a failed reconnection waits before the next attempt.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How often sessions look after their connections while nobody can listen: each with a step of its own.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// How often the listening connection is asked whether it still lives: nothing else goes over it.
 const PULSE: Duration = Duration::from_secs(2);
 
@@ -452,6 +455,7 @@ async fn hear(
         if let Some(client) = client.upgrade() {
             client.look_after_sessions();
         }
+        let mut looked = Instant::now();
         listener = loop {
             tokio::time::sleep(PAUSE).await;
             let Some(client) = client.upgrade() else {
@@ -460,7 +464,10 @@ async fn hear(
             let listener = client.listener().await;
             // A server does not end its connections all at one moment. Once it lets somebody in again, those that
             // were to end have ended.
-            client.look_after_sessions();
+            if listener.is_ok() || looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                client.look_after_sessions();
+            }
             match listener {
                 Ok(listener) => {
                     client.missed();
