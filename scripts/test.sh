@@ -98,7 +98,7 @@ stop_service() {
 
 # The cases are tests named `CASE::case_NUMBER_STORE` in the suite's own test binary.
 count_cases() {
-    cargo test --package tenure-conformance --all-features --locked --quiet --test conformance -- --list 2>/dev/null |
+    cargo test --workspace --all-features --locked --quiet --test conformance -- --list 2>/dev/null |
         sed -n 's/^.*::case_[0-9]*_\([a-z0-9]*\): test$/\1/p' | sort | uniq -c |
         while read -r count store; do
             printf 'conformance cases on %s: %s\n' "$store" "$count"
@@ -115,5 +115,5 @@ cargo build --workspace --all-targets --all-features --locked
 say "running all tests"
 # All packages in one go: cargo builds the same crates anew where others are asked for beside them.
 cargo test --workspace --all-features --locked \
-    --config "target.'cfg(all())'.runner=['$PWD/scripts/run-test.sh']" -- "$@"
+    --config 'target."cfg(all())".runner=["scripts/run-test.sh"]' -- "$@"
 count_cases

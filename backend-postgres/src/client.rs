@@ -10,6 +10,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tenure_core::backend::Waits;
 use tenure_core::{Effect, Result};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::config::PostgresConfig;
 use crate::endpoint;
@@ -21,8 +22,10 @@ use crate::step::{Rows, Step, step};
 /// How long a failed reconnection waits before the next attempt.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How often sessions look after their connections while nobody can listen: each with a step of its own.
-const LOOK: Duration = Duration::from_secs(1);
+/// When sessions look after their connections once the listening one has broken, besides at once: seconds after the
+/// look before. A server, or whoever ends its connections, does not end all at one moment; what ends later than
+/// that the renewals find.
+const LOOKS: [u64; 5] = [1, 1, 2, 4, 8];
 
 /// How often the listening connection is asked whether it still lives: nothing else goes over it.
 const PULSE: Duration = Duration::from_secs(2);
@@ -441,12 +444,24 @@ fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
+async fn keep_looking(client: Weak<Client>) {
+    for seconds in LOOKS {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        let Some(client) = client.upgrade() else {
+            return;
+        };
+        client.look_after_sessions();
+    }
+}
+
 /// Listens until the store is gone, over one connection after the other.
 async fn hear(
     client: Weak<Client>,
     mut listener: PgListener,
     mut orders: mpsc::UnboundedReceiver<Order>,
 ) {
+    // Ends with this task.
+    let mut looking: JoinSet<()>;
     loop {
         if !hear_on(&client, listener, &mut orders).await {
             return;
@@ -455,21 +470,18 @@ async fn hear(
         if let Some(client) = client.upgrade() {
             client.look_after_sessions();
         }
-        let mut looked = Instant::now();
+        // One that still looks after a break before looks no more.
+        looking = JoinSet::new();
+        looking.spawn(keep_looking(Weak::clone(&client)));
         listener = loop {
             tokio::time::sleep(PAUSE).await;
             let Some(client) = client.upgrade() else {
                 return;
             };
-            let listener = client.listener().await;
-            // A server does not end its connections all at one moment. Once it lets somebody in again, those that
-            // were to end have ended.
-            if listener.is_ok() || looked.elapsed() >= LOOK {
-                looked = Instant::now();
-                client.look_after_sessions();
-            }
-            match listener {
+            match client.listener().await {
                 Ok(listener) => {
+                    // A server that crashed lets nobody in before it has ended them all.
+                    client.look_after_sessions();
                     client.missed();
                     break listener;
                 }

@@ -147,6 +147,8 @@ pub struct PostgresSession {
     /// Steps wait here for their turn, and renewals do not: however many steps there are, a renewal waits
     /// for one of them.
     turn: AsyncMutex<()>,
+    /// Of whoever looks whether the main connection is there.
+    probing: AsyncMutex<()>,
 }
 
 impl fmt::Debug for PostgresSession {
@@ -237,6 +239,7 @@ impl PostgresSession {
             main,
             gone,
             turn: AsyncMutex::default(),
+            probing: AsyncMutex::default(),
         });
         client.enter(&session);
         Ok(session)
@@ -275,13 +278,13 @@ impl PostgresSession {
         Ok(Topic::new(bell, listening))
     }
 
-    /// Whether the main connection is still there. If not, that ends the session. A step that is under way finds
-    /// out by itself.
+    /// Whether the main connection is still there. If not, that ends the session. One look at a time: the
+    /// connection may be busy.
     pub(crate) async fn probe(&self) {
-        let Ok(main) = self.main.try_lock() else {
+        let Ok(_only) = self.probing.try_lock() else {
             return;
         };
-        let mut main = MainGuard::new(main, None);
+        let mut main = MainGuard::new(self.main.lock().await, None);
         if let Err(error) = main.call(step(RENEW)).await {
             tracing::debug!(%error, session = self.id, "the main connection is gone");
         }

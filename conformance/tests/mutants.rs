@@ -45,7 +45,7 @@ fn every_case_can_fail() {
     );
 }
 
-/// How often a case may look for a mutant that it missed. Most are told by time, and the first time many run
+/// How often a case may look again for a mutant that it missed. Most are told by time, and the first time all run
 /// beside each other; some break a rule only where one of two things comes first.
 const AGAIN: usize = 5;
 
@@ -57,6 +57,9 @@ async fn looked_for<S: Subject + 'static>(subject: S, ids: &[&str]) -> Report {
     )
     .await
 }
+
+/// Whose turn it is to look again: one at a time, whatever the table.
+static AGAIN_TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// All mutants at once; and then, one after the other, those that were missed.
 async fn hunt<B, S>(table: impl Iterator<Item = &'static Row<B>>, subject: fn(B) -> S)
@@ -82,6 +85,7 @@ where
     }
     let mut never = Vec::new();
     for (bug, id, mut outcome) in missed {
+        let _turn = AGAIN_TURN.lock().await;
         let mut again = 0;
         loop {
             if again == AGAIN {

@@ -222,8 +222,11 @@ pub async fn b1_a_cancelled_hold_leaves_nothing(harness: &dyn Harness) -> Verdic
         let done: Verdict = at_every_await_point!("hold", |polls| {
             let mut hold = give_up_after(polls, QUIET, mine.hold(hold_for)).await;
             // One that was given up before may reach the store late, and is lifted then.
+            let begun = Instant::now();
             while let GaveUp::Finished(Err(error)) = &hold
                 && error.kind() == ErrorKind::Conflict
+                && polls > 0
+                && begun.elapsed() < PROMPT
             {
                 promptly("the end of a late hold", becomes_unheld(&others)).await??;
                 hold = give_up_after(polls, QUIET, mine.hold(hold_for)).await;

@@ -774,8 +774,16 @@ async fn deleted_with_its_holder(
     let mut waiting = waiter(behind.locker("pair")?);
     arrivals.one_more().await?;
     let mut place = operator.keys().await?;
-    place.retain(|key| !before.contains(key) && key.contains("/pair"));
+    place.retain(|key| !before.contains(key));
+    let others = place.len();
+    // A stage may list more of a waiter than its place.
+    place.retain(|key| key.contains("pair"));
     let [place] = place.as_slice() else {
+        if others > 0 {
+            return Err(Outcome::not_run(format!(
+                "which of {others} keys is the waiter's place cannot be told"
+            )));
+        }
         return Ok(false);
     };
     if order == Order::WaiterFirst {

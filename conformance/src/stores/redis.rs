@@ -308,13 +308,26 @@ local function members(key)
   for _, member in ipairs(all) do set[member] = true end
   return set
 end
--- Lists the members of `root .. path`, less those of `but`.
-local function list(path, but)
+-- Lists the members of `root .. path`, less those of `but`, in which they may be without their first letters.
+local function list(path, but, letters)
   local set = members(root .. path)
   for member in pairs(set) do
-    if not (but and but[member]) then found[#found + 1] = root .. path .. "#" .. member end
+    if not (but and but[member:sub(1 + (letters or 0))]) then found[#found + 1] = root .. path .. "#" .. member end
   end
   return set
+end
+-- The deliveries of a queue, as `<session>:<nonce>:<place>`.
+local function deliveries(path)
+  local set, claims = {}, redis.call("HGETALL", root .. path .. "/claims")
+  for at = 1, #claims, 2 do set[claims[at + 1]:match("^(.*):[^:]*$") .. ":" .. claims[at]] = true end
+  return set
+end
+-- Whether what a session's index says of `of` is there.
+local function is_there(of, mine, nonce)
+  if of:match("^barrier/") then return redis.call("HGET", root .. of, "nonce") == nonce end
+  if of:match("^queue/") then return deliveries(of)[mine] or members(root .. of .. "/line")[mine] end
+  local places = members(root .. of)
+  return places[mine] or places[mine .. ":w"] or places[mine .. ":r"]
 end
 for _, path in ipairs(ARGV) do
   local kind = path:match("^[^/]+")
@@ -322,27 +335,21 @@ for _, path in ipairs(ARGV) do
     if redis.call("EXISTS", root .. path) == 1 then found[#found + 1] = root .. path end
   elseif kind == "queue" then
     local items = list(path .. "/values")
-    for _, part in ipairs({"/deliveries", "/ready", "/delayed"}) do list(path .. part, items) end
+    for _, part in ipairs({"/deliveries", "/ready", "/delayed", "/names"}) do list(path .. part, items) end
     list(path .. "/claims")
+    list(path .. "/in_flight", deliveries(path))
     list(path .. "/wants", list(path .. "/line"))
   elseif kind == "held" then
     local session = path:match("/(.*)$")
-    for nonce, of in pairs(members(root .. path)) do
-      local of, mine = redis.call("HGET", root .. path, nonce), session .. ":" .. nonce
-      local places = of:match("^queue/") and members(root .. of .. "/in_flight") or {}
-      if of:match("^queue/") then
-        for member in pairs(members(root .. of .. "/line")) do places[member] = true end
-      elseif not of:match("^barrier/") then
-        places = members(root .. of)
-      end
-      local there = of:match("^barrier/") and redis.call("HGET", root .. of, "nonce") == nonce
-      there = there or places[mine] or places[mine .. ":w"] or places[mine .. ":r"]
-      if not there then found[#found + 1] = root .. path .. "#" .. nonce end
+    for nonce in pairs(members(root .. path)) do
+      local of = redis.call("HGET", root .. path, nonce)
+      if not is_there(of, session .. ":" .. nonce, nonce) then found[#found + 1] = root .. path .. "#" .. nonce end
     end
   else
     local places = list(path)
-    if kind == "election" then list(path .. "/values", places) end
+    if kind == "election" then list(path .. "/values", places, 1) end
     if kind == "rw_lock" then list(path .. "/writers", places) end
+    if kind == "double_barrier" and not next(places) then list(path .. "/room") end
   end
 end
 table.sort(found)
@@ -785,9 +792,9 @@ mod tests {
             command(&["SET", &format!("{root}last"), "7"]);
         }
         command(&["ZADD", &line, "8", "5f:2:w"]);
-        command(&["HSET", &format!("{root}election/e/values"), "5f:3:w", "me"]);
+        command(&["HSET", &format!("{root}election/e/values"), "v5f:3:w", "me"]);
 
-        let value = format!("{root}election/e/values#5f:3:w");
+        let value = format!("{root}election/e/values#v5f:3:w");
         let places = [format!("{line}#5f:1:w"), format!("{line}#5f:2:w")];
         let all = [&value, &places[0], &places[1]];
         assert_eq!(harness.keys().await.unwrap(), all.map(String::as_str));
