@@ -5,7 +5,7 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 use tenure_core::{Error, ErrorKind, Guarantees, Line};
 
-use crate::harness::{Harness, Need};
+use crate::harness::{Harness, Need, is_out_of_order};
 use crate::patient::Patient;
 use crate::timeline::Timeline;
 
@@ -172,11 +172,13 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// An error that a case did not expect breaks the promise; what is not offered proves nothing.
+/// An error that a case did not expect breaks the promise; what is not offered proves nothing, and neither does a
+/// test bed that is out of order.
 impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::Unsupported => Self::not_run(error.to_string()),
+            _ if is_out_of_order(&error) => Self::not_run(error.to_string()),
             _ => Self::cut_short(format!("an unexpected error: {error}")),
         }
     }
@@ -298,5 +300,24 @@ fn no_way_to(control: Need) -> String {
 fn either(verdict: Verdict) -> Outcome {
     match verdict {
         Ok(outcome) | Err(outcome) => outcome,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::harness::out_of_order;
+
+    #[test]
+    fn a_test_bed_that_fails_is_nobodys_violation() {
+        let failed = out_of_order(std::io::Error::other("no room on the disk"));
+        assert_eq!(
+            Outcome::from(failed).to_string(),
+            "not run: the test bed failed: no room on the disk"
+        );
+
+        let refused = Error::new(ErrorKind::Unavailable, "nobody listens")
+            .with_source(std::io::Error::other("refused"));
+        assert_eq!(Outcome::from(refused).word(), "violated");
     }
 }

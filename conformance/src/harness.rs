@@ -1,9 +1,10 @@
 //! What the suite needs of a store under test.
 
+use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::{Error, Result, SessionId, Store};
+use tenure_core::{Error, ErrorKind, Result, SessionId, Store};
 
 use crate::case::Case;
 
@@ -146,6 +147,34 @@ impl Need {
     }
 }
 
+/// The error of a control that could not do its work, where `why` has to do with how the store is run for the test:
+/// a process that does not start, a member that does not take over. A case that ends with it counts as not run, for
+/// nothing was shown of the store; with any other error than this and `Unsupported` it counts as violated.
+pub fn out_of_order(why: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::Unavailable, "the test bed failed").with_source(OutOfOrder(Box::new(why)))
+}
+
+/// Whether [`out_of_order`] made it.
+pub(crate) fn is_out_of_order(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.is_some_and(|source| source.is::<OutOfOrder>())
+}
+
+#[derive(Debug)]
+struct OutOfOrder(Box<dyn std::error::Error + Send + Sync>);
+
+impl fmt::Display for OutOfOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for OutOfOrder {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
 /// One case's stage: a clean namespace on a store, and the controls over it.
 ///
 /// Only [`connect`](Self::connect) must be written. What a harness does not offer keeps the cases
@@ -227,8 +256,8 @@ pub struct Linked {
     pub link: Box<dyn Link>,
 }
 
-impl std::fmt::Debug for Linked {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Linked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Linked")
     }
 }
@@ -265,7 +294,8 @@ pub trait Link: Send + Sync {
     }
 }
 
-/// What an operator of the store can do behind the clients' backs.
+/// What an operator of the store can do behind the clients' backs. What keeps a control from doing it is told by
+/// [`out_of_order`].
 #[async_trait]
 pub trait Operator: Send + Sync {
     /// Ends the lease of `session` in the store.

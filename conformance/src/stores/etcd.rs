@@ -11,9 +11,9 @@ use tenure_etcd::EtcdConfig;
 use tenure_testbed::{EtcdCluster, EtcdServer, Proxy};
 use tokio::sync::Mutex;
 
-use super::{fresh_namespace, testbed};
+use super::fresh_namespace;
 use crate::case::Case;
-use crate::harness::{Harness, Linked, Need, Operator, Subject};
+use crate::harness::{Harness, Linked, Need, Operator, Subject, out_of_order};
 
 /// A namespace on an etcd, and what can be done to that etcd.
 pub struct EtcdHarness {
@@ -75,8 +75,9 @@ struct Members {
 /// feign.
 const ELECTION: Duration = Duration::from_secs(2);
 
-/// How long a leader may take to be elected and to serve.
-const ELECTED: Duration = Duration::from_secs(18);
+/// How long a leader may take to be elected and to serve: each try takes some writes to disk, which others may keep
+/// busy.
+const ELECTED: Duration = Duration::from_secs(60);
 
 impl Members {
     async fn start() -> tenure_testbed::Result<Server> {
@@ -93,27 +94,29 @@ impl Members {
     async fn leader(&self) -> Result<usize> {
         let cluster = self.cluster.lock().await;
         let leader = cluster.wait_for_leader_change_async(usize::MAX, ELECTED);
-        leader.await.map_err(testbed)
+        leader.await.map_err(out_of_order)
     }
 
     /// A follower stops. What the leader acknowledges now, only the other one has.
     async fn lag(&self) -> Result<()> {
         let leader = self.leader().await?;
         let cluster = self.cluster.lock().await;
-        cluster.members[laggard(leader)].pause().map_err(testbed)
+        cluster.members[laggard(leader)]
+            .pause()
+            .map_err(out_of_order)
     }
 
     /// The leader dies; the follower that stopped, if one did, goes on and is one of the two who elect.
     async fn fail_over(&self) -> Result<()> {
         let leader = self.leader().await?;
         let mut cluster = self.cluster.lock().await;
-        cluster.members[leader].kill().map_err(testbed)?;
+        cluster.members[leader].kill().map_err(out_of_order)?;
         for (_, member) in (0..).zip(&cluster.members).filter(|(it, _)| *it != leader) {
             // Whichever it was: those who run do not mind.
-            member.resume().map_err(testbed)?;
+            member.resume().map_err(out_of_order)?;
         }
         let change = cluster.wait_for_leader_change_async(leader, ELECTED);
-        change.await.map(drop).map_err(testbed)
+        change.await.map(drop).map_err(out_of_order)
     }
 
     /// Those who died are started again with what they have on disk, those who stand still go on.
@@ -121,8 +124,8 @@ impl Members {
         let mut cluster = self.cluster.lock().await;
         for member in &mut cluster.members {
             match member.is_running() {
-                true => member.resume().map_err(testbed)?,
-                false => member.restart_async().await.map_err(testbed)?,
+                true => member.resume().map_err(out_of_order)?,
+                false => member.restart_async().await.map_err(out_of_order)?,
             }
         }
         drop(cluster);
@@ -133,7 +136,7 @@ impl Members {
     async fn cut_off_leader(&self) -> Result<()> {
         let leader = self.leader().await?;
         let cluster = self.cluster.lock().await;
-        cluster.members[leader].pause().map_err(testbed)
+        cluster.members[leader].pause().map_err(out_of_order)
     }
 }
 
@@ -150,7 +153,7 @@ impl EtcdHarness {
     /// `Unavailable` when etcd is not installed or does not start.
     pub async fn set_up(setup: EtcdSetup) -> Result<Self> {
         Ok(Self {
-            server: setup.start().await.map_err(testbed)?,
+            server: setup.start().await.map_err(out_of_order)?,
             namespace: fresh_namespace("conformance")?,
             interop: false,
         })
@@ -162,7 +165,7 @@ impl EtcdHarness {
     ///
     /// `Unavailable` when etcd is not installed or does not start.
     pub async fn start() -> Result<Self> {
-        let server = EtcdServer::start_async().await.map_err(testbed)?;
+        let server = EtcdServer::start_async().await.map_err(out_of_order)?;
         let address = server.address().to_string();
         Ok(Self {
             server: Server::Own(Box::new(Mutex::new(server)), address),
@@ -328,7 +331,7 @@ impl Harness for EtcdHarness {
         let address = self
             .address()
             .ok_or_else(|| Error::unsupported("a link to a foreign server"))?;
-        let proxy = Proxy::start(address).map_err(testbed)?;
+        let proxy = Proxy::start(address).map_err(out_of_order)?;
         let through = proxy.address().to_string();
         let store = self
             .connect_to(Some(through), self.namespace.clone())
@@ -432,7 +435,12 @@ impl Operator for EtcdHarness {
 
     async fn restart(&self) -> Result<()> {
         match &self.server {
-            Server::Own(server, _) => server.lock().await.restart_async().await.map_err(testbed),
+            Server::Own(server, _) => server
+                .lock()
+                .await
+                .restart_async()
+                .await
+                .map_err(out_of_order),
             _ => Err(Error::unsupported("restarting a server that others use")),
         }
     }
@@ -460,14 +468,14 @@ impl Operator for EtcdHarness {
 
     async fn pause(&self) -> Result<()> {
         match &self.server {
-            Server::Own(server, _) => server.lock().await.pause().map_err(testbed),
+            Server::Own(server, _) => server.lock().await.pause().map_err(out_of_order),
             _ => Err(Error::unsupported("pausing a server that others use")),
         }
     }
 
     async fn resume(&self) -> Result<()> {
         match &self.server {
-            Server::Own(server, _) => server.lock().await.resume().map_err(testbed),
+            Server::Own(server, _) => server.lock().await.resume().map_err(out_of_order),
             _ => Err(Error::unsupported("pausing a server that others use")),
         }
     }
@@ -475,7 +483,7 @@ impl Operator for EtcdHarness {
     async fn lose_minority(&self) -> Result<()> {
         match &self.server {
             // Of one member, the smallest part that can be lost is all of it.
-            Server::Own(server, _) => server.lock().await.kill().map_err(testbed),
+            Server::Own(server, _) => server.lock().await.kill().map_err(out_of_order),
             Server::Members(members) => members.cut_off_leader().await,
             _ => Err(Error::unsupported("stopping a server that others use")),
         }
@@ -510,7 +518,7 @@ impl EtcdSubject {
     ///
     /// `Unavailable` when etcd is not installed or does not start.
     pub async fn start() -> Result<Self> {
-        let server = EtcdServer::start_async().await.map_err(testbed)?;
+        let server = EtcdServer::start_async().await.map_err(out_of_order)?;
         Ok(Self {
             name: "etcd".to_owned(),
             server: Some(Arc::new(server)),

@@ -25,4 +25,4 @@ pub use postgres::{PostgresHarness, PostgresSetup, PostgresSubject};
 #[cfg(feature = "redis")]
 pub use redis::{RedisHarness, RedisSetup, RedisSubject};
 #[cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
-use server::{fresh_namespace, testbed};
+use server::fresh_namespace;

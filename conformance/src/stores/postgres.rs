@@ -12,9 +12,9 @@ use tenure_postgres::PostgresConfig;
 use tenure_testbed::{Direction, Flow, PostgresBuilder, PostgresReplica, PostgresServer, Proxy};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
-use super::{fresh_namespace, testbed};
+use super::fresh_namespace;
 use crate::case::Case;
-use crate::harness::{Harness, Link, Linked, Need, Operator, Subject};
+use crate::harness::{Harness, Link, Linked, Need, Operator, Subject, out_of_order};
 
 /// A namespace on a PostgreSQL, and what can be done to that PostgreSQL.
 pub struct PostgresHarness {
@@ -186,10 +186,7 @@ async fn on_a_thread<T: Send + 'static>(
     work: impl FnOnce() -> tenure_testbed::Result<T> + Send + 'static,
 ) -> Result<T> {
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| {
-        Error::new(ErrorKind::Internal, "the thread of the test bed failed").with_source(error)
-    })?
-    .map_err(testbed)
+    done.map_err(out_of_order)?.map_err(out_of_order)
 }
 
 impl PostgresHarness {
@@ -210,7 +207,7 @@ impl PostgresHarness {
     /// `Unavailable` when PostgreSQL is not installed or does not start.
     pub async fn start() -> Result<Self> {
         let room = ROOM.acquire().await.ok();
-        let server = server().start_async().await.map_err(testbed)?;
+        let server = server().start_async().await.map_err(out_of_order)?;
         let server = Server::Own(Arc::new(Mutex::new(server)));
         Ok(Self {
             _room: room,
@@ -226,7 +223,7 @@ impl PostgresHarness {
     /// `Unavailable` when PostgreSQL is not installed or does not start.
     pub async fn set_up(setup: PostgresSetup) -> Result<Self> {
         let room = ROOM.acquire().await.ok();
-        let server = setup.start().await.map_err(testbed)?;
+        let server = setup.start().await.map_err(out_of_order)?;
         Ok(Self {
             _room: room,
             ..Self::on(server, fresh_namespace("conformance")?)
@@ -239,7 +236,7 @@ impl PostgresHarness {
     ///
     /// `Unavailable` when PostgreSQL is not installed or does not start.
     pub fn server() -> Result<PostgresServer> {
-        server().start().map_err(testbed)
+        server().start().map_err(out_of_order)
     }
 
     /// A fresh database on a server that others use too.
@@ -384,7 +381,7 @@ impl Harness for PostgresHarness {
             Server::Shared(server, database) => (server.address(), &**database),
             Server::Foreign(_) => return Err(Error::unsupported("a link to a foreign server")),
         };
-        let proxy = Proxy::start(address).map_err(testbed)?;
+        let proxy = Proxy::start(address).map_err(out_of_order)?;
         let through = format!("postgres://postgres@{}/{database}", proxy.address());
         let store = self.connect_to(&through, self.namespace.clone()).await?;
         Ok(Linked {
@@ -502,7 +499,12 @@ impl Operator for PostgresHarness {
             ));
         }
         let server = self.own("restarting a server that others use")?;
-        server.lock().await.restart_async().await.map_err(testbed)
+        server
+            .lock()
+            .await
+            .restart_async()
+            .await
+            .map_err(out_of_order)
     }
 
     async fn disturb(&self) -> Result<()> {
@@ -528,7 +530,7 @@ impl Operator for PostgresHarness {
     async fn lose_minority(&self) -> Result<()> {
         // Of one server, the smallest part that can be lost is all of it.
         let server = self.own("stopping a server that others use")?;
-        server.lock().await.kill().map_err(testbed)
+        server.lock().await.kill().map_err(out_of_order)
     }
 
     async fn lag(&self) -> Result<()> {
@@ -593,7 +595,7 @@ impl PostgresSubject {
     ///
     /// `Unavailable` when PostgreSQL is not installed or does not start.
     pub async fn start() -> Result<Self> {
-        let server = server().start_async().await.map_err(testbed)?;
+        let server = server().start_async().await.map_err(out_of_order)?;
         Ok(Self {
             name: "postgres".to_owned(),
             place: Place::Ours(Arc::new(server)),

@@ -13,9 +13,9 @@ use tenure_redis::RedisConfig;
 use tenure_testbed::{Proxy, RedisCluster, RedisReplica, RedisSentinels, RedisServer};
 use tokio::sync::Mutex;
 
-use super::{fresh_namespace, testbed};
+use super::fresh_namespace;
 use crate::case::Case;
-use crate::harness::{Harness, Linked, Need, Operator, Subject};
+use crate::harness::{Harness, Linked, Need, Operator, Subject, out_of_order};
 
 /// A namespace on a Redis, and what can be done to that Redis.
 pub struct RedisHarness {
@@ -113,7 +113,7 @@ impl RedisSetup {
                     Server::Cluster(Box::new(Mutex::new(cluster)), url)
                 }),
         };
-        started.map_err(testbed)
+        started.map_err(out_of_order)
     }
 }
 
@@ -150,10 +150,10 @@ const PROMOTED: Duration = Duration::from_secs(18);
 
 /// The slot of a namespace, and who serves it.
 async fn primary_of(cluster: &RedisCluster, root: &str) -> Result<(u16, usize)> {
-    let slot = cluster.slot_of(root).map_err(testbed)?;
+    let slot = cluster.slot_of(root).map_err(out_of_order)?;
     // Whoever it is, it is not a node that there is not.
     let owner = cluster.wait_for_owner_change_async(slot, usize::MAX, PROMOTED);
-    Ok((slot, owner.await.map_err(testbed)?))
+    Ok((slot, owner.await.map_err(out_of_order)?))
 }
 
 impl RedisHarness {
@@ -185,7 +185,7 @@ impl RedisHarness {
     ///
     /// `Unavailable` when Redis is not installed or does not start.
     pub async fn start() -> Result<Self> {
-        let server = RedisServer::start_async().await.map_err(testbed)?;
+        let server = RedisServer::start_async().await.map_err(out_of_order)?;
         let url = server.url();
         let server = Server::Own(Box::new(Mutex::new(server)), url);
         Ok(Self::on(server, fresh_namespace("conformance")?))
@@ -454,7 +454,7 @@ impl Harness for RedisHarness {
                 return Err(Error::unsupported("a link to more than one server of ours"));
             }
         };
-        let proxy = Proxy::start(address).map_err(testbed)?;
+        let proxy = Proxy::start(address).map_err(out_of_order)?;
         let through = format!("redis://{}", proxy.address());
         let store = self.connect_to(&through, self.namespace.clone()).await?;
         Ok(Linked {
@@ -552,7 +552,12 @@ impl Operator for RedisHarness {
 
     async fn restart(&self) -> Result<()> {
         match &self.server {
-            Server::Own(server, _) => server.lock().await.restart_async().await.map_err(testbed),
+            Server::Own(server, _) => server
+                .lock()
+                .await
+                .restart_async()
+                .await
+                .map_err(out_of_order),
             _ => Err(Error::unsupported("restarting a server that others use")),
         }
     }
@@ -568,21 +573,21 @@ impl Operator for RedisHarness {
             &["CLIENT", "KILL", "TYPE", "normal"],
             &["CLIENT", "KILL", "TYPE", "pubsub"],
         ] {
-            server.command(command).map_err(testbed)?;
+            server.command(command).map_err(out_of_order)?;
         }
         Ok(())
     }
 
     async fn pause(&self) -> Result<()> {
         match &self.server {
-            Server::Own(server, _) => server.lock().await.pause().map_err(testbed),
+            Server::Own(server, _) => server.lock().await.pause().map_err(out_of_order),
             _ => Err(Error::unsupported("pausing a server that others use")),
         }
     }
 
     async fn resume(&self) -> Result<()> {
         match &self.server {
-            Server::Own(server, _) => server.lock().await.resume().map_err(testbed),
+            Server::Own(server, _) => server.lock().await.resume().map_err(out_of_order),
             _ => Err(Error::unsupported("pausing a server that others use")),
         }
     }
@@ -590,19 +595,19 @@ impl Operator for RedisHarness {
     async fn lose_minority(&self) -> Result<()> {
         match &self.server {
             // Of one server, the smallest part that can be lost is all of it.
-            Server::Own(server, _) => server.lock().await.kill().map_err(testbed),
+            Server::Own(server, _) => server.lock().await.kill().map_err(out_of_order),
             Server::Pair(pair) => {
                 let servers = pair.servers.lock().await;
-                servers.wait_in_sync_async().await.map_err(testbed)?;
+                servers.wait_in_sync_async().await.map_err(out_of_order)?;
                 drop(servers);
-                pair.kill_primary().await.map(drop).map_err(testbed)
+                pair.kill_primary().await.map(drop).map_err(out_of_order)
             }
             Server::Cluster(cluster, _) => {
                 let mut cluster = cluster.lock().await;
                 let (_, node) = primary_of(&cluster, &self.root()).await?;
                 let sync = cluster.wait_in_sync_async(node);
-                sync.await.map_err(testbed)?;
-                cluster.nodes[node].kill().map_err(testbed)
+                sync.await.map_err(out_of_order)?;
+                cluster.nodes[node].kill().map_err(out_of_order)
             }
             _ => Err(Error::unsupported("stopping a server that others use")),
         }
@@ -612,7 +617,7 @@ impl Operator for RedisHarness {
         match &self.server {
             Server::Pair(pair) => {
                 let servers = pair.servers.lock().await;
-                servers.wait_in_sync_async().await.map_err(testbed)?;
+                servers.wait_in_sync_async().await.map_err(out_of_order)?;
                 servers.cut_replication();
                 Ok(())
             }
@@ -620,8 +625,8 @@ impl Operator for RedisHarness {
                 let cluster = cluster.lock().await;
                 let (_, node) = primary_of(&cluster, &self.root()).await?;
                 let sync = cluster.wait_in_sync_async(node);
-                sync.await.map_err(testbed)?;
-                cluster.cut_replication(node).map_err(testbed)
+                sync.await.map_err(out_of_order)?;
+                cluster.cut_replication(node).map_err(out_of_order)
             }
             _ => Err(Error::unsupported("a replica that lags, without a replica")),
         }
@@ -629,13 +634,13 @@ impl Operator for RedisHarness {
 
     async fn fail_over(&self) -> Result<()> {
         match &self.server {
-            Server::Pair(pair) => pair.fail_over().await.map_err(testbed),
+            Server::Pair(pair) => pair.fail_over().await.map_err(out_of_order),
             Server::Cluster(cluster, _) => {
                 let mut cluster = cluster.lock().await;
                 let (slot, node) = primary_of(&cluster, &self.root()).await?;
-                cluster.nodes[node].kill().map_err(testbed)?;
+                cluster.nodes[node].kill().map_err(out_of_order)?;
                 let change = cluster.wait_for_owner_change_async(slot, node, PROMOTED);
-                change.await.map(drop).map_err(testbed)
+                change.await.map(drop).map_err(out_of_order)
             }
             _ => Err(Error::unsupported("a failover without a replica")),
         }
@@ -643,7 +648,7 @@ impl Operator for RedisHarness {
 
     async fn clock_forward(&self, by: Duration) -> Result<()> {
         match &self.server {
-            Server::Own(server, _) => server.lock().await.clock_forward(by).map_err(testbed),
+            Server::Own(server, _) => server.lock().await.clock_forward(by).map_err(out_of_order),
             _ => Err(Error::unsupported(
                 "moving the clock of a server that others use",
             )),
@@ -652,7 +657,7 @@ impl Operator for RedisHarness {
 
     async fn clock_back(&self, by: Duration) -> Result<()> {
         match &self.server {
-            Server::Own(server, _) => server.lock().await.clock_back(by).map_err(testbed),
+            Server::Own(server, _) => server.lock().await.clock_back(by).map_err(out_of_order),
             _ => Err(Error::unsupported(
                 "moving the clock of a server that others use",
             )),
@@ -676,7 +681,7 @@ impl RedisSubject {
     ///
     /// `Unavailable` when Redis is not installed or does not start.
     pub async fn start() -> Result<Self> {
-        let server = RedisServer::start_async().await.map_err(testbed)?;
+        let server = RedisServer::start_async().await.map_err(out_of_order)?;
         Ok(Self {
             name: "redis".to_owned(),
             server: Some(Arc::new(server)),

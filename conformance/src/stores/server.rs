@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tenure_core::{Error, ErrorKind, Namespace, Result};
+use tenure_core::{Namespace, Result};
 use tenure_testbed::{Direction, Flow, Proxy};
 
 use crate::harness::Link;
@@ -17,10 +17,6 @@ pub(super) fn fresh_namespace(parent: &str) -> Result<Namespace> {
         since.as_millis(),
         NEXT.fetch_add(1, Ordering::Relaxed)
     ))
-}
-
-pub(super) fn testbed(error: tenure_testbed::Error) -> Error {
-    Error::new(ErrorKind::Unavailable, "the test bed failed").with_source(error)
 }
 
 impl Link for Proxy {

@@ -184,14 +184,23 @@ struct Ask {
 
 impl Ask {
     fn leader(&self) -> Option<usize> {
-        self.metrics.iter().position(|&port| {
-            let says = |path, what| {
-                http_get(port, path, ASKING).is_ok_and(|answer: String| answer.contains(what))
+        // One whom nobody follows any more may not know it yet; but it is not healthy.
+        let leads =
+            |&port: &u16| believes_to_lead(port) && health(port).contains(r#""health":"true""#);
+        self.metrics.iter().position(leads)
+    }
+
+    /// A line for each member.
+    fn describe(&self) -> String {
+        let line = |&port| {
+            let role = if believes_to_lead(port) {
+                "leader"
+            } else {
+                "no leader"
             };
-            // One whom nobody follows any more may not know it yet; but it is not healthy, which
-            // takes a read through the quorum.
-            says("/metrics", "\netcd_server_is_leader 1") && says("/health", r#""health":"true""#)
-        })
+            format!("\n{role}, {}", health(port))
+        };
+        self.metrics.iter().map(line).collect()
     }
 
     fn wait_for_change(&self, from: usize, timeout: Duration) -> Result<usize> {
@@ -204,11 +213,21 @@ impl Ask {
                     return Err(Error::TimedOut {
                         what: "another leader of etcd".to_owned(),
                         after: timeout,
-                        seen: format!("leader: {leader:?}"),
+                        seen: self.describe(),
                     });
                 }
                 _ => std::thread::sleep(Duration::from_millis(20)),
             }
         }
     }
+}
+
+fn believes_to_lead(metrics: u16) -> bool {
+    http_get(metrics, "/metrics", ASKING)
+        .is_ok_and(|answer| answer.contains("\netcd_server_is_leader 1"))
+}
+
+/// What a member says of its health, which takes a read through the quorum.
+fn health(metrics: u16) -> String {
+    http_get(metrics, "/health", ASKING).unwrap_or_else(|error| error.to_string())
 }
