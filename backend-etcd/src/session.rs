@@ -133,7 +133,7 @@ async fn meet(wire: &Arc<Wire>, layout: &Layout) -> Result<()> {
 
 /// Says where nobody answers, and what may be wrong. A server that is talked to in the wrong way hangs
 /// up, most often without saying why.
-fn explain_first_contact(error: Error, config: &EtcdConfig) -> Error {
+pub(crate) fn explain_first_contact(error: Error, config: &EtcdConfig) -> Error {
     if error.kind() != ErrorKind::Unavailable || !error.is_retryable() {
         return error;
     }

@@ -128,3 +128,31 @@ fn a_server_that_is_away_is_named_and_its_error_told_once() {
     done.fails(69, &[&address]);
     assert_eq!(done.stderr.matches("refused").count(), 1, "{done:?}");
 }
+
+/// What stays: a dead session's row, until somebody sweeps, and what a late commit would have to find.
+#[test]
+fn the_suite_leaves_nothing_stored() {
+    let postgres = PostgresServer::start().unwrap();
+    // Sessions with everything that is stored.
+    for only in ["q1_*", "b1_*", "e1_*", "t1_*"] {
+        tenure_done(["--url", &postgres.url(), "conform", "--only", only]).exits(0);
+    }
+    let tables = "SELECT string_agg(relname, ' ') FROM pg_class WHERE relkind = 'r' \
+                  AND relnamespace = 'tenure'::regnamespace";
+    let tables = postgres.sql(tables).unwrap();
+    let own = [
+        "layout",
+        "life",
+        "sweeps",
+        "sessions",
+        "markers",
+        "queue_consumers",
+    ];
+    let mut looked = 0;
+    for table in tables.split(' ').filter(|table| !own.contains(table)) {
+        let count = format!("SELECT count(*) FROM tenure.{table}");
+        assert_eq!(postgres.sql(count).unwrap(), "0", "{table}");
+        looked += 1;
+    }
+    assert!(looked >= 10, "{tables}");
+}

@@ -7,7 +7,7 @@ mod support;
 use std::process::Command;
 
 use support::{PATIENCE, run, says, tenure, until};
-use tenure_testbed::{Process, RedisReplica, RedisSentinels, RedisServer};
+use tenure_testbed::{Process, RedisReplica, RedisSentinels, RedisServer, Signal};
 
 /// `tenure --url URL lock ARGS...`
 fn lock(redis: &RedisServer, args: &[&str]) -> Command {
@@ -147,6 +147,51 @@ fn whoever_may_not_look_around_has_not_shown_anything_broken() {
     at(&url, &conform).fails(77, &["operator", "scan"]);
     ask(&redis, &["ACL", "SETUSER", "app", "+scan"]);
     at(&url, &conform).exits(0);
+}
+
+/// As the documentation has them: what every program needs, on the suite's namespaces, and two rights more.
+#[test]
+fn the_suite_needs_few_rights_and_leaves_nothing() {
+    let redis = RedisServer::start().unwrap();
+    let namespace = tenure::Namespace::new("shop").unwrap();
+    let needed = tenure::redis::acl_rules(&namespace);
+    let commands = needed.split(' ').filter(|rule| rule.starts_with('+'));
+    let patterns = ["~", "&"].map(|kind| {
+        let of = |name: &str| format!("{kind}{{tenure/1/{name}}}/*");
+        [of("shop"), of("shop%2Fconformance-*")]
+    });
+    let user = ["ACL", "SETUSER", "app", "on", ">secret"];
+    let mut rules: Vec<&str> = user.to_vec();
+    rules.extend(commands.chain(patterns.as_flattened().iter().map(String::as_str)));
+    ask(&redis, &[&rules[..], &["+scan"]].concat());
+    let url = format!("redis://app:secret@{}?namespace=shop", redis.address());
+    at(&url, &["conform", "--only", "l4_*"]).fails(77, &["operator", "can't run this command"]);
+    assert_eq!(ask(&redis, &["DBSIZE"]), "0");
+
+    ask(&redis, &[&rules[..], &["+type"]].concat());
+    let done = at(&url, &["conform"]);
+    done.exits(0);
+    assert!(done.stdout.contains(" 0 violated"), "{done:?}");
+    assert_eq!(ask(&redis, &["ACL", "LOG"]).matches("NOPERM").count(), 0);
+    assert_eq!(ask(&redis, &["DBSIZE"]), "0");
+}
+
+#[test]
+fn a_suite_that_is_interrupted_leaves_nothing() {
+    let redis = RedisServer::start().unwrap();
+    for (form, signal) in [("--json", Signal::INT), ("--long", Signal::TERM)] {
+        let conform = ["--url", &redis.url(), "conform", form];
+        let mut running = Process::spawn(tenure(conform)).unwrap();
+        until("many keys", || {
+            ask(&redis, &["DBSIZE"])
+                .parse::<u32>()
+                .is_ok_and(|keys| keys > 30)
+        });
+        running.signal(signal).unwrap();
+        running.wait(PATIENCE).unwrap();
+        says(&running, "stopped by a signal");
+        assert_eq!(ask(&redis, &["KEYS", "*"]), "", "{form}");
+    }
 }
 
 #[test]

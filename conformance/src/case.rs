@@ -26,6 +26,8 @@ pub enum Outcome {
         /// answer that did not come, cut it short: that breaks a promise, but shows nothing about
         /// one that was not made.
         judged: bool,
+        /// Whether that error was of the kind `Unavailable`: no answer, where nothing may have been asked.
+        unavailable: bool,
         /// The history that shows it, where the case recorded one.
         history: Option<Box<Timeline>>,
     },
@@ -72,6 +74,7 @@ impl Outcome {
         Self::Violated {
             counterexample: counterexample.into(),
             judged: true,
+            unavailable: false,
             history: None,
         }
     }
@@ -101,6 +104,7 @@ impl Outcome {
         Self::Violated {
             counterexample: why.into(),
             judged: false,
+            unavailable: false,
             history: None,
         }
     }
@@ -121,10 +125,12 @@ impl Outcome {
             Self::Violated {
                 counterexample,
                 judged,
+                unavailable,
                 history,
             } => Self::Violated {
                 counterexample: format!("{words}{counterexample}"),
                 judged,
+                unavailable,
                 history,
             },
             other => other,
@@ -179,7 +185,12 @@ impl From<Error> for Outcome {
         match error.kind() {
             ErrorKind::Unsupported => Self::not_run(error.to_string()),
             _ if is_out_of_order(&error) => Self::not_run(error.to_string()),
-            _ => Self::cut_short(format!("an unexpected error: {error}")),
+            kind => Self::Violated {
+                counterexample: format!("an unexpected error: {error}"),
+                judged: false,
+                unavailable: kind == ErrorKind::Unavailable,
+                history: None,
+            },
         }
     }
 }
@@ -279,6 +290,7 @@ impl Case {
                         counterexample,
                         judged: true,
                         history,
+                        ..
                     } => (Seen::Counterexample(counterexample), history),
                     broken_off => (Seen::Nothing(broken_off.details()), None),
                 };

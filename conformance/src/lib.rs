@@ -30,8 +30,8 @@ pub use async_trait::async_trait;
 pub use case::{Case, Outcome, Promise, Seen, Verdict};
 pub use cases::CASES;
 pub use harness::{Harness, Link, Linked, Need, Operator, Subject, out_of_order};
-pub use report::{Column, Entry, Progress, Report, Standing, Tally, run};
+pub use report::{Column, Entry, Progress, Report, Standing, Tally, run, run_until};
 pub use timeline::Timeline;
 
 #[doc(hidden)]
-pub use macros::{excused, expect, find};
+pub use macros::{One, Sum, excused, expect, find};

@@ -1,5 +1,8 @@
 //! One list, many uses: the macros that make tests of the cases.
 
+use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::case::{Case, Outcome};
 use crate::cases::CASES;
 use crate::harness::{Harness, Need};
@@ -16,7 +19,8 @@ use crate::harness::{Harness, Need};
 ///   and offered fails every test.
 /// * `not_run` lists single cases. One that is listed and runs fails.
 ///
-/// Each failure says what was missing.
+/// Each failure says what was missing. Where all cases have run in one process, the last one writes to stderr how many
+/// of them held, are not promised and did not run: a test that is `ok` may be any of these.
 ///
 /// The tests name tokio, so the crate of a new store needs it itself, besides this one:
 ///
@@ -58,6 +62,7 @@ macro_rules! conformance {
 
             const WITHOUT: &[&str] = &[$($(stringify!($without)),*)?];
             const NOT_RUN: &[&str] = &[$($(stringify!($not_run)),*)?];
+            static SUM: $crate::Sum = $crate::Sum::new(stringify!($store));
 
             $crate::for_each_case! { [$crate::__conformance_test] {$harness} }
         }
@@ -70,11 +75,12 @@ macro_rules! __conformance_test {
     ({$harness:expr} $($module:ident::$id:ident $rest:tt)*) => {$(
         #[::tokio::test]
         async fn $id() {
+            let one = SUM.one();
             let harness = $harness;
             if $crate::excused(&harness, stringify!($module), stringify!($id), WITHOUT).await {
-                return;
+                return one.not_run();
             }
-            $crate::expect(&harness, stringify!($id), NOT_RUN).await;
+            one.came_of(&$crate::expect(&harness, stringify!($id), NOT_RUN).await);
         }
     )*};
 }
@@ -130,7 +136,7 @@ const PRIMITIVES: &[&str] = &["election", "rw_lock", "queue", "barrier", "stm"];
 
 /// Runs a case as a test.
 #[doc(hidden)]
-pub async fn expect(harness: &dyn Harness, id: &str, not_run: &[&str]) {
+pub async fn expect(harness: &dyn Harness, id: &str, not_run: &[&str]) -> Outcome {
     let Some(case) = find(id) else {
         panic!("there is no case `{id}`");
     };
@@ -143,5 +149,77 @@ pub async fn expect(harness: &dyn Harness, id: &str, not_run: &[&str]) {
         (Outcome::NotRun { .. }, true) => {}
         (_, true) => panic!("{id} is listed as one that does not run, but it did: {outcome}"),
         _ => println!("{outcome}"),
+    }
+    outcome
+}
+
+/// What came of all cases on one store, for the line behind the last one.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Sum {
+    store: &'static str,
+    came: [AtomicUsize; 4],
+    ended: AtomicUsize,
+}
+
+const CAME: [&str; 4] = ["held", "not promised", "not run", "failed"];
+
+impl Sum {
+    pub const fn new(store: &'static str) -> Self {
+        Self {
+            store,
+            came: [const { AtomicUsize::new(0) }; 4],
+            ended: AtomicUsize::new(0),
+        }
+    }
+
+    pub const fn one(&'static self) -> One {
+        One { sum: self, came: 3 }
+    }
+
+    fn words(&self) -> String {
+        let counts = CAME.iter().zip(&self.came);
+        let counts: Vec<String> = counts
+            .map(|(what, count)| format!("{} {what}", count.load(Ordering::SeqCst)))
+            .collect();
+        format!(
+            "{}: {} cases, {}",
+            self.store,
+            CASES.len(),
+            counts.join(", ")
+        )
+    }
+}
+
+/// One case of a [`Sum`]: failed, if it panics.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct One {
+    sum: &'static Sum,
+    came: usize,
+}
+
+impl One {
+    pub fn came_of(mut self, outcome: &Outcome) {
+        self.came = match outcome {
+            Outcome::Held { .. } => 0,
+            Outcome::NotPromised { .. } => 1,
+            Outcome::NotRun { .. } => 2,
+            Outcome::Violated { .. } => 3,
+        };
+    }
+
+    pub fn not_run(mut self) {
+        self.came = 2;
+    }
+}
+
+impl Drop for One {
+    fn drop(&mut self) {
+        self.sum.came[self.came].fetch_add(1, Ordering::SeqCst);
+        if self.sum.ended.fetch_add(1, Ordering::SeqCst) + 1 == CASES.len() {
+            // Not by a macro: what these print is shown of failed tests only.
+            let _ = writeln!(std::io::stderr(), "\n{}", self.sum.words());
+        }
     }
 }

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use tenure_core::{Guarantees, Line};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use crate::case::{Case, Outcome, Seen};
 use crate::cases::CASES;
@@ -369,7 +371,7 @@ impl Report {
 ///
 /// # Cancel safety
 ///
-/// Dropped, it stops the cases that run; what they left ends with their TTL.
+/// Dropped, it stops the cases that run, and does not clean up after them: see [`run_until`].
 ///
 /// # Panics
 ///
@@ -377,7 +379,26 @@ impl Report {
 pub async fn run(
     subjects: Vec<Arc<dyn Subject>>,
     filter: impl Fn(&Case) -> bool,
+    progress: impl FnMut(Progress<'_>),
+) -> Report {
+    run_until(subjects, filter, progress, std::future::pending()).await
+}
+
+/// The same, until `until` is over: then the cases that run are stopped and what they left is removed, and the report
+/// has those that have ended.
+///
+/// # Cancel safety
+///
+/// As of [`run`].
+///
+/// # Panics
+///
+/// As [`run`].
+pub async fn run_until(
+    subjects: Vec<Arc<dyn Subject>>,
+    filter: impl Fn(&Case) -> bool,
     mut progress: impl FnMut(Progress<'_>),
+    until: impl Future<Output = ()>,
 ) -> Report {
     let started = Instant::now();
     let chosen: Vec<(usize, &'static Case)> = CASES
@@ -405,6 +426,7 @@ pub async fn run(
     // So many stores side by side would make the machine itself the fault.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let machine = Arc::new(Semaphore::new((12 * cores).max(16)));
+    let stop = CancellationToken::new();
     for (column, subject) in subjects.iter().enumerate() {
         // Two columns of one name could not be told apart.
         let same = subjects[..column]
@@ -424,14 +446,19 @@ pub async fn run(
         let places = Arc::new(Semaphore::new(subject.parallel().max(1)));
         for &(order, case) in chosen.iter().filter(|(_, case)| subject.takes(case)) {
             let (subject, places, tell) = (Arc::clone(subject), Arc::clone(&places), tell.clone());
-            let machine = Arc::clone(&machine);
+            let (machine, stop) = (Arc::clone(&machine), stop.clone());
             tasks.spawn(async move {
                 // Never closed, so there is always a permit.
                 let _place = places.acquire_owned().await;
                 let _share = machine.acquire_owned().await;
+                if stop.is_cancelled() {
+                    return;
+                }
                 let _ = tell.send(Told::Begun { column, case });
                 let began = Instant::now();
-                let (guarantees, outcome) = one(subject, case).await;
+                let Some((guarantees, outcome)) = one(subject, case, stop).await else {
+                    return;
+                };
                 let entry = Entry {
                     case,
                     outcome,
@@ -448,8 +475,17 @@ pub async fn run(
     }
     drop(tell);
 
+    let mut until = pin!(until);
     let mut order = HashMap::new();
-    while let Some(told) = told.recv().await {
+    loop {
+        let told = tokio::select! {
+            told = told.recv() => told,
+            () = &mut until, if !stop.is_cancelled() => {
+                stop.cancel();
+                continue;
+            }
+        };
+        let Some(told) = told else { break };
         match told {
             Told::Begun { column, case } => progress(Progress::Begun {
                 store: subjects[column].name(),
@@ -511,43 +547,63 @@ const STAGING: Duration = Duration::from_secs(300);
 /// Why a case did not run that had no stage.
 const NOT_SET_UP: &str = "the store could not be set up";
 
-async fn one(subject: Arc<dyn Subject>, case: &'static Case) -> (Option<Guarantees>, Outcome) {
+/// How long it may take to remove what a case left that was cut short.
+pub(crate) const CLEARING: Duration = Duration::from_secs(10);
+
+/// Nothing if it was stopped.
+async fn one(
+    subject: Arc<dyn Subject>,
+    case: &'static Case,
+    stop: CancellationToken,
+) -> Option<(Option<Guarantees>, Outcome)> {
     let running = async move {
-        let harness = match tokio::time::timeout(STAGING, subject.stage(case)).await {
+        let staged = tokio::select! {
+            staged = tokio::time::timeout(STAGING, subject.stage(case)) => staged,
+            () = stop.cancelled() => return None,
+        };
+        let harness = match staged {
             Ok(Ok(harness)) => harness,
             Ok(Err(error)) => {
                 let why = format!("{NOT_SET_UP}: {error}");
-                return (None, Outcome::not_run(why));
+                return Some((None, Outcome::not_run(why)));
             }
             Err(_) => {
                 let why = format!("{NOT_SET_UP} within {STAGING:?}");
-                return (None, Outcome::not_run(why));
+                return Some((None, Outcome::not_run(why)));
             }
         };
         let attack = async {
             let guarantees = crate::cases::guarantees(&*harness).await.ok();
             (guarantees, case.run(&*harness).await)
         };
-        tokio::time::timeout(PATIENCE, attack)
-            .await
-            .unwrap_or_else(|_| {
+        let cut_short = tokio::select! {
+            done = attack => return Some(done),
+            () = tokio::time::sleep(PATIENCE) => {
                 let late = format!("the case did not end within {PATIENCE:?}");
-                (None, Outcome::cut_short(late))
-            })
+                Some((None, Outcome::cut_short(late)))
+            }
+            () = stop.cancelled() => None,
+        };
+        let _in_time = tokio::time::timeout(CLEARING, harness.clean_up()).await;
+        cut_short
     };
     // In a task of its own, so that a panic ends no more than this case. Dropped with the set, it
     // is stopped with it.
     let mut task = tokio::task::JoinSet::new();
     task.spawn(running);
     // The limit inside needs a case that yields.
-    match tokio::time::timeout(STAGING + PATIENCE, task.join_next()).await {
+    let limit = STAGING + PATIENCE + CLEARING;
+    match tokio::time::timeout(limit, task.join_next()).await {
         Ok(Some(Ok(done))) => done,
-        Ok(Some(Err(broken))) => (None, Outcome::violated(format!("the case broke: {broken}"))),
-        Ok(None) => (None, Outcome::not_run("the case vanished")),
-        Err(_) => (
-            None,
-            Outcome::cut_short(format!("the case did not end within {PATIENCE:?}")),
-        ),
+        Ok(Some(Err(broken))) => {
+            let broke = Outcome::violated(format!("the case broke: {broken}"));
+            Some((None, broke))
+        }
+        Ok(None) => Some((None, Outcome::not_run("the case vanished"))),
+        Err(_) => {
+            let late = format!("the case did not end within {PATIENCE:?}");
+            Some((None, Outcome::cut_short(late)))
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use tenure_conformance::{CASES, Case, Harness, Need, Outcome, Progress, Report, 
 use crate::args::{Conform, Format, Global};
 use crate::exit::{self, Failure, say};
 use crate::output;
+use crate::signals::Signals;
 
 pub(super) type Subjects = Vec<Arc<dyn Subject>>;
 
@@ -63,10 +64,23 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     };
     // Opened first: the suite takes its time, and should not end with "permission denied".
     let mut out = args.out.as_deref().map(Out::create).transpose()?;
+    let mut signals = Signals::listen()?;
     let bar = Bar::new();
-    let mut report =
-        tenure_conformance::run(subjects, chosen, |progress| bar.show(&progress)).await;
+    let (mut total, mut told) = (0, None);
+    let tell = |progress: Progress<'_>| {
+        if let Progress::Started { total: cases } = progress {
+            total = cases;
+        }
+        bar.show(&progress);
+    };
+    let until = async { told = Some(signals.ending().await) };
+    let mut report = tenure_conformance::run_until(subjects, chosen, tell, until).await;
     bar.finish();
+    if let Some(signal) = told {
+        let ended: usize = report.columns.iter().map(|it| it.entries.len()).sum();
+        let what = format!("stopped by a signal, after {ended} of {total} cases");
+        return Err(Failure::interrupted(signal, what));
+    }
     leave_out_what_never_stood(&mut report, urls.len());
 
     let about = About::now().command(again(global, args, format));
@@ -98,7 +112,7 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
 
 /// The first of the stores that answered before the run and does not any more: that cases were cut short says
 /// little about its promises then.
-async fn who_went_away(urls: &[&str]) -> Option<Failure> {
+pub(super) async fn who_went_away(urls: &[&str]) -> Option<Failure> {
     for url in urls {
         let answer = async { tenure::connect(url).await?.guarantees().await };
         match answer.await {
@@ -460,6 +474,19 @@ async fn try_one_lock(subject: &dyn Subject) -> tenure::Result<()> {
         return Ok(());
     };
     let harness = subject.stage(case).await?;
+    let tried = take_and_look(&*harness).await;
+    let cleaned = permitted(harness.clean_up().await);
+    tried.and(cleaned)
+}
+
+async fn take_and_look(harness: &dyn Harness) -> tenure::Result<()> {
+    let offers = |need| harness.offers().contains(&need);
+    let look = async || match harness.operator() {
+        Some(operator) if offers(Need::Keys) => permitted(operator.keys().await),
+        _ => Ok(()),
+    };
+    // Before anything is left that could not be removed; and while there is something to be seen.
+    look().await?;
     let session = harness.connect().await?.open(SessionOptions::new()).await?;
     let id = session.id().clone();
     let taken = match session.locker("permitted") {
@@ -467,25 +494,22 @@ async fn try_one_lock(subject: &dyn Subject) -> tenure::Result<()> {
         Err(error) => Err(error),
     };
     let key = taken.as_ref().ok().map(|guard| guard.key().to_owned());
+    let seen = look().await;
     let done = match taken {
         Ok(guard) => guard.release().await,
         Err(error) => Err(error),
     };
-    done.and(session.close().await)?;
+    done.and(session.close().await).and(seen)?;
     if let (Some(operator), Some(key)) = (harness.operator(), key) {
-        let offered = |need| harness.offers().contains(&need);
-        if offered(Need::Keys) {
-            permitted(operator.keys().await)?;
-        }
         // Neither is there any more.
-        if offered(Need::Delete) {
+        if offers(Need::Delete) {
             permitted(operator.delete(&key).await)?;
         }
-        if offered(Need::Revoke) {
+        if offers(Need::Revoke) {
             permitted(operator.revoke(&id).await)?;
         }
     }
-    permitted(harness.clean_up().await)
+    Ok(())
 }
 
 /// Whether it was permitted, whatever else came of it.

@@ -131,10 +131,14 @@ pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
         .failures()
         .map(|(store, run, _)| format!("{store} (seed {})", run.seed))
         .collect();
-    Err(Failure::new(
-        exit::NEGATIVE,
-        format!("not passed: {}", wrong.join(", ")),
-    ))
+    let why = format!("not passed: {}", wrong.join(", "));
+    let violated = |run: &Run| matches!(run.verdict, Verdict::Violated { .. });
+    if !summary.failures().any(|(_, run, _)| violated(run))
+        && let Some(failure) = conform::who_went_away(&urls).await
+    {
+        return Err(failure.after(&why));
+    }
+    Err(Failure::new(exit::NEGATIVE, why))
 }
 
 /// What one kind of store has rows for: run as it promises most, and in other ways.

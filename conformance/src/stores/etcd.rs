@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use etcd_client::{Client, CompactionOptions, ConnectOptions, DeleteOptions, GetOptions};
+use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions};
 use tenure_core::backend::{StoreUrl, namespace_root};
 use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
 use tenure_etcd::EtcdConfig;
@@ -226,14 +226,18 @@ impl EtcdHarness {
         }
     }
 
-    async fn connect_to(&self, address: Option<String>, namespace: Namespace) -> Result<Store> {
+    fn config(&self, address: Option<String>, namespace: Namespace) -> Result<EtcdConfig> {
         let config = match (&self.server, address) {
             (Server::Foreign(url), _) => EtcdConfig::from_url(StoreUrl::parse(url)?)?,
             (_, Some(address)) => EtcdConfig::new([address]),
             (Server::Members(members), None) => EtcdConfig::new(&members.addresses),
             (_, None) => return Err(Error::unsupported("a connection without an address")),
         };
-        let config = config.namespace(namespace);
+        Ok(config.namespace(namespace))
+    }
+
+    async fn connect_to(&self, address: Option<String>, namespace: Namespace) -> Result<Store> {
+        let config = self.config(address, namespace)?;
         let config = match self.interop {
             true => config.interop(true),
             false => config,
@@ -268,6 +272,11 @@ impl EtcdHarness {
             Server::Members(members) => Ok(members),
             _ => Err(Error::unsupported("a failover without other members")),
         }
+    }
+
+    /// Where [`elsewhere`](Harness::elsewhere) is.
+    fn nested(&self) -> Result<Namespace> {
+        Namespace::new(format!("{}/lock", self.namespace))
     }
 
     fn root(&self) -> String {
@@ -343,8 +352,7 @@ impl Harness for EtcdHarness {
     }
 
     async fn elsewhere(&self) -> Result<Store> {
-        let nested = Namespace::new(format!("{}/lock", self.namespace))?;
-        self.connect_to(self.address(), nested).await
+        self.connect_to(self.address(), self.nested()?).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {
@@ -360,22 +368,14 @@ impl Harness for EtcdHarness {
     }
 
     async fn clean_up(&self) -> Result<()> {
-        match &self.server {
-            // It ends with us.
-            Server::Own(..) | Server::Members(_) => Ok(()),
-            Server::Foreign(url) if !url.starts_with("etcd:") => Ok(()),
-            _ => {
-                let mut client = self.client().await?;
-                for root in [
-                    self.root(),
-                    namespace_root(&Namespace::new(format!("{}/lock", self.namespace))?),
-                ] {
-                    let all = DeleteOptions::new().with_prefix();
-                    client.delete(root + "/", Some(all)).await.map_err(etcd)?;
-                }
-                Ok(())
+        // Others end with us.
+        if matches!(self.server, Server::Shared(_) | Server::Foreign(_)) {
+            for namespace in [self.namespace.clone(), self.nested()?] {
+                let config = self.config(self.address(), namespace)?;
+                tenure_etcd::remove_namespace(config).await?;
             }
         }
+        Ok(())
     }
 }
 

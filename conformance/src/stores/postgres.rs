@@ -312,6 +312,11 @@ impl PostgresHarness {
         }
     }
 
+    /// Where [`elsewhere`](Harness::elsewhere) is.
+    fn nested(&self) -> Result<Namespace> {
+        Namespace::new(format!("{}/lock", self.namespace))
+    }
+
     fn pair(&self) -> Result<Arc<Pair>> {
         match &self.server {
             Server::Pair(pair) => Ok(Arc::clone(pair)),
@@ -391,8 +396,7 @@ impl Harness for PostgresHarness {
     }
 
     async fn elsewhere(&self) -> Result<Store> {
-        let nested = Namespace::new(format!("{}/lock", self.namespace))?;
-        self.connect_to(&self.url().await, nested).await
+        self.connect_to(&self.url().await, self.nested()?).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {
@@ -406,8 +410,15 @@ impl Harness for PostgresHarness {
 
     async fn clean_up(&self) -> Result<()> {
         match self.server.clone() {
-            // It ends with us; and of what is somebody's, sessions leave nothing.
-            Server::Own(_) | Server::Careless(_) | Server::Pair(_) | Server::Foreign(_) => Ok(()),
+            // They end with us.
+            Server::Own(_) | Server::Careless(_) | Server::Pair(_) => Ok(()),
+            Server::Foreign(url) => {
+                for namespace in [self.namespace.clone(), self.nested()?] {
+                    let config = PostgresConfig::from_url(StoreUrl::parse(&url)?)?;
+                    tenure_postgres::remove_namespace(config.namespace(namespace)).await?;
+                }
+                Ok(())
+            }
             Server::Shared(server, database) => {
                 let drop = format!("DROP DATABASE {database} WITH (FORCE)");
                 on_a_thread(move || server.sql(drop)).await.map(|_| ())
@@ -654,6 +665,8 @@ impl Subject for PostgresSubject {
         // Two servers each, and all that they are made of: the machine itself would be the fault.
         match &self.place {
             Place::SetUp(_) => 3,
+            // A server as it is installed has a hundred connections, and others want some of them.
+            Place::Theirs(_) => 4,
             _ => 16,
         }
     }

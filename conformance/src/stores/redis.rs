@@ -292,6 +292,11 @@ impl RedisHarness {
         Ok(found)
     }
 
+    /// Where [`elsewhere`](Harness::elsewhere) is.
+    fn nested(&self) -> Result<Namespace> {
+        Namespace::new(format!("{}/lock", self.namespace))
+    }
+
     fn root(&self) -> String {
         root(&self.namespace)
     }
@@ -302,8 +307,12 @@ impl RedisHarness {
 /// of it.
 const PLACES: &str = r##"
 local root, found = KEYS[1], {}
+-- By a command that tenure needs too: an operator needs few rights besides.
+local function fields(key, ...)
+  return redis.call("HRANDFIELD", key, math.max(redis.call("HLEN", key), 1), ...)
+end
 local function members(key)
-  local all = redis.call("TYPE", key).ok == "hash" and redis.call("HKEYS", key) or redis.call("ZRANGE", key, 0, -1)
+  local all = redis.call("TYPE", key).ok == "hash" and fields(key) or redis.call("ZRANGE", key, 0, -1)
   local set = {}
   for _, member in ipairs(all) do set[member] = true end
   return set
@@ -318,7 +327,7 @@ local function list(path, but, letters)
 end
 -- The deliveries of a queue, as `<session>:<nonce>:<place>`.
 local function deliveries(path)
-  local set, claims = {}, redis.call("HGETALL", root .. path .. "/claims")
+  local set, claims = {}, fields(root .. path .. "/claims", "WITHVALUES")
   for at = 1, #claims, 2 do set[claims[at + 1]:match("^(.*):[^:]*$") .. ":" .. claims[at]] = true end
   return set
 end
@@ -388,8 +397,14 @@ fn literally(text: &str) -> String {
 }
 
 fn redis(error: redis::RedisError) -> Error {
+    // A script says so in words of its own.
+    let refused = error.to_string().contains("can't run this command");
     let (kind, what) = match error.code() {
         Some("NOPERM" | "NOAUTH" | "WRONGPASS") => (
+            ErrorKind::Unauthorized,
+            "an operator's command, with which the suite looks into the store, is not permitted",
+        ),
+        _ if refused => (
             ErrorKind::Unauthorized,
             "an operator's command, with which the suite looks into the store, is not permitted",
         ),
@@ -464,8 +479,7 @@ impl Harness for RedisHarness {
     }
 
     async fn elsewhere(&self) -> Result<Store> {
-        let nested = Namespace::new(format!("{}/lock", self.namespace))?;
-        self.connect_to(&self.url(), nested).await
+        self.connect_to(&self.url(), self.nested()?).await
     }
 
     fn operator(&self) -> Option<&dyn Operator> {
@@ -478,17 +492,11 @@ impl Harness for RedisHarness {
     }
 
     async fn clean_up(&self) -> Result<()> {
-        match &self.server {
-            // It ends with us.
-            Server::Own(..) | Server::Pair(_) | Server::Cluster(..) => return Ok(()),
-            Server::Foreign(url) if !url.starts_with("redis:") => return Ok(()),
-            _ => {}
-        }
-        let nested = Namespace::new(format!("{}/lock", self.namespace))?;
-        for root in [self.root(), root(&nested)] {
-            let keys = self.scan(&root, "*").await?;
-            for some in keys.chunks(100) {
-                self.ask::<()>(cmd("UNLINK").arg(some)).await?;
+        // Others end with us.
+        if matches!(self.server, Server::Shared(_) | Server::Foreign(_)) {
+            for namespace in [self.namespace.clone(), self.nested()?] {
+                let config = RedisConfig::from_url(StoreUrl::parse(&self.url())?)?;
+                tenure_redis::remove_namespace(config.namespace(namespace)).await?;
             }
         }
         Ok(())

@@ -666,7 +666,8 @@ impl Crew {
                 return Ok(());
             };
             if Instant::now() >= until {
-                return Err(Outcome::violated(format!(
+                // Not judged yet: see `there`.
+                return Err(Outcome::cut_short(format!(
                     "client {} ({:?}) achieved nothing in {limit:?} after all was healed",
                     hand.number, hand.role
                 )));

@@ -42,6 +42,7 @@ use tenure_core::{
 use crate::case::{Case, Outcome, Promise};
 use crate::cases::{expiry_bound, guarantees};
 use crate::harness::{Harness, Need, Subject};
+use crate::patient::unless_away;
 use crate::timeline::Timeline;
 use client::{Crew, Role, Shared};
 pub use faults::{Fault, Kind, Schedule};
@@ -274,7 +275,15 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
     let started = Instant::now();
     let mut run = Run::new(seed);
     if let Err(stopped) = weather(harness, plan, &mut run).await {
-        run.verdict = verdict(stopped);
+        run.verdict = match &stopped {
+            Outcome::Violated { judged: false, .. } => there(harness).await.map_or_else(
+                |error| Verdict::Invalid {
+                    why: format!("the store is gone: {error}"),
+                },
+                |()| verdict(stopped),
+            ),
+            _ => verdict(stopped),
+        };
     }
     let cleaned = tokio::time::timeout(plan.hang, harness.clean_up()).await;
     let cleaned = cleaned.unwrap_or_else(|_| {
@@ -290,6 +299,14 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
     }
     run.took = started.elapsed();
     run
+}
+
+/// Whether the store still serves anybody. What clients of one that does not could not do says nothing about it.
+async fn there(harness: &dyn Harness) -> tenure_core::Result<()> {
+    let answer = unless_away(async || harness.connect().await?.guarantees().await);
+    let answer = tokio::time::timeout(Duration::from_secs(30), answer).await;
+    let late = |_| Error::new(ErrorKind::Unavailable, "no answer");
+    answer.map_err(late)?.map(drop)
 }
 
 fn verdict(stopped: Outcome) -> Verdict {

@@ -9,10 +9,12 @@ use tenure_core::{Error, ErrorKind};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
 
 use super::report::{Row, Summary};
 use super::{Plan, Run, Verdict, run, stage};
 use crate::harness::Subject;
+use crate::report::CLEARING;
 
 /// Which runs, and how.
 #[derive(Clone, Debug)]
@@ -76,11 +78,11 @@ pub enum Progress<'a> {
 }
 
 /// Runs every seed on every store, and sums up. Once `until` is over it ends, with the runs that
-/// have ended; those under way are dropped, and count for nothing.
+/// have ended; those under way are stopped, what they left is removed, and they count for nothing.
 ///
 /// # Cancel safety
 ///
-/// Dropped, it leaves the clean-up to the TTL.
+/// Dropped, it stops the runs, and does not clean up after them.
 pub async fn sweep(
     subjects: &[Arc<dyn Subject>],
     sweep: &Sweep,
@@ -100,6 +102,7 @@ pub async fn sweep(
         .flat_map(|seed| places().map(move |place| (*seed, place)))
         .collect();
     let mut running = FuturesUnordered::new();
+    let stop = CancellationToken::new();
     let mut of_each = vec![0; subjects.len()];
     loop {
         while running.len() < sweep.at_once.max(1)
@@ -111,18 +114,23 @@ pub async fn sweep(
             let (store, subject) = (subjects[place].name(), Arc::clone(&subjects[place]));
             tell(Progress::Begun { store, seed });
             of_each[place] += 1;
-            let plan = sweep.plan.clone();
-            running.push(async move { (place, one(&*subject, seed, &plan).await) });
+            let (plan, stop) = (sweep.plan.clone(), stop.clone());
+            running.push(async move { (place, one(&*subject, seed, &plan, &stop).await) });
         }
         let ended = tokio::select! {
             biased;
-            () = &mut until => break,
+            () = &mut until, if !stop.is_cancelled() => {
+                stop.cancel();
+                waiting.clear();
+                continue;
+            }
             ended = running.next() => ended,
         };
-        let Some((place, mut run)) = ended else {
+        let Some((place, run)) = ended else {
             break;
         };
         of_each[place] -= 1;
+        let Some(mut run) = run else { continue };
         let store = subjects[place].name();
         let histories = std::mem::take(&mut run.histories);
         let mut files = Vec::new();
@@ -143,13 +151,30 @@ pub async fn sweep(
     Summary { rows }
 }
 
-async fn one(subject: &dyn Subject, seed: u64, plan: &Plan) -> Run {
-    match tokio::time::timeout(plan.hang * 2, stage(subject)).await {
-        Ok(Ok(harness)) => run(&*harness, seed, plan).await,
-        Ok(Err(error)) => Run::not_staged(seed, &error),
+/// Nothing if it was stopped.
+async fn one(
+    subject: &dyn Subject,
+    seed: u64,
+    plan: &Plan,
+    stop: &CancellationToken,
+) -> Option<Run> {
+    let staged = tokio::select! {
+        staged = tokio::time::timeout(plan.hang * 2, stage(subject)) => staged,
+        () = stop.cancelled() => return None,
+    };
+    let harness = match staged {
+        Ok(Ok(harness)) => harness,
+        Ok(Err(error)) => return Some(Run::not_staged(seed, &error)),
         Err(_) => {
             let late = Error::new(ErrorKind::TimedOut, "it is not there in time");
-            Run::not_staged(seed, &late)
+            return Some(Run::not_staged(seed, &late));
+        }
+    };
+    tokio::select! {
+        run = run(&*harness, seed, plan) => Some(run),
+        () = stop.cancelled() => {
+            let _in_time = tokio::time::timeout(CLEARING, harness.clean_up()).await;
+            None
         }
     }
 }
