@@ -63,7 +63,7 @@ pub(crate) struct Global {
     pub(crate) url: Vec<OsString>,
 
     /// For how long the store keeps what a silent holder holds: `500ms`, `10s`, `2m`
-    #[arg(long, global = true, value_name = "DURATION", value_parser = positive)]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = positive, allow_hyphen_values = true)]
     pub(crate) ttl: Option<Duration>,
 
     /// The namespace, whatever the URL says
@@ -270,7 +270,12 @@ pub(crate) struct Enqueue {
     pub(crate) value: OsString,
 
     /// Lower numbers are delivered first
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
     pub(crate) priority: u16,
 }
 
@@ -282,11 +287,11 @@ pub(crate) struct Dequeue {
     name: Option<OsString>,
 
     /// Wait for an item no longer than this, then exit 75; `0s` does not wait
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     pub(crate) wait: Option<Duration>,
 
     /// Take so many items, one after the other
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one::<u64>)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one::<u64>, allow_negative_numbers = true)]
     pub(crate) count: u64,
 
     #[command(flatten)]
@@ -324,7 +329,7 @@ pub(crate) struct BarrierWait {
     pub(crate) name: OsString,
 
     /// Wait no longer than this, then exit 75
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     pub(crate) wait: Option<Duration>,
 }
 
@@ -336,11 +341,11 @@ pub(crate) struct Enter {
     name: Option<OsString>,
 
     /// How many have to enter
-    #[arg(long, value_name = "N", value_parser = at_least_one::<u32>)]
+    #[arg(long, value_name = "N", value_parser = at_least_one::<u32>, allow_negative_numbers = true)]
     pub(crate) count: u32,
 
     /// Wait for the others to enter no longer than this, then exit 75
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     pub(crate) wait: Option<Duration>,
 
     #[command(flatten)]
@@ -389,7 +394,7 @@ pub(crate) struct Wait {
     no_wait: bool,
 
     /// Wait in line no longer than this, then exit 75. Without it, for as long as it takes
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     wait: Option<Duration>,
 }
 
@@ -408,15 +413,15 @@ impl Wait {
 #[derive(Debug, Args)]
 pub(crate) struct Hold {
     /// After a loss the command gets SIGTERM, and SIGKILL if it still runs after this
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, allow_hyphen_values = true)]
     pub(crate) kill_after: Duration,
 
     /// Exit with this instead of 75 when it was not acquired
-    #[arg(long, value_name = "CODE", default_value_t = exit::NOT_ACQUIRED, hide_default_value = true)]
+    #[arg(long, value_name = "CODE", default_value_t = exit::NOT_ACQUIRED, hide_default_value = true, allow_negative_numbers = true)]
     pub(crate) not_acquired_code: u8,
 
     /// Exit with this instead of 76 when it was lost
-    #[arg(long, value_name = "CODE", default_value_t = exit::LOST, hide_default_value = true)]
+    #[arg(long, value_name = "CODE", default_value_t = exit::LOST, hide_default_value = true, allow_negative_numbers = true)]
     pub(crate) lost_code: u8,
 
     /// The command to run, and its arguments
@@ -478,7 +483,10 @@ pub(crate) struct Schema {
     pub(crate) grants: Option<String>,
 }
 
+// The suite has namespaces and TTLs of its own: what it refuses, its help does not offer.
 #[derive(Debug, Args)]
+#[command(arg = hidden("ttl").value_parser(positive).allow_hyphen_values(true))]
+#[command(arg = hidden("namespace").value_parser(clap::value_parser!(OsString)))]
 pub(crate) struct Conform {
     /// Only the cases whose name matches; `*` and `?` stand for any characters, any character
     ///
@@ -495,15 +503,20 @@ pub(crate) struct Conform {
     pub(crate) long: bool,
 
     /// How many seeds; 100 without --seed, 1 with it
-    #[arg(long, value_name = "N", requires = "long", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "long", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub(crate) seeds: Option<u32>,
 
     /// The first seed; 1 by default. It decides the faults, their order, and what clients choose
-    #[arg(long, value_name = "S", requires = "long")]
+    #[arg(
+        long,
+        value_name = "S",
+        requires = "long",
+        allow_negative_numbers = true
+    )]
     pub(crate) seed: Option<u64>,
 
     /// How many runs at a time; as many as the machine has pairs of processors by default
-    #[arg(long, value_name = "N", requires = "long", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "long", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub(crate) at_once: Option<u32>,
 
     /// Keep what the clients of every run saw, as JSON lines, in this folder
@@ -512,9 +525,9 @@ pub(crate) struct Conform {
     #[arg(long, value_name = "DIR", requires = "long")]
     pub(crate) histories: Option<PathBuf>,
 
-    /// The form of the report
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub(crate) format: Format,
+    /// The form of the report; `table` by default
+    #[arg(long, value_enum)]
+    format: Option<Format>,
 
     /// Of Markdown, only the matrix
     #[arg(long)]
@@ -533,6 +546,22 @@ pub(crate) struct Conform {
     pub(crate) out: Option<PathBuf>,
 }
 
+/// A global option, not shown in the help of a command.
+fn hidden(name: &'static str) -> clap::Arg {
+    clap::Arg::new(name).long(name).hide(true)
+}
+
+impl Conform {
+    /// The form of the report, which `--json` names as well.
+    pub(crate) fn format(&self, global: &Global) -> Result<Format, Failure> {
+        match (self.format, global.json) {
+            (None | Some(Format::Json), true) => Ok(Format::Json),
+            (Some(_), true) => Err(Failure::usage("--json goes with --format json")),
+            (format, false) => Ok(format.unwrap_or(Format::Table)),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// A table for people
@@ -548,8 +577,15 @@ pub(crate) enum Format {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text)
-        .map_err(|_| "not a duration: write `500ms`, `10s` or `2m`".to_owned())
+    let negative = |text: &str| {
+        let rest = text.strip_prefix('-');
+        rest.is_some_and(|rest| humantime::parse_duration(rest).is_ok())
+    };
+    humantime::parse_duration(text).map_err(|error| match error {
+        humantime::DurationError::NumberOverflow => "it is too long".to_owned(),
+        _ if negative(text) => "it cannot be negative".to_owned(),
+        _ => "not a duration: write `500ms`, `10s` or `2m`".to_owned(),
+    })
 }
 
 /// How many of something.
@@ -585,6 +621,11 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
         }
         // Clap exits with 2, which a command run under a lock may well use itself.
         _ => {
+            if let Some(option) = before_dashes(&args) {
+                return refused(Failure::usage(format!(
+                    "a value is required for '{option} <DURATION>' but none was supplied"
+                )));
+            }
             let text = error.render().to_string();
             refused(Failure::usage(
                 text.strip_prefix("error: ").unwrap_or(&text).trim_end(),
@@ -598,6 +639,16 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
         Some([]) if ends_with_dashes => Err(refused(no_command())),
         _ => Ok(cli),
     }
+}
+
+/// The option that took `--` for its value, since a duration may begin with a dash to be told what is wrong
+/// with it: a script's variable was empty.
+fn before_dashes(args: &[OsString]) -> Option<&str> {
+    let dashes = args.iter().position(|arg| arg == "--")?;
+    let option = args.get(dashes.checked_sub(1)?)?.to_str()?;
+    ["--ttl", "--wait", "--kill-after"]
+        .contains(&option)
+        .then_some(option)
 }
 
 fn refused(failure: Failure) -> ExitCode {

@@ -75,6 +75,13 @@ fn utf8<'a>(what: &str, text: &'a OsStr) -> Result<&'a str, Failure> {
 }
 
 fn utf8_url(url: &OsStr) -> Result<&str, Failure> {
+    // A script that exports what it did not find would look for a mistake in a URL that it never wrote.
+    if url.is_empty() && std::env::var_os("TENURE_URL").is_some_and(|url| url.is_empty()) {
+        return Err(Failure::new(
+            BAD_CONFIG,
+            "TENURE_URL is empty: give it the URL of a store, or unset it",
+        ));
+    }
     url.to_str()
         .ok_or_else(|| Failure::new(BAD_CONFIG, "the URL is not UTF-8"))
 }

@@ -401,6 +401,32 @@ fn what_makes_no_sense_is_64() {
     conform(&["--only", "nothing_like_this"]).fails(64, &["nothing_like_this"]);
     conform(&["--namespace", "x"]).fails(64, &["--namespace"]);
     conform(&["--ttl", "5s"]).fails(64, &["--ttl"]);
+    let before = ["--ttl", "5s", "--namespace", "x", "conform"];
+    run(tenure(before)).fails(64, &["--namespace", "--ttl"]);
+    let help = conform(&["--help"]);
+    help.exits(0);
+    assert!(!help.stdout.contains("--ttl") && !help.stdout.contains("--namespace"));
+}
+
+#[test]
+fn two_forms_of_one_report_are_64() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("x.html");
+    for long in [&[][..], &["--long"]] {
+        let args = [
+            "--json",
+            "--format",
+            "html",
+            "--out",
+            page.to_str().unwrap(),
+        ];
+        let done = conform(&[long, &args].concat());
+        done.fails(64, &["--json goes with --format json"]);
+        assert!(!page.exists(), "{done:?}");
+    }
+    let done = conform(&["--json", "--format", "json", "--only", "l8_*"]);
+    done.exits(0);
+    assert!(done.stdout.starts_with('{'), "{done:?}");
 }
 
 #[test]

@@ -69,6 +69,57 @@ fn how_many_is_said_plainly() {
 }
 
 #[test]
+fn what_is_wrong_with_a_value_is_said_though_it_begins_with_a_dash() {
+    let range = "-1 is not in 0..=";
+    for (args, why) in [
+        (&["lock", "n", "--wait", "-1s"][..], "cannot be negative"),
+        (&["lock", "n", "--ttl", "-500ms"], "cannot be negative"),
+        (&["lock", "n", "--kill-after", "-soon"], "not a duration"),
+        (&["dequeue", "q", "--wait", "-1"], "not a duration"),
+        (&["dequeue", "q", "--count", "-1"], "a whole number"),
+        (&["enqueue", "q", "x", "--priority", "-1"], range),
+        (&["lock", "n", "--not-acquired-code", "-1"], range),
+        (&["lock", "n", "--lost-code", "-1"], range),
+        (&["conform", "--long", "--seeds", "-1"], "-1 is not in 1..="),
+    ] {
+        let done = tenure_done(args);
+        done.fails(64, &["invalid value", why]);
+        assert!(!done.stderr.contains("tip:"), "{done:?}");
+    }
+    // The variable of a script was empty: `--wait $wait -- true`.
+    for option in ["--ttl", "--wait", "--kill-after"] {
+        let done = tenure_done(["lock", "n", option, "--", "true"]);
+        done.fails(64, &["a value is required", option]);
+    }
+}
+
+#[test]
+fn a_duration_may_be_too_long() {
+    for option in ["--ttl", "--wait", "--kill-after"] {
+        let done = tenure_done(["lock", "n", option, "999999999999999999h", "--", "true"]);
+        done.fails(64, &[option, "too long"]);
+    }
+    // That it is a duration does not make it a TTL.
+    tenure_done(["lock", "n", "--ttl", "25h", "--", "true"]).fails(78, &["86400s"]);
+}
+
+#[test]
+fn an_empty_variable_is_named() {
+    for command in [
+        &["lock", "x", "--", "true"][..],
+        &["guarantees"],
+        &["conform"],
+    ] {
+        let mut command = tenure(command);
+        command.env("TENURE_URL", "");
+        run(command).fails(78, &["TENURE_URL is empty"]);
+    }
+    let mut command = tenure(["guarantees", "--url", "memory:"]);
+    command.env("TENURE_URL", "");
+    run(command).exits(0);
+}
+
+#[test]
 fn bad_urls_are_78() {
     for (url, words) in [
         ("", &["scheme"][..]),

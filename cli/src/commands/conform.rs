@@ -41,10 +41,7 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
         )));
     }
 
-    let format = match global.json {
-        true => Format::Json,
-        false => args.format,
-    };
+    let format = args.format(global)?;
     if args.brief && format != Format::Markdown {
         return Err(Failure::usage("--brief goes with --format markdown"));
     }

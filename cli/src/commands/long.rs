@@ -17,10 +17,7 @@ const STORES: [&str; 4] = ["memory", "etcd", "redis", "postgres"];
 const SEEDS: u32 = 100;
 
 pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> {
-    let format = match global.json {
-        true => Format::Json,
-        false => args.format,
-    };
+    let format = args.format(global)?;
     if !matches!(format, Format::Table | Format::Json) {
         return Err(Failure::usage(
             "--long goes with --format table and --format json",
