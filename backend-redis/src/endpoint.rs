@@ -4,6 +4,7 @@
 //! connection that was checked: the server is a primary, new enough, and keeps what it is given.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -115,13 +116,15 @@ impl Directory {
     ) -> Result<(Wire, T)> {
         let reach = async |address: &Address| {
             let (settings, extra) = pushes();
-            bounded(config, address, async {
+            let stage = Stage::default();
+            bounded(config, address, &stage, async {
                 let wire = dial(
                     config,
                     address,
                     &config.login,
                     store_login(config),
                     settings,
+                    &stage,
                 );
                 let wire = wire.await?;
                 Ok((wire, extra))
@@ -188,15 +191,16 @@ impl Directory {
 
     /// Another connection to the same server.
     pub(crate) async fn another(config: &RedisConfig, address: &Address) -> Result<Wire> {
-        let settings = settings();
+        let (settings, stage) = (settings(), Stage::default());
         let wire = dial(
             config,
             address,
             &config.login,
             store_login(config),
             settings,
+            &stage,
         );
-        bounded(config, address, wire).await
+        bounded(config, address, &stage, wire).await
     }
 
     fn nodes(&self, config: &RedisConfig) -> VecDeque<Address> {
@@ -275,17 +279,30 @@ impl Failures {
     }
 }
 
+/// How far the way to a server was gone, for whoever was not let through in time.
+#[derive(Default)]
+struct Stage {
+    /// The server was reached, and has not taken part in TLS yet.
+    securing: AtomicBool,
+}
+
 async fn bounded<T>(
     config: &RedisConfig,
     address: &Address,
+    stage: &Stage,
     doing: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let limit = config.connect_timeout;
     tokio::time::timeout(limit, doing)
         .await
         .unwrap_or_else(|_| {
+            // A Redis without TLS waits for more of what it takes for a command.
+            let hint = match stage.securing.load(Ordering::Relaxed) {
+                true => "; if it does not speak TLS, write `redis` instead of `rediss`",
+                false => "",
+            };
             Err(error::no_connection(format!(
-                "no connection to {address} within {limit:?}"
+                "no connection to {address} within {limit:?}{hint}"
             )))
         })
 }
@@ -311,6 +328,7 @@ async fn dial(
     login: &Login,
     mut info: RedisConnectionInfo,
     settings: AsyncConnectionConfig,
+    stage: &Stage,
 ) -> Result<Wire> {
     if let Some(user) = &login.user {
         info = info.set_username(user);
@@ -329,7 +347,9 @@ async fn dial(
             .await
             .map(|(redis, driver)| (redis, tokio::spawn(driver).abort_handle())),
         Some(files) => {
+            stage.securing.store(true, Ordering::Relaxed);
             let stream = tls::secure(files, address, stream).await?;
+            stage.securing.store(false, Ordering::Relaxed);
             MultiplexedConnection::new_with_config(&info, stream, settings)
                 .await
                 .map(|(redis, driver)| (redis, tokio::spawn(driver).abort_handle()))
@@ -429,7 +449,7 @@ async fn ask(
     command: &Cmd,
 ) -> Result<std::result::Result<Value, RedisError>> {
     let mut redis = wire.redis.clone();
-    bounded(config, &wire.address, async {
+    bounded(config, &wire.address, &Stage::default(), async {
         Ok(redis
             .send_packed_command(command)
             .await
@@ -519,12 +539,10 @@ async fn ask_sentinels(config: &RedisConfig, service: &str, login: &Login) -> Re
     let mut answers: FuturesUnordered<_> = config
         .hosts
         .iter()
-        .map(|sentinel| {
-            bounded(
-                config,
-                sentinel,
-                ask_sentinel(config, sentinel, login, &command),
-            )
+        .map(|sentinel| async {
+            let stage = Stage::default();
+            let answer = ask_sentinel(config, sentinel, login, &command, &stage);
+            bounded(config, sentinel, &stage, answer).await
         })
         .collect();
     let mut votes: Vec<(usize, Address)> = Vec::new();
@@ -561,9 +579,10 @@ async fn ask_sentinel(
     sentinel: &Address,
     login: &Login,
     command: &Cmd,
+    stage: &Stage,
 ) -> Result<Option<Address>> {
     let info = RedisConnectionInfo::default();
-    let wire = dial(config, sentinel, login, info, settings()).await?;
+    let wire = dial(config, sentinel, login, info, settings(), stage).await?;
     let answer = ask(config, &wire, command).await?;
     let answer = answer.map_err(|error| match error.to_string().contains("nknown command") {
         true => refuse(format!(

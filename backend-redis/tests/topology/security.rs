@@ -53,6 +53,7 @@ async fn tls_accepts_the_right_and_refuses_the_wrong() {
     let plain = plain.url().replace("redis", "rediss");
     let error = refused("TLS to a plain port", secure(&plain, &certs.ca, "")).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    assert!(error.to_string().contains("write `redis`"), "{error}");
     let error = refused("no such file", secure(&url, Path::new("/nowhere.pem"), "")).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
 }
