@@ -21,7 +21,7 @@
 //! # Limits
 //!
 //! Everything is gone with the process. A TTL is between [`MIN_TTL`] (shorter ones are rounded
-//! up) and [`MAX_TTL`]; a session carries [`CAPACITY`] holdings and waits.
+//! up) and [`MAX_TTL`], 24 hours (more is refused); a session carries [`CAPACITY`] holdings and waits.
 #![forbid(unsafe_code)]
 
 mod barrier;

@@ -352,12 +352,9 @@ impl Report {
     pub fn summary(&self) -> String {
         let mut text = String::new();
         for column in &self.columns {
-            text += &format!(
-                "{}: {} cases, {}\n",
-                column.store,
-                column.entries.len(),
-                column.tally()
-            );
+            let count = column.entries.len();
+            let cases = if count == 1 { "case" } else { "cases" };
+            text += &format!("{}: {count} {cases}, {}\n", column.store, column.tally());
         }
         text += &format!("in all: {}", self.tally());
         text

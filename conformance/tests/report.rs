@@ -56,3 +56,16 @@ async fn nothing_chosen_is_not_a_pass() {
     assert!(!run(subjects, |_| false, |_| {}).await.exit_ok());
     assert!(!run(Vec::new(), |_| true, |_| {}).await.exit_ok());
 }
+
+#[tokio::test]
+async fn one_case_is_one_case() {
+    let subjects: Vec<Arc<dyn Subject>> = vec![Arc::new(MemorySubject)];
+    let report = run(
+        subjects,
+        |case| case.id == tenure_conformance::CASES[0].id,
+        |_| {},
+    )
+    .await;
+    let text = report.summary();
+    assert!(text.starts_with("memory: 1 case, 1 held"), "{text}");
+}

@@ -1,7 +1,7 @@
 //! The stores of this house, ready to be put to the test.
 //!
 //! A store whose promises depend on how it is run has set-ups: further columns of the report
-//! ([`RedisSetup`], for instance), each a [`Subject`](crate::Subject) that
+//! (`RedisSetup`, for instance), each a [`Subject`](crate::Subject) that
 //! [takes](crate::Subject::takes) the cases of the events in which it differs. Another store's go beside
 //! its harness in the same way.
 
