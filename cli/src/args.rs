@@ -291,7 +291,13 @@ pub(crate) struct Dequeue {
     pub(crate) wait: Option<Duration>,
 
     /// Take so many items, one after the other
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one::<u64>, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        value_parser = at_least_one::<u64>,
+        allow_negative_numbers = true
+    )]
     pub(crate) count: u64,
 
     #[command(flatten)]
@@ -417,11 +423,23 @@ pub(crate) struct Hold {
     pub(crate) kill_after: Duration,
 
     /// Exit with this instead of 75 when it was not acquired
-    #[arg(long, value_name = "CODE", default_value_t = exit::NOT_ACQUIRED, hide_default_value = true, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "CODE",
+        default_value_t = exit::NOT_ACQUIRED,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
     pub(crate) not_acquired_code: u8,
 
     /// Exit with this instead of 76 when it was lost
-    #[arg(long, value_name = "CODE", default_value_t = exit::LOST, hide_default_value = true, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "CODE",
+        default_value_t = exit::LOST,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
     pub(crate) lost_code: u8,
 
     /// The command to run, and its arguments
@@ -503,7 +521,13 @@ pub(crate) struct Conform {
     pub(crate) long: bool,
 
     /// How many seeds; 100 without --seed, 1 with it
-    #[arg(long, value_name = "N", requires = "long", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "long",
+        value_parser = clap::value_parser!(u32).range(1..),
+        allow_negative_numbers = true
+    )]
     pub(crate) seeds: Option<u32>,
 
     /// The first seed; 1 by default. It decides the faults, their order, and what clients choose
@@ -516,7 +540,13 @@ pub(crate) struct Conform {
     pub(crate) seed: Option<u64>,
 
     /// How many runs at a time; as many as the machine has pairs of processors by default
-    #[arg(long, value_name = "N", requires = "long", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "long",
+        value_parser = clap::value_parser!(u32).range(1..),
+        allow_negative_numbers = true
+    )]
     pub(crate) at_once: Option<u32>,
 
     /// Keep what the clients of every run saw, as JSON lines, in this folder
