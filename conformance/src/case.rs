@@ -5,7 +5,7 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 use tenure_core::{Error, ErrorKind, Guarantees, Line};
 
-use crate::harness::{Harness, Need, is_out_of_order};
+use crate::harness::{Harness, Need, why_out_of_order};
 use crate::patient::Patient;
 use crate::timeline::Timeline;
 
@@ -184,7 +184,7 @@ impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         match error.kind() {
             ErrorKind::Unsupported => Self::not_run(error.to_string()),
-            _ if is_out_of_order(&error) => Self::not_run(error.to_string()),
+            _ if why_out_of_order(&error).is_some() => Self::not_run(error.to_string()),
             kind => Self::Violated {
                 counterexample: format!("an unexpected error: {error}"),
                 judged: false,

@@ -154,10 +154,11 @@ pub fn out_of_order(why: impl std::error::Error + Send + Sync + 'static) -> Erro
     Error::new(ErrorKind::Unavailable, "the test bed failed").with_source(OutOfOrder(Box::new(why)))
 }
 
-/// Whether [`out_of_order`] made it.
-pub(crate) fn is_out_of_order(error: &Error) -> bool {
-    let source = std::error::Error::source(error);
-    source.is_some_and(|source| source.is::<OutOfOrder>())
+/// The `why` of [`out_of_order`], if that made the error.
+pub fn why_out_of_order(error: &Error) -> Option<&(dyn std::error::Error + 'static)> {
+    let source = std::error::Error::source(error)?;
+    let failure: &OutOfOrder = source.downcast_ref()?;
+    Some(&*failure.0)
 }
 
 #[derive(Debug)]

@@ -29,7 +29,7 @@ pub mod timeline;
 pub use async_trait::async_trait;
 pub use case::{Case, Outcome, Promise, Seen, Verdict};
 pub use cases::CASES;
-pub use harness::{Harness, Link, Linked, Need, Operator, Subject, out_of_order};
+pub use harness::{Harness, Link, Linked, Need, Operator, Subject, out_of_order, why_out_of_order};
 pub use report::{Column, Entry, Progress, Report, Standing, Tally, run, run_until};
 pub use timeline::Timeline;
 

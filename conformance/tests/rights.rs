@@ -24,7 +24,7 @@ async fn the_least_rights_are_enough() {
         "postgres://least@{}/postgres?connect_timeout=10s",
         server.address()
     );
-    let subject: Arc<dyn Subject> = Arc::new(PostgresSubject::at(&url).unwrap());
+    let subject: Arc<dyn Subject> = Arc::new(PostgresSubject::at(&url).unwrap().at_once(16));
     let report = run(vec![subject], |_| true, |_| {}).await;
     let column = &report.columns[0];
     let (mut wrong, mut held) = (Vec::new(), 0);

@@ -313,8 +313,8 @@ fn if_installed<S: Subject + 'static>(
 
 #[cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
 fn not_installed(error: &tenure::Error) -> Option<&tenure_testbed::Error> {
-    std::error::Error::source(error)
-        .and_then(|source| source.downcast_ref())
+    tenure_conformance::why_out_of_order(error)
+        .and_then(|why| why.downcast_ref())
         .filter(|error| matches!(error, tenure_testbed::Error::MissingBinary { .. }))
 }
 

@@ -589,6 +589,7 @@ impl Link for Wire {
 pub struct PostgresSubject {
     name: String,
     place: Place,
+    at_once: usize,
 }
 
 enum Place {
@@ -610,6 +611,7 @@ impl PostgresSubject {
         Ok(Self {
             name: "postgres".to_owned(),
             place: Place::Ours(Arc::new(server)),
+            at_once: 16,
         })
     }
 
@@ -620,6 +622,8 @@ impl PostgresSubject {
         Self {
             name: setup.title().to_owned(),
             place: Place::SetUp(setup),
+            // Two servers each, and all that they are made of: the machine itself would be the fault.
+            at_once: 3,
         }
     }
 
@@ -636,7 +640,16 @@ impl PostgresSubject {
             // Without the credentials.
             name: format!("postgres at {}", parsed.hosts().join(",")),
             place: Place::Theirs(url),
+            // A server as it is installed has a hundred connections, and others want some of them.
+            at_once: 4,
         })
+    }
+
+    /// So many cases at a time. Each takes up to some twenty connections.
+    #[must_use]
+    pub fn at_once(mut self, cases: usize) -> Self {
+        self.at_once = cases;
+        self
     }
 }
 
@@ -662,13 +675,7 @@ impl Subject for PostgresSubject {
     }
 
     fn parallel(&self) -> usize {
-        // Two servers each, and all that they are made of: the machine itself would be the fault.
-        match &self.place {
-            Place::SetUp(_) => 3,
-            // A server as it is installed has a hundred connections, and others want some of them.
-            Place::Theirs(_) => 4,
-            _ => 16,
-        }
+        self.at_once
     }
 
     async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>> {
