@@ -431,7 +431,7 @@ async fn ask(
     }
 }
 
-async fn within<T>(limit: Duration, what: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn within<T>(limit: Duration, what: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(limit, what).await.unwrap_or_else(|_| {
         Err(error::no_connection(format!(
             "PostgreSQL did not answer within {limit:?}"

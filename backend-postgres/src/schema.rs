@@ -80,6 +80,14 @@ fn check((version, oldest): (i32, i32)) -> Result<()> {
     )))
 }
 
+/// Whether there is one, in a version that we speak.
+pub(crate) async fn is_there(connection: &mut PgConnection) -> Result<bool> {
+    match version(connection).await? {
+        Some(found) => check(found).map(|()| true),
+        None => Ok(false),
+    }
+}
+
 /// Sees to it that the schema is there, in a version that we speak.
 pub(crate) async fn prepare(connection: &mut PgConnection) -> Result<()> {
     if let Some(found) = version(connection).await? {

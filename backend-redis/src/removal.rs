@@ -12,8 +12,12 @@ const SOME: usize = 500;
 
 /// Removes all keys of the configured namespace: data, items of queues, and everything that is held or waited for. For
 /// a namespace that nobody uses any more, as that of a test: whoever still does loses what it has there, and is told
-/// so. Tokens of the namespace begin anew at the server's clock. Names that are shared with others
+/// so. Names that are shared with others
 /// ([interop](RedisConfig::interop)) are in no namespace, and stay.
+///
+/// **Tokens begin anew at the server's clock.** They are greater than those before unless that clock was set back
+/// since, or another server with an earlier one took over: do not use the namespace again for what a resource
+/// remembers tokens of.
 ///
 /// The user needs the right to `SCAN`, besides those of [`acl_rules`](crate::acl_rules): all keys of the server are
 /// looked at, some hundred at a time.

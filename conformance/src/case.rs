@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tenure_core::{Error, ErrorKind, Guarantees, Line};
 
 use crate::harness::{Harness, Need, why_out_of_order};
-use crate::patient::Patient;
+use crate::patient::{Patient, unless_away};
 use crate::timeline::Timeline;
 
 /// What came of a case.
@@ -26,7 +26,8 @@ pub enum Outcome {
         /// answer that did not come, cut it short: that breaks a promise, but shows nothing about
         /// one that was not made.
         judged: bool,
-        /// Whether that error was of the kind `Unavailable`: no answer, where nothing may have been asked.
+        /// Whether that error was of the kind `Unavailable`: [`run`](crate::run) tries once more then, if nothing that
+        /// the case does to the store explains it.
         unavailable: bool,
         /// The history that shows it, where the case recorded one.
         history: Option<Box<Timeline>>,
@@ -250,10 +251,15 @@ impl Case {
     /// Dropped, it leaves the clean-up to the TTL.
     pub async fn run(&self, harness: &dyn Harness) -> Outcome {
         let outcome = self.judge(harness).await;
-        match (outcome, harness.clean_up().await) {
-            (Outcome::Held { evidence }, Err(error)) => Outcome::violated(format!(
-                "{evidence}; but what was left could not be removed: {error}"
-            )),
+        match (outcome, unless_away(|| harness.clean_up()).await) {
+            // What was judged has held: a store that is gone by now is no breach.
+            (Outcome::Held { evidence }, Err(error)) => {
+                let left = format!("{evidence}; but what was left could not be removed: {error}");
+                match error.kind() {
+                    ErrorKind::Unavailable => Outcome::cut_short(left),
+                    _ => Outcome::violated(left),
+                }
+            }
             (outcome, _) => outcome,
         }
     }

@@ -20,23 +20,12 @@ const ATTEMPTS: u32 = 3;
 /// How long until it is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// What no store is unavailable for.
-const HARMLESS: &[Need] = &[
-    Need::Elsewhere,
-    Need::Keys,
-    Need::Sessions,
-    Need::Capacity,
-    Need::Survivors,
-];
-
 /// A harness that tries again to connect, and remembers that it was in vain.
 pub(crate) struct Patient<'a> {
     harness: &'a dyn Harness,
     /// Whether the case's operator does something to the store by which it may become unreachable: then
     /// that is what came of it.
     strikes: bool,
-    /// Whether it does nothing at all to the store or to the way there, by which it could be unavailable.
-    harmless: bool,
     struck: AtomicBool,
     unreached: Mutex<Option<String>>,
 }
@@ -47,14 +36,12 @@ impl<'a> Patient<'a> {
         Self {
             harness,
             strikes: case.needs.iter().any(strike),
-            harmless: case.needs.iter().all(|need| HARMLESS.contains(need)),
             struck: AtomicBool::new(false),
             unreached: Mutex::new(None),
         }
     }
 
-    /// The outcome of the case; nothing was shown by one that had no connection, or that a store which nobody disturbs
-    /// did not serve: a staging server may have no connection left.
+    /// The outcome of the case; nothing was shown by one that had no connection.
     pub(crate) fn excuse(&self, outcome: Outcome) -> Outcome {
         let unreached = self.unreached.lock();
         match (
@@ -62,16 +49,6 @@ impl<'a> Patient<'a> {
             unreached.unwrap_or_else(PoisonError::into_inner).take(),
         ) {
             (Outcome::Violated { judged: false, .. }, Some(why)) => Outcome::not_run(why),
-            (
-                Outcome::Violated {
-                    unavailable: true,
-                    counterexample,
-                    ..
-                },
-                None,
-            ) if self.harmless => {
-                Outcome::not_run(format!("the store did not serve: {counterexample}"))
-            }
             (outcome, _) => outcome,
         }
     }

@@ -47,6 +47,8 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     }
 
     let urls = global.urls()?;
+    // Before the first thing is put anywhere that would have to be removed.
+    let mut signals = Signals::listen()?;
     let subjects = if urls.is_empty() {
         whatever_is_here().await?
     } else {
@@ -61,7 +63,6 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     };
     // Opened first: the suite takes its time, and should not end with "permission denied".
     let mut out = args.out.as_deref().map(Out::create).transpose()?;
-    let mut signals = Signals::listen()?;
     let bar = Bar::new();
     let (mut total, mut told) = (0, None);
     let tell = |progress: Progress<'_>| {

@@ -28,6 +28,7 @@ pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
         pattern.is_none_or(|pattern| matches(pattern, store))
     };
     let urls = global.urls()?;
+    let mut signals = Signals::listen()?;
     let mut subjects = Subjects::new();
     if urls.is_empty() {
         let rows = || STORES.into_iter().flat_map(rows);
@@ -72,7 +73,6 @@ pub(super) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
         Some(out) => out.write(&format!("{text}\n")),
         None => output::line(text),
     };
-    let mut signals = Signals::listen()?;
     let bar = Bar::new();
     bar.start(sweep.seeds.len() * subjects.len());
     // A line for each run when it has ended, so that nothing takes them away again.

@@ -189,6 +189,16 @@ async fn on_a_thread<T: Send + 'static>(
     done.map_err(out_of_order)?.map_err(out_of_order)
 }
 
+/// The same, for what a server answers: its errors may be the product's.
+async fn asked(
+    ask: impl FnOnce() -> tenure_testbed::Result<String> + Send + 'static,
+) -> Result<String> {
+    let answer = tokio::task::spawn_blocking(ask).await;
+    answer.map_err(out_of_order)?.map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "the operator's client failed").with_source(error)
+    })
+}
+
 impl PostgresHarness {
     fn on(server: Server, namespace: Namespace) -> Self {
         Self {
@@ -302,11 +312,9 @@ impl PostgresHarness {
     async fn sql(&self, sql: String) -> Result<String> {
         match self.server.clone() {
             Server::Own(server) | Server::Careless(server) => {
-                on_a_thread(move || server.blocking_lock().sql_in(OWN_DATABASE, sql)).await
+                asked(move || server.blocking_lock().sql_in(OWN_DATABASE, sql)).await
             }
-            Server::Shared(server, database) => {
-                on_a_thread(move || server.sql_in(&database, sql)).await
-            }
+            Server::Shared(server, database) => asked(move || server.sql_in(&database, sql)).await,
             Server::Pair(_) => Err(Error::unsupported("operating more than one PostgreSQL")),
             Server::Foreign(_) => Err(Error::unsupported("operating a foreign PostgreSQL")),
         }

@@ -666,7 +666,7 @@ impl Crew {
                 return Ok(());
             };
             if Instant::now() >= until {
-                // Not judged yet: see `there`.
+                // Not judged yet: see `is_gone`.
                 return Err(Outcome::cut_short(format!(
                     "client {} ({:?}) achieved nothing in {limit:?} after all was healed",
                     hand.number, hand.role

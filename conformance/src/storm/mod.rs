@@ -275,14 +275,15 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
     let started = Instant::now();
     let mut run = Run::new(seed);
     if let Err(stopped) = weather(harness, plan, &mut run).await {
-        run.verdict = match &stopped {
-            Outcome::Violated { judged: false, .. } => there(harness).await.map_or_else(
-                |error| Verdict::Invalid {
-                    why: format!("the store is gone: {error}"),
-                },
-                |()| verdict(stopped),
-            ),
-            _ => verdict(stopped),
+        let gone = match stopped {
+            Outcome::Violated { judged: false, .. } => is_gone(harness).await,
+            _ => None,
+        };
+        run.verdict = match gone {
+            Some(error) => Verdict::Invalid {
+                why: format!("the store is gone: {error}"),
+            },
+            None => verdict(stopped),
         };
     }
     let cleaned = tokio::time::timeout(plan.hang, harness.clean_up()).await;
@@ -301,12 +302,15 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
     run
 }
 
-/// Whether the store still serves anybody. What clients of one that does not could not do says nothing about it.
-async fn there(harness: &dyn Harness) -> tenure_core::Result<()> {
-    let answer = unless_away(async || harness.connect().await?.guarantees().await);
-    let answer = tokio::time::timeout(Duration::from_secs(30), answer).await;
-    let late = |_| Error::new(ErrorKind::Unavailable, "no answer");
-    answer.map_err(late)?.map(drop)
+/// Whether a store that is not ours serves nobody any more. What clients of one that is away could not do says nothing
+/// about it. One that was started here, and healed, has to serve.
+async fn is_gone(harness: &dyn Harness) -> Option<Error> {
+    if harness.offers().contains(&Need::Restart) {
+        return None;
+    }
+    let answer = unless_away(async || harness.connect().await?.guarantees().await).await;
+    let error = answer.err()?;
+    (error.kind() == ErrorKind::Unavailable).then_some(error)
 }
 
 fn verdict(stopped: Outcome) -> Verdict {

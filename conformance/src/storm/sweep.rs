@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::report::{Row, Summary};
 use super::{Plan, Run, Verdict, run, stage};
 use crate::harness::Subject;
-use crate::report::CLEARING;
+use crate::report::clear;
 
 /// Which runs, and how.
 #[derive(Clone, Debug)]
@@ -173,7 +173,7 @@ async fn one(
     tokio::select! {
         run = run(&*harness, seed, plan) => Some(run),
         () = stop.cancelled() => {
-            let _in_time = tokio::time::timeout(CLEARING, harness.clean_up()).await;
+            clear(&*harness).await;
             None
         }
     }
