@@ -454,11 +454,12 @@ pub async fn run_until(
                 let _ = tell.send(Told::Begun { column, case });
                 let began = Instant::now();
                 let mut came = one(Arc::clone(&subject), case, stop.clone()).await;
-                if came
-                    .as_ref()
-                    .is_some_and(|(_, outcome)| deserves_another(case, outcome))
+                if let Some((_, first)) = &came
+                    && deserves_another(case, first)
                 {
-                    came = one(subject, case, stop).await;
+                    let first = first.details();
+                    let again = one(subject, case, stop).await;
+                    came = again.map(|(said, outcome)| (said, at_second_try(&first, outcome)));
                 }
                 let Some((guarantees, outcome)) = came else {
                     return;
@@ -582,6 +583,16 @@ fn deserves_another(case: &Case, outcome: &Outcome) -> bool {
         }
     );
     unavailable && case.needs.iter().all(|need| HARMLESS.contains(need))
+}
+
+/// What came of the second try. One that held does not hide that the first did not.
+fn at_second_try(first: &str, outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Held { evidence } => {
+            Outcome::held(format!("{evidence}; at the second try, after {first}"))
+        }
+        other => other,
+    }
 }
 
 /// Nothing if it was stopped.
@@ -713,6 +724,10 @@ impl fmt::Display for Report {
 
 #[cfg(all(test, feature = "memory"))]
 mod tests {
+    use tenure_core::{Error, ErrorKind};
+
+    use super::*;
+
     #[test]
     fn what_was_not_run_is_counted_as_in_the_sum() {
         let report = crate::format::sample::report();
@@ -736,5 +751,46 @@ mod tests {
         assert_eq!(counted(" not run: "), 0, "{text}");
         let sum = report.tally().not_run;
         assert!(text.ends_with(&format!(" {sum} not run")), "{text}");
+    }
+
+    fn case(id: &str) -> &'static Case {
+        crate::find(id).expect("a case of the list")
+    }
+
+    #[test]
+    fn only_a_store_that_nobody_disturbs_gets_a_second_try() {
+        let unexpected = |kind| Outcome::from(Error::new(kind, "no connection left"));
+        let away = unexpected(ErrorKind::Unavailable);
+        let plain = case("l2_tokens_rise_with_every_grant");
+        assert!(deserves_another(plain, &away));
+        // What fills it, cuts its connections or restarts it explains it.
+        for id in [
+            "s5_too_many_holdings_are_refused",
+            "l3_no_wake_up_is_lost_in_a_reconnect",
+            "l1_one_holds_through_a_restart",
+        ] {
+            assert!(!deserves_another(case(id), &away), "{id}");
+        }
+        for other in [
+            unexpected(ErrorKind::Internal),
+            Outcome::violated("two held it"),
+            Outcome::held("one held it"),
+        ] {
+            assert!(!deserves_another(plain, &other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_second_try_does_not_hide_the_first() {
+        let held = at_second_try("no connection left", Outcome::held("tokens rose"));
+        assert_eq!(
+            held.details(),
+            "tokens rose; at the second try, after no connection left"
+        );
+        let violated = Outcome::violated("a token was given twice");
+        assert_eq!(
+            at_second_try("no connection left", violated.clone()),
+            violated
+        );
     }
 }
