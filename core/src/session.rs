@@ -190,6 +190,19 @@ pub trait Backend: Send + Sync + 'static {
     /// claims by omission.
     async fn guarantees(&self) -> Result<Guarantees>;
 
+    /// Raises the least token that this namespace grants: every later grant, of every kind, has a token of at
+    /// least `floor`, after a restart of the store too. A `floor` at or below the present one changes nothing.
+    ///
+    /// Idempotent: core may repeat it after a failure.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`, `Unauthorized`, `Unsupported`.
+    async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
+        let _ = floor;
+        Err(Error::unsupported("raising the token floor"))
+    }
+
     /// The clock by which deadlines are judged.
     fn clock(&self) -> Clock {
         Clock::boottime()
@@ -359,6 +372,8 @@ pub trait AnyBackend: Send + Sync + 'static {
     #[doc(hidden)]
     async fn guarantees_any(&self) -> Result<Guarantees>;
     #[doc(hidden)]
+    async fn raise_token_floor_any(&self, floor: FencingToken) -> Result<()>;
+    #[doc(hidden)]
     fn clock_any(&self) -> Clock;
     #[doc(hidden)]
     fn default_ttl_any(&self) -> Duration;
@@ -387,6 +402,10 @@ impl<B: Backend> AnyBackend for B {
 
     async fn guarantees_any(&self) -> Result<Guarantees> {
         self.guarantees().await
+    }
+
+    async fn raise_token_floor_any(&self, floor: FencingToken) -> Result<()> {
+        self.raise_token_floor(floor).await
     }
 
     fn clock_any(&self) -> Clock {
@@ -554,6 +573,41 @@ impl Store {
             .guarantees_any()
             .await
             .map_err(|e| e.during("guarantees"))
+    }
+}
+
+impl<B: AnyBackend + ?Sized> Store<B> {
+    /// Raises the least token that this namespace grants: every later grant, of every kind, has a token of at
+    /// least `floor`. Holdings that are valid now keep their tokens.
+    ///
+    /// An operator calls this after the store lost its history (a restore from a backup, a new server), with a
+    /// number above every token that the old store granted, so that the resources go on refusing stale writers.
+    /// The floor never falls, and is as durable as the store's grants are. A `floor` at or below the present one
+    /// changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Config` above half of [`FencingToken::MAX`], which leaves no room for the tokens to come; `Unavailable`:
+    /// repeat it; `Unauthorized`; `Unsupported` on a store that cannot.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call may or may not have raised the floor; repeating it is safe.
+    pub async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
+        if floor.get() > FencingToken::MAX.get() / 2 {
+            let most = FencingToken::MAX.get() / 2;
+            let error = Error::new(
+                ErrorKind::Config,
+                format!(
+                    "a token floor of {floor} leaves no room for later tokens: the highest floor is {most}"
+                ),
+            );
+            return Err(error.during("raise_token_floor"));
+        }
+        self.0
+            .raise_token_floor_any(floor)
+            .await
+            .map_err(|e| e.during("raise_token_floor"))
     }
 }
 
