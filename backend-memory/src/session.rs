@@ -11,8 +11,8 @@ use tenure_core::backend::{
     Held, Lease, Locker, Opened, Queue, RwLock, Slots, Stm,
 };
 use tenure_core::{
-    Clock, Error, ErrorKind, Guarantees, LossReason, Namespace, Result, SessionId, SessionOptions,
-    Store,
+    Clock, Error, ErrorKind, FencingToken, Guarantees, LossReason, Namespace, Result, SessionId,
+    SessionOptions, Store,
 };
 
 use crate::barrier::MemoryBarrier;
@@ -173,6 +173,15 @@ impl Backend for MemoryBackend {
 
     async fn guarantees(&self) -> Result<Guarantees> {
         Ok(crate::guarantees::guarantees())
+    }
+
+    async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
+        let namespace = self.namespace.clone();
+        let raising = self.link.round_trip(&self.store, None, move |state| {
+            state.raise_token_floor(&namespace, floor);
+            Ok(())
+        });
+        raising.await
     }
 
     fn clock(&self) -> Clock {

@@ -32,10 +32,12 @@ use crate::stm::{Data, Marker};
 
 mod barrier;
 mod rw_lock;
+mod tokens;
 
 use barrier::Barriers;
 pub(crate) use barrier::{Entered, Sight};
 pub(crate) use queue::{Delivered, Found};
+use tokens::Tokens;
 
 /// How many holdings and waits one session carries.
 pub const CAPACITY: usize = 10_000;
@@ -80,7 +82,7 @@ impl Shared {
             queues: HashMap::new(),
             last_session: 0,
             last_place: 0,
-            last_token: 0,
+            tokens: Tokens::default(),
             elections: Elections::default(),
             data: Data::default(),
             signals: Vec::new(),
@@ -251,7 +253,7 @@ pub(crate) struct State {
     queues: HashMap<Object, queue::Queue>,
     last_session: u64,
     last_place: u64,
-    last_token: u64,
+    tokens: Tokens,
     elections: Elections,
     /// Transactional memory.
     pub(crate) data: Data,
@@ -659,8 +661,7 @@ impl State {
                 break;
             }
             if place.token.is_none() {
-                self.last_token += 1;
-                place.token = Some(FencingToken::new(self.last_token));
+                place.token = Some(self.tokens.next(&object.namespace));
                 granted = true;
                 self.signals.push(Signal::Wake(Arc::clone(&place.waiter)));
             }

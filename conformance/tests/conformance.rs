@@ -69,6 +69,13 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("postgres", "l2_tokens_survive_a_failover"),
     ("postgres", "e4_an_observer_never_goes_back_in_a_failover"),
     ("postgres", "b2_nothing_is_missed_in_a_reconnect"),
+    // Not implemented yet.
+    ("etcd", "l2_token_floor_is_kept"),
+    ("etcd", "l2_token_floor_survives_a_restart"),
+    ("redis", "l2_token_floor_is_kept"),
+    ("redis", "l2_token_floor_survives_a_restart"),
+    ("postgres", "l2_token_floor_is_kept"),
+    ("postgres", "l2_token_floor_survives_a_restart"),
 ];
 
 async fn stage(store: &str, id: &str) -> Box<dyn Harness> {

@@ -156,7 +156,6 @@ impl State {
         attempt: &Attempt,
         count: u32,
     ) -> Result<Sight<Entered>> {
-        let next = self.last_token + 1;
         let room = self.barriers.rooms.get(&attempt.object);
         let refusal = match room {
             Some(room) if room.count != count => Some(error::another_count(room.count)),
@@ -175,7 +174,7 @@ impl State {
             return Err(error::full(CAPACITY));
         }
         lease.barriers.insert(attempt.nonce, attempt.object.clone());
-        self.last_token = next;
+        let token = self.tokens.next(&attempt.object.namespace).get();
         let room = self.barriers.rooms.entry(attempt.object.clone());
         let room = room.or_insert_with(|| Room {
             count,
@@ -188,7 +187,7 @@ impl State {
             nonce: attempt.nonce,
             alarm: attempt.alarm.clone(),
         };
-        room.participants.insert(next, participant);
+        room.participants.insert(token, participant);
         if u32::try_from(room.participants.len()) == Ok(count) {
             self.barriers.last += 1;
             room.generation = Some(self.barriers.last);
@@ -267,6 +266,20 @@ impl State {
         let room = self.barriers.rooms.get(object);
         if let Some(token) = room.and_then(|room| room.find(member.session, nonce)) {
             self.take_participant(object, token);
+        }
+    }
+
+    /// Gives those who wait in the open rooms of `namespace` greater tokens, after the token floor rose: a
+    /// participant has its token before it is let in. O(participants that wait).
+    pub(super) fn renumber_waiting(&mut self, namespace: &Namespace) {
+        for (object, room) in &mut self.barriers.rooms {
+            if object.namespace == *namespace && room.generation.is_none() {
+                let participants = std::mem::take(&mut room.participants);
+                room.participants = participants
+                    .into_values()
+                    .map(|participant| (self.tokens.next(namespace).get(), participant))
+                    .collect();
+            }
         }
     }
 

@@ -503,8 +503,7 @@ impl State {
                 dead.extend(queue.remove(place, now).map(|entry| (place.0, entry)));
                 continue;
             }
-            self.last_token += 1;
-            let token = FencingToken::new(self.last_token);
+            let token = self.tokens.next(&object.namespace);
             entry.deliveries += 1;
             entry.not_before = None;
             entry.claim = Some(Claim {

@@ -3,8 +3,8 @@
 use tenure_core::Line;
 
 use super::{
-    barrier, cancel, election, event, lock, names, promise, queue, random, random_queue, rw_lock,
-    session, stm, store,
+    barrier, cancel, election, event, floor, lock, names, promise, queue, random, random_queue,
+    rw_lock, session, stm, store,
 };
 use crate::case::Case;
 use crate::harness::Need;
@@ -741,6 +741,14 @@ macro_rules! for_each_case {
         queue::l8_queues_are_isolated {
             "L8", "queues whose names contain each other, and a lock of the same name, do not meet",
             Some(Line::NameIsolation), [], isolated_names
+        }
+        floor::l2_token_floor_is_kept {
+            "L2", "after the token floor was raised every grant has at least that token; holders and waiters from before keep what they have",
+            Some(Line::TokenOrder), [], tokens_rise
+        }
+        floor::l2_token_floor_survives_a_restart {
+            "L2", "a token floor that was raised holds after a restart of the store",
+            Some(Line::TokenOrder), [Restart], tokens_survive_a_restart
         }
         store::store_a_grant_outlives_a_crash {
             "store", "an acknowledged grant is in force after the store crashed",

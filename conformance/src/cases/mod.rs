@@ -6,6 +6,7 @@ pub mod barrier;
 pub mod cancel;
 pub mod election;
 pub mod event;
+pub mod floor;
 pub mod lock;
 pub mod names;
 pub mod queue;

@@ -122,6 +122,18 @@ pub(crate) enum Bug {
     HopefulResolve,
     /// Whatever the size, it is sent.
     NoLimits,
+    /// Raising the token floor does nothing, and says Ok.
+    FloorIgnored,
+    /// Raising the token floor raises the tokens of locks, and of nothing else.
+    FloorForLocksOnly,
+    /// A lower token floor lowers the tokens of locks.
+    FloorFalls,
+    /// Who waits when the token floor is raised is granted below it.
+    FloorSparesWaiters,
+    /// Raising the token floor removes what is held.
+    FloorRemovesHolders,
+    /// A restart forgets the token floor, and nothing else.
+    FloorIsForgotten,
     /// Something about queues.
     Queue(queue::Bug),
 }
@@ -315,6 +327,7 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
         Bug::Amnesia,
         &[
             "l2_tokens_survive_a_restart",
+            "l2_token_floor_survives_a_restart",
             "l2_tokens_survive_a_failover",
             "l3_waiters_keep_their_places_in_a_restart",
             "q1_items_outlive_a_failover",
@@ -381,6 +394,15 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
         Bug::CountsFromArrival,
         &["s2_slow_answers_do_not_prolong_validity"],
     ),
+    (Bug::FloorIgnored, &["l2_token_floor_is_kept"]),
+    (Bug::FloorForLocksOnly, &["l2_token_floor_is_kept"]),
+    (Bug::FloorFalls, &["l2_token_floor_is_kept"]),
+    (Bug::FloorSparesWaiters, &["l2_token_floor_is_kept"]),
+    (Bug::FloorRemovesHolders, &["l2_token_floor_is_kept"]),
+    (
+        Bug::FloorIsForgotten,
+        &["l2_token_floor_survives_a_restart"],
+    ),
     (
         Bug::ReclaimsAnyToken,
         &["s4_a_detached_session_is_resumed_once"],
@@ -420,6 +442,10 @@ pub(crate) struct World {
     /// Who ever waited, by session and name.
     waited: Mutex<HashSet<(usize, String)>>,
     leases: Mutex<HashMap<String, (Arc<MemorySession>, Duration)>>,
+    /// The token floor that was asked for first.
+    floor: AtomicU64,
+    /// How much less than the store's is shown as the token of a lock (modulo 2^64).
+    less: AtomicU64,
 }
 
 impl World {
@@ -437,6 +463,8 @@ impl World {
             reentrant: Mutex::default(),
             waited: Mutex::default(),
             leases: Mutex::default(),
+            floor: AtomicU64::default(),
+            less: AtomicU64::default(),
         }))
     }
 
@@ -565,6 +593,10 @@ impl Operator for Stage {
             *self.0.lock().unwrap() = World::new(Bug::Amnesia)?;
         }
         self.world().frees_at_events();
+        if self.world().bug == Bug::FloorIsForgotten {
+            let floor = self.world().floor.load(Ordering::SeqCst);
+            self.world().less.store(floor, Ordering::SeqCst);
+        }
         Ok(())
     }
 
@@ -681,6 +713,33 @@ impl Backend for Mutant {
         claims.durability = Claim::new(Durability::Durable, "so it says");
         claims.minority_loss = Claim::new(MinorityLoss::Survives, "so it says");
         Ok(claims)
+    }
+
+    async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
+        let world = &self.world;
+        let unset =
+            world
+                .floor
+                .compare_exchange(0, floor.get(), Ordering::SeqCst, Ordering::SeqCst);
+        match world.bug {
+            Bug::FloorIgnored => return Ok(()),
+            Bug::FloorForLocksOnly => {
+                let more = world.floor.load(Ordering::SeqCst);
+                world.less.store(0u64.wrapping_sub(more), Ordering::SeqCst);
+                return Ok(());
+            }
+            Bug::FloorFalls => {
+                let less = unset.err().map_or(0, |first| first - floor.get());
+                world.less.store(less, Ordering::SeqCst);
+            }
+            Bug::FloorRemovesHolders => world.in_silence(|store| {
+                for key in store.keys() {
+                    store.delete(&key);
+                }
+            }),
+            _ => {}
+        }
+        self.inner.raise_token_floor(floor).await
     }
 
     fn clock(&self) -> Clock {
@@ -858,7 +917,10 @@ impl MutantLocker {
         let token = match self.world.bug {
             Bug::ConstantToken => 7,
             Bug::FallingTokens => self.world.token.fetch_sub(1, Ordering::SeqCst),
-            _ => grant.token().get(),
+            _ => {
+                let less = self.world.less.load(Ordering::SeqCst);
+                grant.token().get().wrapping_sub(less)
+            }
         };
         let name = ask.name().as_str();
         self.world
@@ -953,6 +1015,7 @@ impl Locker for MutantLocker {
         let mine = (self.session, ask.name().as_str().to_owned());
         self.world.waited.lock().unwrap().insert(mine);
         let seldom = Duration::from_secs(15);
+        let floor = self.world.floor.load(Ordering::SeqCst);
         let grant = match self.world.bug {
             Bug::Polling | Bug::DeafPolling => self.poll(ask, seldom, || true).await,
             Bug::LastInFirstOut => self.last_in_first_out(ask).await,
@@ -960,6 +1023,15 @@ impl Locker for MutantLocker {
                 Err(error) if error.kind() == ErrorKind::Lost => return Ok(self.invented()),
                 answer => answer,
             },
+            Bug::FloorSparesWaiters => {
+                let grant = self.inner.acquire(ask).await?;
+                let token = match self.world.floor.load(Ordering::SeqCst) {
+                    now if now > floor => grant.token().get() - now,
+                    _ => grant.token().get(),
+                };
+                let shown = Grant::new(FencingToken::new(token), grant.key().to_owned());
+                return Ok(shown.attach(grant));
+            }
             _ => self.inner.acquire(ask).await,
         }?;
         Ok(self.shown(ask, grant))
