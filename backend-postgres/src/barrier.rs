@@ -1,4 +1,4 @@
-//! Barriers and double barriers (see `migrations/1/50_barrier.sql`).
+//! Barriers and double barriers (see `migrations/functions/50_barrier.sql`).
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

@@ -38,15 +38,14 @@ const SILENT: Duration = Duration::from_millis(500);
 
 /// How the connection that writes is set up. `tcp_user_timeout`, because who does not read the answer keeps
 /// others waiting; the rest as for a session's.
-const WRITER: &str = "SELECT set_config('search_path', 'pg_catalog', false), \
-    set_config('default_transaction_isolation', 'read committed', false), \
-    set_config('statement_timeout', $1, false), set_config('lock_timeout', $2, false), \
-    set_config('idle_in_transaction_session_timeout', $1, false), set_config('tcp_user_timeout', $1, false), \
-    set_config('idle_session_timeout', '0', false), \
-    set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' \
-        THEN 'on' ELSE current_setting('synchronous_commit') END, false), \
-    set_config('plan_cache_mode', 'force_generic_plan', false), \
-    set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)";
+const WRITER: &str = "SELECT pg_catalog.set_config('default_transaction_isolation', 'read committed', false), \
+    pg_catalog.set_config('statement_timeout', $1, false), pg_catalog.set_config('lock_timeout', $2, false), \
+    pg_catalog.set_config('idle_in_transaction_session_timeout', $1, false), pg_catalog.set_config('tcp_user_timeout', $1, false), \
+    pg_catalog.set_config('idle_session_timeout', '0', false), \
+    pg_catalog.set_config('synchronous_commit', CASE WHEN pg_catalog.current_setting('synchronous_commit') = 'off' \
+        THEN 'on' ELSE pg_catalog.current_setting('synchronous_commit') END, false), \
+    pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false), \
+    pg_catalog.set_config('enable_seqscan', 'off', false), pg_catalog.set_config('jit', 'off', false)";
 
 /// A store's way to PostgreSQL, shared by its sessions.
 pub(crate) struct Client {
@@ -102,11 +101,12 @@ impl Client {
     /// Connects, creates the schema if need be, and starts to listen.
     pub(crate) async fn connect(config: PostgresConfig) -> Result<Arc<Self>> {
         config.check_files()?;
-        let mut reader = endpoint::connect(&config).await?.connection;
-        let mut other = endpoint::connect(&config).await?.connection;
+        let mut reader = endpoint::connect_unset(&config).await?.connection;
+        let mut other = endpoint::connect_unset(&config).await?.connection;
         let limit = config.timeout;
         within(limit, endpoint::refuse_pooler(&mut reader, &mut other)).await?;
         let _ = other.close().await;
+        within(limit, endpoint::set_search_path(&mut reader)).await?;
         within(limit, schema::prepare(&mut reader)).await?;
         let (orders, ordered) = mpsc::unbounded_channel();
         let client = Arc::new(Self {
@@ -134,7 +134,7 @@ impl Client {
     async fn prepare_reader(&self, reader: &mut PgConnection) -> Result<()> {
         let limit = self.config.timeout;
         let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        let set = step("SELECT set_config('statement_timeout', $1, false), set_config('idle_session_timeout', '0', false), set_config('search_path', 'pg_catalog', false), set_config('default_transaction_isolation', 'read committed', false), set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false)")
+        let set = step("SELECT pg_catalog.set_config('statement_timeout', $1, false), pg_catalog.set_config('idle_session_timeout', '0', false), pg_catalog.set_config('default_transaction_isolation', 'read committed', false), pg_catalog.set_config('enable_seqscan', 'off', false), pg_catalog.set_config('jit', 'off', false)")
             .with(millis.to_string());
         within(limit, async {
             let set = set.query.execute(reader).await;
@@ -319,8 +319,9 @@ impl Client {
             .max_lifetime(None)
             .after_connect(|connection, _| {
                 Box::pin(async move {
+                    connection.execute(endpoint::SEARCH_PATH).await?;
                     connection
-                        .execute("SELECT set_config('idle_session_timeout', '0', false)")
+                        .execute("SELECT pg_catalog.set_config('idle_session_timeout', '0', false)")
                         .await
                         .map(drop)
                 })

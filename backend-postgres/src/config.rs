@@ -218,7 +218,7 @@ impl PostgresConfig {
     }
 
     /// Whether locks are shared with any SQL client that runs
-    /// `pg_advisory_lock(hashtextextended('NAME', 0))`: names are then taken verbatim, in every namespace.
+    /// `pg_catalog.pg_advisory_lock(pg_catalog.hashtextextended('NAME', 0))`: names are then taken verbatim, in every namespace.
     /// `key:N` is the lock on the 64-bit key N, and `key:A,B` that on two 32-bit keys. Foreign clients stand
     /// in no line and get no tokens: see `guarantees()`.
     #[must_use]

@@ -1,5 +1,5 @@
 //! Elections: a line whose holder leads, and the row by which others see it (see
-//! `migrations/1/20_election.sql`).
+//! `migrations/functions/20_election.sql`).
 
 use std::sync::Arc;
 

@@ -1,9 +1,10 @@
 //! Which server to use, and one new connection to it.
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use sqlx::{ConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Executor, PgConnection};
 use tenure_core::{Effect, Error, ErrorKind, Result};
 
+use crate::client::within;
 use crate::config::{PostgresConfig, SslMode};
 use crate::error;
 use crate::key::{PROBE, key_of};
@@ -71,12 +72,36 @@ pub(crate) async fn refuse_pooler(one: &mut PgConnection, other: &mut PgConnecti
 }
 
 async fn backend(connection: &mut PgConnection) -> Result<i32> {
-    let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(connection);
+    let pid = sqlx::query_scalar("SELECT pg_catalog.pg_backend_pid()").fetch_one(connection);
     pid.await.map_err(error::from_sqlx)
+}
+
+/// The first statement on every connection of ours. Where the path of the database or the role names a schema in
+/// which others may create functions and operators, theirs would run as our role. `pg_temp` is last, because it is
+/// searched first for relations and types where it is not named.
+pub(crate) const SEARCH_PATH: &str = "SET search_path = pg_catalog, pg_temp";
+
+/// Sets the path of a connection by [`connect_unset`].
+pub(crate) async fn set_search_path(connection: &mut PgConnection) -> Result<()> {
+    let set = connection.execute(SEARCH_PATH).await;
+    set.map(drop).map_err(error::from_sqlx)
 }
 
 /// Connects to the first host that can be written to.
 pub(crate) async fn connect(config: &PostgresConfig) -> Result<Connected> {
+    let mut connected = connect_unset(config).await?;
+    within(
+        config.connect_timeout,
+        set_search_path(&mut connected.connection),
+    )
+    .await
+    .map_err(|error| error.with_effect(Effect::None))?;
+    Ok(connected)
+}
+
+/// The same, with nothing set yet: a pooler would hand that to its other clients. Until the path is set, statements
+/// must name functions with their schema, and use no operators.
+pub(crate) async fn connect_unset(config: &PostgresConfig) -> Result<Connected> {
     let mut first: Option<Error> = None;
     for host in &config.hosts {
         let limit = config.connect_timeout;
@@ -129,7 +154,7 @@ async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Con
     // Not `transaction_read_only`, which a promotion in the middle of this statement leaves as it was when the
     // server still was a standby: a state that passes would look like a setting that somebody has to change.
     let look = step(
-        "SELECT pg_is_in_recovery() AS standby, current_setting('default_transaction_read_only')::boolean AS read_only, current_setting('server_encoding') AS encoding, hashtextextended($1, 0) AS probe",
+        "SELECT pg_catalog.pg_is_in_recovery() AS standby, pg_catalog.current_setting('default_transaction_read_only')::boolean AS read_only, pg_catalog.current_setting('server_encoding') AS encoding, pg_catalog.hashtextextended($1, 0::bigint) AS probe",
     )
     .with(PROBE);
     let sql = look.sql;

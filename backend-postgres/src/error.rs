@@ -106,6 +106,20 @@ pub(crate) fn no_schema(error: Error) -> Error {
     .with_source(error)
 }
 
+/// The schema is of an older version, and the role may not upgrade it.
+pub(crate) fn old_schema(version: i32, error: Error) -> Error {
+    if error.kind() != ErrorKind::Unauthorized {
+        return error;
+    }
+    Error::new(
+        ErrorKind::Unauthorized,
+        format!(
+            "the schema `tenure` has layout version {version}, and the PostgreSQL role may not upgrade it, for it does not own it: apply the migration as its owner, with which older clients work too; see \"The schema\" in the documentation"
+        ),
+    )
+    .with_source(error)
+}
+
 /// An error of the client, in the words of the server or the operating system: its own text would put a
 /// preamble before these.
 #[derive(Debug)]

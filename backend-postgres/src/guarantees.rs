@@ -32,13 +32,13 @@ async fn find(client: &Client) -> Result<Found> {
     let rows = client
         .read(|| {
             step(
-                "SELECT current_setting('server_version') AS version, \
-                 current_setting('fsync')::boolean AND current_setting('full_page_writes')::boolean AS fsync, \
-                 CASE WHEN current_setting('synchronous_commit') = 'off' THEN 'on' \
-                    ELSE current_setting('synchronous_commit') END AS commit, \
-                 current_setting('synchronous_standby_names') AS synchronous, \
-                 (SELECT count(*) FROM pg_stat_replication) AS standbys, \
-                 current_setting('track_activities')::boolean AS tracked",
+                "SELECT pg_catalog.current_setting('server_version') AS version, \
+                 pg_catalog.current_setting('fsync')::boolean AND pg_catalog.current_setting('full_page_writes')::boolean AS fsync, \
+                 CASE WHEN pg_catalog.current_setting('synchronous_commit') = 'off' THEN 'on' \
+                    ELSE pg_catalog.current_setting('synchronous_commit') END AS commit, \
+                 pg_catalog.current_setting('synchronous_standby_names') AS synchronous, \
+                 (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication) AS standbys, \
+                 pg_catalog.current_setting('track_activities')::boolean AS tracked",
             )
         })
         .await?;

@@ -122,7 +122,7 @@ async fn take(main: &mut MainGuard<'_>, stand: &Stand<'_>) -> Result<bool> {
         Some((_, holder)) => holder.pair = stand.pair,
         None => return Err(crate::error::removed_from_line()),
     }
-    let take = step("SELECT pg_try_advisory_lock($1, $2) AS taken");
+    let take = step("SELECT pg_catalog.pg_try_advisory_lock($1, $2) AS taken");
     let taken = main.call(take.with(first).with(second)).await?;
     let taken: bool = taken.first()?.get("taken")?;
     if !taken && let Some((_, holder)) = main.own().of(stand.nonce) {
@@ -137,7 +137,7 @@ pub(crate) async fn give_back(main: &mut MainGuard<'_>, nonce: u64) -> Result<()
     let Some((first, second)) = pair else {
         return Ok(());
     };
-    let give = step("SELECT pg_advisory_unlock($1, $2)");
+    let give = step("SELECT pg_catalog.pg_advisory_unlock($1, $2)");
     main.call(give.with(first).with(second)).await?;
     if let Some((_, holder)) = main.own().of(nonce) {
         holder.pair = None;

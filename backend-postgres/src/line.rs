@@ -1,4 +1,4 @@
-//! Standing in a line, whatever the line is for (see `migrations/1/10_line.sql`).
+//! Standing in a line, whatever the line is for (see `migrations/functions/10_line.sql`).
 //!
 //! Whoever holds has an advisory lock on the session's main connection; whoever waits has a ticket, and
 //! sleeps until told of its turn. Nobody tells of the dead, and foreign holders tell nobody: so the
@@ -41,8 +41,8 @@ macro_rules! join {
             "SELECT CASE WHEN NOT $7 AND NOT EXISTS (SELECT FROM tenure.tickets AS t WHERE t.key = $5) \
              THEN CASE WHEN ",
             $try,
-            "($5) THEN CASE WHEN set_config('synchronous_commit', 'off', true) IS NOT NULL \
-             THEN nextval('tenure.tokens') END \
+            "($5) THEN CASE WHEN pg_catalog.set_config('synchronous_commit', 'off', true) IS NOT NULL \
+             THEN pg_catalog.nextval('tenure.tokens') END \
              ELSE tenure.line_join($1, $2, $3, $4, $5, $6, $7, $8) END \
              ELSE tenure.line_join($1, $2, $3, $4, $5, $6, $7, $8) END AS token"
         )
@@ -50,7 +50,7 @@ macro_rules! join {
 }
 
 /// Looks whether it is a ticket's turn. Does not wait for the disk either.
-const LOOK: &str = "SELECT token, ahead, set_config('synchronous_commit', 'off', true) \
+const LOOK: &str = "SELECT token, ahead, pg_catalog.set_config('synchronous_commit', 'off', true) \
     FROM tenure.line_look($1, $2, $3, $4)";
 
 /// What a look finds.
@@ -171,8 +171,8 @@ impl PostgresSession {
         }
         let join = match stand.value {
             Some(_) => step("SELECT tenure.election_join($1, $2, $3, $4, $5, $6, $7, $8) AS token"),
-            None if stand.shared => step(join!("pg_try_advisory_lock_shared")),
-            None => step(join!("pg_try_advisory_lock")),
+            None if stand.shared => step(join!("pg_catalog.pg_try_advisory_lock_shared")),
+            None => step(join!("pg_catalog.pg_try_advisory_lock")),
         }
         .with(self.id)
         .with(signed(stand.nonce))
@@ -332,10 +332,11 @@ impl PostgresSession {
 
     /// Tells those whose turn it may be on the lines with these keys.
     pub(crate) async fn nudge(&self, main: &mut MainGuard<'_>, keys: &[i64]) -> Result<()> {
-        let nudge =
-            step("SELECT tenure.line_nudge($1, key) AS ours FROM unnest($2::bigint[]) AS key")
-                .with(&self.client.channel)
-                .with(keys);
+        let nudge = step(
+            "SELECT tenure.line_nudge($1, key) AS ours FROM pg_catalog.unnest($2::bigint[]) AS key",
+        )
+        .with(&self.client.channel)
+        .with(keys);
         let nudged = main.call(nudge).await?;
         for line in nudged.iter() {
             self.tell_ours(line.get("ours")?);
@@ -392,9 +393,9 @@ async fn take_back(main: &mut MainGuard<'_>, stand: &Stand<'_>) {
         return;
     }
     let unlock = step(if stand.shared {
-        "SELECT pg_advisory_unlock_shared($1)"
+        "SELECT pg_catalog.pg_advisory_unlock_shared($1)"
     } else {
-        "SELECT pg_advisory_unlock($1)"
+        "SELECT pg_catalog.pg_advisory_unlock($1)"
     });
     // Who shares it already would lose it if the step had not taken it once more: nobody knows.
     let shared_already = main.own().has_key(stand.key);

@@ -239,8 +239,8 @@ impl<'s> MainGuard<'s> {
             return Ok(());
         }
         let count = step(
-            "SELECT count(*) AS locks, (SELECT count(*) FROM tenure.sessions) AS sessions \
-             FROM pg_locks WHERE locktype = 'advisory'",
+            "SELECT pg_catalog.count(*) AS locks, (SELECT pg_catalog.count(*) FROM tenure.sessions) AS sessions \
+             FROM pg_catalog.pg_locks WHERE locktype = 'advisory'",
         );
         let rows = self.call(count).await?;
         let number = |column| {

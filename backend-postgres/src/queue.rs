@@ -1,4 +1,4 @@
-//! Queues: a step for each thing done with items (see `migrations/1/40_queue.sql`).
+//! Queues: a step for each thing done with items (see `migrations/functions/40_queue.sql`).
 //!
 //! Whoever puts an item in tells the consumer that waits longest, and that one alone, which then takes
 //! it. What nobody tells (a consumer that died, one that died of being told, a delay that is over) one of

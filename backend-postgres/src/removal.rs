@@ -9,24 +9,23 @@ use crate::config::PostgresConfig;
 use crate::step::{Step, step};
 use crate::{endpoint, error, schema};
 
-/// What a role has set for itself is not wanted here.
-const SET: &str = "SELECT set_config('statement_timeout', $1, true), set_config('search_path', 'pg_catalog', true)";
+/// Replaces the timeout that the role may have set for itself.
+const SET: &str = "SELECT pg_catalog.set_config('statement_timeout', $1, true)";
 
 /// Whoever is about to put something into a queue has its row, and comes first; in the order of whoever locks several.
-const LOCK: &str =
-    "SELECT FROM tenure.queues WHERE starts_with(path, $1 || '/') ORDER BY path FOR UPDATE";
+const LOCK: &str = "SELECT FROM tenure.queues WHERE pg_catalog.starts_with(path, $1 || '/') ORDER BY path FOR UPDATE";
 
 /// Only what the namespace's own paths name. Other places in lines, and in double barriers, go with their sessions.
-const REMOVE: &str = "WITH queues AS (DELETE FROM tenure.queues WHERE starts_with(path, $1 || '/') RETURNING id), \
+const REMOVE: &str = "WITH queues AS (DELETE FROM tenure.queues WHERE pg_catalog.starts_with(path, $1 || '/') RETURNING id), \
      items AS (DELETE FROM tenure.queue_items WHERE queue IN (SELECT id FROM queues)), \
      dealt AS (DELETE FROM tenure.queue_dealt WHERE queue IN (SELECT id FROM queues)), \
      names AS (DELETE FROM tenure.queue_names WHERE queue IN (SELECT id FROM queues)), \
      consumers AS (DELETE FROM tenure.queue_consumers WHERE queue IN (SELECT id FROM queues)), \
      waits AS (DELETE FROM tenure.queue_waits WHERE queue IN (SELECT id FROM queues)), \
-     elections AS (DELETE FROM tenure.elections WHERE starts_with(path, $1 || '/')), \
-     barriers AS (DELETE FROM tenure.barriers WHERE starts_with(path, $1 || '/')), \
-     rooms AS (DELETE FROM tenure.rooms WHERE starts_with(path, $1 || '/')), \
-     data AS (DELETE FROM tenure.data WHERE starts_with(path, $1 || '/')) \
+     elections AS (DELETE FROM tenure.elections WHERE pg_catalog.starts_with(path, $1 || '/')), \
+     barriers AS (DELETE FROM tenure.barriers WHERE pg_catalog.starts_with(path, $1 || '/')), \
+     rooms AS (DELETE FROM tenure.rooms WHERE pg_catalog.starts_with(path, $1 || '/')), \
+     data AS (DELETE FROM tenure.data WHERE pg_catalog.starts_with(path, $1 || '/')) \
      DELETE FROM tenure.revisions WHERE root = $1";
 
 /// Removes what is stored in the configured namespace: data, queues with their items, barriers, and what is remembered

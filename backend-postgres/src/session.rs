@@ -170,31 +170,30 @@ impl Drop for PostgresSession {
 /// all that there is to find the first costs what there is. What is discouraged so counts as so dear that
 /// `jit` would compile a step of microseconds, for a third of a second.
 const SETTINGS: &str = "SELECT \
-    set_config('search_path', 'pg_catalog', false), \
-    set_config('default_transaction_isolation', 'read committed', false), \
-    set_config('idle_session_timeout', $2, false), \
-    set_config('idle_in_transaction_session_timeout', $1, false), \
-    set_config('tcp_user_timeout', $1, false), \
-    set_config('synchronous_commit', CASE WHEN current_setting('synchronous_commit') = 'off' \
-        THEN 'on' ELSE current_setting('synchronous_commit') END, false), \
-    set_config('plan_cache_mode', 'force_generic_plan', false), \
-    set_config('enable_seqscan', 'off', false), \
-    set_config('jit', 'off', false), \
-    set_config('enable_bitmapscan', 'off', false), \
-    set_config('enable_sort', 'off', false), \
-    current_setting('max_locks_per_transaction')::bigint \
-        * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint) \
+    pg_catalog.set_config('default_transaction_isolation', 'read committed', false), \
+    pg_catalog.set_config('idle_session_timeout', $2, false), \
+    pg_catalog.set_config('idle_in_transaction_session_timeout', $1, false), \
+    pg_catalog.set_config('tcp_user_timeout', $1, false), \
+    pg_catalog.set_config('synchronous_commit', CASE WHEN pg_catalog.current_setting('synchronous_commit') = 'off' \
+        THEN 'on' ELSE pg_catalog.current_setting('synchronous_commit') END, false), \
+    pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', false), \
+    pg_catalog.set_config('enable_seqscan', 'off', false), \
+    pg_catalog.set_config('jit', 'off', false), \
+    pg_catalog.set_config('enable_bitmapscan', 'off', false), \
+    pg_catalog.set_config('enable_sort', 'off', false), \
+    pg_catalog.current_setting('max_locks_per_transaction')::bigint \
+        * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint) \
         AS locks";
 
 /// And the last of it: `statement_timeout` and `lock_timeout`, because the idle timer does not run
 /// meanwhile. They count from the next step on: the first session after a crash has more to do.
 const OPEN: &str = "SELECT o.id, o.pid, \
-    set_config('statement_timeout', $3, false), \
-    set_config('lock_timeout', $3, false) \
+    pg_catalog.set_config('statement_timeout', $3, false), \
+    pg_catalog.set_config('lock_timeout', $3, false) \
     FROM tenure.open($1, $2) AS o";
 
 /// From here on it is one.
-const LEASE: &str = "SELECT set_config('idle_session_timeout', $1, false)";
+const LEASE: &str = "SELECT pg_catalog.set_config('idle_session_timeout', $1, false)";
 
 const RENEW: &str = "SELECT tenure.renew() AS pid";
 
@@ -310,7 +309,7 @@ impl PostgresSession {
 /// Whether two connections of ours are one on the server's side: a pooler gives the server connection
 /// that was free last to whoever asks next.
 async fn refuse_pooler(client: &Client, main: &mut MainGuard<'_>, pid: i32) -> Result<()> {
-    const WHO: &str = "SELECT pg_backend_pid() AS pid";
+    const WHO: &str = "SELECT pg_catalog.pg_backend_pid() AS pid";
     for _ in 0..2 {
         let reader = client.read(|| step(WHO)).await?;
         let mine = main.call(step(WHO)).await?;
@@ -386,7 +385,7 @@ impl Lease for PostgresSession {
         let mut main = self.main().await;
         for places in places.chunks(CHUNK) {
             let look = step(
-                "SELECT n.nonce FROM unnest($2::bigint[]) AS n(nonce) WHERE NOT EXISTS \
+                "SELECT n.nonce FROM pg_catalog.unnest($2::bigint[]) AS n(nonce) WHERE NOT EXISTS \
                  (SELECT FROM tenure.participants AS p WHERE p.session = $1 AND p.nonce = n.nonce)",
             )
             .with(self.id)

@@ -346,7 +346,8 @@ async fn a_schema_of_another_version_is_refused() {
     let db = Database::new().await;
     use_it(server().url_of(&db.name)).await.unwrap();
     let mut sql = db.sql().await;
-    for (version, oldest, works) in [(2, 1, true), (2, 2, false), (0, 0, false)] {
+    let newer = tenure_postgres::LAYOUT + 1;
+    for (version, oldest, works) in [(newer, 1, true), (newer, newer, false)] {
         let set = format!("UPDATE tenure.layout SET version = {version}, oldest = {oldest}");
         sql.execute(AssertSqlSafe(set)).await.unwrap();
         match works {
@@ -358,6 +359,65 @@ async fn a_schema_of_another_version_is_refused() {
             }
         }
     }
+}
+
+/// The schema of version 1 as its owner left it, with functions that do nothing.
+async fn make_version_1(sql: &mut PgConnection) {
+    for part in [
+        include_str!("../migrations/tables/1.sql"),
+        include_str!("support/functions_1.sql"),
+    ] {
+        sql.execute(sqlx::raw_sql(part)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_schema_of_version_1_is_upgraded_by_its_owner_and_refused_by_others() {
+    let db = Database::new().await;
+    let mut sql = db.sql().await;
+    make_version_1(&mut sql).await;
+    sql.execute("CREATE ROLE later LOGIN").await.unwrap();
+    let grants = tenure_postgres::grants("later");
+    sql.execute(sqlx::raw_sql(AssertSqlSafe(grants)))
+        .await
+        .unwrap();
+    let url = url_as(server(), "later", &db.name);
+    let error = refused("not the owner", &url).await;
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
+    assert!(error.to_string().contains("layout version 1"), "{error}");
+    // What stands in it stays.
+    sql.execute("INSERT INTO tenure.data VALUES ('tenure/1/x/stm/k', 'v', 1, 1, 1)")
+        .await
+        .unwrap();
+    use_it(server().url_of(&db.name)).await.unwrap();
+    use_it(&url).await.unwrap();
+    const LEFT: &str = "SELECT (SELECT count(*) FROM tenure.data) * 100 \
+        + (SELECT count(*) FROM pg_proc WHERE pronamespace = 'tenure'::regnamespace AND prosrc ~ 'version 1')";
+    assert_eq!(db.number(LEFT).await, 100);
+    // The migration by hand does the same, changes nothing the second time, and leaves the session's path.
+    let db = Database::new().await;
+    let mut sql = db.sql().await;
+    make_version_1(&mut sql).await;
+    sql.execute("SET search_path = public, other")
+        .await
+        .unwrap();
+    for _ in 0..2 {
+        let migration = AssertSqlSafe(tenure_postgres::migration());
+        sql.execute(sqlx::raw_sql(migration)).await.unwrap();
+    }
+    let path: String = sqlx::query_scalar("SHOW search_path")
+        .fetch_one(&mut sql)
+        .await
+        .unwrap();
+    assert_eq!(path, "public, other");
+    use_it(server().url_of(&db.name)).await.unwrap();
+    // One that is newer is left alone.
+    sql.execute("UPDATE tenure.layout SET version = 1000")
+        .await
+        .unwrap();
+    let migration = AssertSqlSafe(tenure_postgres::migration());
+    let refused = sql.execute(sqlx::raw_sql(migration)).await.unwrap_err();
+    assert!(refused.to_string().contains("newer"), "{refused}");
 }
 
 /// All find it missing, one makes it, and the rest see what that one made.

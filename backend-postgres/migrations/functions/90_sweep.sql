@@ -6,7 +6,8 @@
 --
 -- One part after the other for all of them, and in each in the order of the paths, because all that is
 -- locked stays so until the end: session by session, two who clear up could wait for each other.
-CREATE FUNCTION tenure.bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.bury(dead bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM tenure.line_bury(dead);
     PERFORM tenure.election_bury(dead);
@@ -19,7 +20,8 @@ END $$;
 
 -- The end of a session by its own will: nothing of it is left. Returns the keys of the lines that it
 -- waited in, for a `line_nudge` of those behind it. Its connection is closed next.
-CREATE FUNCTION tenure.close(me bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.close(me bigint) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     waited bigint[];
 BEGIN
@@ -31,16 +33,11 @@ BEGIN
     RETURN waited;
 END $$;
 
-CREATE UNLOGGED TABLE tenure.sweeps (
-    one boolean PRIMARY KEY DEFAULT true CHECK (one),
-    last timestamptz NOT NULL,
-    silent timestamptz
-);
-
 -- `idle_session_timeout` does not end a backend that waits for the rest of a request, or for room to send
 -- an answer. Nothing has moved there for longer than the lease. For the whole database, if nobody has
 -- looked for half a second: those who wait come here. Returns how many were ended.
-CREATE FUNCTION tenure.end_silent() RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.end_silent() RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ended bigint;
 BEGIN
@@ -70,7 +67,8 @@ END $$;
 
 -- Looks after the dead, for the whole database, if nobody has for five seconds. Returns how many there
 -- may still be: at most 100 are buried at a time.
-CREATE FUNCTION tenure.sweep() RETURNS integer LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.sweep() RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     session bigint;
     dead bigint[] := '{}';
@@ -105,7 +103,8 @@ BEGIN
 END $$;
 
 -- One renewal: that the answer comes back is the point. Says by which backend.
-CREATE FUNCTION tenure.renew() RETURNS integer LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.renew() RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF current_setting('track_activities') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'off', true);

@@ -12,86 +12,21 @@
 -- step does not wade through what was deleted there since the last VACUUM. The same holds for those who
 -- wait: all up to the last who was told are gone. Such marks die with their session, and so with the server.
 
-CREATE TABLE tenure.queues (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    path text COLLATE "C" NOT NULL UNIQUE,
-    -- When somebody looked last for consumers that have died.
-    looked timestamptz NOT NULL DEFAULT clock_timestamp()
-) WITH (fillfactor = 50);
-
-CREATE TABLE tenure.queue_items (
-    queue bigint NOT NULL,
-    priority integer NOT NULL,
-    number bigint GENERATED ALWAYS AS IDENTITY,
-    name text COLLATE "C",
-    value bytea NOT NULL,
-    PRIMARY KEY (queue, priority, number)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
-    autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 0,
-    toast.autovacuum_vacuum_scale_factor = 0, toast.autovacuum_vacuum_threshold = 10000);
--- Not packed: that costs more than it saves here.
-ALTER TABLE tenure.queue_items ALTER COLUMN value SET STORAGE EXTERNAL;
-
--- Items that were delivered: who has it now, or else when it can be delivered again, if not at once.
-CREATE TABLE tenure.queue_dealt (
-    queue bigint NOT NULL,
-    priority integer NOT NULL,
-    number bigint NOT NULL,
-    session bigint,
-    nonce bigint,
-    token bigint,
-    deliveries integer NOT NULL,
-    due timestamptz,
-    PRIMARY KEY (queue, priority, number)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
-    autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX queue_dealt_to ON tenure.queue_dealt (session, nonce) WHERE session IS NOT NULL;
-CREATE INDEX queue_dealt_back ON tenure.queue_dealt (queue, priority, number)
-    WHERE session IS NULL AND due IS NULL;
-CREATE INDEX queue_dealt_later ON tenure.queue_dealt (queue, due) WHERE due IS NOT NULL;
-
--- The ids in use; those of items that have left are remembered until then.
-CREATE TABLE tenure.queue_names (
-    queue bigint NOT NULL,
-    name text COLLATE "C" NOT NULL,
-    until timestamptz,
-    PRIMARY KEY (queue, name)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
-CREATE INDEX queue_names_left ON tenure.queue_names (until) WHERE until IS NOT NULL;
-
--- Which sessions may have deliveries of which queue. Lost in a crash: see `queue_revive`.
-CREATE UNLOGGED TABLE tenure.queue_consumers (
-    queue bigint NOT NULL,
-    session bigint NOT NULL,
-    PRIMARY KEY (queue, session)
-);
-CREATE INDEX queue_consumers_by_session ON tenure.queue_consumers (session);
-
--- Who sleeps until there is an item. Whoever tells one of it removes the row: who finds nothing, because
--- another was faster, stands in line anew.
-CREATE UNLOGGED TABLE tenure.queue_waits (
-    queue bigint NOT NULL,
-    id bigint GENERATED ALWAYS AS IDENTITY,
-    session bigint NOT NULL,
-    nonce bigint NOT NULL,
-    channel text NOT NULL,
-    PRIMARY KEY (queue, id)
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000,
-    autovacuum_vacuum_cost_delay = 0);
-CREATE UNIQUE INDEX queue_waits_of_session ON tenure.queue_waits (session, nonce);
-
 -- After a crash: nobody has anything, for the sessions have all ended.
-CREATE FUNCTION tenure.queue_revive() RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_revive() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE tenure.queue_dealt SET session = NULL, nonce = NULL, token = NULL WHERE session IS NOT NULL
 $$;
 
 -- Sees to it that all that was committed before is on disk, and where that is asked for, on a standby.
-CREATE FUNCTION tenure.flush() RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION tenure.flush() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_logical_emit_message(true, 'tenure', '')
 $$;
 
 -- Locks a queue; null if there is none.
-CREATE FUNCTION tenure.queue_lock(a_path text) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_lock(a_path text) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     queue bigint;
 BEGIN
@@ -101,7 +36,8 @@ BEGIN
 END $$;
 
 -- Locks a queue, and creates it if need be.
-CREATE FUNCTION tenure.queue_open(a_path text) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_open(a_path text) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     queue bigint;
 BEGIN
@@ -116,9 +52,9 @@ END $$;
 
 -- Tells up to `a_count` of those who wait that there are items for them; `a_told` is the caller's mark.
 -- Those heard on `a_channel` are returned instead: the caller tells them. The queue is locked.
-CREATE FUNCTION tenure.queue_tell(
+CREATE OR REPLACE FUNCTION tenure.queue_tell(
     a_queue bigint, a_count integer, a_channel text, INOUT a_told bigint, INOUT a_ours bigint[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     wait record;
 BEGIN
@@ -140,10 +76,10 @@ BEGIN
 END $$;
 
 -- Puts items in, in this order, unless their ids are known.
-CREATE FUNCTION tenure.queue_enqueue(
+CREATE OR REPLACE FUNCTION tenure.queue_enqueue(
     a_channel text, a_path text, a_priorities integer[], a_names text[], a_values bytea[],
     INOUT told bigint, OUT ours bigint[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_queue bigint := tenure.queue_open(a_path);
     accepted integer := 0;
@@ -165,8 +101,8 @@ END $$;
 
 -- Puts back what a session has, all or that of one take, as if it had been delivered so many times less.
 -- Says how much. The queue is locked.
-CREATE FUNCTION tenure.queue_return(a_queue bigint, a_session bigint, a_nonce bigint, a_less integer)
-RETURNS integer LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_return(a_queue bigint, a_session bigint, a_nonce bigint, a_less integer)
+RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     returned integer;
 BEGIN
@@ -180,7 +116,8 @@ END $$;
 -- Puts back what the dead have of a queue, unless somebody did so within the last quarter of a second (or
 -- will have: then the clock was set back).
 -- Says how much. The queue is locked.
-CREATE FUNCTION tenure.queue_refresh(a_queue bigint, me bigint) RETURNS integer LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_refresh(a_queue bigint, me bigint) RETURNS integer
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     consumer bigint;
     returned integer := 0;
@@ -209,14 +146,14 @@ END $$;
 -- Values that are too large for a session's connection are null. Without items: `letters` if one that
 -- was delivered `a_after` times is in the way; else who `waits` stands in line, `first` or not, and has
 -- to look again by itself when the next delay is over, after `due` milliseconds.
-CREATE FUNCTION tenure.queue_take(
+CREATE OR REPLACE FUNCTION tenure.queue_take(
     me bigint, a_nonce bigint, a_channel text, a_path text, a_most integer, a_after integer,
     a_waits boolean, a_stood boolean, a_known bigint, a_priorities integer[], a_numbers bigint[],
     INOUT told bigint,
     OUT queue bigint, OUT tokens bigint[], OUT priorities integer[], OUT numbers bigint[],
     OUT deliveries integer[], OUT vals bytea[], OUT ours bigint[],
     OUT letters boolean, OUT first boolean, OUT due bigint
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     at_segment integer := 0;
     segments integer := coalesce(cardinality(a_priorities), 0);
@@ -361,8 +298,8 @@ END $$;
 
 -- The value of a take that was too large for its answer; none if this is not who delivered it: after a
 -- failover, a place may be another item's.
-CREATE FUNCTION tenure.queue_value(a_queue bigint, a_priority integer, a_number bigint, a_token bigint)
-RETURNS bytea LANGUAGE sql STABLE AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_value(a_queue bigint, a_priority integer, a_number bigint, a_token bigint)
+RETURNS bytea LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT i.value FROM tenure.queue_items AS i
     WHERE i.queue = a_queue AND i.priority = a_priority AND i.number = a_number
         AND (SELECT d.token FROM tenure.queue_dealt AS d WHERE d.queue = a_queue
@@ -370,8 +307,8 @@ RETURNS bytea LANGUAGE sql STABLE AS $$
 $$;
 
 -- Removes a delivered item for good. Says whether it was this delivery's.
-CREATE FUNCTION tenure.queue_ack(me bigint, a_queue bigint, a_priority integer, a_number bigint, a_token bigint)
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_ack(me bigint, a_queue bigint, a_priority integer, a_number bigint, a_token bigint)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_name text;
 BEGIN
@@ -389,17 +326,18 @@ BEGIN
 END $$;
 
 -- The id of an item that leaves is remembered for a while.
-CREATE FUNCTION tenure.queue_forget(a_queue bigint, a_name text) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_forget(a_queue bigint, a_name text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE tenure.queue_names AS n SET until = clock_timestamp() + interval '10 minutes'
     WHERE n.queue = a_queue AND n.name = a_name
 $$;
 
 -- Gives a delivered item back to its place, to be delivered after `a_delay` milliseconds. `ours` is null
 -- if it was not this delivery's.
-CREATE FUNCTION tenure.queue_nack(
+CREATE OR REPLACE FUNCTION tenure.queue_nack(
     me bigint, a_channel text, a_path text, a_queue bigint, a_priority integer, a_number bigint,
     a_token bigint, a_delay double precision, INOUT told bigint, OUT ours bigint[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     wait record;
 BEGIN
@@ -427,9 +365,9 @@ END $$;
 
 -- Takes back what a take did: its items go back as if they had not been delivered this time, and it does
 -- not wait any more. If it had been told of an item, another is.
-CREATE FUNCTION tenure.queue_withdraw(
+CREATE OR REPLACE FUNCTION tenure.queue_withdraw(
     me bigint, a_nonce bigint, a_channel text, a_path text, INOUT told bigint, OUT ours bigint[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_queue bigint := tenure.queue_lock(a_path);
     returned integer;
@@ -448,9 +386,9 @@ END $$;
 
 -- Moves up to 32 items that were delivered too often, and are in nobody's hands, to the end of another
 -- queue.
-CREATE FUNCTION tenure.queue_bury_letters(
+CREATE OR REPLACE FUNCTION tenure.queue_bury_letters(
     a_channel text, a_path text, a_after integer, a_letters text, OUT ours bigint[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     source bigint;
     target bigint;
@@ -482,8 +420,8 @@ BEGIN
 END $$;
 
 -- Removes an item that nobody has. The queue is locked.
-CREATE FUNCTION tenure.queue_remove(a_queue bigint, a_priority integer, a_number bigint)
-RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_remove(a_queue bigint, a_priority integer, a_number bigint)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_name text;
 BEGIN
@@ -498,10 +436,10 @@ END $$;
 
 -- Removes up to 500 items that no consumer has, from the given place on, none above the number `last`: what
 -- is put in from now on is not meant. Says how many, and where to go on, if there may be more.
-CREATE FUNCTION tenure.queue_purge(
+CREATE OR REPLACE FUNCTION tenure.queue_purge(
     me bigint, a_path text, INOUT priority integer, INOUT number bigint, INOUT last bigint,
     OUT removed bigint, OUT more boolean
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_queue bigint := tenure.queue_lock(a_path);
     item record;
@@ -537,15 +475,16 @@ BEGIN
 END $$;
 
 -- Which of those who may have deliveries live.
-CREATE FUNCTION tenure.queue_living(a_queue bigint) RETURNS bigint[] LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_living(a_queue bigint) RETURNS bigint[]
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(array_agg(c.session), '{}') FROM tenure.queue_consumers AS c
     WHERE c.queue = a_queue AND tenure.alive(c.session)
 $$;
 
 -- How many items there are, and how many of them cannot be delivered now, because a session that lives has
 -- them, or for their delay.
-CREATE FUNCTION tenure.queue_depth(a_path text, OUT total bigint, OUT in_flight bigint, OUT delayed bigint)
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_depth(a_path text, OUT total bigint, OUT in_flight bigint, OUT delayed bigint)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_queue bigint;
     living bigint[];
@@ -560,8 +499,8 @@ BEGIN
 END $$;
 
 -- The item that would be delivered now. Along the index, whatever the planner believes of the tables.
-CREATE FUNCTION tenure.queue_peek(a_path text, OUT priority integer, OUT value bytea, OUT deliveries integer)
-LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION tenure.queue_peek(a_path text, OUT priority integer, OUT value bytea, OUT deliveries integer)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_material = off AS $$
 DECLARE
@@ -581,9 +520,9 @@ BEGIN
 END $$;
 
 -- Which of these deliveries the session does not have: their tokens.
-CREATE FUNCTION tenure.queue_missing(
+CREATE OR REPLACE FUNCTION tenure.queue_missing(
     me bigint, a_queues bigint[], a_priorities integer[], a_numbers bigint[], a_tokens bigint[]
-) RETURNS SETOF bigint LANGUAGE sql STABLE AS $$
+) RETURNS SETOF bigint LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT h.token FROM unnest(a_queues, a_priorities, a_numbers, a_tokens) AS h (queue, priority, number, token)
     WHERE (SELECT count(*) FROM tenure.queue_dealt AS d WHERE d.queue = h.queue
         AND d.priority = h.priority AND d.number = h.number AND d.session = me AND d.token = h.token) = 0
@@ -591,8 +530,8 @@ $$;
 
 -- Whether the session has the delivery `a_key`, `<path>#<queue>:<priority>:<number>`, under this token,
 -- and keeps it until the end of this transaction.
-CREATE FUNCTION tenure.holds_delivery(me bigint, a_path text, a_key text, a_token bigint)
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.holds_delivery(me bigint, a_path text, a_key text, a_token bigint)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     member text := substr(a_key, length(a_path) + 2);
 BEGIN
@@ -610,7 +549,8 @@ END $$;
 
 -- For operators: takes a delivery, named by its key's part after the `#`, from its consumer, who is told
 -- with its next renewal. Says whether there was one.
-CREATE FUNCTION tenure.evict_delivery(member text) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.evict_delivery(member text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_queue bigint;
 BEGIN
@@ -631,7 +571,8 @@ BEGIN
 END $$;
 
 -- Puts back all that dead sessions have, or one that ends, and lets them wait no more.
-CREATE FUNCTION tenure.queue_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_bury(dead bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_queue bigint;
     consumer bigint;
@@ -658,7 +599,8 @@ BEGIN
 END $$;
 
 -- Forgets ids whose time is over, and queues that have nothing.
-CREATE FUNCTION tenure.queue_sweep() RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_sweep() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_queue bigint;
 BEGIN
@@ -679,7 +621,8 @@ BEGIN
     END LOOP;
 END $$;
 
-CREATE FUNCTION tenure.queue_is_idle(a_queue bigint) RETURNS boolean LANGUAGE sql STABLE AS $$
+CREATE OR REPLACE FUNCTION tenure.queue_is_idle(a_queue bigint) RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT NOT EXISTS (SELECT FROM tenure.queue_items AS i WHERE i.queue = a_queue)
         AND NOT EXISTS (SELECT FROM tenure.queue_waits AS w WHERE w.queue = a_queue)
         AND NOT EXISTS (SELECT FROM tenure.queue_names AS n WHERE n.queue = a_queue)

@@ -4,28 +4,10 @@
 -- committed state to the next, and observers show states in its order. A vacancy is a state too. The row
 -- says who leads only as long as that session lives; whoever meets a dead one's makes a vacancy of it.
 
--- Lost in a crash, and rightly: so are the sessions. Later versions are greater all the same (`revive`).
-CREATE UNLOGGED TABLE tenure.elections (
-    path text COLLATE "C" PRIMARY KEY,
-    version bigint NOT NULL,
-    session bigint,
-    nonce bigint,
-    token bigint,
-    -- Of the last proclamation.
-    number bigint NOT NULL DEFAULT 0,
-    value bytea,
-    -- Since when nobody leads.
-    vacant timestamptz,
-    -- Until when changes are told: a NOTIFY that nobody hears costs as much as any.
-    watched timestamptz
-);
-ALTER TABLE tenure.elections ALTER COLUMN value SET STORAGE EXTERNAL;
--- What a session leads; and where nobody leads, since when.
-CREATE INDEX elections_of_session ON tenure.elections (session, vacant);
-
 -- After the change of a row, with its `watched`. No change waits for the disk: a crash loses the row in any
 -- case, and all that is logged are numbers, whose order `revive` restores.
-CREATE FUNCTION tenure.election_tell(a_key bigint, a_watched timestamptz) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.election_tell(a_key bigint, a_watched timestamptz) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     IF a_watched > clock_timestamp() THEN
@@ -35,9 +17,9 @@ END $$;
 
 -- Makes the session, which has the line's lock now, the leader in the eyes of others. That lock keeps
 -- everybody else from here, but for who resigns at this moment, and commits next.
-CREATE FUNCTION tenure.election_enter(
+CREATE OR REPLACE FUNCTION tenure.election_enter(
     me bigint, a_nonce bigint, a_path text, a_key bigint, a_token bigint, a_value bytea
-) RETURNS void LANGUAGE plpgsql AS $$
+) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     until timestamptz;
 BEGIN
@@ -51,10 +33,10 @@ BEGIN
 END $$;
 
 -- `line_join` for a candidate with a value.
-CREATE FUNCTION tenure.election_join(
+CREATE OR REPLACE FUNCTION tenure.election_join(
     me bigint, a_nonce bigint, a_channel text, a_path text, a_key bigint, mine boolean, waits boolean,
     a_value bytea
-) RETURNS bigint LANGUAGE plpgsql AS $$
+) RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     token bigint;
 BEGIN
@@ -66,9 +48,9 @@ BEGIN
 END $$;
 
 -- `line_look` for a candidate: what it stands for is in its ticket.
-CREATE FUNCTION tenure.election_look(
+CREATE OR REPLACE FUNCTION tenure.election_look(
     me bigint, a_nonce bigint, a_key bigint, a_path text, OUT token bigint, OUT ahead integer
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     looked record;
 BEGIN
@@ -81,8 +63,8 @@ BEGIN
 END $$;
 
 -- Nobody leads any more, if it was this ask that did.
-CREATE FUNCTION tenure.election_vacate(me bigint, a_nonce bigint, a_path text, a_key bigint)
-RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.election_vacate(me bigint, a_nonce bigint, a_path text, a_key bigint)
+RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     until timestamptz;
 BEGIN
@@ -95,8 +77,8 @@ END $$;
 
 -- `line_leave` for a leader. The row first: the next may have the lock before this is committed, and then
 -- waits for the row.
-CREATE FUNCTION tenure.election_leave(a_channel text, a_key bigint, me bigint, a_nonce bigint, a_path text)
-RETURNS bigint[] LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.election_leave(a_channel text, a_key bigint, me bigint, a_nonce bigint, a_path text)
+RETURNS bigint[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM tenure.election_vacate(me, a_nonce, a_path, a_key);
     RETURN tenure.line_leave(a_channel, a_key, false);
@@ -104,9 +86,9 @@ END $$;
 
 -- Changes what the leader says, unless it said something with a greater number before. Whether it leads.
 -- The caller knows that it has the lock.
-CREATE FUNCTION tenure.election_proclaim(
+CREATE OR REPLACE FUNCTION tenure.election_proclaim(
     me bigint, a_nonce bigint, a_path text, a_key bigint, a_number bigint, a_value bytea
-) RETURNS boolean LANGUAGE plpgsql AS $$
+) RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     until timestamptz;
 BEGIN
@@ -123,7 +105,8 @@ BEGIN
 END $$;
 
 -- Makes a vacancy of what a dead session leads.
-CREATE FUNCTION tenure.election_depose(dead bigint, a_path text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.election_depose(dead bigint, a_path text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     nonce bigint;
 BEGIN
@@ -134,8 +117,8 @@ BEGIN
 END $$;
 
 -- Who leads, if anybody does.
-CREATE FUNCTION tenure.election_leader(a_path text, OUT token bigint, OUT value bytea)
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.election_leader(a_path text, OUT token bigint, OUT value bytea)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     led record;
 BEGIN
@@ -151,9 +134,9 @@ END $$;
 
 -- The state of an election; without token and value if it is not newer than `a_after`. From now on, and
 -- for half a minute, observers are told of changes.
-CREATE FUNCTION tenure.election_observe(
+CREATE OR REPLACE FUNCTION tenure.election_observe(
     a_path text, a_after bigint, OUT version bigint, OUT token bigint, OUT value bytea
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     session bigint;
 BEGIN
@@ -190,7 +173,8 @@ END $$;
 
 -- Makes vacancies of all that dead sessions lead, or one that ends; but for what another has locked, who
 -- may well wait for us elsewhere.
-CREATE FUNCTION tenure.election_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.election_bury(dead bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     led record;
 BEGIN
@@ -203,7 +187,8 @@ BEGIN
 END $$;
 
 -- Forgets vacancies that are an hour old and that nobody watches: at most 1000 at a time.
-CREATE FUNCTION tenure.election_forget() RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION tenure.election_forget() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM tenure.elections AS e WHERE e.path IN (
         SELECT o.path FROM tenure.elections AS o
         WHERE o.session IS NULL AND o.vacant < clock_timestamp() - interval '1 hour'

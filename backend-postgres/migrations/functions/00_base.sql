@@ -2,28 +2,14 @@
 --
 -- Every function here and in the other files is one step: it runs in a transaction of its own, beside
 -- others, at READ COMMITTED, so that each statement inside sees what was committed before it began.
+--
+-- Every function sets its own `search_path`: a role that may create functions in `public`, or in whatever
+-- schema the caller's path names, could otherwise have its own function or operator run as the caller, by
+-- one whose arguments match better than those of `pg_catalog`. The body of one that is a single expression
+-- (`RETURN`) is parsed when it is created, with the path of the migration, and can be inlined.
 
-CREATE SCHEMA tenure;
-
--- A client works with this schema if `oldest` <= its own version <= `version`.
-CREATE TABLE tenure.layout (
-    version integer NOT NULL,
-    oldest integer NOT NULL
-);
-INSERT INTO tenure.layout VALUES (1, 1);
-
--- Tokens, and the numbers of sessions. Cached nowhere: each number is given out after all below it.
-CREATE SEQUENCE tenure.tokens AS bigint CACHE 1;
-
--- Empty after a crash, a promotion and a physical restore: unlogged tables are. Then the sequence may
--- have gone back, because a number can reach a client before the log record that covers it is on disk.
--- And of another place after a restart, and where a dump was restored or the database was copied.
-CREATE UNLOGGED TABLE tenure.life (
-    place text PRIMARY KEY,
-    since timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-
-CREATE FUNCTION tenure.place() RETURNS text LANGUAGE sql STABLE AS $$
+CREATE OR REPLACE FUNCTION tenure.place() RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT concat_ws('/', extract(epoch FROM pg_postmaster_start_time()), d.oid, 'tenure.life'::regclass::oid)
     FROM pg_database AS d WHERE d.datname = current_database()
 $$;
@@ -33,7 +19,8 @@ $$;
 -- because grants do not wait for the disk, which a crash finds up to three `wal_writer_delay` behind.
 -- Microseconds, because a standby that lagged may have missed any number of tokens, but not more than
 -- time has. Says whether there was anything to do, which has to be on disk then.
-CREATE FUNCTION tenure.revive() RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.revive() RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF EXISTS (SELECT FROM tenure.life AS l WHERE l.place = tenure.place()) THEN
         RETURN false;
@@ -55,31 +42,18 @@ BEGIN
     RETURN true;
 END $$;
 
--- Who lives, or did until lately. A session lives as long as its connection, which holds the advisory
--- lock on its key; the row is for those who look after the dead.
-CREATE UNLOGGED TABLE tenure.sessions (
-    id bigint PRIMARY KEY,
-    pid integer NOT NULL,
-    started timestamptz NOT NULL,
-    channel text NOT NULL,
-    ttl interval NOT NULL,
-    -- When it renewed last, where the server does not say when its connections were last active.
-    seen timestamptz
-);
-
-CREATE FUNCTION tenure.session_key(session bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
-    SELECT hashtextextended('tenure/1/session/' || session, 0)
-$$;
+CREATE OR REPLACE FUNCTION tenure.session_key(session bigint) RETURNS bigint LANGUAGE sql IMMUTABLE
+    RETURN hashtextextended('tenure/1/session/' || session::text, 0);
 
 -- The session of this connection, if it is a session's.
-CREATE FUNCTION tenure.me() RETURNS bigint LANGUAGE sql STABLE AS $$
-    SELECT nullif(current_setting('tenure.session', true), '')::bigint
-$$;
+CREATE OR REPLACE FUNCTION tenure.me() RETURNS bigint LANGUAGE sql STABLE
+    RETURN nullif(current_setting('tenure.session', true), '')::bigint;
 
 -- Whether a session lives. One probe of the lock table, whatever the number of locks; one's own lock
 -- would not be in one's way, hence the first case. The lock is given back at once: whoever looks after
 -- thousands of dead ones in one go would fill that table, which is the whole server's.
-CREATE FUNCTION tenure.alive(session bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.alive(session bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF session = tenure.me() THEN
         RETURN true;
@@ -92,8 +66,8 @@ BEGIN
 END $$;
 
 -- Makes this connection a session. Its settings end it when it is silent for `ttl` milliseconds.
-CREATE FUNCTION tenure.open(a_channel text, a_ttl bigint, OUT id bigint, OUT pid integer)
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.open(a_channel text, a_ttl bigint, OUT id bigint, OUT pid integer)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT tenure.revive() THEN
         -- A session is in the server's memory, and so is its row. To wait here would be to wait for a
@@ -112,30 +86,33 @@ BEGIN
 END $$;
 
 -- A nonce as it is written in messages and keys.
-CREATE FUNCTION tenure.hex(nonce bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-    SELECT lpad(to_hex(nonce), 16, '0')
-$$;
+CREATE OR REPLACE FUNCTION tenure.hex(nonce bigint) RETURNS text LANGUAGE sql IMMUTABLE
+    RETURN lpad(to_hex(nonce), 16, '0');
 
 -- Tells the ask `nonce`, which is heard on `channel`, to look again.
-CREATE FUNCTION tenure.tell(channel text, nonce bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.tell(channel text, nonce bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify(channel, tenure.hex(nonce));
 END $$;
 
 -- Tells it that it holds now. Only for what is held by a row: an advisory lock nobody can give away.
-CREATE FUNCTION tenure.tell_granted(channel text, nonce bigint, token bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.tell_granted(channel text, nonce bigint, token bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify(channel, tenure.hex(nonce) || ' ' || token);
 END $$;
 
 -- Tells everybody who watches the object whose path has this key.
-CREATE FUNCTION tenure.tell_topic(key bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.tell_topic(key bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM pg_notify('tenure_t_' || key, '');
 END $$;
 
 -- For operators: ends a session and with it all that it holds. Says whether it lived.
-CREATE FUNCTION tenure.terminate(session bigint) RETURNS boolean LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION tenure.terminate(session bigint) RETURNS boolean
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce(bool_or(pg_terminate_backend(a.pid)), false)
     FROM tenure.sessions AS s
     JOIN pg_stat_activity AS a ON a.pid = s.pid AND a.backend_start = s.started
@@ -144,7 +121,8 @@ $$;
 
 -- For operators: orders a session to let go of one lock, leadership or side of a read-write lock, named
 -- by the part of its key after the `#`. Its process does it as soon as it hears.
-CREATE FUNCTION tenure.evict(holding text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.evict(holding text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF holding !~ '^[0-9]{1,18}:[0-9a-f]{16}$' THEN
         RAISE EXCEPTION '"%" is not the part of a key after its #: SESSION:NONCE, as in 17:00000000000000a1', holding
@@ -158,7 +136,8 @@ END $$;
 
 -- For operators: the same for whoever holds what has this path, `tenure/1/<namespace>/<kind>/<name>`, in
 -- any way. Returns how many sessions were told.
-CREATE FUNCTION tenure.evict_path(path text) RETURNS bigint LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION tenure.evict_path(path text) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT count(pg_notify(s.channel, 'evict ' || s.id || ':key ' || hashtextextended(path, 0)))
     FROM tenure.sessions AS s
     WHERE tenure.alive(s.id) AND s.pid IN (

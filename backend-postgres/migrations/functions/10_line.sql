@@ -8,23 +8,8 @@
 -- `mine` says that the session itself has the key in a way that excludes this ask: PostgreSQL would let
 -- it have the lock twice.
 
--- Lost in a crash, and rightly: so are the sessions.
-CREATE UNLOGGED TABLE tenure.tickets (
-    key bigint NOT NULL,
-    id bigint GENERATED ALWAYS AS IDENTITY,
-    session bigint NOT NULL,
-    nonce bigint NOT NULL,
-    shared boolean NOT NULL,
-    channel text NOT NULL,
-    path text NOT NULL,
-    -- What a candidate stands for.
-    value bytea,
-    PRIMARY KEY (key, id)
-);
-ALTER TABLE tenure.tickets ALTER COLUMN value SET STORAGE EXTERNAL;
-CREATE UNIQUE INDEX tickets_of_session ON tenure.tickets (session, nonce);
-
-CREATE FUNCTION tenure.line_try(a_key bigint, a_shared boolean) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.line_try(a_key bigint, a_shared boolean) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF a_shared THEN
         RETURN pg_try_advisory_lock_shared(a_key);
@@ -34,7 +19,8 @@ END $$;
 
 -- Buries a dead ticket, unless another is at it: who goes through several lines, and who clears up after
 -- several sessions, meet the tickets in orders of their own, and are not to wait for one another.
-CREATE FUNCTION tenure.line_forget(a_key bigint, a_id bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.line_forget(a_key bigint, a_id bigint) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = a_id FOR UPDATE SKIP LOCKED;
     IF FOUND THEN
@@ -44,8 +30,8 @@ END $$;
 
 -- What is in the way of an ask before the ticket `a_before`: 0 nobody; -1 somebody of its own session,
 -- who looks out for both; else how many sessions stand before it. Dead tickets are buried on the way.
-CREATE FUNCTION tenure.line_ahead(me bigint, a_key bigint, a_before bigint, a_shared boolean)
-RETURNS integer LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.line_ahead(me bigint, a_key bigint, a_before bigint, a_shared boolean)
+RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ticket record;
     sessions bigint[];
@@ -68,10 +54,10 @@ BEGIN
 END $$;
 
 -- Takes the lock if nobody is in the way: then there is a token. Else leaves a ticket, if it `waits`.
-CREATE FUNCTION tenure.line_join(
+CREATE OR REPLACE FUNCTION tenure.line_join(
     me bigint, a_nonce bigint, a_channel text, a_path text, a_key bigint, a_shared boolean,
     mine boolean, waits boolean, a_value bytea DEFAULT NULL
-) RETURNS bigint LANGUAGE plpgsql AS $$
+) RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     free boolean := true;
 BEGIN
@@ -98,10 +84,10 @@ END $$;
 
 -- Whether it is the ticket's turn: a token if so; else what is in the way, as `line_ahead` has it, and 1
 -- for a holder. Neither: there is no such ticket.
-CREATE FUNCTION tenure.line_look(
+CREATE OR REPLACE FUNCTION tenure.line_look(
     me bigint, a_nonce bigint, a_key bigint, a_shared boolean,
     OUT token bigint, OUT ahead integer, OUT value bytea
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     mine bigint;
     follower record;
@@ -132,7 +118,8 @@ END $$;
 
 -- Tells those whose turn it may be: the first live ticket, and if that is a reader's, the readers right
 -- behind it. Those heard on `a_channel` are returned instead: the caller tells them.
-CREATE FUNCTION tenure.line_nudge(a_channel text, a_key bigint) RETURNS bigint[] LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.line_nudge(a_channel text, a_key bigint) RETURNS bigint[]
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ticket record;
     told boolean := false;
@@ -162,8 +149,8 @@ END $$;
 -- Lets go of the lock, and hands on. Unlocks first: whoever is not seen below left its ticket later, and
 -- looks once more after that.
 -- Returns nothing if it was not held, else those of the caller's to tell.
-CREATE FUNCTION tenure.line_leave(a_channel text, a_key bigint, a_shared boolean)
-RETURNS bigint[] LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.line_leave(a_channel text, a_key bigint, a_shared boolean)
+RETURNS bigint[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF NOT (CASE WHEN a_shared THEN pg_advisory_unlock_shared(a_key) ELSE pg_advisory_unlock(a_key) END) THEN
         RETURN NULL;
@@ -178,14 +165,16 @@ END $$;
 -- Removes tickets. The next are told by a `line_nudge` of its own, once this is committed: in one
 -- transaction, the two could miss somebody who comes in between, and who in turn does not see that a ticket
 -- is gone.
-CREATE FUNCTION tenure.line_withdraw(me bigint, a_nonces bigint[]) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION tenure.line_withdraw(me bigint, a_nonces bigint[]) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT set_config('synchronous_commit', 'off', true);
     DELETE FROM tenure.tickets AS t WHERE t.session = me AND t.nonce = ANY (a_nonces)
 $$;
 
 -- Removes the tickets of dead sessions, or of one that ends. Those behind them find out by themselves, or
 -- are nudged afterwards; what another is burying is its business.
-CREATE FUNCTION tenure.line_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.line_bury(dead bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM tenure.line_forget(t.key, t.id) FROM tenure.tickets AS t WHERE t.session = ANY (dead);
 END $$;

@@ -3,8 +3,8 @@
 -- Makes the writer that the session is a reader, in its place: it has the lock shared before it lets go of
 -- it, so no writer comes in between. Tells the readers right behind it; those heard on `a_channel` are
 -- returned. `again` says that an earlier try failed half-way: locks are not rolled back.
-CREATE FUNCTION tenure.rw_lock_downgrade(a_channel text, a_key bigint, again boolean)
-RETURNS bigint[] LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.rw_lock_downgrade(a_channel text, a_key bigint, again boolean)
+RETURNS bigint[] LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     shared boolean := false;
 BEGIN

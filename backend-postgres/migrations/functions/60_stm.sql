@@ -7,37 +7,10 @@
 -- 10; and they would take one place in the server's lock table for each key, absent ones too.
 -- What is read under the lock is read by a statement of its own: its snapshot is newer than the lock.
 
-CREATE TABLE tenure.revisions (
-    root text COLLATE "C" PRIMARY KEY,
-    -- Of the last commit that could write. Given out by `tokens`, so that none is given twice, not even
-    -- after a failover to a standby that had missed the last ones.
-    revision bigint NOT NULL
-) WITH (fillfactor = 10);
-
-CREATE TABLE tenure.data (
-    path text COLLATE "C" PRIMARY KEY,
-    value bytea NOT NULL,
-    created bigint NOT NULL,
-    modified bigint NOT NULL,
-    version bigint NOT NULL
-) WITH (fillfactor = 80);
-
--- What came of the last commit in each slot of a session: `committed` says whether its comparisons held;
--- null, that it was not done and never will be. On disk like what it tells of.
-CREATE TABLE tenure.markers (
-    session bigint NOT NULL,
-    slot integer NOT NULL,
-    revision bigint NOT NULL,
-    nonce bigint NOT NULL,
-    committed boolean,
-    since timestamptz NOT NULL,
-    PRIMARY KEY (session, slot)
-) WITH (fillfactor = 50);
-
 -- Whether what a guard stands for is held, by a row that stays locked until the end of this transaction.
 -- What is held by an advisory lock the client knows: it sends the commit over the connection that has it.
-CREATE FUNCTION tenure.holds(a_kind text, a_session bigint, a_path text, a_key text, a_token bigint)
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.holds(a_kind text, a_session bigint, a_path text, a_key text, a_token bigint)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF a_kind = 'queue' THEN
         RETURN tenure.holds_delivery(a_session, a_path, a_key, a_token);
@@ -51,13 +24,13 @@ END $$;
 -- is read of a branch that writes (`a_writes`, of either).
 -- Of comparisons: `part` 1 value, 2 created, 3 modified, 4 version; `relation` 0 =, 1 !=, 2 <, 3 >.
 -- Of operations: `what` 0 get, 1 put, 2 delete.
-CREATE FUNCTION tenure.stm_look(
+CREATE OR REPLACE FUNCTION tenure.stm_look(
     a_root text,
     c_path text[], c_part smallint[], c_relation smallint[], c_number bigint[], c_value bytea[],
     t_what smallint[], t_path text[], e_what smallint[], e_path text[], a_writes boolean[],
     OUT revision bigint, OUT succeeded boolean,
     OUT vals bytea[], OUT created bigint[], OUT modified bigint[], OUT versions bigint[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     SELECT coalesce((SELECT r.revision FROM tenure.revisions AS r WHERE r.root = a_root), 0),
         held.ok, got.vals, got.created, got.modified, got.versions
@@ -91,7 +64,8 @@ BEGIN
 END $$;
 
 -- The turn of one that writes, until the end of this transaction.
-CREATE FUNCTION tenure.stm_lock(a_root text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.stm_lock(a_root text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM FROM tenure.revisions AS r WHERE r.root = a_root FOR NO KEY UPDATE;
     IF NOT FOUND THEN
@@ -104,7 +78,7 @@ END $$;
 -- slot if it cannot write. `f_...` is the guard that it is bound to, if there is one and it is a row.
 -- `status`: 'done'; 'fence', what was to be held is not; 'lost', the session has ended; 'moved', the slot
 -- was written at `revision`. But for 'done' nothing has happened.
-CREATE FUNCTION tenure.stm_commit(
+CREATE OR REPLACE FUNCTION tenure.stm_commit(
     a_root text, a_session bigint, a_slot integer, a_last bigint, a_nonce bigint,
     f_kind text, f_session bigint, f_path text, f_key text, f_token bigint,
     c_path text[], c_part smallint[], c_relation smallint[], c_number bigint[], c_value bytea[],
@@ -112,7 +86,7 @@ CREATE FUNCTION tenure.stm_commit(
     a_writes boolean[],
     OUT status text, OUT revision bigint, OUT succeeded boolean,
     OUT vals bytea[], OUT created bigint[], OUT modified bigint[], OUT versions bigint[]
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     marker bigint;
     -- Nothing is compared, and what is to be done writes: there is nothing to look at.
@@ -188,10 +162,10 @@ END $$;
 -- Finds out what came of a commit whose answer was lost, or sees to it that nothing does.
 -- `status`: 'committed'; 'aborted'; 'unknown', because the session has ended and its marker may have been
 -- collected. `last` is when the slot was last written.
-CREATE FUNCTION tenure.stm_resolve(
+CREATE OR REPLACE FUNCTION tenure.stm_resolve(
     a_root text, a_session bigint, a_slot integer, a_last bigint, a_nonce bigint,
     OUT status text, OUT last bigint, OUT succeeded boolean
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found_marker record;
     there boolean;
@@ -229,7 +203,8 @@ END $$;
 
 -- Ends who has had the turn for `patience` and is silent: no timeout of the server counts while it waits for
 -- the end of a request, or for a client that does not read. Only those of one's own role. Says how many.
-CREATE FUNCTION tenure.stm_unblock(patience interval) RETURNS bigint LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION tenure.stm_unblock(patience interval) RETURNS bigint
+LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT count(pg_terminate_backend(a.pid)) FROM pg_stat_activity AS a
     WHERE a.datname = current_database() AND a.usename = current_user AND a.pid <> pg_backend_pid()
         AND a.state = 'active' AND a.wait_event_type = 'Client' AND a.query LIKE '%tenure.stm\_%'
@@ -238,7 +213,8 @@ $$;
 
 -- Collects the markers of sessions that ended more than a minute after their last commit: until then
 -- somebody may still ask what came of it. At most 1000 sessions at a time.
-CREATE FUNCTION tenure.stm_sweep() RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.stm_sweep() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner bigint;
 BEGIN

@@ -1,25 +1,14 @@
 -- Barriers, and double barriers.
 
--- What holds a barrier. On disk, for a hold may outlive its session, and the server; one that ends with
--- its session (`bound`) counts only while that lives.
-CREATE TABLE tenure.barriers (
-    path text COLLATE "C" PRIMARY KEY,
-    session bigint NOT NULL,
-    nonce bigint NOT NULL,
-    bound boolean NOT NULL,
-    -- Tells this hold from those before and after.
-    token bigint NOT NULL
-);
-CREATE INDEX barriers_of_session ON tenure.barriers (session);
-
-CREATE FUNCTION tenure.tell_path(a_path text) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.tell_path(a_path text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM tenure.tell_topic(hashtextextended(a_path, 0));
 END $$;
 
 -- Holds a barrier, once for each nonce. False: another does.
-CREATE FUNCTION tenure.barrier_hold(me bigint, a_nonce bigint, a_path text, a_bound boolean)
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.barrier_hold(me bigint, a_nonce bigint, a_path text, a_bound boolean)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hold tenure.barriers;
 BEGIN
@@ -45,7 +34,8 @@ BEGIN
 END $$;
 
 -- Ends the hold that is met, whoever's it is. Says whether there was one.
-CREATE FUNCTION tenure.barrier_lift(a_path text) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.barrier_lift(a_path text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hold tenure.barriers;
 BEGIN
@@ -62,8 +52,8 @@ END $$;
 
 -- Takes back what a nonce held, also for good. False: its session lives, and this is another connection,
 -- so that the hold may still be on its way.
-CREATE FUNCTION tenure.barrier_unhold(a_session bigint, a_nonce bigint, a_path text)
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.barrier_unhold(a_session bigint, a_nonce bigint, a_path text)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     IF a_session IS DISTINCT FROM tenure.me() THEN
         IF tenure.alive(a_session) THEN
@@ -79,8 +69,8 @@ BEGIN
 END $$;
 
 -- The hold that stands: no row, if there is none.
-CREATE FUNCTION tenure.barrier_look(a_path text) RETURNS TABLE (token bigint, bound boolean)
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.barrier_look(a_path text) RETURNS TABLE (token bigint, bound boolean)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     hold tenure.barriers;
 BEGIN
@@ -97,31 +87,10 @@ BEGIN
     RETURN NEXT;
 END $$;
 
--- A double barrier is open, with those who wait for the others, or closed, with those who are inside. It
--- closes in the step in which the last one comes, and is gone in the step in which the last one leaves: so
--- two generations never meet. Every step locks the room's row first, and buries the dead where they would
--- count. Lost in a crash, and rightly: so are the sessions.
-CREATE UNLOGGED TABLE tenure.rooms (
-    path text COLLATE "C" PRIMARY KEY,
-    count integer NOT NULL,
-    -- The token of the first one to come: all of earlier generations have smaller ones.
-    first bigint NOT NULL,
-    closed boolean NOT NULL
-);
-
-CREATE UNLOGGED TABLE tenure.participants (
-    path text COLLATE "C" NOT NULL,
-    token bigint NOT NULL,
-    session bigint NOT NULL,
-    nonce bigint NOT NULL,
-    channel text NOT NULL,
-    PRIMARY KEY (path, token)
-);
-CREATE UNIQUE INDEX participants_of_session ON tenure.participants (session, nonce);
-
 -- Whether anybody who lives is left in the room, which is locked; if not, it is gone, and those who wait
 -- for that are told.
-CREATE FUNCTION tenure.room_left(a_path text) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.room_left(a_path text) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     participant record;
 BEGIN
@@ -140,10 +109,10 @@ END $$;
 
 -- Enters. `status`: 'held', all are there, and the others are told; 'wait'; 'count', those who are there
 -- gave `others`; 'full'.
-CREATE FUNCTION tenure.room_enter(
+CREATE OR REPLACE FUNCTION tenure.room_enter(
     me bigint, a_nonce bigint, a_channel text, a_path text, a_count integer,
     OUT status text, OUT token bigint, OUT others integer
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     room tenure.rooms;
     participant record;
@@ -190,8 +159,8 @@ BEGIN
 END $$;
 
 -- What a participant who waits finds: 'held', 'wait', or 'gone'.
-CREATE FUNCTION tenure.room_look(me bigint, a_nonce bigint, OUT status text, OUT token bigint, OUT others integer)
-LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.room_look(me bigint, a_nonce bigint, OUT status text, OUT token bigint, OUT others integer)
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     SELECT CASE WHEN r.closed THEN 'held' ELSE 'wait' END, p.token INTO status, token
         FROM tenure.participants AS p JOIN tenure.rooms AS r ON r.path = p.path
@@ -202,8 +171,8 @@ BEGIN
 END $$;
 
 -- Takes a participant out; the one with `a_token`, unless that is null. Says whether there was one.
-CREATE FUNCTION tenure.room_leave(me bigint, a_nonce bigint, a_path text, a_token bigint)
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.room_leave(me bigint, a_nonce bigint, a_path text, a_token bigint)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     gone boolean;
 BEGIN
@@ -219,7 +188,8 @@ BEGIN
 END $$;
 
 -- Whether any of the generation of `a_token` who lives has yet to leave.
-CREATE FUNCTION tenure.room_others(a_path text, a_token bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.room_others(a_path text, a_token bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     participant record;
 BEGIN
@@ -241,8 +211,8 @@ BEGIN
 END $$;
 
 -- Whether a participant is inside, from now until the end of this transaction.
-CREATE FUNCTION tenure.holds_place(a_session bigint, a_path text, a_key text, a_token bigint)
-RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.holds_place(a_session bigint, a_path text, a_key text, a_token bigint)
+RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM FROM tenure.rooms AS r WHERE r.path = a_path AND r.closed FOR SHARE;
     IF NOT FOUND THEN
@@ -257,7 +227,8 @@ BEGIN
 END $$;
 
 -- Ends what sessions that have ended held or were inside of.
-CREATE FUNCTION tenure.barrier_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.barrier_bury(dead bigint[]) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_path text;
 BEGIN
@@ -281,7 +252,8 @@ END $$;
 -- Collects the holds of sessions that a crash of the server ended: nobody knows of those. At most 1000
 -- sessions at a time. Others than those whom a sweep has buried before: these have no row any more. And no places
 -- in rooms, which a crash forgets as well; so that this locks no room after a queue's turn is over.
-CREATE FUNCTION tenure.barrier_sweep() RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION tenure.barrier_sweep() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     owner bigint;
     dead bigint[] := '{}';
