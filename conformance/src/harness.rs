@@ -48,6 +48,8 @@ pub enum Need {
     Pause,
     /// [`Operator::return_members`].
     ReturnMembers,
+    /// [`Operator::snapshot`] and [`Operator::restore`].
+    Restore,
 }
 
 impl Need {
@@ -71,6 +73,7 @@ impl Need {
         Self::ClockJump,
         Self::Pause,
         Self::ReturnMembers,
+        Self::Restore,
     ];
 
     /// The control's name, as [`conformance!`](crate::conformance) takes it.
@@ -94,6 +97,7 @@ impl Need {
             Self::ClockJump => "clock_jump",
             Self::Pause => "pause",
             Self::ReturnMembers => "return_members",
+            Self::Restore => "restore",
         }
     }
 
@@ -118,6 +122,7 @@ impl Need {
             Self::ClockJump => "move the store's clock",
             Self::Pause => "pause the store",
             Self::ReturnMembers => "give members back that were taken away",
+            Self::Restore => "restore the store from a backup",
         }
     }
 
@@ -134,6 +139,7 @@ impl Need {
                 | Self::ClockJump
                 | Self::Pause
                 | Self::ReturnMembers
+                | Self::Restore
         )
     }
 
@@ -142,7 +148,7 @@ impl Need {
     pub const fn is_event(self) -> bool {
         matches!(
             self,
-            Self::Restart | Self::LoseMinority | Self::Failover | Self::ClockJump
+            Self::Restart | Self::LoseMinority | Self::Failover | Self::ClockJump | Self::Restore
         )
     }
 }
@@ -378,6 +384,27 @@ pub trait Operator: Send + Sync {
     /// `Unsupported` where it cannot.
     async fn return_members(&self) -> Result<()> {
         Err(Error::unsupported("members that come back"))
+    }
+
+    /// Takes a backup of the store, as an operator would: [`restore`](Self::restore) returns to it. Clients
+    /// notice nothing. A second backup replaces the first.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn snapshot(&self) -> Result<()> {
+        Err(Error::unsupported("backing the store up"))
+    }
+
+    /// Replaces the store by its last [`snapshot`](Self::snapshot), at the same address: whatever was
+    /// acknowledged after the snapshot is gone, and every client connection breaks. Returns once the store
+    /// serves.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where it cannot.
+    async fn restore(&self) -> Result<()> {
+        Err(Error::unsupported("restoring the store"))
     }
 
     /// From now on the member that would take over misses whatever the store may acknowledge

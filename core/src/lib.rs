@@ -47,6 +47,14 @@
 //! | T3 | A transaction bound to a guard commits only if that is held in the store at the commit |
 //! | T4 | A commit whose answer was lost is resolved, or reported as `CommitUnknown`; never repeated blindly |
 //! | T5 | Limits are errors before anything is sent |
+//! | H1 | Whatever dead sessions leave in the store is collected within a stated time; a store in steady use does not grow |
+//! | H2 | The layout in the store has a version; a client refuses one that it does not know |
+//! | H3 | A runtime that shuts down, a panic while holding, or a guard dropped outside a runtime causes no panic, and no blocking beyond a stated bound |
+//! | H4 | Names and values may be anything within the limits; nothing in them is interpreted |
+//! | O1 | Each act of an operator has a stated outcome |
+//! | O2 | The cost of a step is stated; no step costs more than O(log n) in the store unless its name says so |
+//! | O3 | One application cannot harm another on the same server |
+//! | O4 | After a loss of history in the store clients fail closed: no holding of the lost history stays valid beyond the next renewal; [`Store::raise_token_floor`] keeps tokens rising |
 //!
 //! What one deployment promises of this, and why, is in its [`Guarantees`].
 

@@ -268,6 +268,56 @@ impl EtcdServer {
         self.probe().wait_async().await
     }
 
+    /// Saves a snapshot of the store with `etcdctl snapshot save`; [`restore_async`](Self::restore_async)
+    /// returns to it. A second one replaces the first. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`](crate::Error::Command) when it fails;
+    /// [`Error::MissingBinary`](crate::Error::MissingBinary) when `etcdctl` is not installed.
+    pub fn save_snapshot(&self) -> Result<()> {
+        let file = self.snapshot_file().display().to_string();
+        self.run_etcdctl(&["snapshot", "save", &file]).map(drop)
+    }
+
+    /// Kills the server, replaces its data by the last [snapshot](Self::save_snapshot) with
+    /// `etcdctl snapshot restore`, and starts it again on the same ports. For a server that is alone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`](crate::Error::Command) when the snapshot cannot be restored,
+    /// [`Error::Start`](crate::Error::Start) as for [`restart_async`](Self::restart_async).
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped the server is left starting.
+    pub async fn restore_async(&mut self) -> Result<()> {
+        self.kill()?;
+        let data = self.data_dir();
+        match std::fs::remove_dir_all(&data) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).doing("remove the data of etcd");
+            }
+            _ => {}
+        }
+        let peer = format!("http://{}", self.peer.address());
+        let name = &self.options.name;
+        self.run_etcdctl(&[
+            "snapshot".to_owned(),
+            "restore".to_owned(),
+            self.snapshot_file().display().to_string(),
+            format!("--data-dir={}", data.display()),
+            format!("--name={name}"),
+            format!("--initial-cluster={name}={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+        ])?;
+        self.restart_async().await
+    }
+
+    fn snapshot_file(&self) -> PathBuf {
+        self.reaper.folder().join("snapshot.db")
+    }
+
     /// SIGSTOP: connections stay open and silent. Returns when every thread has stopped.
     ///
     /// # Errors

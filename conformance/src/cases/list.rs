@@ -4,7 +4,7 @@ use tenure_core::Line;
 
 use super::{
     barrier, cancel, election, event, floor, lock, names, promise, queue, random, random_queue,
-    rw_lock, session, stm, store,
+    restore, rw_lock, session, stm, store,
 };
 use crate::case::Case;
 use crate::harness::Need;
@@ -769,6 +769,22 @@ macro_rules! for_each_case {
         store::store_survives_losing_a_minority {
             "store", "the store goes on when a minority of its members is lost",
             Some(Line::MinorityLoss), [LoseMinority], survives_minority_loss
+        }
+        restore::o4_no_holding_of_a_lost_history_stays_valid {
+            "O4", "who holds what a restore of the store took away is told by the next renewal",
+            None, [Restore, Survivors], always
+        }
+        restore::o4_waiters_of_a_lost_history_fail_or_join_again {
+            "O4", "who waited when the store was restored fails or is granted beside nobody, and never hangs",
+            None, [Restore, Survivors], always
+        }
+        restore::o4_observers_converge_after_a_restore {
+            "O4", "an observer shows what is proclaimed after the store was restored",
+            None, [Restore, Survivors], always
+        }
+        restore::o4_tokens_rise_after_the_floor_is_raised {
+            "O4", "every grant has a token of at least the floor that an operator raised after a restore",
+            None, [Restore], always
         }
     }};
 }

@@ -12,6 +12,7 @@ pub mod names;
 pub mod queue;
 pub mod random;
 pub mod random_queue;
+pub mod restore;
 pub mod rw_lock;
 pub mod session;
 pub mod stm;

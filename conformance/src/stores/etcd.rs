@@ -445,6 +445,25 @@ impl Operator for EtcdHarness {
         }
     }
 
+    async fn snapshot(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.save_snapshot().map_err(out_of_order),
+            _ => Err(Error::unsupported("backing up a server that others use")),
+        }
+    }
+
+    async fn restore(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server
+                .lock()
+                .await
+                .restore_async()
+                .await
+                .map_err(out_of_order),
+            _ => Err(Error::unsupported("restoring a server that others use")),
+        }
+    }
+
     async fn disturb(&self) -> Result<()> {
         if !matches!(self.server, Server::Own(..)) {
             return Err(Error::unsupported("compacting a server that others use"));

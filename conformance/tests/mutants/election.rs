@@ -30,6 +30,8 @@ pub(crate) enum Bug {
     NoVacancies,
     /// What changed behind a silent link stays unseen until the next change.
     Forgetful,
+    /// Nothing that happens after a restore of the store is news to an observer from before it.
+    LivesInThePast,
     /// After each new state the observer is told the one before once more, as a newer one.
     GoesBack,
     /// Candidates look every 15 seconds whether nobody leads.
@@ -94,6 +96,10 @@ pub(crate) const CAUGHT: &[(super::Bug, &[&str])] = &[
     (
         super::Bug::Election(Bug::Forgetful),
         &["e4_an_observer_that_was_cut_off_shows_the_last_state"],
+    ),
+    (
+        super::Bug::Election(Bug::LivesInThePast),
+        &["o4_observers_converge_after_a_restore"],
     ),
     (
         super::Bug::Election(Bug::GoesBack),
@@ -353,6 +359,13 @@ impl Election for MutantElection {
             Some(Bug::PollingObserver) if after.is_some() => {
                 tokio::time::sleep(Duration::from_secs(15)).await;
                 self.inner.observe(name, after).await
+            }
+            Some(Bug::LivesInThePast) => {
+                let sighting = self.inner.observe(name, after).await;
+                if after.is_some() && self.world.restored.load(Ordering::SeqCst) {
+                    std::future::pending::<()>().await;
+                }
+                sighting
             }
             Some(Bug::NoVacancies) => {
                 let mut after = after;

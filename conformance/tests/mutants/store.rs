@@ -60,6 +60,8 @@ pub(crate) enum Bug {
     Ghosts,
     /// A waiter that was removed takes itself for the head.
     GrantsTheRemoved,
+    /// A waiter whose place a restore took away takes itself for the head.
+    WaitsInThePast,
     /// A refused `try_lock` leaves its place in line.
     TryQueues,
     /// Less is granted than was asked for.
@@ -241,6 +243,10 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
         &["l6_a_waiter_deleted_with_its_predecessor_is_not_granted"],
     ),
     (
+        Bug::WaitsInThePast,
+        &["o4_waiters_of_a_lost_history_fail_or_join_again"],
+    ),
+    (
         Bug::TryQueues,
         &[
             "l4_try_lock_leaves_nothing",
@@ -316,7 +322,13 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
         ],
     ),
     (Bug::SmallCapacity, &["s5_too_many_holdings_are_refused"]),
-    (Bug::BlindAudit, &["l7_a_deleted_holding_is_noticed"]),
+    (
+        Bug::BlindAudit,
+        &[
+            "l7_a_deleted_holding_is_noticed",
+            "o4_no_holding_of_a_lost_history_stays_valid",
+        ],
+    ),
     (Bug::FoldedNames, &["l8_names_are_isolated"]),
     (Bug::ShortNames, &["l8_bad_names_are_refused"]),
     (
@@ -394,7 +406,13 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
         Bug::CountsFromArrival,
         &["s2_slow_answers_do_not_prolong_validity"],
     ),
-    (Bug::FloorIgnored, &["l2_token_floor_is_kept"]),
+    (
+        Bug::FloorIgnored,
+        &[
+            "l2_token_floor_is_kept",
+            "o4_tokens_rise_after_the_floor_is_raised",
+        ],
+    ),
     (Bug::FloorForLocksOnly, &["l2_token_floor_is_kept"]),
     (Bug::FloorFalls, &["l2_token_floor_is_kept"]),
     (Bug::FloorSparesWaiters, &["l2_token_floor_is_kept"]),
@@ -446,6 +464,17 @@ pub(crate) struct World {
     floor: AtomicU64,
     /// How much less than the store's is shown as the token of a lock (modulo 2^64).
     less: AtomicU64,
+    /// What there was at the last snapshot.
+    kept: Mutex<Kept>,
+    /// Whether it was returned to.
+    restored: AtomicBool,
+}
+
+/// The keys and sessions of a snapshot.
+#[derive(Default)]
+struct Kept {
+    keys: HashSet<String>,
+    sessions: HashSet<String>,
 }
 
 impl World {
@@ -465,6 +494,8 @@ impl World {
             leases: Mutex::default(),
             floor: AtomicU64::default(),
             less: AtomicU64::default(),
+            kept: Mutex::default(),
+            restored: AtomicBool::new(false),
         }))
     }
 
@@ -487,6 +518,29 @@ impl World {
         let oldest = leases.keys().min_by_key(|id| id.parse::<u64>().unwrap());
         let oldest = SessionId::new(oldest.unwrap().clone());
         assert!(self.in_silence(|store| store.revoke(&oldest)));
+    }
+
+    fn keep(&self) {
+        *self.kept.lock().unwrap() = Kept {
+            keys: self.store.backend().keys().into_iter().collect(),
+            sessions: self.leases.lock().unwrap().keys().cloned().collect(),
+        };
+    }
+
+    /// Takes away what came after the snapshot. What went after it, and the tokens, stay as they are: that is
+    /// all that the cases need.
+    fn return_to_kept(&self) {
+        self.restored.store(true, Ordering::SeqCst);
+        let kept = self.kept.lock().unwrap();
+        let late: Vec<_> = self.leases.lock().unwrap().keys().cloned().collect();
+        self.in_silence(|store| {
+            for session in late.iter().filter(|id| !kept.sessions.contains(*id)) {
+                store.revoke(&SessionId::new(session.clone()));
+            }
+            for key in store.keys().iter().filter(|key| !kept.keys.contains(*key)) {
+                store.delete(key);
+            }
+        });
     }
 
     fn connect(self: &Arc<Self>) -> Mutant {
@@ -536,6 +590,7 @@ impl Harness for Stage {
             Need::Survivors,
             Need::Failover,
             Need::ClockJump,
+            Need::Restore,
         ]
     }
 
@@ -597,6 +652,16 @@ impl Operator for Stage {
             let floor = self.world().floor.load(Ordering::SeqCst);
             self.world().less.store(floor, Ordering::SeqCst);
         }
+        Ok(())
+    }
+
+    async fn snapshot(&self) -> Result<()> {
+        self.world().keep();
+        Ok(())
+    }
+
+    async fn restore(&self) -> Result<()> {
+        self.world().return_to_kept();
         Ok(())
     }
 
@@ -1031,6 +1096,17 @@ impl Locker for MutantLocker {
                 };
                 let shown = Grant::new(FencingToken::new(token), grant.key().to_owned());
                 return Ok(shown.attach(grant));
+            }
+            Bug::WaitsInThePast if !self.world.restored.load(Ordering::SeqCst) => {
+                let restored = async {
+                    while !self.world.restored.load(Ordering::SeqCst) {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                tokio::select! {
+                    grant = self.inner.acquire(ask) => grant,
+                    () = restored => return Ok(self.invented()),
+                }
             }
             _ => self.inner.acquire(ask).await,
         }?;
