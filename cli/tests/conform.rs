@@ -104,7 +104,7 @@ fn set_ups_stand_beside_the_stores() {
         ("redis + replica, asynchronous", "denied, shown"),
         ("redis cluster, a primary lost", "denied, shown"),
         ("redis, clock that jumps", "denied, shown"),
-        ("redis", "held; denied, not shown"),
+        ("redis", "held; denied, no control here"),
     ] {
         let lines = done.stdout.lines();
         let mut lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -383,7 +383,7 @@ fn faults_are_for_servers_of_our_own() {
         "{done:?}"
     );
     assert_eq!(
-        stores("denied, not shown"),
+        stores("denied, no control here"),
         [format!("redis at {}", server.address())],
         "{done:?}"
     );

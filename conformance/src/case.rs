@@ -26,8 +26,7 @@ pub enum Outcome {
         /// answer that did not come, cut it short: that breaks a promise, but shows nothing about
         /// one that was not made.
         judged: bool,
-        /// Whether that error was of the kind `Unavailable`: [`run`](crate::run) tries once more then, if nothing that
-        /// the case does to the store explains it.
+        /// Whether that error was of the kind `Unavailable`: [`run`](crate::run) repeats the case on a fresh stage then.
         unavailable: bool,
         /// The history that shows it, where the case recorded one.
         history: Option<Box<Timeline>>,
@@ -47,6 +46,9 @@ pub enum Outcome {
     NotRun {
         /// What was missing.
         why: String,
+        /// Whether the harness has no control for the case, or the store not the primitive. A case that is not
+        /// excused was expected to run: too many of them [fail the report](crate::FLOOR_PERCENT).
+        excused: bool,
     },
 }
 
@@ -58,8 +60,10 @@ pub enum Seen {
     /// It went well. Perhaps the store could promise more; perhaps only another event would show
     /// why it does not.
     Survived(String),
-    /// The attack could not be made, or led nowhere, for this reason.
-    Nothing(String),
+    /// The harness has no control over the event.
+    NoControl(String),
+    /// The event could not be brought about, or the attack was cut short, for this reason.
+    NotBroughtAbout(String),
 }
 
 impl Outcome {
@@ -138,13 +142,35 @@ impl Outcome {
         }
     }
 
-    /// Nothing was shown.
+    /// Nothing was shown, although the case was expected to run.
     pub fn not_run(why: impl Into<String>) -> Self {
-        Self::NotRun { why: why.into() }
+        Self::NotRun {
+            why: why.into(),
+            excused: false,
+        }
     }
 
-    /// A word or two: `held`, `violated`, `denied, shown`, `denied, survived`, `denied, not shown`,
-    /// `not run`.
+    /// Nothing was shown: the harness or the store does not have what the case needs.
+    pub fn excused(why: impl Into<String>) -> Self {
+        Self::NotRun {
+            why: why.into(),
+            excused: true,
+        }
+    }
+
+    /// Whether the case ended in an error of the kind `Unavailable` that it did not expect.
+    pub(crate) const fn is_unavailable(&self) -> bool {
+        matches!(
+            self,
+            Self::Violated {
+                unavailable: true,
+                ..
+            }
+        )
+    }
+
+    /// A word or two: `held`, `violated`, `denied, shown`, `denied, survived`, `denied, no control here`,
+    /// `denied, not brought about`, `not run`.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Held { .. } => "held",
@@ -152,7 +178,8 @@ impl Outcome {
             Self::NotPromised { seen, .. } => match seen {
                 Seen::Counterexample(_) => "denied, shown",
                 Seen::Survived(_) => "denied, survived",
-                Seen::Nothing(_) => "denied, not shown",
+                Seen::NoControl(_) => NO_CONTROL,
+                Seen::NotBroughtAbout(_) => NOT_BROUGHT_ABOUT,
             },
             Self::NotRun { .. } => "not run",
         }
@@ -166,12 +193,16 @@ impl Outcome {
             Self::NotPromised { reason, seen, .. } => match seen {
                 Seen::Counterexample(seen) => format!("{reason}; seen: {seen}"),
                 Seen::Survived(seen) => format!("{reason}; but this attack was survived: {seen}"),
-                Seen::Nothing(why) => format!("{reason}; not shown: {why}"),
+                Seen::NoControl(why) => format!("{reason}; no control here: {why}"),
+                Seen::NotBroughtAbout(why) => format!("{reason}; not brought about: {why}"),
             },
-            Self::NotRun { why } => why.clone(),
+            Self::NotRun { why, .. } => why.clone(),
         }
     }
 }
+
+pub(crate) const NO_CONTROL: &str = "denied, no control here";
+pub(crate) const NOT_BROUGHT_ABOUT: &str = "denied, not brought about";
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,7 +215,7 @@ impl fmt::Display for Outcome {
 impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         match error.kind() {
-            ErrorKind::Unsupported => Self::not_run(error.to_string()),
+            ErrorKind::Unsupported => Self::excused(error.to_string()),
             _ if why_out_of_order(&error).is_some() => Self::not_run(error.to_string()),
             kind => Self::Violated {
                 counterexample: format!("an unexpected error: {error}"),
@@ -252,11 +283,11 @@ impl Case {
     pub async fn run(&self, harness: &dyn Harness) -> Outcome {
         let outcome = self.judge(harness).await;
         match (outcome, unless_away(|| harness.clean_up()).await) {
-            // What was judged has held: a store that is gone by now is no breach.
+            // The attack itself held: a store that is gone by now breaks no promise, and proves none.
             (Outcome::Held { evidence }, Err(error)) => {
                 let left = format!("{evidence}; but what was left could not be removed: {error}");
                 match error.kind() {
-                    ErrorKind::Unavailable => Outcome::cut_short(left),
+                    ErrorKind::Unavailable => Outcome::not_run(left),
                     _ => Outcome::violated(left),
                 }
             }
@@ -281,14 +312,17 @@ impl Case {
             .iter()
             .find(|need| !harness.offers().contains(need));
         match (promise, missing) {
-            (Promise::Made, Some(missing)) => Outcome::not_run(no_way_to(*missing)),
+            (Promise::Made, Some(missing)) => Outcome::excused(no_way_to(*missing)),
             (Promise::Denied { line, reason }, Some(missing)) => Outcome::NotPromised {
                 line,
                 reason,
-                seen: Seen::Nothing(no_way_to(*missing)),
+                seen: Seen::NoControl(no_way_to(*missing)),
                 history: None,
             },
-            (Promise::Made, None) => attack().await,
+            (Promise::Made, None) => match attack().await {
+                away if away.is_unavailable() => patient.unless_gone(away).await,
+                outcome => outcome,
+            },
             (Promise::Denied { line, reason }, None) => {
                 let (seen, history) = match attack().await {
                     Outcome::Held { evidence } => (Seen::Survived(evidence), None),
@@ -298,7 +332,8 @@ impl Case {
                         history,
                         ..
                     } => (Seen::Counterexample(counterexample), history),
-                    broken_off => (Seen::Nothing(broken_off.details()), None),
+                    Outcome::NotRun { why, excused: true } => (Seen::NoControl(why), None),
+                    broken_off => (Seen::NotBroughtAbout(broken_off.details()), None),
                 };
                 Outcome::NotPromised {
                     line,

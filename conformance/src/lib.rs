@@ -6,7 +6,7 @@
 //!
 //! * A store comes to the test as a [`Harness`]; the embedded one and etcd have theirs in
 //!   [`stores`].
-//! * [`conformance!`] makes a named test of every case; [`run`] makes a [`Report`] of many stores
+//! * [`conformance!`] makes a test binary with a named test for every case; [`run`] makes a [`Report`] of many stores
 //!   side by side.
 //! * [`mod@format`] writes it as Markdown, JUnit's XML, a page, or JSON.
 //! * [`storm`] is the long form: everything at once, under one fault after another, for many seeds.
@@ -30,8 +30,8 @@ pub use async_trait::async_trait;
 pub use case::{Case, Outcome, Promise, Seen, Verdict};
 pub use cases::CASES;
 pub use harness::{Harness, Link, Linked, Need, Operator, Subject, out_of_order, why_out_of_order};
-pub use report::{Column, Entry, Progress, Report, Standing, Tally, run, run_until};
+pub use report::{Column, Entry, FLOOR_PERCENT, Progress, Report, Standing, Tally, run, run_until};
 pub use timeline::Timeline;
 
 #[doc(hidden)]
-pub use macros::{One, Sum, excused, expect, find};
+pub use macros::{Make, expect, find, tests};

@@ -1,35 +1,40 @@
-//! One list, many uses: the macros that make tests of the cases.
+//! The suite as the tests of one store: [`conformance!`].
 
-use std::io::Write as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
 
-use crate::case::{Case, Outcome};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+
+use crate::case::{Case, Outcome, Seen};
 use crate::cases::CASES;
 use crate::harness::{Harness, Need};
 
-/// Makes a `#[tokio::test]` of every case, in a module of the given name.
+/// Makes a test binary of every case: a `main` for a test target with `harness = false`.
 ///
 /// The expression is evaluated once for each test, inside it, so it may await; it makes that
-/// test's own [`Harness`]. A case that cannot run fails its test, unless what it wants is listed: no
-/// test passes by being skipped.
+/// test's own [`Harness`]. A case that cannot run fails its test, unless what it needs is listed: then the
+/// test is `ignored`, with the reason. No test passes by being skipped.
 ///
 /// * `without` lists what this store and its harness do not have: the primitives `election`,
 ///   `rw_lock`, `queue`, `barrier` and `stm`, and the controls by the names of
 ///   [`Need`](crate::Need)'s variants, written `silence`, `lose_minority`. A control that is listed
-///   and offered fails every test.
+///   and offered fails every test, and so does a primitive that is listed and works.
 /// * `not_run` lists single cases. One that is listed and runs fails.
 ///
-/// Each failure says what was missing. Where all cases have run in one process, the last one writes to stderr how many
-/// of them held, are not promised and did not run: a test that is `ok` may be any of these.
+/// An attack on a guarantee that the store denies is `ignored` too if the event could not be brought about.
+/// cargo-nextest knows the ignored tests from the list; of a test that finds out only while it runs it shows a pass.
 ///
-/// The tests name tokio, so the crate of a new store needs it itself, besides this one:
+/// In `Cargo.toml`:
 ///
 /// ```toml
-/// [dev-dependencies]
-/// tokio = { version = "1", features = ["macros", "rt"] }
+/// [[test]]
+/// name = "conformance"
+/// harness = false # `conformance!` writes the `main`
 /// ```
 ///
-/// There `tests/conformance.rs` is this and no more:
+/// `tests/conformance.rs` is this and no more:
 ///
 /// ```ignore
 /// use tenure_conformance::{Harness, async_trait, conformance};
@@ -56,33 +61,17 @@ macro_rules! conformance {
         $(, without: [$($without:ident),* $(,)?])?
         $(, not_run: [$($not_run:ident),* $(,)?])? $(,)?
     ) => {
-        mod $store {
-            #[allow(unused_imports)]
-            use super::*;
-
-            const WITHOUT: &[&str] = &[$($(stringify!($without)),*)?];
-            const NOT_RUN: &[&str] = &[$($(stringify!($not_run)),*)?];
-            static SUM: $crate::Sum = $crate::Sum::new(stringify!($store));
-
-            $crate::for_each_case! { [$crate::__conformance_test] {$harness} }
+        fn main() -> ::std::process::ExitCode {
+            $crate::tests(
+                stringify!($store),
+                &[$($(stringify!($without)),*)?],
+                &[$($(stringify!($not_run)),*)?],
+                || ::std::boxed::Box::pin(async {
+                    ::std::boxed::Box::new($harness) as ::std::boxed::Box<dyn $crate::Harness>
+                }),
+            )
         }
     };
-}
-
-#[doc(hidden)]
-#[macro_export]
-macro_rules! __conformance_test {
-    ({$harness:expr} $($module:ident::$id:ident $rest:tt)*) => {$(
-        #[::tokio::test]
-        async fn $id() {
-            let one = SUM.one();
-            let harness = $harness;
-            if $crate::excused(&harness, stringify!($module), stringify!($id), WITHOUT).await {
-                return one.not_run();
-            }
-            one.came_of(&$crate::expect(&harness, stringify!($id), NOT_RUN).await);
-        }
-    )*};
 }
 
 /// The case called `id`.
@@ -91,48 +80,134 @@ pub fn find(id: &str) -> Option<&'static Case> {
     CASES.iter().find(|case| case.id == id)
 }
 
-/// Whether a case does not run because it wants something that is listed in `without`. Whatever else
-/// keeps it from running does not excuse it.
+/// What makes the harness of one test.
 #[doc(hidden)]
-pub async fn excused(harness: &dyn Harness, module: &str, id: &str, without: &[&str]) -> bool {
-    for word in without {
-        let control = Need::ALL.iter().find(|need| need.word() == *word);
-        assert!(
-            control.is_some() || PRIMITIVES.contains(word),
-            "`{word}` in `without` is neither a control nor a primitive"
-        );
-        assert!(
-            control.is_none_or(|control| !harness.offers().contains(control)),
-            "`{word}` is listed in `without`, but the harness offers it"
-        );
-    }
-    let Some(case) = find(id) else {
-        panic!("there is no case `{id}`");
-    };
-    let listed = |need: &Need| without.contains(&need.word());
-    if let Some(need) = case.needs.iter().find(|need| listed(need)) {
-        println!("there is no way to {}", need.describe());
-        return true;
-    }
-    // Of a primitive that is said to be missing no case may say anything but that.
-    let primitive = module.strip_prefix("random_").unwrap_or(module);
-    if !without.contains(&primitive) {
-        return false;
-    }
-    let outcome = case.run(harness).await;
-    assert!(
-        matches!(
-            outcome,
-            Outcome::NotRun { .. } | Outcome::NotPromised { .. }
-        ),
-        "`{primitive}` is listed in `without`, but {id} ran: {outcome}"
-    );
-    println!("{outcome}");
-    true
+pub type Make = fn() -> Pin<Box<dyn Future<Output = Box<dyn Harness>>>>;
+
+/// The `main` of [`conformance!`].
+#[doc(hidden)]
+pub fn tests(
+    store: &'static str,
+    without: &'static [&'static str],
+    not_run: &'static [&'static str],
+    make: Make,
+) -> ExitCode {
+    let lists = Arc::new(Lists { without, not_run });
+    let trials = CASES.iter().map(|case| {
+        let ours = Arc::clone(&lists);
+        let run = move || ours.run(case, make);
+        let trial = Trial::ignorable_test(format!("{store}::{}", case.id), run);
+        trial.with_ignored_flag(lists.missing(case).is_some())
+    });
+    let trials = trials.collect();
+    let mut arguments = Arguments::from_args();
+    // libtest reads the variable, libtest-mimic does not. Cases wait most of the time, for leases to end.
+    let threads = std::env::var("RUST_TEST_THREADS").ok();
+    let threads = threads
+        .and_then(|threads| threads.parse().ok())
+        .unwrap_or(8);
+    arguments.test_threads.get_or_insert(threads);
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// What a store may be without.
-const PRIMITIVES: &[&str] = &["election", "rw_lock", "queue", "barrier", "stm"];
+/// What a store may be without, and the letter of the rules about it.
+const PRIMITIVES: &[(&str, char)] = &[
+    ("election", 'E'),
+    ("rw_lock", 'R'),
+    ("queue", 'Q'),
+    ("barrier", 'B'),
+    ("stm", 'T'),
+];
+
+/// What is said not to run.
+struct Lists {
+    without: &'static [&'static str],
+    not_run: &'static [&'static str],
+}
+
+impl Lists {
+    /// The primitive or control in `without` that the case needs.
+    fn missing(&self, case: &Case) -> Option<String> {
+        let mut needs = case.needs.iter();
+        if let Some(need) = needs.find(|need| self.without.contains(&need.word())) {
+            return Some(format!("there is no way to {}", need.describe()));
+        }
+        let primitive = self.primitive(case)?;
+        Some(format!("`{primitive}` is not offered"))
+    }
+
+    /// The primitive in `without` that the case's rule is about.
+    fn primitive(&self, case: &Case) -> Option<&'static str> {
+        let mut listed = PRIMITIVES.iter().filter(|it| self.without.contains(&it.0));
+        let (primitive, _) = listed.find(|(_, letter)| case.rule.starts_with(*letter))?;
+        Some(primitive)
+    }
+
+    fn run(&self, case: &'static Case, make: Make) -> Result<Completion, Failed> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let harness = make().await;
+            self.agrees_with(&*harness)?;
+            let outcome = case.run(&*harness).await;
+            self.judge(case, &outcome)
+        })
+    }
+
+    fn agrees_with(&self, harness: &dyn Harness) -> Result<(), Failed> {
+        for word in self.without {
+            let control = Need::ALL.iter().find(|need| need.word() == *word);
+            if control.is_some_and(|control| harness.offers().contains(control)) {
+                let wrong = format!("`{word}` is listed in `without`, but the harness offers it");
+                return Err(wrong.into());
+            }
+            if control.is_none() && PRIMITIVES.iter().all(|(primitive, _)| primitive != word) {
+                let wrong = format!("`{word}` in `without` is neither a control nor a primitive");
+                return Err(wrong.into());
+            }
+        }
+        for id in self.not_run {
+            if find(id).is_none() {
+                return Err(format!("there is no case `{id}`, which `not_run` lists").into());
+            }
+        }
+        Ok(())
+    }
+
+    fn judge(&self, case: &Case, outcome: &Outcome) -> Result<Completion, Failed> {
+        let listed = self.missing(case).is_some() || self.not_run.contains(&case.id);
+        let about = format!("{} ({})", case.id, case.title);
+        match outcome {
+            Outcome::Violated { counterexample, .. } => {
+                Err(format!("{about} is violated: {counterexample}").into())
+            }
+            Outcome::NotRun { why, .. } if listed => Ok(Completion::ignored_with(why)),
+            // A case of another rule that uses a primitive which the store does not have.
+            Outcome::NotRun { why, excused: true } if self.names_what_is_missing(why) => {
+                Ok(Completion::ignored_with(why))
+            }
+            Outcome::NotRun { why, .. } => Err(format!("{about} was not run: {why}").into()),
+            Outcome::NotPromised {
+                seen: Seen::NoControl(why) | Seen::NotBroughtAbout(why),
+                ..
+            } => Ok(Completion::ignored_with(why)),
+            _ if listed => Err(format!(
+                "{about} is listed as one that cannot run, but it did: {outcome}"
+            )
+            .into()),
+            Outcome::Held { .. } | Outcome::NotPromised { .. } => Ok(Completion::Completed),
+        }
+    }
+
+    fn names_what_is_missing(&self, why: &str) -> bool {
+        let mut listed = self.without.iter();
+        listed.any(|word| {
+            why.split(|c: char| c != '_' && !c.is_alphanumeric())
+                .any(|it| it == *word)
+        })
+    }
+}
 
 /// Runs a case as a test.
 #[doc(hidden)]
@@ -145,81 +220,12 @@ pub async fn expect(harness: &dyn Harness, id: &str, not_run: &[&str]) -> Outcom
         (Outcome::Violated { counterexample, .. }, _) => {
             panic!("{id} ({}) is violated: {counterexample}", case.title)
         }
-        (Outcome::NotRun { why }, false) => panic!("{id} ({}) was not run: {why}", case.title),
+        (Outcome::NotRun { why, .. }, false) => {
+            panic!("{id} ({}) was not run: {why}", case.title)
+        }
         (Outcome::NotRun { .. }, true) => {}
         (_, true) => panic!("{id} is listed as one that does not run, but it did: {outcome}"),
         _ => println!("{outcome}"),
     }
     outcome
-}
-
-/// What came of all cases on one store, for the line behind the last one.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct Sum {
-    store: &'static str,
-    came: [AtomicUsize; 4],
-    ended: AtomicUsize,
-}
-
-const CAME: [&str; 4] = ["held", "not promised", "not run", "failed"];
-
-impl Sum {
-    pub const fn new(store: &'static str) -> Self {
-        Self {
-            store,
-            came: [const { AtomicUsize::new(0) }; 4],
-            ended: AtomicUsize::new(0),
-        }
-    }
-
-    pub const fn one(&'static self) -> One {
-        One { sum: self, came: 3 }
-    }
-
-    fn words(&self) -> String {
-        let counts = CAME.iter().zip(&self.came);
-        let counts: Vec<String> = counts
-            .map(|(what, count)| format!("{} {what}", count.load(Ordering::SeqCst)))
-            .collect();
-        format!(
-            "{}: {} cases, {}",
-            self.store,
-            CASES.len(),
-            counts.join(", ")
-        )
-    }
-}
-
-/// One case of a [`Sum`]: failed, if it panics.
-#[doc(hidden)]
-#[derive(Debug)]
-pub struct One {
-    sum: &'static Sum,
-    came: usize,
-}
-
-impl One {
-    pub fn came_of(mut self, outcome: &Outcome) {
-        self.came = match outcome {
-            Outcome::Held { .. } => 0,
-            Outcome::NotPromised { .. } => 1,
-            Outcome::NotRun { .. } => 2,
-            Outcome::Violated { .. } => 3,
-        };
-    }
-
-    pub fn not_run(mut self) {
-        self.came = 2;
-    }
-}
-
-impl Drop for One {
-    fn drop(&mut self) {
-        self.sum.came[self.came].fetch_add(1, Ordering::SeqCst);
-        if self.sum.ended.fetch_add(1, Ordering::SeqCst) + 1 == CASES.len() {
-            // Not by a macro: what these print is shown of failed tests only.
-            let _ = writeln!(std::io::stderr(), "\n{}", self.sum.words());
-        }
-    }
 }

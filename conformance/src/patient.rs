@@ -1,7 +1,7 @@
 //! A stage whose store may take its time to answer a new client.
 //!
-//! On a machine that has other things to do, a connection may fail that nothing is wrong with. That is no
-//! answer of the store, and breaks no promise.
+//! On a loaded machine, or while the store is disturbed, a connection may fail or break although the store is sound.
+//! This is no answer of the store, and breaks no promise.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +23,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// A harness that tries again to connect, and remembers that it was in vain.
 pub(crate) struct Patient<'a> {
     harness: &'a dyn Harness,
-    /// Whether the case's operator does something to the store by which it may become unreachable: then
-    /// that is what came of it.
+    /// Whether the case's operator brings about an event after which the store has to serve again.
     strikes: bool,
     struck: AtomicBool,
     unreached: Mutex<Option<String>>,
@@ -32,10 +31,9 @@ pub(crate) struct Patient<'a> {
 
 impl<'a> Patient<'a> {
     pub(crate) fn new(harness: &'a dyn Harness, case: &Case) -> Self {
-        let strike = |need: &Need| need.is_event() || *need == Need::Disturb;
         Self {
             harness,
-            strikes: case.needs.iter().any(strike),
+            strikes: case.needs.iter().any(|need| need.is_event()),
             struck: AtomicBool::new(false),
             unreached: Mutex::new(None),
         }
@@ -53,14 +51,22 @@ impl<'a> Patient<'a> {
         }
     }
 
+    /// The outcome of a case that ended in an unexpected error of the kind `Unavailable`, if the store serves a new
+    /// client now. A store that is gone breaks no promise, unless the event that the case brought about took it away.
+    pub(crate) async fn unless_gone(&self, outcome: Outcome) -> Outcome {
+        let serves = unless_away(async || self.harness.connect().await?.guarantees().await);
+        match serves.await {
+            Err(error) if error.kind() == ErrorKind::Unavailable && !self.is_struck() => {
+                Outcome::not_run(format!("the store became unavailable: {error}"))
+            }
+            _ => outcome,
+        }
+    }
+
     async fn reach<T, F: Future<Output = Result<T>>>(
         &self,
         connect: impl Fn() -> F + Send,
     ) -> Result<T> {
-        // What becomes of a store by what was done to it, its client has to bear at once.
-        if self.is_struck() {
-            return connect().await;
-        }
         let mut attempt = Attempt {
             patient: self,
             given_up: Some("a connection was not made in time".to_owned()),

@@ -14,6 +14,7 @@ struct Shy {
     connections: Arc<AtomicU32>,
     fails: Fails,
     moves: bool,
+    disturbed: Arc<AtomicU32>,
 }
 
 #[derive(Clone, Copy)]
@@ -26,6 +27,10 @@ enum Fails {
     Silently(u32),
     /// Refused, from this on: not a question of time.
     Refused(u32),
+    /// Those from this on, once the store has been disturbed.
+    Gone,
+    /// None: the first so many disturbances, over all stages, break the operator's own connection.
+    Disturbances(u32),
 }
 
 #[async_trait]
@@ -39,6 +44,7 @@ impl Harness for Shy {
             Fails::Silently(first) if number >= first => {
                 std::future::pending::<()>().await;
             }
+            Fails::Gone if self.disturbed.load(Ordering::SeqCst) > 0 => return Err(away()),
             Fails::Refused(first) if number >= first => {
                 return Err(Error::new(ErrorKind::Unauthorized, "wrong password"));
             }
@@ -49,6 +55,7 @@ impl Harness for Shy {
 
     fn offers(&self) -> &[Need] {
         match self.moves {
+            _ if matches!(self.fails, Fails::Gone | Fails::Disturbances(_)) => &[Need::Disturb],
             true => &[Need::Restart, Need::Survivors],
             false => &[],
         }
@@ -64,9 +71,17 @@ impl Operator for Shy {
     async fn restart(&self) -> Result<()> {
         Ok(())
     }
+
+    async fn disturb(&self) -> Result<()> {
+        let number = self.disturbed.fetch_add(1, Ordering::SeqCst) + 1;
+        match self.fails {
+            Fails::Disturbances(most) if number > most => Ok(()),
+            _ => Err(Error::new(ErrorKind::Unavailable, "broken pipe")),
+        }
+    }
 }
 
-struct Column(Fails, bool);
+struct Column(Fails, bool, Arc<AtomicU32>);
 
 #[async_trait]
 impl Subject for Column {
@@ -75,18 +90,19 @@ impl Subject for Column {
     }
 
     async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
-        let Self(fails, moves) = *self;
+        let Self(fails, moves, disturbed) = self;
         Ok(Box::new(Shy {
             store: Arc::new(tenure_memory::connect(MemoryConfig::new())?),
             connections: Arc::default(),
-            fails,
-            moves,
+            fails: *fails,
+            moves: *moves,
+            disturbed: Arc::clone(disturbed),
         }))
     }
 }
 
 async fn outcome(id: &str, fails: Fails, moves: bool) -> Outcome {
-    let subject: Arc<dyn Subject> = Arc::new(Column(fails, moves));
+    let subject: Arc<dyn Subject> = Arc::new(Column(fails, moves, Arc::default()));
     let report = run(vec![subject], |case| case.id == id, |_| {}).await;
     let outcome = report.columns[0].outcome(id).unwrap();
     println!("{outcome}");
@@ -95,7 +111,7 @@ async fn outcome(id: &str, fails: Fails, moves: bool) -> Outcome {
 
 fn not_run(outcome: &Outcome, why: &str) {
     match outcome {
-        Outcome::NotRun { why: said } => assert!(said.contains(why), "{said}"),
+        Outcome::NotRun { why: said, .. } => assert!(said.contains(why), "{said}"),
         other => panic!("{other}"),
     }
 }
@@ -135,6 +151,74 @@ async fn nor_is_one_whose_connection_takes_too_long() {
 async fn who_is_refused_is_not_tried_again() {
     let outcome = outcome(PLAIN, Fails::Refused(ASKED + 1), false).await;
     assert!(matches!(outcome, Outcome::Violated { .. }), "{outcome}");
+}
+
+const DISTURBED: &str = "e4_an_observer_bears_disturbances";
+
+/// A connection that breaks while the case disturbs the store says nothing about the store's promises.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_in_passing_while_the_store_is_disturbed_repeats_the_case() {
+    let outcome = outcome(DISTURBED, Fails::Disturbances(2), false).await;
+    let evidence = match outcome {
+        Outcome::Held { evidence } => evidence,
+        other => panic!("{other}"),
+    };
+    assert!(
+        evidence.contains("on a further attempt, after"),
+        "{evidence}"
+    );
+}
+
+/// One that fails in each attempt, while the store serves other clients, is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_in_each_attempt_is_a_violation() {
+    let outcome = outcome(DISTURBED, Fails::Disturbances(u32::MAX), false).await;
+    assert!(matches!(outcome, Outcome::Violated { .. }), "{outcome}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_gone_after_a_disturbance_proves_nothing() {
+    let outcome = outcome(DISTURBED, Fails::Gone, false).await;
+    not_run(&outcome, "the store became unavailable");
+}
+
+/// A store that serves the first cases and no further client.
+struct Refuses(Arc<AtomicU32>);
+
+#[async_trait]
+impl Subject for Refuses {
+    fn name(&self) -> &str {
+        "refuses"
+    }
+
+    async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
+        let fails = match self.0.fetch_add(1, Ordering::SeqCst) {
+            ..3 => Fails::From(u32::MAX),
+            _ => Fails::From(ASKED + 1),
+        };
+        Ok(Box::new(Shy {
+            store: Arc::new(tenure_memory::connect(MemoryConfig::new())?),
+            connections: Arc::default(),
+            fails,
+            moves: false,
+            disturbed: Arc::default(),
+        }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_refuses_further_clients_fails_the_report() {
+    let subject: Arc<dyn Subject> = Arc::new(Refuses(Arc::default()));
+    let some = |case: &Case| case.rule == "S1" || case.id.starts_with("l8_bad");
+    let report = run(vec![subject], some, |_| {}).await;
+    let tally = report.tally();
+    assert!(tally.violated == 0 && tally.held > 0, "{report}");
+    assert!(tally.not_run > tally.excused, "{report}");
+    assert!(!report.exit_ok(), "{report}");
+    assert!(
+        report.to_string().contains("TOO FEW CASES RAN on refuses"),
+        "{report}"
+    );
 }
 
 /// A store that does not come back broke its promise.

@@ -37,9 +37,9 @@ async fn the_least_rights_are_enough() {
                 continue;
             }
             Outcome::Violated { counterexample, .. } => counterexample,
-            Outcome::NotRun { why } if !wanting(why) => why,
+            Outcome::NotRun { why, .. } if !wanting(why) => why,
             Outcome::NotPromised {
-                seen: Seen::Nothing(why),
+                seen: Seen::NoControl(why) | Seen::NotBroughtAbout(why),
                 ..
             } if !wanting(why) => why,
             _ => continue,

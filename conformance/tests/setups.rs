@@ -299,7 +299,7 @@ mod postgres {
         }
         for entry in &column.entries {
             let Outcome::NotPromised {
-                seen: Seen::Nothing(why),
+                seen: Seen::NoControl(why) | Seen::NotBroughtAbout(why),
                 ..
             } = &entry.outcome
             else {

@@ -1,89 +1,23 @@
-//! The suite on the example, and on the example with a mistake.
+//! The suite on the example: a test for each case, `ignored` where the case cannot run here.
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
-use std::sync::Arc;
-
-use tenure_conformance::{Case, Harness, Outcome, Report, Subject, async_trait, conformance, run};
+use tenure_conformance::{Harness, async_trait, conformance};
 use tenure_core::{Result, Store};
-use tenure_example_files::{Mistake, connect, connect_mistaken};
+use tenure_example_files::connect;
 
-struct Files(tempfile::TempDir, Mistake);
-
-fn files() -> Files {
-    Files(tempfile::tempdir().unwrap(), Mistake::None)
-}
+struct Files(tempfile::TempDir);
 
 #[async_trait]
 impl Harness for Files {
     async fn connect(&self) -> Result<Store> {
-        match self.1 {
-            Mistake::None => Ok(connect(self.0.path())?.into_dyn()),
-            mistake => Ok(connect_mistaken(self.0.path(), mistake)?.into_dyn()),
-        }
+        Ok(connect(self.0.path())?.into_dyn())
     }
 }
 
-conformance!(files, files(), without: [
+conformance!(files, Files(tempfile::tempdir().unwrap()), without: [
     election, rw_lock, queue, barrier, stm,
     silence, mute, hold, cut, elsewhere, revoke, delete, keys, sessions, disturb, restart, survivors, failover,
     restore, clock_jump, capacity,
 ], not_run: [
     l2_token_floor_is_kept, // its tokens cannot be raised
 ]);
-
-/// A store with a mistake, as a column of a report.
-struct Mistaken(Mistake);
-
-#[async_trait]
-impl Subject for Mistaken {
-    fn name(&self) -> &str {
-        "mistaken"
-    }
-
-    async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
-        Ok(Box::new(Files(tempfile::tempdir().unwrap(), self.0)))
-    }
-}
-
-async fn report_on(mistake: Mistake, id: &str) -> Report {
-    let subjects: Vec<Arc<dyn Subject>> = vec![Arc::new(Mistaken(mistake))];
-    run(subjects, |case| case.id == id, |_| {}).await
-}
-
-/// The same case passes without the mistake, and with it says which promise was broken, and how.
-async fn shows(mistake: Mistake, id: &str, promise: &str, how: &str) {
-    let report = report_on(Mistake::None, id).await;
-    assert!(report.exit_ok(), "{report}");
-    let report = report_on(mistake, id).await;
-    assert!(!report.exit_ok(), "{report}");
-    let outcome = report.columns[0].outcome(id).unwrap();
-    assert!(matches!(outcome, Outcome::Violated { .. }), "{outcome}");
-    assert!(outcome.details().contains(how), "{outcome}");
-    let text = report.to_string();
-    assert!(text.contains(promise) && text.contains(how), "{text}");
-    println!("{report}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tokens_counted_in_each_process_are_found() {
-    let case = "l2_tokens_rise_with_every_grant";
-    shows(
-        Mistake::CountAtHome,
-        case,
-        "token order",
-        "was granted after",
-    )
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_release_by_name_alone_is_found() {
-    let case = "l7_a_late_release_spares_the_successor";
-    shows(
-        Mistake::ReleaseByName,
-        case,
-        "late release",
-        "of the successor was free",
-    )
-    .await;
-}

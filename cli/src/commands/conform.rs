@@ -542,10 +542,13 @@ fn why_not(report: &Report) -> String {
         .violations()
         .map(|(store, case, _)| format!("{} on {store}", case.id))
         .collect();
-    if broken.is_empty() {
-        "nothing was proved: not one promise of a store could be put to the test".to_owned()
-    } else {
+    let too_few = report.below_floor();
+    if !broken.is_empty() {
         format!("claimed, and broken: {}", broken.join(", "))
+    } else if !too_few.is_empty() {
+        too_few.join("; ")
+    } else {
+        "nothing was proved: not one promise of a store could be put to the test".to_owned()
     }
 }
 

@@ -458,14 +458,23 @@ pub async fn e4_an_observer_bears_disturbances(harness: &dyn Harness) -> Verdict
     for round in 0..ROUNDS {
         let lead = campaign(&handle, "0").await?;
         operator.disturb().await?;
-        proclaim(&lead, "1").await?;
+        // The connection of a step may break with the disturbance. A proclamation may be repeated; a resignation
+        // is repeated in the background.
+        let broke = |error: &tenure_core::Error| error.kind() == ErrorKind::Unavailable;
+        match promptly("a proclamation", lead.proclaim("1")).await? {
+            Err(error) if broke(&error) => proclaim(&lead, "1").await?,
+            proclaimed => proclaimed?,
+        }
         let what = "after a disturbance";
         shown.ends_with(&led(&lead, "1"), PROMPT, what).await?;
         operator.disturb().await?;
         if round % 2 == 0 {
             promptly("a disturbance", operator.disturb()).await??;
         }
-        resign(lead).await?;
+        match promptly("a resignation", lead.resign()).await? {
+            Err(error) if broke(&error) => {}
+            resigned => resigned?,
+        }
         shown.ends_with(&None, PROMPT, what).await?;
     }
     shown.never_goes_back()?;

@@ -83,7 +83,7 @@ impl Mark {
             Self::Violated => "violated",
             Self::Shown => "shown",
             Self::Survived => "survived",
-            Self::NotShown => "not-shown",
+            Self::NoControl | Self::NotBroughtAbout => "not-shown",
             Self::NotRun => "not-run",
         }
     }
@@ -94,7 +94,8 @@ impl Mark {
             Self::Violated => "✗",
             Self::Shown => "◆",
             Self::Survived => "◇",
-            Self::NotShown => "○",
+            Self::NoControl => "○",
+            Self::NotBroughtAbout => "◌",
             Self::NotRun => "–",
         }
     }
@@ -190,7 +191,8 @@ fn colour(cell: &Cell<'_>) -> Option<Mark> {
     let by_weight = [
         Mark::Violated,
         Mark::Shown,
-        Mark::NotShown,
+        Mark::NotBroughtAbout,
+        Mark::NoControl,
         Mark::Survived,
         Mark::Held,
     ];
@@ -285,10 +287,11 @@ fn article(out: &mut String, entry: &Entry, store: &str, picture: bool) {
             match seen {
                 Seen::Counterexample(seen) => block(out, seen),
                 Seen::Survived(seen) => paragraph(out, &format!("The attack was survived: {seen}")),
-                Seen::Nothing(why) => paragraph(out, &format!("Not shown: {why}")),
+                Seen::NoControl(why) => paragraph(out, &format!("No control here: {why}")),
+                Seen::NotBroughtAbout(why) => paragraph(out, &format!("Not brought about: {why}")),
             }
         }
-        Outcome::NotRun { why } => paragraph(out, why),
+        Outcome::NotRun { why, .. } => paragraph(out, why),
     }
     if let Some(history) = outcome.history().filter(|_| picture) {
         svg::timeline(out, history);
@@ -354,10 +357,16 @@ fn denials(out: &mut String, report: &Report) {
             if !cell.standing.is_denied() {
                 continue;
             }
-            let mark = [Mark::Shown, Mark::NotShown, Mark::Survived]
+            let by_weight = [
+                Mark::Shown,
+                Mark::NotBroughtAbout,
+                Mark::NoControl,
+                Mark::Survived,
+            ];
+            let mark = by_weight
                 .into_iter()
                 .find(|mark| mark.count(&cell.entries) > 0)
-                .unwrap_or(Mark::NotShown);
+                .unwrap_or(Mark::NoControl);
             let place = Place { row, column: index };
             let _ = writeln!(
                 rows,

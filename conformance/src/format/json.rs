@@ -24,12 +24,13 @@ use crate::timeline::Timeline;
 /// | `store`, `guarantee`, `rule`, `value`, `reason` | what is claimed where, and why |
 /// | `standing` | what became of it: [`Standing::words`](crate::Standing::words) |
 /// | `held`, `violated`, `not_run` | how many cases |
-/// | `shown`, `survived`, `not_shown` | of what is denied: objects with `case`, and `seen` or `why` |
+/// | `shown`, `survived`, `no_control`, `not_brought_about` | of what is denied: objects with `case`, and `seen` or `why` |
 ///
 /// | of a store | |
 /// |---|---|
 /// | `store`, `deployment` | its column, its server and version |
-/// | `held`, `violated`, `not_promised`, `shown`, `not_run` | how many cases; `shown` are among those not promised |
+/// | `held`, `violated`, `not_promised`, `shown`, `not_run`, `excused` | how many cases; `shown` are among those not promised, `excused` (no control, or no such primitive) among those not run |
+/// | `below_floor` | whether [too few](crate::FLOOR_PERCENT) of the cases ran that are not excused |
 /// | `at`, `command`, `tenure` | when and by what it was tried |
 pub fn json(report: &Report, about: &About) -> String {
     let mut text = String::new();
@@ -105,7 +106,8 @@ fn of_guarantee(column: &Column, row: &Row) -> Value {
         "not_run": standing.not_run.len(),
         "shown": of(&standing.shown, "seen"),
         "survived": of(&standing.survived, "seen"),
-        "not_shown": of(&standing.not_shown, "why"),
+        "no_control": of(&standing.no_control, "why"),
+        "not_brought_about": of(&standing.not_brought_about, "why"),
     })
 }
 
@@ -119,6 +121,8 @@ fn of_store(column: &Column, about: &About) -> Value {
         "not_promised": tally.not_promised,
         "shown": tally.shown,
         "not_run": tally.not_run,
+        "excused": tally.excused,
+        "below_floor": column.below_floor().is_some(),
         "at": utc(about.at),
         "command": about.command,
         "tenure": VERSION,

@@ -50,7 +50,8 @@ pub fn junit(report: &Report, about: &About) -> String {
 
 /// As [`Report::exit_ok`] asks of every column, violations aside.
 fn proved(column: &Column) -> bool {
-    column.is_proved() || column.guarantees.is_ok() && column.tally().violated > 0
+    let shown = column.is_proved() || column.guarantees.is_ok() && column.tally().violated > 0;
+    shown && column.below_floor().is_none()
 }
 
 fn numbers(text: &mut String, entries: &[&Entry], errors: usize, took: Duration, at: &str) {
@@ -77,11 +78,14 @@ fn suite(text: &mut String, column: &Column, about: &About, at: &str) {
     }
     text.push_str("    </properties>\n");
     if !proved(column) {
-        let why = match &column.guarantees {
-            Ok(_) => "not one promise of the store could be put to the test",
-            Err(why) => why,
+        let why = match (&column.guarantees, column.below_floor()) {
+            (Ok(_), Some((ran, expected))) => {
+                format!("only {ran} of {expected} cases ran for which there is a control")
+            }
+            (Ok(_), None) => "not one promise of the store could be put to the test".to_owned(),
+            (Err(why), _) => why.clone(),
         };
-        error(text, &column.store, why);
+        error(text, &column.store, &why);
     }
     for entry in entries {
         test(text, &column.store, entry);
@@ -130,7 +134,8 @@ fn test(text: &mut String, store: &str, entry: &Entry) {
             let (word, seen) = match seen {
                 Seen::Counterexample(seen) => ("; shown: ", seen),
                 Seen::Survived(seen) => ("; this attack was survived: ", seen),
-                Seen::Nothing(why) => ("; not shown: ", why),
+                Seen::NoControl(why) => ("; no control here: ", why),
+                Seen::NotBroughtAbout(why) => ("; not brought about: ", why),
             };
             write!(
                 text,
@@ -143,7 +148,9 @@ fn test(text: &mut String, store: &str, entry: &Entry) {
                 false => Ok(()),
             })
         }
-        Outcome::NotRun { why } => write!(text, "<skipped message=\"not run: {}\"/>", escaped(why)),
+        Outcome::NotRun { why, .. } => {
+            write!(text, "<skipped message=\"not run: {}\"/>", escaped(why))
+        }
     };
     text.push_str("\n    </testcase>\n");
 }

@@ -147,8 +147,8 @@ fn denials(text: &mut String, report: &Report) {
         for (case, seen) in &standing.survived {
             let _ = write!(text, "Survived {}:\n\n{}\n", code(case.id), block(seen));
         }
-        for (why, count) in standing.why_not_shown() {
-            let _ = writeln!(text, "Not shown by {}: {}.\n", cases(count), plain(why));
+        for (what, why, count) in standing.why_not_shown() {
+            let _ = writeln!(text, "{what} for {}: {}.\n", cases(count), plain(why));
         }
         // One empty line is enough.
         text.truncate(text.trim_end().len());
@@ -163,7 +163,7 @@ fn left_out(text: &mut String, report: &Report) {
         }
         let _ = writeln!(text, "* {}: {}: {}", plain(store), cases(count), plain(why));
         let names = report.columns.iter().filter(|column| column.store == store).flat_map(|column| {
-            let missing = |outcome: &Outcome| matches!(outcome, Outcome::NotRun { why: other } if other == why);
+            let missing = |outcome: &Outcome| matches!(outcome, Outcome::NotRun { why: other, .. } if other == why);
             let entries = column.entries.iter().filter(move |entry| missing(&entry.outcome));
             entries.map(|entry| code(entry.case.id))
         });
@@ -253,7 +253,7 @@ mod tests {
             "* memory: embedded 1.0.\n",
             "| guarantee | memory | plain \\| redis |\n|---|---|---|\n",
             "| mutual exclusion (L1) | always: **BROKEN** | always: not tested |\n",
-            "| token order survives (L2) | client crash: denied, shown | client crash: denied, not shown |\n",
+            "| token order survives (L2) | client crash: denied, shown | client crash: denied, no control here |\n",
             "| everything else | held | not tested |\n",
             "### `l1_contenders_exclude_each_other` on memory\n",
             "```text\ntwo at once:\n    client 0\n```\n",

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tenure_core::{Line, Row};
 
-use crate::case::{Outcome, Seen};
+use crate::case::{NO_CONTROL, NOT_BROUGHT_ABOUT, Outcome, Seen};
 use crate::report::{Column, Entry, Report, Standing};
 
 mod html;
@@ -95,7 +95,8 @@ fn verdict(report: &Report) -> &'static str {
     match (report.tally().violated, report.exit_ok()) {
         (1.., _) => "BROKEN",
         (0, true) => "passed",
-        (0, false) => "nothing proved",
+        (0, false) if report.below_floor().is_empty() => "nothing proved",
+        (0, false) => "too few cases ran",
     }
 }
 
@@ -166,17 +167,19 @@ enum Mark {
     Violated,
     Shown,
     Survived,
-    NotShown,
+    NoControl,
+    NotBroughtAbout,
     NotRun,
 }
 
 impl Mark {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Violated,
         Self::Held,
         Self::Shown,
         Self::Survived,
-        Self::NotShown,
+        Self::NotBroughtAbout,
+        Self::NoControl,
         Self::NotRun,
     ];
 
@@ -187,7 +190,8 @@ impl Mark {
             Outcome::NotPromised { seen, .. } => match seen {
                 Seen::Counterexample(_) => Self::Shown,
                 Seen::Survived(_) => Self::Survived,
-                Seen::Nothing(_) => Self::NotShown,
+                Seen::NoControl(_) => Self::NoControl,
+                Seen::NotBroughtAbout(_) => Self::NotBroughtAbout,
             },
             Outcome::NotRun { .. } => Self::NotRun,
         }
@@ -200,7 +204,8 @@ impl Mark {
             Self::Violated => "violated",
             Self::Shown => "denied, shown",
             Self::Survived => "denied, survived",
-            Self::NotShown => "denied, not shown",
+            Self::NoControl => NO_CONTROL,
+            Self::NotBroughtAbout => NOT_BROUGHT_ABOUT,
             Self::NotRun => "not run",
         }
     }

@@ -114,11 +114,11 @@ pub(crate) fn report() -> Report {
                 entries: vec![
                     entry(
                         "l2_tokens_survive_a_restart",
-                        denied("no fsync", Seen::Nothing(nothing.to_owned())),
+                        denied("no fsync", Seen::NoControl(nothing.to_owned())),
                     ),
                     entry(
                         "l3_no_wake_up_is_lost_in_a_reconnect",
-                        Outcome::not_run("there is no way to cut a connection"),
+                        Outcome::excused("there is no way to cut a connection"),
                     ),
                 ],
             },
@@ -149,7 +149,7 @@ pub(super) fn hostile() -> Report {
         ),
         (
             "l2_tokens_survive_clock_jumps",
-            denied(HOSTILE, Seen::Nothing(HOSTILE.to_owned())),
+            denied(HOSTILE, Seen::NotBroughtAbout(HOSTILE.to_owned())),
         ),
         (
             "s1_closing_frees_everything_at_once",
