@@ -51,7 +51,10 @@ macro_rules! join {
 
 /// Looks whether it is a ticket's turn. Does not wait for the disk either.
 const LOOK: &str = "SELECT token, ahead, pg_catalog.set_config('synchronous_commit', 'off', true) \
-    FROM tenure.line_look($1, $2, $3, $4)";
+    FROM tenure.line_look($1, $2, $3, $4, $5)";
+
+/// Joins a line as one more reader of a session that has the lock shared.
+const SHARE: &str = "SELECT tenure.line_share($1, $2, $3, $4, $5, $6) AS token";
 
 /// What a look finds.
 enum Found {
@@ -166,10 +169,13 @@ impl PostgresSession {
         if mine && !waits {
             return Ok(None);
         }
-        if !mine {
+        let has = main.own().has_key(stand.key);
+        if !has {
             main.check_room().await?;
         }
+        let share = has && !mine;
         let join = match stand.value {
+            _ if share => step(SHARE),
             Some(_) => step("SELECT tenure.election_join($1, $2, $3, $4, $5, $6, $7, $8) AS token"),
             None if stand.shared => step(join!("pg_catalog.pg_try_advisory_lock_shared")),
             None => step(join!("pg_catalog.pg_try_advisory_lock")),
@@ -180,13 +186,14 @@ impl PostgresSession {
         .with(&*stand.path)
         .with(stand.key);
         let join = match stand.value {
+            _ if share => join.with(waits),
             Some(value) => join.with(mine).with(waits).with(value),
             None => join.with(stand.shared).with(mine).with(waits),
         };
         let joined = match main.call(join).await {
             Ok(joined) => joined.first()?.token("token")?,
             Err(error) => {
-                if !mine {
+                if !has {
                     take_back(&mut main, stand).await;
                 }
                 return Err(error);
@@ -214,14 +221,17 @@ impl PostgresSession {
         .with(self.id)
         .with(signed(stand.nonce))
         .with(stand.key);
+        let has = main.own().has_key(stand.key);
         let look = match stand.value {
             Some(_) => look.with(&*stand.path),
-            None => look.with(stand.shared),
+            None => look.with(stand.shared).with(has),
         };
         let found = match main.call(look).await {
             Ok(found) => found,
             Err(error) => {
-                take_back(&mut main, stand).await;
+                if !has {
+                    take_back(&mut main, stand).await;
+                }
                 return Err(error);
             }
         };
@@ -272,7 +282,15 @@ impl PostgresSession {
             return Ok(());
         };
         let (shared, leads, again) = (holder.shared, holder.leads, holder.leaving);
-        holder.leaving = true;
+        if main.own().shared_by_others(key, nonce) {
+            // The session keeps its share. The round trip shows whether the session still lives.
+            main.call(step("SELECT")).await?;
+            main.own().leave(nonce);
+            return Ok(());
+        }
+        if let Some((_, holder)) = main.own().of(nonce) {
+            holder.leaving = true;
+        }
         let path = main.own().path(key);
         let leave = if leads {
             step("SELECT tenure.election_leave($1, $2, $3, $4, $5) AS ours")
@@ -397,9 +415,8 @@ async fn take_back(main: &mut MainGuard<'_>, stand: &Stand<'_>) {
     } else {
         "SELECT pg_catalog.pg_advisory_unlock($1)"
     });
-    // Who shares it already would lose it if the step had not taken it once more: nobody knows.
-    let shared_already = main.own().has_key(stand.key);
-    if shared_already || main.call(unlock.with(stand.key)).await.is_err() {
+    // Called where the session had nothing under this key, so this frees no other reader's.
+    if main.call(unlock.with(stand.key)).await.is_err() {
         main.end(LossReason::Unreachable);
     }
 }

@@ -64,7 +64,15 @@ impl Own {
         if *own.path != *path {
             return Err(error::collision(path, &own.path));
         }
-        Ok(!shared || own.holders.values().any(|holder| !holder.shared))
+        let excludes = |holder: &Holder| !holder.shared || holder.leaving;
+        Ok(!shared || own.holders.values().any(excludes))
+    }
+
+    /// Whether others than `nonce` share `key`. The session has one share of the server's lock for all of them,
+    /// which the last one gives back: an unlock that is repeated after a failure can free no other's.
+    pub(crate) fn shared_by_others(&self, key: i64, nonce: u64) -> bool {
+        let own = self.keys.get(&key);
+        own.is_some_and(|own| own.holders.keys().any(|of| *of != nonce))
     }
 
     /// `nonce` has `key` now.

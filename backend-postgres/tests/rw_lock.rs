@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Executor};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use support::{BREAK_NUDGE, Database, MEND_NUDGE, ONLY_SESSIONS, Silent, TICKETS, within};
-use tenure_core::{ErrorKind, LossReason};
+use tenure_core::backend::StoreUrl;
+use tenure_core::{ErrorKind, LossReason, SessionOptions};
+use tenure_postgres::PostgresConfig;
 
 const TTL: Duration = Duration::from_secs(5);
 
@@ -396,4 +398,139 @@ async fn a_thousand_of_both_sides_dropped_at_random_leave_nothing() {
                 .unwrap(),
         );
     }
+}
+
+/// The server does not take an unlock back when its statement fails. A release that is repeated then must not
+/// free the share of another reader of the same session.
+#[tokio::test]
+async fn a_repeated_release_spares_the_other_reader_of_the_session() {
+    let db = Database::new().await;
+    let (a, b) = (db.session(TTL).await, db.session(TTL).await);
+    let lock = a.rw_lock("l").unwrap();
+    let (first, second) = (lock.read().await.unwrap(), lock.try_read().await.unwrap());
+    let other = b.rw_lock("l").unwrap();
+    let writer = tokio::spawn({
+        let other = other.clone();
+        async move { other.write().await }
+    });
+    db.until(TICKETS, 1).await;
+    let mut sql = db.sql().await;
+    sql.execute(BREAK_NUDGE).await.unwrap();
+    // In the background it is repeated for as long as it fails.
+    drop(first);
+    for _ in 0..20 {
+        assert_eq!(db.number(READING).await, 1, "the server's share is gone");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert!(second.is_valid() && !writer.is_finished());
+    // A reader that comes now waits behind the writer.
+    assert_eq!(
+        lock.try_read().await.unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
+    // The last release fails half-way: unlocked, and nobody told.
+    drop(second);
+    db.until(READING, 0).await;
+    let late = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.read().await }
+    });
+    // The writer looks by itself, and the reader of the session that is letting go does not come before it.
+    let writer = within(TTL, "the writer", writer).await.unwrap().unwrap();
+    assert_eq!(db.number(READING).await, 0);
+    assert!(writer.is_valid() && !late.is_finished());
+    sql.execute(MEND_NUDGE).await.unwrap();
+    writer.release().await.unwrap();
+    let late = within(TTL, "the reader", late).await.unwrap().unwrap();
+    assert!(a.is_valid() && b.is_valid());
+    late.release().await.unwrap();
+    db.until(ONLY_SESSIONS, 2).await;
+}
+
+/// The same by a real failure: another database's commit waits for a standby and keeps the lock before which all
+/// wait who notify, so the release runs into `lock_timeout` after it unlocked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_that_cannot_notify_spares_the_other_reader_of_the_session() {
+    let server = tenure_testbed::PostgresServer::start_async().await.unwrap();
+    let open = async || {
+        let url = server.url() + "?sslmode=disable";
+        let config = StoreUrl::parse(&url).and_then(PostgresConfig::from_url);
+        let store = tenure_postgres::connect(config.unwrap()).await.unwrap();
+        let options = SessionOptions::new().ttl(TTL);
+        store.open(options).await.unwrap()
+    };
+    let (a, b) = (open().await, open().await);
+    let lock = a.rw_lock("l").unwrap();
+    let (first, second) = (lock.read().await.unwrap(), lock.read().await.unwrap());
+    let other = b.rw_lock("l").unwrap();
+    let writer = tokio::spawn(async move { other.write().await });
+    let until = async |question: &'static str, wanted: &str| {
+        for _ in 0..400 {
+            if server.sql(question).unwrap().trim() == wanted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{question}: not {wanted}");
+    };
+    until(TICKETS, "1").await;
+    server.sql("CREATE TABLE t (n integer)").unwrap();
+    server.set("synchronous_standby_names", "missing").unwrap();
+    until(
+        "SELECT current_setting('synchronous_standby_names')",
+        "missing",
+    )
+    .await;
+    let mut stuck = PgConnection::connect(&(server.url() + "?sslmode=disable"))
+        .await
+        .unwrap();
+    let stuck = tokio::spawn(async move {
+        let commit = "BEGIN; INSERT INTO t VALUES (1); NOTIFY other; COMMIT";
+        stuck.execute(sqlx::raw_sql(commit)).await.map(drop)
+    });
+    until(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+        "1",
+    )
+    .await;
+    // Longer than `lock_timeout`, which is a quarter of the TTL.
+    let _ = tokio::time::timeout(TTL / 2, first.release()).await;
+    assert!(second.is_valid() && !writer.is_finished());
+    assert_eq!(server.sql(SHARES).unwrap().trim(), "1");
+    server.set("synchronous_standby_names", "").unwrap();
+    within(TTL, "the other commit", stuck)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(second.is_valid() && !writer.is_finished());
+    second.release().await.unwrap();
+    let writer = within(TTL, "the writer", writer).await.unwrap().unwrap();
+    writer.release().await.unwrap();
+}
+
+const SHARES: &str =
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ShareLock'";
+
+/// A failed join of one more reader costs neither the session nor the share of the others.
+#[tokio::test]
+async fn a_failed_join_spares_the_readers_of_the_session() {
+    let db = Database::new().await;
+    let a = db.session(TTL).await;
+    let lock = a.rw_lock("l").unwrap();
+    let reader = lock.read().await.unwrap();
+    let mut sql = db.sql().await;
+    sql.execute("ALTER SEQUENCE tenure.tokens RENAME TO tokens_right")
+        .await
+        .unwrap();
+    lock.try_read().await.unwrap_err();
+    sql.execute("ALTER SEQUENCE tenure.tokens_right RENAME TO tokens")
+        .await
+        .unwrap();
+    assert!(reader.is_valid());
+    assert_eq!(db.number(READING).await, 1);
+    lock.try_read().await.unwrap().release().await.unwrap();
+    assert_eq!(db.number(READING).await, 1);
+    reader.release().await.unwrap();
+    assert!(a.is_valid());
+    db.until(ONLY_SESSIONS, 1).await;
 }

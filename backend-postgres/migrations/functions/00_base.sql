@@ -58,11 +58,9 @@ BEGIN
     IF session = tenure.me() THEN
         RETURN true;
     END IF;
-    IF pg_try_advisory_lock_shared(tenure.session_key(session)) THEN
-        PERFORM pg_advisory_unlock_shared(tenure.session_key(session));
-        RETURN false;
-    END IF;
-    RETURN true;
+    -- In one expression: a cancel between the two would leave the lock behind, and the dead session alive.
+    RETURN CASE WHEN pg_try_advisory_lock_shared(tenure.session_key(session))
+        THEN NOT pg_advisory_unlock_shared(tenure.session_key(session)) ELSE true END;
 END $$;
 
 -- Makes this connection a session. Its settings end it when it is silent for `ttl` milliseconds.

@@ -82,10 +82,25 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- `line_join` for a reader whose session has the lock shared already, through another reader. The server
+-- counts the shares of a session, and an unlock is not rolled back: with a second share, an unlock that is
+-- repeated after a failure would free that of the other reader. So a session never takes a second one.
+CREATE OR REPLACE FUNCTION tenure.line_share(
+    me bigint, a_nonce bigint, a_channel text, a_path text, a_key bigint, waits boolean
+) RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    IF tenure.line_ahead(me, a_key, 9223372036854775807, true) = 0 THEN
+        RETURN nextval('tenure.tokens');
+    END IF;
+    RETURN tenure.line_join(me, a_nonce, a_channel, a_path, a_key, true, true, waits);
+END $$;
+
 -- Whether it is the ticket's turn: a token if so; else what is in the way, as `line_ahead` has it, and 1
 -- for a holder. Neither: there is no such ticket.
+-- `a_has` says that the session has the lock shared already, through another reader.
 CREATE OR REPLACE FUNCTION tenure.line_look(
-    me bigint, a_nonce bigint, a_key bigint, a_shared boolean,
+    me bigint, a_nonce bigint, a_key bigint, a_shared boolean, a_has boolean,
     OUT token bigint, OUT ahead integer, OUT value bytea
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -100,9 +115,11 @@ BEGIN
     IF ahead <> 0 THEN
         RETURN;
     END IF;
-    IF NOT tenure.line_try(a_key, a_shared) THEN
-        ahead := 1;
-        RETURN;
+    IF NOT a_has THEN
+        IF NOT tenure.line_try(a_key, a_shared) THEN
+            ahead := 1;
+            RETURN;
+        END IF;
     END IF;
     token := nextval('tenure.tokens');
     DELETE FROM tenure.tickets AS t WHERE t.key = a_key AND t.id = mine RETURNING t.value INTO value;
@@ -114,6 +131,16 @@ BEGIN
             PERFORM tenure.tell(follower.channel, follower.nonce);
         END IF;
     END IF;
+END $$;
+
+-- The same as clients of version 1 call it, and elections.
+CREATE OR REPLACE FUNCTION tenure.line_look(
+    me bigint, a_nonce bigint, a_key bigint, a_shared boolean,
+    OUT token bigint, OUT ahead integer, OUT value bytea
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    SELECT l.token, l.ahead, l.value INTO token, ahead, value
+        FROM tenure.line_look(me, a_nonce, a_key, a_shared, false) AS l;
 END $$;
 
 -- Tells those whose turn it may be: the first live ticket, and if that is a reader's, the readers right

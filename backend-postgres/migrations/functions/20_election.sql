@@ -54,7 +54,7 @@ CREATE OR REPLACE FUNCTION tenure.election_look(
 DECLARE
     looked record;
 BEGIN
-    SELECT l.token, l.ahead, l.value INTO looked FROM tenure.line_look(me, a_nonce, a_key, false) AS l;
+    SELECT l.token, l.ahead, l.value INTO looked FROM tenure.line_look(me, a_nonce, a_key, false, false) AS l;
     token := looked.token;
     ahead := looked.ahead;
     IF token IS NOT NULL THEN
