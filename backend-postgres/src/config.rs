@@ -14,9 +14,11 @@ use tenure_core::{DEFAULT_TTL, Error, ErrorKind, Namespace, Result};
 pub enum SslMode {
     /// None.
     Disable,
-    /// None: the client has no other way to `allow` it.
+    /// None: the client has no other way to `allow` it. With a password, for a host that is not this machine:
+    /// as `Require`.
     Allow,
-    /// If the server can: what PostgreSQL's own programs do.
+    /// If the server can: what PostgreSQL's own programs do. With a password, for a host that is not this machine:
+    /// as `Require`, because a server without TLS could ask for the password in clear text.
     #[default]
     Prefer,
     /// Always, whoever the server is.

@@ -135,7 +135,6 @@ fn shown((host, port): &(String, u16)) -> String {
     }
 }
 
-/// A server that does not tell its version is none of the old ones.
 fn check_version(version: Option<u32>) -> Result<()> {
     match version {
         Some(version) if version < OLDEST => Err(error::config(format!(
@@ -146,11 +145,78 @@ fn check_version(version: Option<u32>) -> Result<()> {
     }
 }
 
+/// What `version()` of servers says that speak PostgreSQL's protocol, or are derived from it, and whose advisory
+/// locks or sessions are others: some take an advisory lock and do nothing.
+const OTHERS: [&str; 9] = [
+    "-yb-",
+    "yugabyte",
+    "cockroach",
+    "greenplum",
+    "redshift",
+    "materialize",
+    "questdb",
+    "gauss",
+    "cratedb",
+];
+
+/// Refuses what does not call itself a PostgreSQL of a version that has `idle_session_timeout`: `text` is the answer
+/// of `version()`.
+fn check_product(text: &str) -> Result<()> {
+    let refuse = || {
+        let shown: String = text
+            .chars()
+            .take(80)
+            .filter(|it| !it.is_control())
+            .collect();
+        error::config(format!(
+            "the server calls itself `{shown}`: tenure needs PostgreSQL itself, because other servers that speak its protocol accept advisory locks that exclude nobody, or do not end silent sessions"
+        ))
+    };
+    let lower = text.to_ascii_lowercase();
+    let number = text.strip_prefix("PostgreSQL ").ok_or_else(refuse)?;
+    if OTHERS.iter().any(|other| lower.contains(other)) {
+        return Err(refuse());
+    }
+    let major: String = number.chars().take_while(char::is_ascii_digit).collect();
+    let major: u32 = major.parse().map_err(|_| refuse())?;
+    check_version(major.checked_mul(10_000))
+}
+
+/// Whether a connection to `host` stays on this machine.
+fn is_loopback(host: &str) -> bool {
+    match host.parse::<std::net::IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost") || host.starts_with('/'),
+    }
+}
+
+/// Whether the client would give its password to whatever server answers, in the form that this one asks for, and
+/// clear text is one. `prefer` and `allow` leave it to the server whether anything is encrypted.
+fn risks_password(config: &PostgresConfig, host: &str) -> bool {
+    let optional = matches!(config.ssl_mode, SslMode::Prefer | SslMode::Allow);
+    let password = || {
+        let other = std::env::var_os("PGPASSWORD").is_some_and(|it| !it.is_empty());
+        config.password.is_some() || other
+    };
+    optional && !is_loopback(host) && password()
+}
+
 async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Connected> {
-    let options = options(config, host);
+    let mut options = options(config, host);
+    let encrypts = risks_password(config, &host.0);
+    if encrypts {
+        // The client answers a request for the password in clear text by itself.
+        options = options.ssl_mode(PgSslMode::Require);
+    }
     let connection = options.connect().await;
-    let mut connection = connection.map_err(|error| error::connecting(&shown(host), error))?;
+    let mut connection = connection.map_err(|error| match &error {
+        sqlx::Error::Tls(_) if encrypts => error::no_encryption(&shown(host), error),
+        _ => error::connecting(&shown(host), error),
+    })?;
     check_version(connection.server_version_num())?;
+    let product = sqlx::query_scalar("SELECT pg_catalog.version()").fetch_one(&mut connection);
+    let product: String = product.await.map_err(error::from_sqlx)?;
+    check_product(&product)?;
     // Not `transaction_read_only`, which a promotion in the middle of this statement leaves as it was when the
     // server still was a standby: a state that passes would look like a setting that somebody has to change.
     let look = step(
@@ -198,6 +264,83 @@ async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Con
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_is_not_postgresql_is_refused() {
+        for good in [
+            "PostgreSQL 15.18 (Debian 15.18-0+deb12u1) on x86_64-pc-linux-gnu, compiled by gcc (Debian 12.2.0-14) 12.2.0, 64-bit",
+            "PostgreSQL 18beta1 on aarch64-apple-darwin",
+            "PostgreSQL 17devel on x86_64-pc-linux-gnu",
+            "PostgreSQL 16.4 on aarch64-unknown-linux-gnu, compiled by aarch64-unknown-linux-gnu-gcc (GCC) 9.5.0, 64-bit",
+            "PostgreSQL 15.2 (EnterpriseDB Advanced Server 15.2.0) on x86_64-pc-linux-gnu",
+        ] {
+            check_product(good).unwrap();
+        }
+        for bad in [
+            "CockroachDB CCL v24.1.0 (x86_64-pc-linux-gnu, built 2024/05/15, go1.22.2)",
+            "PostgreSQL 15.2-YB-2.25.0.0-b0 on x86_64-pc-linux-gnu, compiled by clang version 17.0.6",
+            "PostgreSQL 11.2-YB-2.20.1.0-b0 on x86_64-pc-linux-gnu",
+            "PostgreSQL 12.12 (Greenplum Database 7.1.0 build commit:e7c2b1f) on x86_64-pc-linux-gnu",
+            "PostgreSQL 9.5.0 on x86_64-unknown-linux-gnu (Materialize v0.97.1)",
+            "PostgreSQL 13.14 (Debian 13.14-0+deb11u1) on x86_64-pc-linux-gnu",
+            "PostgreSQL 9.6.24 on x86_64-pc-linux-gnu",
+            "PostgreSQL",
+            "PostgreSQL x",
+            "",
+        ] {
+            let error = check_product(bad).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{bad}");
+        }
+        let error = check_product("Crate\u{1b}[31mDB 5")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`Crate[31mDB 5`"), "{error}");
+    }
+
+    #[test]
+    fn a_password_leaves_the_machine_only_over_tls_or_on_demand() {
+        let config = |query: &str| {
+            let url = format!("postgres://u:p@db.internal/?{query}");
+            let url = tenure_core::backend::StoreUrl::parse(&url).unwrap();
+            PostgresConfig::from_url(url).unwrap()
+        };
+        for (query, risks) in [
+            ("", true),
+            ("sslmode=prefer", true),
+            ("sslmode=allow", true),
+            ("sslmode=disable", false),
+            ("sslmode=require", false),
+        ] {
+            assert_eq!(
+                risks_password(&config(query), "db.internal"),
+                risks,
+                "{query}"
+            );
+        }
+        for host in [
+            "localhost",
+            "a.localhost",
+            "127.0.0.1",
+            "127.8.8.8",
+            "::1",
+            "/run/postgresql",
+        ] {
+            assert!(
+                is_loopback(host) && !risks_password(&config(""), host),
+                "{host}"
+            );
+        }
+        for host in [
+            "db",
+            "localhost.example",
+            "10.0.0.1",
+            "0.0.0.0",
+            "::",
+            "2001:db8::1",
+        ] {
+            assert!(!is_loopback(host), "{host}");
+        }
+    }
 
     #[test]
     fn an_old_server_is_refused() {

@@ -106,6 +106,16 @@ pub(crate) fn no_schema(error: Error) -> Error {
     .with_source(error)
 }
 
+/// Two connections of one store are not on one server.
+pub(crate) fn two_servers() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the connections of this store reach different PostgreSQL servers, or the server was restarted meanwhile: the address must stand for one server, and after a failover for the new primary alone",
+    )
+    .with_effect(Effect::None)
+    .retryable(true)
+}
+
 /// The schema is of an older version, and the role may not upgrade it.
 pub(crate) fn old_schema(version: i32, error: Error) -> Error {
     if error.kind() != ErrorKind::Unauthorized {
@@ -161,6 +171,14 @@ pub(crate) fn connecting(host: &str, error: sqlx::Error) -> Error {
         }
         _ => at(host, from_sqlx(error)),
     }
+}
+
+/// A server off this machine offers no TLS, and nobody allowed to go on without.
+pub(crate) fn no_encryption(host: &str, error: sqlx::Error) -> Error {
+    let why = "the server offers no TLS, and a password is sent over a network only under TLS: enable TLS on the server, or add `sslmode=disable` where the network and the server can be trusted with it";
+    at(host, Error::new(ErrorKind::Config, why))
+        .with_effect(Effect::None)
+        .with_source(Error::new(ErrorKind::Config, why).with_source(Said::from(error)))
 }
 
 /// What the server at `host` has to say: of several, one has to know which.

@@ -582,3 +582,127 @@ async fn a_session_is_not_valid_once_a_call_has_said_that_it_is_lost() {
         assert!(lost.is_ok(), "{what}: nobody is told");
     }
 }
+
+/// What a server hears that answers `N` to the request for TLS, and asks for the password in clear text.
+async fn heard_by_a_curious_server(listen: &str, query: &str) -> (Error, Vec<u8>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind((listen, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut heard = Vec::new();
+        let mut buffer = [0; 1024];
+        loop {
+            let count = match client.read(&mut buffer).await {
+                Ok(0) | Err(_) => return heard,
+                Ok(count) => count,
+            };
+            heard.extend_from_slice(&buffer[..count]);
+            // The request for TLS has eight bytes and begins with its length; so does the startup, which is longer.
+            let answer: &[u8] = match buffer[..count] {
+                [0, 0, 0, 8, ..] => b"N",
+                [0, ..] => b"R\0\0\0\x08\0\0\0\x03",
+                _ => return heard,
+            };
+            if client.write_all(answer).await.is_err() {
+                return heard;
+            }
+        }
+    });
+    let url = format!("postgres://someone:canary@{listen}:{port}/shop?{query}");
+    let error = refused("a curious server", &url).await;
+    (error, server.await.unwrap())
+}
+
+#[tokio::test]
+async fn a_password_is_not_sent_in_clear_text_off_this_machine() {
+    let tells = |heard: &[u8]| heard.windows(6).any(|it| it == b"canary");
+    for query in ["", "sslmode=prefer", "sslmode=allow", "sslmode=require"] {
+        // It reaches this machine, and does not look like it.
+        let (error, heard) = heard_by_a_curious_server("0.0.0.0", query).await;
+        assert!(!tells(&heard), "{query}: {heard:?}");
+        assert_eq!(error.kind(), ErrorKind::Config, "{query}: {error:?}");
+        let chain = format!("{error:?}");
+        assert!(!chain.contains("canary"), "{chain}");
+    }
+    let (error, _) = heard_by_a_curious_server("0.0.0.0", "").await;
+    assert!(
+        format!("{error:?}").contains("sslmode=disable"),
+        "{error:?}"
+    );
+    // The control: where that was asked for, or nothing leaves the machine, the server gets it.
+    for (listen, query) in [("0.0.0.0", "sslmode=disable"), ("127.0.0.1", "")] {
+        let (_, heard) = heard_by_a_curious_server(listen, query).await;
+        assert!(tells(&heard), "{listen} {query}");
+    }
+}
+
+/// An address behind which there are two servers, in turn.
+#[tokio::test]
+async fn connections_that_reach_different_servers_are_refused() {
+    let other = PostgresServer::start_async().await.unwrap();
+    let servers = [server().address(), other.address()];
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let balancer = tokio::spawn(async move {
+        for server in servers.iter().cycle() {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    let url = format!("postgres://postgres@{address}/postgres?sslmode=disable");
+    for _ in 0..4 {
+        // Which of the connections meets which server is a matter of their order.
+        if let Ok(store) = tenure_postgres::connect(config(&url)).await {
+            let options = || SessionOptions::new().ttl(TTL);
+            let opened = [store.open(options()).await, store.open(options()).await];
+            let error = opened.into_iter().find_map(Result::err).unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+        }
+    }
+    balancer.abort();
+}
+
+/// Nobody waits for the answers any more, and the connection goes on.
+#[tokio::test]
+async fn a_cancelled_read_does_not_cost_the_connection() {
+    let db = Database::new().await;
+    let session = db.session(Duration::from_secs(20)).await;
+    let queue = session.queue("q").unwrap();
+    queue.enqueue("x").await.unwrap();
+    assert_eq!(queue.len().await.unwrap(), 1);
+    const PIDS: &str = "SELECT sum(pid) FROM pg_stat_activity \
+        WHERE datname = current_database() AND application_name = 'tenure'";
+    const COUNTING: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND state = 'active' AND query LIKE '%queue_depth%' AND pid <> pg_backend_pid()";
+    let before = db.number(PIDS).await;
+    for _ in 0..5 {
+        let mut sql = db.sql().await;
+        sql.execute("BEGIN; LOCK TABLE tenure.queue_items")
+            .await
+            .unwrap();
+        let counting = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.len().await }
+        });
+        db.until(COUNTING, 1).await;
+        counting.abort();
+        let _ = counting.await;
+        // The next ones wait for their turn, and are cancelled there.
+        for _ in 0..3 {
+            let limit = Duration::from_millis(10);
+            tokio::time::timeout(limit, queue.len()).await.unwrap_err();
+        }
+        assert_eq!(db.number(COUNTING).await, 1);
+        sql.execute("COMMIT").await.unwrap();
+        assert_eq!(queue.len().await.unwrap(), 1);
+    }
+    assert_eq!(
+        db.number(PIDS).await,
+        before,
+        "other connections than before"
+    );
+}
