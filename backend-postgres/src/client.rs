@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
-use sqlx::{Connection, Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection, Postgres};
 use tenure_core::backend::Waits;
 use tenure_core::{Effect, Result};
-use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::config::PostgresConfig;
@@ -32,6 +32,12 @@ const PULSE: Duration = Duration::from_secs(2);
 
 /// How often a store looks whether the database needs a sweep.
 const SWEEP: Duration = Duration::from_secs(5);
+
+/// How often a store whose sessions renew less often looks all the same.
+const SWEEP_IDLE: Duration = Duration::from_secs(10);
+
+/// By what a server is told from another, and from itself before a restart.
+const SERVER: &str = "SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text AS started";
 
 /// How often somebody who waits has the server look for sessions that are silent.
 const SILENT: Duration = Duration::from_millis(500);
@@ -56,7 +62,7 @@ pub(crate) struct Client {
     state: Mutex<State>,
     orders: mpsc::UnboundedSender<Order>,
     /// For what is read without a lease.
-    reader: AsyncMutex<Option<PgConnection>>,
+    reader: Arc<AsyncMutex<Option<PgConnection>>>,
     /// For what is written without a lease; there from the first time on. Not the one that reads, for it
     /// waits for the disk.
     writer: AsyncMutex<Option<PgConnection>>,
@@ -115,7 +121,7 @@ impl Client {
             waits: Arc::default(),
             state: Mutex::default(),
             orders,
-            reader: AsyncMutex::new(None),
+            reader: Arc::default(),
             writer: AsyncMutex::new(None),
             numbers: AtomicU64::new(0),
             watching: AtomicUsize::new(0),
@@ -147,32 +153,30 @@ impl Client {
     /// be repeated. `make` makes it anew if the connection turns out to be dead.
     pub(crate) async fn read<'q>(&self, make: impl Fn() -> Step<'q>) -> Result<Rows> {
         let limit = self.config.timeout;
-        let mut reader = self.reader.lock().await;
-        let old = reader.take();
-        let fresh = old.is_none();
-        let mut connection = match old {
-            Some(connection) => connection,
-            None => self.new_reader().await?,
-        };
-        let first = ask(limit, &mut connection, make()).await;
-        let (connection, rows) = match first {
-            Err(Failure::Broken(_)) if !fresh => {
-                let mut connection = self.new_reader().await?;
-                let rows = ask(limit, &mut connection, make()).await;
-                (connection, rows)
+        let slot = Arc::clone(&self.reader).lock_owned().await;
+        let mut reader = Lent::new(slot, limit);
+        let mut fresh = false;
+        loop {
+            if reader.connection.is_none() {
+                reader.connection = Some(self.new_reader().await?);
+                fresh = true;
             }
-            rows => (connection, rows),
-        };
-        match rows {
-            Ok(rows) => {
-                *reader = Some(connection);
-                Ok(rows)
+            let Some(connection) = &mut reader.connection else {
+                return Err(error::no_connection("the reading connection is gone"));
+            };
+            reader.asking = true;
+            let rows = ask(limit, connection, make()).await;
+            reader.asking = false;
+            match rows {
+                Ok(rows) => return Ok(rows),
+                Err(Failure::Refused(error)) => return Err(error),
+                Err(Failure::Broken(error)) => {
+                    reader.connection = None;
+                    if fresh {
+                        return Err(error);
+                    }
+                }
             }
-            Err(Failure::Refused(error)) => {
-                *reader = Some(connection);
-                Err(error)
-            }
-            Err(Failure::Broken(error)) => Err(error),
         }
     }
 
@@ -217,6 +221,7 @@ impl Client {
             set.map(drop).map_err(error::from_sqlx)
         })
         .await?;
+        self.same_server(&mut connection).await?;
         Ok(connection)
     }
 
@@ -238,6 +243,40 @@ impl Client {
         if let Err(error) = self.read(|| step("SELECT tenure.sweep()")).await {
             tracing::debug!(%error, "could not sweep");
         }
+    }
+
+    /// Sweeps if none of the store's sessions has for long: one with a TTL of a day renews every eight hours.
+    fn sweep_idle(self: &Arc<Self>) {
+        let now = Instant::now();
+        {
+            let state = self.state();
+            let recent = state.swept.is_some_and(|swept| now < swept + SWEEP_IDLE);
+            if recent || state.sessions.is_empty() {
+                return;
+            }
+        }
+        let client = Arc::clone(self);
+        tokio::spawn(async move { client.sweep().await });
+    }
+
+    /// Refuses a new connection that reaches another server than the one that reads: behind an address with several
+    /// servers, a lock would be taken on one of them and its tickets told of on another.
+    pub(crate) async fn same_server<'c>(
+        &self,
+        connection: impl Executor<'c, Database = Postgres>,
+    ) -> Result<()> {
+        let mine = within(self.config.timeout, async {
+            let mine = sqlx::query_scalar::<_, String>(SERVER).fetch_one(connection);
+            mine.await.map_err(error::from_sqlx)
+        })
+        .await?;
+        let reader = self.read(|| step(SERVER)).await?;
+        if reader.first()?.get::<String>("started")? == mine {
+            return Ok(());
+        }
+        // After a failover it may be the reader's that is the old one.
+        *self.reader.lock().await = None;
+        Err(error::two_servers())
     }
 
     /// Has the server end those whom its own timeouts do not reach, for somebody who waits for them. Not on
@@ -332,7 +371,7 @@ impl Client {
             let others = state.channels.keys().cloned();
             others.chain([self.channel.clone()]).collect()
         };
-        within(self.config.timeout, async {
+        let mut listener = within(self.config.timeout, async {
             let mut listener = PgListener::connect_with(&pool)
                 .await
                 .map_err(error::from_sqlx)?;
@@ -343,7 +382,9 @@ impl Client {
                 .map_err(error::from_sqlx)?;
             Ok(listener)
         })
-        .await
+        .await?;
+        self.same_server(&mut listener).await?;
+        Ok(listener)
     }
 
     fn heard(&self, channel: &str, payload: &str) {
@@ -401,6 +442,49 @@ impl Client {
             }
         } else if let Ok(nonce) = u64::from_str_radix(what, 16) {
             tokio::spawn(async move { session.evict(nonce).await });
+        }
+    }
+}
+
+/// The reading connection, for one step. Back in its place when that is done; if nobody waits for the answer any
+/// more, once the answer has been read: a new connection for each cancelled read would cost the server a process, and
+/// the old one its statement's end in any case.
+struct Lent {
+    slot: Option<OwnedMutexGuard<Option<PgConnection>>>,
+    connection: Option<PgConnection>,
+    asking: bool,
+    limit: Duration,
+}
+
+impl Lent {
+    fn new(mut slot: OwnedMutexGuard<Option<PgConnection>>, limit: Duration) -> Self {
+        Self {
+            connection: slot.take(),
+            slot: Some(slot),
+            asking: false,
+            limit,
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let (Some(mut slot), Some(mut connection)) = (self.slot.take(), self.connection.take())
+        else {
+            return;
+        };
+        if !self.asking {
+            *slot = Some(connection);
+            return;
+        }
+        let limit = self.limit;
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // The client reads what is on its way before it asks anything else.
+                if let Ok(Ok(())) = tokio::time::timeout(limit, connection.ping()).await {
+                    *slot = Some(connection);
+                }
+            });
         }
     }
 }
@@ -531,6 +615,9 @@ async fn hear_on(
                 Ok(None) | Err(_) => false,
             },
             _ = pulse.tick() => {
+                let Some(client) = client.upgrade() else { return false };
+                client.sweep_idle();
+                drop(client);
                 let asking = (&mut listener).execute("SELECT 1");
                 matches!(tokio::time::timeout(PULSE, asking).await, Ok(Ok(_)))
             }

@@ -104,7 +104,8 @@ impl Books {
             known.marks.queue = claim.queue;
             let fresh = &mut known.marks.fresh;
             if fresh.len() >= PRIORITIES && !fresh.contains_key(&claim.priority) {
-                fresh.clear();
+                // Takes look at the lowest first.
+                fresh.pop_last();
             }
             let mark = fresh.entry(claim.priority).or_default();
             *mark = (*mark).max(claim.number + 1);
@@ -338,12 +339,18 @@ impl PostgresQueue {
         items: Vec<(Claim, FencingToken, u32, Option<Vec<u8>>)>,
     ) -> Result<Vec<Taken>> {
         let path = self.path(ask.name());
+        let large = items.iter().filter(|(_, _, _, value)| value.is_none());
+        let large: Vec<_> = large.map(|(claim, token, ..)| (*claim, *token)).collect();
+        let mut large = match large.is_empty() {
+            true => Vec::new(),
+            false => self.values(ask, &large).await?,
+        }
+        .into_iter();
         let mut taken = Vec::new();
         for (claim, token, deliveries, value) in items {
-            let value = match value {
-                Some(value) => value,
-                None => self.value(ask, claim, token).await?,
-            };
+            // None if it is not ours any more, or this is another server than the session's.
+            let value = value.or_else(|| large.next().flatten());
+            let value = value.ok_or_else(|| Error::lost(LossReason::Revoked))?;
             let key = format!("{path}#{}", claim.member());
             taken.push(Taken {
                 grant: Grant::new(token, key).attach(claim),
@@ -355,22 +362,26 @@ impl PostgresQueue {
         Ok(taken)
     }
 
-    /// The value of an item that is ours: over the connection that reads, however often it takes.
-    async fn value(&self, ask: &Ask, claim: Claim, token: FencingToken) -> Result<Vec<u8>> {
+    /// The values of items that are ours, in one read over the connection that reads, however often it takes. A take
+    /// has 2 MiB at most, or one item.
+    async fn values(
+        &self,
+        ask: &Ask,
+        items: &[(Claim, FencingToken)],
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        let column =
+            |of: fn(&(Claim, FencingToken)) -> i64| -> Vec<i64> { items.iter().map(of).collect() };
+        let priorities: Vec<i32> = items.iter().map(|(claim, _)| claim.priority).collect();
         loop {
             let read = self.session.read(|| {
-                step("SELECT tenure.queue_value($1, $2, $3, $4) AS value")
-                    .with(claim.queue)
-                    .with(claim.priority)
-                    .with(claim.number)
-                    .with(bound(token))
+                step("SELECT tenure.queue_values($1, $2, $3, $4) AS vals")
+                    .with(column(|(claim, _)| claim.queue))
+                    .with(priorities.clone())
+                    .with(column(|(claim, _)| claim.number))
+                    .with(column(|(_, token)| bound(*token)))
             });
             match read.await {
-                Ok(rows) => {
-                    let value: Option<Vec<u8>> = rows.first()?.get("value")?;
-                    // It is not ours any more, or this is another server than the session's.
-                    return value.ok_or_else(|| Error::lost(LossReason::Revoked));
-                }
+                Ok(rows) => return rows.first()?.get("vals"),
                 Err(error) if !error.is_retryable() => {
                     return Err(error.with_effect(Effect::Unknown));
                 }

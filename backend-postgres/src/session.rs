@@ -199,7 +199,8 @@ const RENEW: &str = "SELECT tenure.renew() AS pid";
 
 impl PostgresSession {
     async fn open(client: &Arc<Client>, ttl: Duration) -> Result<Arc<Self>> {
-        let connection = endpoint::connect(&client.config).await?.connection;
+        let mut connection = endpoint::connect(&client.config).await?.connection;
+        client.same_server(&mut connection).await?;
         let main = Main::new(connection, client.config.timeout);
         let gone = main.gone();
         let (main, id, pid) = {

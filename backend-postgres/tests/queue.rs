@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Executor, Row};
-use support::Database;
+use support::{Database, server};
 use tenure_core::{
     Delivery, Effect, ErrorKind, Item, LossReason, MAX_NAME_BYTES, MAX_VALUE_BYTES, QueueHandle,
     Session, SessionOptions,
@@ -939,4 +939,30 @@ async fn a_value_is_read_only_for_who_has_the_item() {
     };
     assert_eq!(read(0).await, Some(100_000));
     assert_eq!(read(1).await, None);
+}
+
+#[tokio::test]
+async fn values_that_are_too_large_for_a_take_come_in_one_read() {
+    let db = Database::new().await;
+    let name = &db.name;
+    server()
+        .sql(format!("ALTER DATABASE {name} SET track_functions = 'all'"))
+        .unwrap();
+    let session = db.session(TTL).await;
+    let queue = session.queue("q").unwrap();
+    let value = |n: u8| vec![n; 1024];
+    queue
+        .enqueue_many((0..32).map(|n| Item::new(value(n))))
+        .await
+        .unwrap();
+    let taken = queue.dequeue_many(32).await.unwrap();
+    let values: Vec<_> = taken.iter().map(|it| it.value().to_vec()).collect();
+    assert_eq!(values, (0..32).map(value).collect::<Vec<_>>());
+    for delivery in taken {
+        delivery.ack().await.unwrap();
+    }
+    session.close().await.unwrap();
+    // Counted when a connection has been idle for a while.
+    const READS: &str = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_user_functions WHERE funcname = 'queue_values'";
+    db.until(READS, 1).await;
 }

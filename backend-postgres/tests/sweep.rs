@@ -301,3 +301,24 @@ async fn nobody_waits_for_who_buries_a_ticket() {
     assert_eq!(db.number("SELECT count(*) FROM tenure.sessions").await, 2);
     waits.await.unwrap().unwrap_err();
 }
+
+/// Sweeps go with renewals, and a session of a day renews every eight hours.
+#[tokio::test]
+async fn the_dead_are_collected_although_the_only_session_hardly_ever_renews() {
+    let db = Database::new().await;
+    let _session = db.session(Duration::from_secs(24 * 60 * 60)).await;
+    let mut sql = db.sql().await;
+    sql.execute(
+        "INSERT INTO tenure.sessions VALUES (42, 1, now(), 'c', interval '1 second', now())",
+    )
+    .await
+    .unwrap();
+    const DEAD: &str = "SELECT count(*) FROM tenure.sessions WHERE id = 42";
+    for _ in 0..1200 {
+        if db.number(DEAD).await == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("nobody swept");
+}

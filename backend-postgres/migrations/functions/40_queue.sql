@@ -306,6 +306,15 @@ RETURNS bytea LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
             AND d.priority = a_priority AND d.number = a_number) = a_token
 $$;
 
+-- The values of a take that were too large for its answer, in this order; null for one that `queue_value` has not.
+CREATE OR REPLACE FUNCTION tenure.queue_values(
+    a_queues bigint[], a_priorities integer[], a_numbers bigint[], a_tokens bigint[]
+) RETURNS bytea[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT array_agg(tenure.queue_value(h.queue, h.priority, h.number, h.token) ORDER BY h.n)
+    FROM unnest(a_queues, a_priorities, a_numbers, a_tokens)
+        WITH ORDINALITY AS h (queue, priority, number, token, n)
+$$;
+
 -- Removes a delivered item for good. Says whether it was this delivery's.
 CREATE OR REPLACE FUNCTION tenure.queue_ack(me bigint, a_queue bigint, a_priority integer, a_number bigint, a_token bigint)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
