@@ -142,7 +142,7 @@ const PLANTED: &[Planted] = &[
             .places",
         fault: "if book.places() < capacity {
                     book.places.fetch_add(1, Ordering::Relaxed);
-                    return Ok(Self::made(kind, name, book));
+                    return Ok(Some(Self::made(kind, name, book)));
                 }",
     },
     Planted {

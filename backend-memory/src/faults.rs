@@ -133,6 +133,9 @@ impl Link {
         about: Option<(&Member, u64)>,
         effect: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
     ) -> Result<(Passage, Result<T>)> {
+        // No step waits for anything here: without this a task in a loop would keep its thread for itself, from the
+        // renewals and from everybody's timers.
+        tokio::task::coop::consume_budget().await;
         let passage = self.passage();
         match passage.fault {
             Some(Fault::RequestsLost) => Err(error::no_answer()),

@@ -4,8 +4,10 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::Notify;
 
 use crate::name::{Kind, Name};
 use crate::session::LossReason;
@@ -30,12 +32,17 @@ struct AskInner {
     /// The token that this ask has, or has asked for: nobody else in the session may take it up
     /// before the last clone is gone, and with it whatever still runs in the background.
     claim: OnceLock<FencingToken>,
+    /// Whether somebody still waits for it or holds what it got.
+    live: AtomicBool,
 }
 
 /// What the asks of one session share.
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     places: AtomicUsize,
+    /// Those of them that somebody waits for or holds: not what is only being let go of.
+    live: AtomicUsize,
+    freed: Notify,
     claimed: Mutex<HashSet<(Kind, Name, FencingToken)>>,
 }
 
@@ -43,6 +50,17 @@ impl Book {
     /// How many asks there are, from before their first message to after their last.
     pub(crate) fn places(&self) -> usize {
         self.places.load(Ordering::Relaxed)
+    }
+
+    /// Ends when a place that was taken at this call has been given back.
+    pub(crate) fn freed(&self) -> impl Future<Output = ()> + Send {
+        self.freed.notified()
+    }
+
+    fn leave(&self, live: &AtomicBool) {
+        if live.swap(false, Ordering::Relaxed) {
+            self.live.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -56,18 +74,30 @@ impl Drop for AskInner {
                 .unwrap_or_else(PoisonError::into_inner);
             claimed.remove(&(self.kind, self.name.clone(), token));
         }
+        self.book.leave(&self.live);
         self.book.places.fetch_sub(1, Ordering::Relaxed);
+        // Those who wait look again, each for itself.
+        self.book.freed.notify_waiters();
     }
 }
 
 impl Ask {
-    /// A new ask that takes one of the session's `capacity` places until its last clone is gone.
-    pub(crate) fn new(kind: Kind, name: &Name, book: &Arc<Book>, capacity: usize) -> Result<Self> {
+    /// A new ask that takes one of the session's `capacity` places until its last clone is gone. `None` if the
+    /// places that are left are still taken by what is being let go of.
+    pub(crate) fn new(
+        kind: Kind,
+        name: &Name,
+        book: &Arc<Book>,
+        capacity: usize,
+    ) -> Result<Option<Self>> {
         let taken = book
             .places
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
                 (taken < capacity).then_some(taken + 1)
             });
+        if taken.is_err() && book.live.load(Ordering::Relaxed) < capacity {
+            return Ok(None);
+        }
         if taken.is_err() {
             return Err(Error::new(
                 ErrorKind::TooLarge,
@@ -76,10 +106,11 @@ impl Ask {
                 ),
             ));
         }
-        Ok(Self::made(kind, name, book))
+        Ok(Some(Self::made(kind, name, book)))
     }
 
     fn made(kind: Kind, name: &Name, book: &Arc<Book>) -> Self {
+        book.live.fetch_add(1, Ordering::Relaxed);
         Self(Arc::new(AskInner {
             kind,
             name: name.clone(),
@@ -88,6 +119,7 @@ impl Ask {
             alarm: Alarm(Signal::new()),
             book: Arc::clone(book),
             claim: OnceLock::new(),
+            live: AtomicBool::new(true),
         }))
     }
 
@@ -150,6 +182,12 @@ impl Ask {
 
     pub(crate) fn withdraw(&self) {
         self.0.withdrawn.set(());
+        self.let_go();
+    }
+
+    /// Nobody waits for it or holds what it got any more; what remains to be done is done in the background.
+    pub(crate) fn let_go(&self) {
+        self.0.book.leave(&self.0.live);
     }
 }
 

@@ -101,15 +101,35 @@ impl Clock {
     pub fn sleep_until(&self, deadline: Moment) -> impl Future<Output = ()> + Send + use<> {
         let clock = self.clone();
         async move {
-            loop {
-                let left = deadline.since(clock.now());
-                if left.is_zero() {
-                    return;
-                }
-                // Tokio rounds up to whole milliseconds, so this wakes at or after `deadline`.
-                tokio::time::sleep(left.min(SLICE)).await;
+            while let Some(left) = clock.left(deadline) {
+                tokio::time::sleep(left).await;
             }
         }
+    }
+
+    /// [`sleep_until`](Self::sleep_until), also outside of a runtime: then on the timer of `home`.
+    pub(crate) fn sleep_until_on(
+        &self,
+        deadline: Moment,
+        home: Handle,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let clock = self.clone();
+        async move {
+            while let Some(left) = clock.left(deadline) {
+                let sleep = {
+                    let _inside = Handle::try_current().is_err().then(|| home.enter());
+                    tokio::time::sleep(left)
+                };
+                sleep.await;
+            }
+        }
+    }
+
+    /// How long to sleep before the next look at the clock. Tokio rounds up to whole milliseconds, so that the last
+    /// sleep ends at or after `deadline`.
+    fn left(&self, deadline: Moment) -> Option<Duration> {
+        let left = deadline.since(self.now());
+        (!left.is_zero()).then(|| left.min(SLICE))
     }
 
     /// Ends after `period`, by this clock.

@@ -17,12 +17,14 @@ pub(crate) use flight::{
 };
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument as _;
@@ -45,6 +47,10 @@ fn margin(ttl: Duration) -> Duration {
 
 /// How long the task waits for what is left to do once nobody needs the session any more.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How much longer than its own bounds the task may take to answer a request: it runs on the runtime on which the
+/// session was opened, which may be busy.
+const ANSWER: Duration = Duration::from_secs(1);
 
 enum Message {
     /// Something that a caller let go of, to be driven to its end.
@@ -69,12 +75,33 @@ pub(crate) struct Core {
     trouble: Mutex<Option<(ErrorKind, String)>>,
     loss: Signal<LossReason>,
     book: Arc<Book>,
-    held: Mutex<HashMap<u64, (Held, Alarm)>>,
+    held: Mutex<HashMap<u64, Entered>>,
     mailbox: mpsc::UnboundedSender<Message>,
     /// On which the session was opened.
     runtime: Handle,
     /// What the sessions of one `Store` share. Also tells one `Store` from another.
     ledger: Arc<Ledger>,
+}
+
+/// What a guard of the session holds.
+struct Entered {
+    held: Held,
+    alarm: Alarm,
+    /// For what is shared: the task that took it.
+    taker: Option<Taker>,
+}
+
+/// A task, or a thread outside of any task.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taker {
+    Task(tokio::task::Id),
+    Thread(std::thread::ThreadId),
+}
+
+impl Taker {
+    fn current() -> Self {
+        tokio::task::try_id().map_or_else(|| Self::Thread(std::thread::current().id()), Self::Task)
+    }
 }
 
 /// Every session, handle and guard has one in an `Arc`: the last to go abandons the session.
@@ -93,24 +120,51 @@ impl Keeper {
     }
 
     pub(crate) async fn close(&self) -> Result<()> {
-        self.ask_task(Message::Close).await
+        let core = &self.0;
+        if let Err(reason) = core.validity()
+            && !core.ended_here()
+        {
+            return Err(core.lost_waiting(reason));
+        }
+        let closed = self.ask_task(Message::Close).await;
+        if let Some(closed) = closed {
+            return closed;
+        }
+        // The task finds the request, and that the session has ended, once its runtime goes on.
+        core.lose(LossReason::Closed);
+        Err(no_answer_of_the_task())
     }
 
     pub(crate) async fn detach(&self) -> Result<()> {
         if !self.0.lease.detachable() {
             return Err(Error::unsupported("detaching a session"));
         }
-        self.ask_task(Message::Detach).await
+        let detached = self.ask_task(Message::Detach).await;
+        detached.unwrap_or_else(|| Err(no_answer_of_the_task()))
     }
 
-    async fn ask_task(&self, message: fn(oneshot::Sender<Result<()>>) -> Message) -> Result<()> {
+    /// `None` if the session's task did not answer in time, because its runtime is blocked or nobody drives it.
+    async fn ask_task(
+        &self,
+        message: fn(oneshot::Sender<Result<()>>) -> Message,
+    ) -> Option<Result<()>> {
+        let core = &self.0;
         let (reply, answer) = oneshot::channel();
         let gone = || {
-            let reason = self.0.validity().err().unwrap_or(LossReason::Closed);
-            self.0.lost_waiting(reason)
+            let reason = core.validity().err().unwrap_or(LossReason::Closed);
+            core.lost_waiting(reason)
         };
-        self.0.mailbox.send(message(reply)).map_err(|_| gone())?;
-        answer.await.unwrap_or_else(|_| Err(gone()))
+        if core.mailbox.send(message(reply)).is_err() {
+            return Some(Err(gone()));
+        }
+        // The task itself gives up first: see `settle_orphans`, and the bounds of revoking and detaching.
+        let bound = GRACE.min(core.ttl) + GRACE.min(core.ttl / 4) + ANSWER;
+        let too_late = core.sleep_until(core.clock.now() + bound);
+        tokio::select! {
+            biased;
+            answered = answer => Some(answered.unwrap_or_else(|_| Err(gone()))),
+            () = too_late => None,
+        }
     }
 }
 
@@ -244,6 +298,7 @@ impl Core {
     fn overdue(&self) -> LossReason {
         match &*self.trouble() {
             Some((ErrorKind::Unauthorized, _)) => LossReason::Refused,
+            Some((ErrorKind::Internal, _)) => LossReason::Failed,
             Some(_) => LossReason::Unreachable,
             None => LossReason::Expired,
         }
@@ -261,9 +316,10 @@ impl Core {
 
     fn because(&self, error: Error) -> Error {
         match (error.loss(), &*self.trouble()) {
-            (Some(LossReason::Unreachable | LossReason::Refused), Some((kind, text))) => {
-                error.with_source(Error::new(*kind, text.clone()))
-            }
+            (
+                Some(LossReason::Unreachable | LossReason::Refused | LossReason::Failed),
+                Some((kind, text)),
+            ) => error.with_source(Error::new(*kind, text.clone())),
             _ => error,
         }
     }
@@ -277,7 +333,9 @@ impl Core {
             self.lose(reason);
             return Err(self.loss.get().unwrap_or(reason));
         }
-        let left = self.deadline().since(self.clock.now());
+        // The clock first: a renewal that comes in between moves the deadline, and then nothing is lost.
+        let now = self.clock.now();
+        let left = self.deadline().since(now);
         if !left.is_zero() {
             return Ok(left);
         }
@@ -329,17 +387,35 @@ impl Core {
         }
     }
 
-    /// Ends when the session does. Does not keep it open.
+    /// Ends when the session does, by the deadline also if the session's task does not run: whoever waits keeps
+    /// the time for itself. Does not keep the session open. Costs a timer for each waiter.
     pub(crate) fn lost(self: &Arc<Self>) -> impl Future<Output = LossReason> + Send + use<> {
         let core = Arc::clone(self);
         async move {
             let mut signalled = std::pin::pin!(core.loss.wait());
-            std::future::poll_fn(|context| match core.validity() {
-                Err(reason) => Poll::Ready(reason),
-                Ok(_) => signalled.as_mut().poll(context),
-            })
-            .await
+            loop {
+                let mut due = std::pin::pin!(core.sleep_until(core.deadline()));
+                let ended = std::future::poll_fn(|context| {
+                    if let Err(reason) = core.validity() {
+                        return Poll::Ready(Some(reason));
+                    }
+                    if let Poll::Ready(reason) = signalled.as_mut().poll(context) {
+                        return Poll::Ready(Some(reason));
+                    }
+                    // A renewal may have moved the deadline in the meantime.
+                    due.as_mut().poll(context).map(|()| None)
+                });
+                if let Some(reason) = ended.await {
+                    return reason;
+                }
+            }
         }
+    }
+
+    /// Ends when `deadline` has come by the session's clock, on the timer of the runtime that polls it; outside of
+    /// any runtime on that of the session's own.
+    fn sleep_until(&self, deadline: Moment) -> impl Future<Output = ()> + Send + use<> {
+        self.clock.sleep_until_on(deadline, self.runtime.clone())
     }
 
     /// Ends when the session is closed or detached here; not when its lease is lost.
@@ -350,10 +426,27 @@ impl Core {
         }
     }
 
-    pub(crate) fn ask(&self, kind: Kind, name: &Name) -> Result<Ask> {
+    /// A new ask. Where all places are taken, and some only by what is being let go of, waits for one of these.
+    pub(crate) async fn ask(self: &Arc<Self>, kind: Kind, name: &Name) -> Result<Ask> {
         self.validity()
             .map_err(|reason| self.lost_waiting(reason))?;
-        Ask::new(kind, name, &self.book, self.capacity)
+        if let Some(ask) = Ask::new(kind, name, &self.book, self.capacity)? {
+            return Ok(ask);
+        }
+        let place = async {
+            loop {
+                let freed = self.book.freed();
+                if let Some(ask) = Ask::new(kind, name, &self.book, self.capacity)? {
+                    return Ok(ask);
+                }
+                freed.await;
+            }
+        };
+        tokio::select! {
+            biased;
+            ask = place => ask,
+            reason = self.lost() => Err(self.lost_waiting(reason)),
+        }
     }
 
     /// Ends the lease, within bounds: tried again while the store may only be away for a moment.
@@ -361,7 +454,8 @@ impl Core {
         let mut backoff = Backoff::new(self.ttl);
         let revoking = async {
             loop {
-                match self.lease.revoke().await {
+                let revoked = caught(self.lease.revoke()).await;
+                match revoked.unwrap_or_else(Err) {
                     Err(error) if error.is_retryable() => {
                         tracing::debug!(session = %self.id, %error, "revoking failed, trying again");
                     }
@@ -374,12 +468,17 @@ impl Core {
         answer.unwrap_or_else(|_| Err(unconfirmed()))
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<u64, (Held, Alarm)>> {
+    fn held(&self) -> MutexGuard<'_, HashMap<u64, Entered>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn enter(&self, held: Held, alarm: Alarm) {
-        self.held().insert(held.nonce, (held, alarm));
+        let entered = Entered {
+            held,
+            alarm,
+            taker: None,
+        };
+        self.held().insert(entered.held.nonce, entered);
     }
 
     pub(crate) fn leave(&self, nonce: u64) {
@@ -387,16 +486,19 @@ impl Core {
     }
 
     pub(crate) fn share(&self, nonce: u64) {
-        if let Some((held, _)) = self.held().get_mut(&nonce) {
-            held.shared = true;
+        if let Some(entered) = self.held().get_mut(&nonce) {
+            entered.held.shared = true;
+            entered.taker = Some(Taker::current());
         }
     }
 
-    /// Whether a guard of this session shares `name` with others.
+    /// Whether the calling task took a guard that shares `name` with others. O(what the session holds).
     pub(crate) fn shares(&self, kind: Kind, name: &Name) -> bool {
-        let held = self.held();
-        let mut held = held.values().map(|(held, _)| held);
-        held.any(|held| held.shared && held.kind == kind && held.name == *name)
+        let me = Some(Taker::current());
+        self.held().values().any(|entered| {
+            let held = &entered.held;
+            entered.taker == me && held.shared && held.kind == kind && held.name == *name
+        })
     }
 
     pub(crate) fn sleep(&self, period: Duration) -> impl Future<Output = ()> + Send + use<> {
@@ -434,10 +536,17 @@ impl Core {
         })
     }
 
-    /// Gives `future` to the session's task, to be driven to its end.
+    /// Gives `future` to the session's task, to be driven to its end. A panic ends `future` alone: what it was to
+    /// give back stays until the session ends.
     pub(crate) fn adopt(&self, future: impl Future<Output = ()> + Send + 'static) {
+        let session = self.id.clone();
+        let isolated = async move {
+            if caught(future).await.is_err() {
+                tracing::error!(%session, "the backend panicked in what a caller had let go of");
+            }
+        };
         // Without the task the runtime has ended: the TTL bounds the rest.
-        let _ = self.mailbox.send(Message::Adopt(Box::pin(future)));
+        let _ = self.mailbox.send(Message::Adopt(Box::pin(isolated)));
     }
 
     /// Calls `step` until it succeeds, is told `Lost`, or the session has ended. Any other failure,
@@ -484,6 +593,26 @@ impl Backoff {
         self.next = (pause * 2).min(self.most);
         pause
     }
+}
+
+/// What `future` comes to, or that the backend panicked in it.
+async fn caught<T>(future: impl Future<Output = T>) -> Result<T> {
+    let caught = AssertUnwindSafe(future).catch_unwind().await;
+    caught.map_err(|_| {
+        Error::new(
+            ErrorKind::Internal,
+            "the backend panicked: please report it",
+        )
+        .with_effect(Effect::Unknown)
+    })
+}
+
+fn no_answer_of_the_task() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "the session's task did not answer: the runtime on which the session was opened is blocked or not driven; the TTL ends the session in the store",
+    )
+    .with_effect(Effect::Unknown)
 }
 
 fn unconfirmed() -> Error {

@@ -137,7 +137,7 @@ impl<P: Settle + ?Sized> Handle<P> {
     ) -> Result<T> {
         let core = self.keeper.core();
         let changing = async {
-            let ask = core.ask(self.kind, &self.name)?;
+            let ask = core.ask(self.kind, &self.name).await?;
             let (primitive, again) = (Arc::clone(&self.primitive), ask.clone());
             let future = drive::answered(Arc::clone(core), ask.clone(), move || {
                 let landing = step(Arc::clone(&primitive), again.clone());
@@ -208,7 +208,7 @@ impl<P: Settle + ?Sized> Handle<P> {
     ) -> Result<Option<Landing<T>>> {
         let core = self.keeper.core();
         let attempt = async {
-            let ask = core.ask(self.kind, &self.name)?;
+            let ask = core.ask(self.kind, &self.name).await?;
             if let Some(token) = taking_up
                 && !ask.claim(token)
             {

@@ -173,11 +173,30 @@ impl Holding {
         self.finish(operation, Arc::new(ending)).await
     }
 
+    /// Releases after work that ended while this was valid. Whatever keeps the release from being confirmed says
+    /// nothing about the work: it goes on in the background. Only the store's word that this was not held any more
+    /// does.
+    pub(crate) async fn release_after_work(self, operation: &'static str) -> Result<()> {
+        let core = Arc::clone(self.keeper.core());
+        match self.release_by(operation).await {
+            Err(error)
+                if error.kind() == ErrorKind::Lost
+                    && error.effect() == Effect::None
+                    && !core.ended_here() =>
+            {
+                Err(error.with_effect(Effect::Unknown))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Ends the holding by `ending`: a release, or what the primitive has beside it.
     pub(crate) async fn finish(mut self, operation: &'static str, ending: Ending) -> Result<()> {
         let core = Arc::clone(self.keeper.core());
         self.released = true;
         core.leave(self.ask.nonce());
+        // From here on the place is only being let go of, also if this future is dropped.
+        self.ask.let_go();
         let result = match self.loss() {
             None => drive::finish(&core, operation, ending).await,
             Some(reason) => {
@@ -257,6 +276,7 @@ impl Drop for Holding {
         if !self.released {
             self.keeper.core().leave(self.ask.nonce());
             self.let_go();
+            self.ask.let_go();
         }
     }
 }

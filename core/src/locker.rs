@@ -11,7 +11,7 @@ use crate::handle::{Handle, Landing};
 use crate::holding::Holding;
 use crate::name::Name;
 use crate::settle::Settle;
-use crate::{Effect, Error, ErrorKind, FencingToken, Result};
+use crate::{Error, FencingToken, Result};
 
 /// The locks of one session, as a backend implements them.
 ///
@@ -140,8 +140,9 @@ impl<L: Locker + ?Sized> LockHandle<L> {
     ///
     /// # Errors
     ///
-    /// Those of [`lock`](Self::lock), and `Lost` when the lock was lost before the release was
-    /// confirmed: how much of the work happened under the lock is then unknown.
+    /// Those of [`lock`](Self::lock), and `Lost` when the lock was lost before the work had ended: how much of
+    /// it happened under the lock is then unknown. What the work returned is never thrown away because the
+    /// release was not confirmed: that goes on in the background.
     ///
     /// # Cancel safety
     ///
@@ -152,10 +153,7 @@ impl<L: Locker + ?Sized> LockHandle<L> {
     ) -> Result<T> {
         let guard = self.lock().await?;
         let done = guard.while_held(work(guard.token())).await?;
-        guard.release().await.map_err(|e| match e.kind() {
-            ErrorKind::Lost => e.with_effect(Effect::Unknown),
-            _ => e,
-        })?;
+        guard.0.release_after_work("with").await?;
         Ok(done)
     }
 

@@ -137,12 +137,12 @@ impl<R: RwLock + ?Sized> RwLockHandle<R> {
         self.attempt("try_read", Side::Read).await.map(ReadGuard)
     }
 
-    /// Takes the lock to write, waiting in line for as long as it takes.
+    /// Takes the lock to write, waiting in line for as long as it takes: also for readers of the same session.
     ///
     /// # Errors
     ///
-    /// `Conflict` when this session holds the lock to read: that would be an upgrade, which can
-    /// only wait for itself. Release the read guard first, or write in a session of its own. And
+    /// `Conflict` when the calling task itself took a read guard of this lock, in this session, that is not
+    /// released: that would be an upgrade, which can only wait for itself. Release the read guard first. And
     /// those of [`read`](Self::read).
     ///
     /// # Cancel safety
@@ -224,7 +224,7 @@ impl<R: RwLock + ?Sized> RwLockHandle<R> {
         taking_up.await
     }
 
-    /// Whether taking `side` now would wait for a guard of this very session.
+    /// Refuses to wait for a guard that the calling task took itself.
     fn refuse_upgrade(&self, operation: &'static str, side: Side) -> Result<()> {
         let core = self.0.keeper().core();
         if side == Side::Write && core.shares(Kind::RwLock, self.name()) {
@@ -278,7 +278,7 @@ impl<R: RwLock + ?Sized> RwLockHandle<R> {
 fn upgrade_refused() -> Error {
     Error::new(
         ErrorKind::Conflict,
-        "a read lock cannot be upgraded, it would wait for itself: release the read guard first, or write in another session",
+        "a read lock cannot be upgraded, it would wait for itself: release the read guard first",
     )
 }
 

@@ -95,6 +95,8 @@ pub enum LossReason {
     Unreachable,
     /// Its time ran out while the store refused to renew it: a right was taken away, a password changed.
     Refused,
+    /// The library or the backend failed: a panic ended what keeps the session alive.
+    Failed,
 }
 
 impl LossReason {
@@ -114,6 +116,9 @@ impl LossReason {
             }
             Self::Refused => {
                 "the store refused to renew the lease, and it ran out, so somebody else may hold this now: stop the work"
+            }
+            Self::Failed => {
+                "what renews the lease failed (a panic), so somebody else may hold this now: stop the work, and please report it"
             }
         }
     }
@@ -135,6 +140,9 @@ impl LossReason {
             Self::Refused => {
                 "the store refused to renew the session's lease, and it ran out: ask again in a new session once it is permitted"
             }
+            Self::Failed => {
+                "what renews the session's lease failed (a panic): ask again in a new session, and please report it"
+            }
         }
     }
 }
@@ -148,6 +156,7 @@ impl fmt::Display for LossReason {
             Self::Detached => "detached",
             Self::Unreachable => "unreachable",
             Self::Refused => "refused",
+            Self::Failed => "failed",
         })
     }
 }
@@ -697,8 +706,9 @@ impl<S: ?Sized> Session<S> {
     ///
     /// # Errors
     ///
-    /// `Lost` if it had ended before; `Unavailable` if the store did not confirm: the TTL bounds
-    /// the rest.
+    /// `Lost` if it had ended before; `Unavailable` if the store did not confirm within the TTL (10 seconds at
+    /// most), or the runtime on which the session was opened did not run for about as long: the TTL bounds the
+    /// rest.
     ///
     /// # Cancel safety
     ///

@@ -102,6 +102,7 @@ impl Lease for MockLease {
     async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
         let nonces = held.iter().map(|held| held.nonce).collect();
         self.0.audits.lock().unwrap().push(nonces);
+        assert!(held.iter().all(|held| held.name.as_str() != "audit panics"));
         Ok(std::mem::take(&mut self.0.missing.lock().unwrap()))
     }
 
@@ -126,6 +127,7 @@ impl Locker for MockLease {
 #[async_trait]
 impl Settle for MockLease {
     async fn release(&self, ask: &Ask, _: &Grant) -> Result<()> {
+        assert_ne!(ask.name().as_str(), "release panics");
         self.0.released.lock().unwrap().push(ask.nonce());
         Ok(())
     }
@@ -238,15 +240,99 @@ async fn a_store_that_says_lost_ends_the_session_at_once() {
     }
 }
 
-/// A panic of the backend in the session's task: nobody renews any more, and nobody believes it.
+/// One panic of the backend in a renewal is a renewal that failed.
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_panics_ends_the_session() {
-    let (_, session) = open([Answer::Panics]).await;
+async fn a_renewal_that_panics_is_tried_again() {
+    let (server, session) = open([Answer::Panics]).await;
     let guard = session.locker("x").unwrap().lock().await.unwrap();
-    assert_eq!(session.lost().await, LossReason::Closed);
-    assert!(!guard.is_valid());
-    drop(guard);
-    assert!(session.close().await.is_err());
+    sleep(3 * TTL).await;
+    assert!(guard.is_valid());
+    session.close().await.unwrap();
+    assert_eq!(server.revokes.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_that_only_panic_end_the_session_at_its_deadline() {
+    let start = Instant::now();
+    let (server, session) = open((0..1_000).map(|_| Answer::Panics)).await;
+    let guard = session.locker("x").unwrap().lock().await.unwrap();
+    assert_eq!(session.lost().await, LossReason::Failed);
+    close_to(start.elapsed(), TTL - MARGIN);
+    assert_eq!(guard.loss(), Some(LossReason::Failed));
+    until(|| server.revokes.load(Ordering::SeqCst) > 0).await;
+}
+
+/// A panic in one release costs nobody else anything.
+#[tokio::test(start_paused = true)]
+async fn a_release_that_panics_leaves_the_other_guards_and_the_session_alone() {
+    let (server, session) = open([]).await;
+    let good = session.locker("good").unwrap().lock().await.unwrap();
+    let bad = session.locker("release panics").unwrap().lock().await;
+    drop(bad.unwrap());
+    sleep(3 * TTL).await;
+    assert!(session.is_valid() && good.is_valid());
+    good.release().await.unwrap();
+    assert_eq!(server.released.lock().unwrap().len(), 1);
+    session.close().await.unwrap();
+    assert_eq!(server.revokes.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_audit_that_panics_leaves_the_session_alone() {
+    let (server, session) = open([]).await;
+    let guard = session
+        .locker("audit panics")
+        .unwrap()
+        .lock()
+        .await
+        .unwrap();
+    sleep(3 * TTL).await;
+    assert!(guard.is_valid());
+    assert!(server.audits.lock().unwrap().len() > 1);
+}
+
+/// The session's runtime is there, and nobody drives it.
+#[test]
+fn whoever_waits_elsewhere_keeps_the_time_and_a_request_to_the_task_is_bounded() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let ttl = Duration::from_millis(400);
+    let (home, elsewhere) = (runtime(), runtime());
+    let open = || {
+        home.block_on(async {
+            let store = Store::new(Mock(Arc::default())).into_dyn();
+            let session = store.open(SessionOptions::new().ttl(ttl)).await.unwrap();
+            let guard = session.locker("x").unwrap().lock().await.unwrap();
+            (session, guard)
+        })
+    };
+    let (session, guard) = open();
+    elsewhere.block_on(async {
+        let at = Instant::now();
+        assert_eq!(guard.lost().await, LossReason::Expired);
+        assert!(at.elapsed() < ttl * 3, "{:?}", at.elapsed());
+        let error = session.clone().close().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Lost);
+    });
+    let (valid, guard) = open();
+    elsewhere.block_on(async {
+        let closed = tokio::time::timeout(Duration::from_secs(5), valid.close());
+        let error = closed.await.unwrap().unwrap_err();
+        assert!(matches!(
+            error.kind(),
+            ErrorKind::Unavailable | ErrorKind::Lost
+        ));
+        assert!(!guard.is_valid());
+    });
+    // Outside of any runtime.
+    let (_session, guard) = open();
+    assert_eq!(
+        futures_util::FutureExt::now_or_never(guard.lost()),
+        None,
+        "still held"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -48,6 +48,10 @@ macro_rules! for_each_case {
             "S2", "a process that was stopped beyond its deadline knows in its first instruction",
             Some(Line::LossSignal), [], loss_by_deadline
         }
+        session::s2_loss_is_signalled_while_the_sessions_runtime_stands_still {
+            "S2", "the loss is signalled by the deadline to those who wait on another runtime, though the session's own stands still",
+            Some(Line::LossSignal), [], loss_by_deadline
+        }
         session::s2_slow_answers_do_not_prolong_validity {
             "S2", "validity is counted from the request of a renewal, however late its answer comes",
             Some(Line::LossSignal), [Silence, Hold], loss_by_deadline
@@ -327,6 +331,10 @@ macro_rules! for_each_case {
         rw_lock::r1_an_upgrade_is_refused {
             "R1", "writing while reading is refused with Conflict, not waited for in vain",
             None, [], rw_locks
+        }
+        rw_lock::r2_writer_waits_for_a_reader_of_the_same_session {
+            "R2", "a writer waits for readers that other tasks of its own session hold, and is then granted",
+            Some(Line::RwOrder), [], rw_by_arrival
         }
         rw_lock::r2_arrival_order_with_batches_of_readers {
             "R2", "granted in the order of arrival, neighbouring readers together",

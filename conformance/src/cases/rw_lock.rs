@@ -286,6 +286,57 @@ pub async fn r1_an_upgrade_is_refused(harness: &dyn Harness) -> Verdict {
     held!("refused with Conflict in every form; the read guard stayed, and left nothing")
 }
 
+/// R2: a writer waits for readers of its own session that other tasks hold, as it does for those of others; only a task
+/// that reads itself is refused.
+pub async fn r2_writer_waits_for_a_reader_of_the_same_session(harness: &dyn Harness) -> Verdict {
+    let (session, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
+    let (lock, elsewhere) = (session.rw_lock("one")?, other.rw_lock("one")?);
+    let baseline = count_keys(harness).await?;
+    let reading = [lock.clone(), lock.clone(), elsewhere.clone()].map(|lock| {
+        let mut task = spawn(async move { lock.read().await });
+        async move { task.end(PROMPT, "the grant to a reader").await }
+    });
+    let mut readers = Vec::new();
+    for reader in reading {
+        readers.push(reader.await??);
+    }
+    let trying = lock.clone();
+    let mut trying = spawn(async move { trying.try_write().await.map(drop) });
+    let answer = trying.end(PROMPT, "an answer to try_write").await?;
+    refused(
+        "try_write beside readers of the same session",
+        answer,
+        &[ErrorKind::WouldBlock],
+    )?;
+    let mut arrivals = Arrivals::watch(harness).await?;
+    let writing = lock.clone();
+    let writer = Waiting {
+        side: Side::Write,
+        task: spawn(async move { take(&writing, Side::Write).await }),
+        _session: session.clone(),
+    };
+    arrivals.one_more().await?;
+    // Those that come later do not overtake it.
+    let later = Waiting::start(harness, "one", Side::Read).await?;
+    // One after the other, so that it waits for the last of them, and for each side of the session.
+    for reader in readers {
+        nobody_comes_in(&[&writer, &later], "while readers are in").await?;
+        ensure!(
+            reader.is_valid(),
+            "the writer that waits cost a reader its guard"
+        );
+        give(Guard::Read(reader)).await?;
+    }
+    let (guard, _session) = writer.granted("after the last reader").await?;
+    nobody_comes_in(&[&later], "while the writer is in").await?;
+    give(guard).await?;
+    give(later.granted("after the writer").await?.0).await?;
+    nothing_is_left(harness, &elsewhere, baseline).await?;
+    held!(
+        "the writer waited for two readers of its own session and one of another, and later readers for it"
+    )
+}
+
 /// R2: arrival order, with neighbouring readers granted together.
 pub async fn r2_arrival_order_with_batches_of_readers(harness: &dyn Harness) -> Verdict {
     use Side::{Read, Write};

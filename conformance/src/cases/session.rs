@@ -307,6 +307,46 @@ pub async fn s2_validity_is_right_after_a_pause(harness: &dyn Harness) -> Verdic
     )
 }
 
+/// S2: whoever waits for the loss hears of it by the deadline although the runtime on which the session was opened
+/// stands still: blocked by a task, or not driven by anybody.
+pub async fn s2_loss_is_signalled_while_the_sessions_runtime_stands_still(
+    harness: &dyn Harness,
+) -> Verdict {
+    let process = Process::start()?;
+    let store = harness.connect().await?;
+    let (session, guard) = process.holds(store, harness.ttl(), "home").await?;
+    let ttl = session.ttl();
+    let paused = process.pause().await;
+    let at = Instant::now();
+    let limit = ttl - margin(ttl) + SLACK;
+    let signals = async {
+        let work = guard.while_held(std::future::pending::<()>());
+        tokio::join!(session.lost(), guard.lost(), work)
+    };
+    let signalled = tokio::time::timeout(limit, signals).await;
+    let after = at.elapsed();
+    let answer = tokio::time::timeout(PROMPT, session.close()).await;
+    drop(paused);
+    let Ok((session, holding, work)) = signalled else {
+        return Err(Outcome::violated(format!(
+            "the session's runtime stands still, and {limit:?} later not every signal of the loss has come; TTL {ttl:?}"
+        )));
+    };
+    let expired = LossReason::Expired;
+    ensure!(
+        (session, holding) == (expired, expired),
+        "nothing ran that could renew, and the loss says {session} and {holding}"
+    );
+    refused("work beyond the deadline", work, &[ErrorKind::Lost])?;
+    ensure!(
+        answer.is_ok(),
+        "closing a lost session whose runtime stands still did not answer within {PROMPT:?}"
+    );
+    held!(
+        "signalled to each of three who waited elsewhere, {after:?} after the runtime stood still; TTL {ttl:?}"
+    )
+}
+
 /// S2: what counts is when a renewal was asked for, not when its answer came: the store counts from
 /// a moment between the two.
 pub async fn s2_slow_answers_do_not_prolong_validity(harness: &dyn Harness) -> Verdict {

@@ -11,7 +11,8 @@ use tenure_core::backend::{
     RwLock, Settle, Side, Stm,
 };
 use tenure_core::{
-    Error, FencingToken, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
+    Error, ErrorKind, FencingToken, Guarantees, LossReason, Result, SessionId, SessionOptions,
+    Store,
 };
 use tenure_memory::{MemoryBackend, MemoryConfig, MemoryRwLock, MemorySession};
 
@@ -32,6 +33,8 @@ pub(crate) enum Bug {
     SleepyReaders,
     /// A writer waits for those that live when it comes, and then takes itself for granted.
     ImpatientWriters,
+    /// A writer that would have to wait is refused.
+    ProudWriters,
     /// A writer's token is the same each time.
     ConstantToken,
     /// A downgrade does nothing, and says Ok.
@@ -75,6 +78,7 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
             "r1_contenders_share_or_exclude_each_other",
             "r1_random_readers_and_writers_stay_exclusive",
             "r1_an_upgrade_is_refused",
+            "r2_writer_waits_for_a_reader_of_the_same_session",
             "l4_try_read_and_try_write_leave_nothing",
             "l4_read_and_write_timeouts_bound_the_wait",
         ],
@@ -97,6 +101,10 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
     (
         Bug::ImpatientWriters,
         &["r2_a_dead_reader_frees_the_writer_and_nobody_else"],
+    ),
+    (
+        Bug::ProudWriters,
+        &["r2_writer_waits_for_a_reader_of_the_same_session"],
     ),
     (
         Bug::ConstantToken,
@@ -406,6 +414,11 @@ impl RwLock for MutantRwLock {
             (Bug::SleepyReaders, Side::Read) => {
                 let seldom = Duration::from_secs(10);
                 self.look_now_and_then(ask, asked, seldom).await?
+            }
+            (Bug::ProudWriters, Side::Write) => {
+                let refused = || Error::new(ErrorKind::Conflict, "somebody reads");
+                let grant = self.inner.try_acquire(ask, asked).await?;
+                grant.ok_or_else(refused)?
             }
             (Bug::ImpatientWriters, Side::Write) => {
                 let waiting = self.inner.acquire(ask, asked);

@@ -294,6 +294,7 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
         Bug::FrozenClock,
         &[
             "s2_validity_is_right_after_a_pause",
+            "s2_loss_is_signalled_while_the_sessions_runtime_stands_still",
             "s2_loss_is_signalled_against_a_silent_store",
             "l1_a_paused_holder_is_succeeded_after_its_end",
         ],

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{BoxFuture, Core, GRACE, Message, unconfirmed};
+use super::{BoxFuture, Core, Entered, GRACE, Message, caught, unconfirmed};
 use crate::clock::Moment;
 use crate::session::{Held, LossReason};
 use crate::{Error, ErrorKind, Result};
@@ -42,8 +42,15 @@ enum Ending {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        // The runtime ends, or the task panicked: nobody renews any more.
-        self.core.lose(LossReason::Closed);
+        // Nobody renews any more.
+        if std::thread::panicking() {
+            self.core.lose(LossReason::Failed);
+            let core = Arc::clone(&self.core);
+            drop(self.core.runtime.spawn(async move { core.revoke().await }));
+        } else {
+            // The runtime ends.
+            self.core.lose(LossReason::Closed);
+        }
     }
 }
 
@@ -110,7 +117,8 @@ impl Task {
                     let (lease, clock, third) = (Arc::clone(&core.lease), core.clock.clone(), third);
                     renewal = Some(Box::pin(async move {
                         let sent = clock.now();
-                        let answer = tokio::time::timeout(third, lease.renew()).await;
+                        let answer = tokio::time::timeout(third, caught(lease.renew())).await;
+                        let answer = answer.map(|answer| answer.unwrap_or_else(Err));
                         (sent, answer.unwrap_or_else(|_| Err(Error::new(ErrorKind::Unavailable, "no answer within a third of the TTL"))))
                     }));
                 }
@@ -124,17 +132,21 @@ impl Task {
             .core
             .held()
             .values()
-            .map(|(held, _)| held.clone())
+            .map(|entered| entered.held.clone())
             .collect();
         if held.is_empty() {
             return None;
         }
         let core = Arc::clone(&self.core);
         Some(Box::pin(async move {
-            match tokio::time::timeout(core.ttl / 3, core.lease.audit(&held)).await {
+            let audit = caught(core.lease.audit(&held));
+            match tokio::time::timeout(core.ttl / 3, audit)
+                .await
+                .map(|answer| answer.unwrap_or_else(Err))
+            {
                 Ok(Ok(missing)) => {
                     for nonce in missing {
-                        if let Some((held, alarm)) = core.held().get(&nonce) {
+                        if let Some(Entered { held, alarm, .. }) = core.held().get(&nonce) {
                             tracing::warn!(session = %core.id, key = %held.key, "a holding was removed from the store");
                             alarm.raise(LossReason::Revoked);
                         }
@@ -164,13 +176,15 @@ impl Task {
                 let held: Vec<Held> = core
                     .held()
                     .values()
-                    .map(|(held, _)| held.clone())
+                    .map(|entered| entered.held.clone())
                     .filter(|held| held.kind.can_be_taken_up())
                     .collect();
                 self.settle_orphans(mail).await;
                 let detaching = async move {
                     let bound = GRACE.min(closing.ttl);
-                    let answer = tokio::time::timeout(bound, closing.lease.detach(&held)).await;
+                    let detaching = caught(closing.lease.detach(&held));
+                    let answer = tokio::time::timeout(bound, detaching).await;
+                    let answer = answer.map(|answer| answer.unwrap_or_else(Err));
                     answer.unwrap_or_else(|_| Err(unconfirmed()))
                 };
                 (Some(reply), Box::pin(detaching))

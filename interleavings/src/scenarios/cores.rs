@@ -195,7 +195,7 @@ fn there_is_no_more_room_than_there_is() {
     let asking = [(); 3].map(|()| {
         let (book, name, inside) = (Arc::clone(&book), name.clone(), Arc::clone(&inside));
         thread::spawn(move || {
-            if let Ok(ask) = Ask::new(Kind::Lock, &name, &book, 2) {
+            if let Ok(Some(ask)) = Ask::new(Kind::Lock, &name, &book, 2) {
                 assert!(inside.fetch_add(1, Ordering::SeqCst) < 2, "too many");
                 assert!(book.places() <= 2, "too many");
                 inside.fetch_sub(1, Ordering::SeqCst);
@@ -215,7 +215,7 @@ fn one_ask_claims_a_token() {
     let claiming = [(); 3].map(|()| {
         let (book, name, inside) = (Arc::clone(&book), name.clone(), Arc::clone(&inside));
         thread::spawn(move || {
-            let ask = Ask::new(Kind::Lock, &name, &book, 9).unwrap();
+            let ask = Ask::new(Kind::Lock, &name, &book, 9).unwrap().unwrap();
             if ask.claim(FencingToken::new(7)) {
                 assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0, "two have it");
                 assert!(ask.claim(FencingToken::new(7)), "its own");
@@ -226,7 +226,7 @@ fn one_ask_claims_a_token() {
     claiming
         .into_iter()
         .for_each(|thread| thread.join().unwrap());
-    let ask = Ask::new(Kind::Lock, &name, &book, 9).unwrap();
+    let ask = Ask::new(Kind::Lock, &name, &book, 9).unwrap().unwrap();
     assert!(ask.claim(FencingToken::new(7)), "it is free again");
 }
 
