@@ -418,9 +418,27 @@ impl Wait {
 /// What to do while holding, for every command that holds something.
 #[derive(Debug, Args)]
 pub(crate) struct Hold {
-    /// After a loss the command gets SIGTERM, and SIGKILL if it still runs after this
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration, allow_hyphen_values = true)]
-    pub(crate) kill_after: Duration,
+    /// How long before the lock would be lost the command gets SIGTERM; SIGKILL comes at its end. At most
+    /// half of the TTL; the smaller of 5s and a quarter of the TTL by default
+    #[arg(long, value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
+    kill_after: Option<Duration>,
+
+    /// Run the command in a process group of its own, so that what it starts ends with it: `auto` does
+    /// where the command's input is no terminal
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = ProcessGroup::Auto,
+        default_missing_value = "always"
+    )]
+    pub(crate) process_group: ProcessGroup,
+
+    /// Pass the URL of the store on to the command, in TENURE_URL or TENURE_URL_FILE
+    #[arg(long)]
+    pub(crate) pass_url: bool,
 
     /// Exit with this instead of 75 when it was not acquired
     #[arg(
@@ -447,7 +465,39 @@ pub(crate) struct Hold {
     command: Vec<OsString>,
 }
 
+/// When a command gets a process group of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProcessGroup {
+    Auto,
+    Always,
+    Never,
+}
+
 impl Hold {
+    /// The time between SIGTERM and SIGKILL.
+    ///
+    /// Renewals start at a third of the TTL. By then the remaining validity is two thirds, less what the library
+    /// keeps as its margin. Of that a part has to be left for the store's answer, or every command would be
+    /// ended at once.
+    pub(crate) fn kill_after(&self, ttl: Duration) -> Result<Duration, Failure> {
+        let margin = (ttl / 20).max(Duration::from_millis(50)).min(ttl / 2);
+        let most = (ttl * 2 / 3).saturating_sub(margin) * 17 / 20;
+        let most = most.min(ttl / 2);
+        match self.kill_after {
+            None => Ok(Duration::from_secs(5).min(ttl / 4).min(most)),
+            Some(asked) if asked <= most => Ok(asked),
+            Some(asked) => Err(Failure::usage(format!(
+                "--kill-after {}: with a TTL of {} it can be {} at most: SIGKILL has to come before the store \
+                 frees what is held, and the rest of the TTL is for renewals; choose a longer --ttl",
+                humantime::format_duration(asked),
+                humantime::format_duration(ttl),
+                humantime::format_duration(Duration::from_millis(
+                    u64::try_from(most.as_millis()).unwrap_or(u64::MAX)
+                )),
+            ))),
+        }
+    }
+
     /// The words that were expected before `--`, and the command behind it (empty: none).
     ///
     /// `lock -- -NAME -- CMD...`: only behind dashes can a word begin with a dash. So words that

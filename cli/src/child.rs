@@ -1,55 +1,251 @@
 //! A command that runs under a holding, whatever is held.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IsTerminal as _};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tenure::{Holding, LossReason};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
-use crate::exit::{CANNOT_START, Failure, NOT_FOUND};
+use crate::args::ProcessGroup;
+use crate::exit::{CANNOT_START, Failure, NOT_FOUND, say};
 use crate::output::printable;
+use crate::processes::{self, GLANCE, Processes};
 use crate::signals::{Received, Signals};
+use crate::watchdog::{Message, Watchdog};
+
+/// How long SIGKILL may take. Only the kernel can delay it further, and then runs nothing of the process.
+const KILLING: Duration = Duration::from_secs(2);
 
 /// How a command that ran under a holding came to its end.
 #[derive(Debug)]
 pub(crate) enum Ended {
     /// By itself.
     Itself(ExitStatus),
-    /// It was ended because the holding was lost.
-    Lost(LossReason, ExitStatus),
+    /// It was ended because the holding was lost, or (no reason) could not be renewed in time.
+    Lost(Option<LossReason>, ExitStatus),
 }
 
-/// Runs `command` (a program and its arguments) for as long as `holding` lasts.
+/// What is run, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Orders<'a> {
+    /// A program and its arguments.
+    pub(crate) command: &'a [OsString],
+    /// Its standard input; without one it has that of this process.
+    pub(crate) input: Option<&'a [u8]>,
+    /// The time from SIGTERM to SIGKILL.
+    pub(crate) kill_after: Duration,
+    pub(crate) process_group: ProcessGroup,
+    /// The variables that it gets beside those of what is held.
+    pub(crate) url: &'a [(&'static str, Option<OsString>)],
+}
+
+/// The remaining validity at which SIGTERM is sent: the time until SIGKILL, and a little more for timers that
+/// fire late.
+fn reserve(kill_after: Duration, ttl: Duration) -> Duration {
+    kill_after + (ttl / 50).min(Duration::from_millis(100))
+}
+
+/// Runs a command for as long as `holding` lasts.
 ///
-/// The child has the standard streams of this process, but for its input if there is an `input`, and stays in its process group: it can use
-/// the terminal, and job control treats the two as one. Signals that come here go on to it. Once
-/// the holding is lost it gets SIGTERM and, `kill_after` later, SIGKILL. It never outlives this
-/// future.
+/// Signals that come here go on to it. Once the holding is lost, or so early before its deadline that SIGKILL
+/// comes by then, its processes get SIGTERM and, `kill_after` later, SIGKILL. Those that it leaves behind are
+/// ended as well. None outlives this future; nor this process: the [`Watchdog`] sees to that.
 pub(crate) async fn run(
-    command: &[OsString],
-    input: Option<&[u8]>,
+    orders: Orders<'_>,
+    ttl: Duration,
     holding: &Holding,
     signals: &mut Signals,
-    kill_after: Duration,
 ) -> Result<Ended, Failure> {
-    let mut child = start(command, input.is_some(), holding)?;
-    let _feeding = input.and_then(|input| Feeding::start(&mut child, input));
+    let reserve = reserve(orders.kill_after, ttl);
+    // Nothing is started that would have to be ended at once.
+    while holding.loss().is_none() && holding.remaining() <= reserve {
+        tokio::time::sleep(GLANCE).await;
+    }
+    if let Some(reason) = holding.loss() {
+        return Err(crate::hold::lost(holding, Some(reason)));
+    }
+    let mut running = Running::start(&orders, holding)?;
     loop {
+        running.may_run_for(|| holding.remaining());
+        if let Some(reason) = holding.loss() {
+            let grace = match reason {
+                // The deadline has passed: this process, or the machine, was paused.
+                LossReason::Expired | LossReason::Unreachable | LossReason::Refused => {
+                    Duration::ZERO
+                }
+                _ => orders.kill_after,
+            };
+            let status = running.end(signals, grace).await?;
+            return Ok(Ended::Lost(Some(reason), status));
+        }
+        let left = holding.remaining();
+        if left <= reserve {
+            let grace = orders.kill_after.min(left);
+            let status = running.end(signals, grace).await?;
+            return Ok(Ended::Lost(holding.loss(), status));
+        }
+        let look = (left - reserve).min(ttl / 10);
         tokio::select! {
             biased;
             // Looked at first: after a pause of this process everything is ready at once, and a
             // child that ended too late has not ended under the lock.
-            reason = holding.lost() => {
-                let status = end(&mut child, signals, kill_after).await;
-                return status.map(|status| Ended::Lost(reason, status)).map_err(unwatched);
+            _ = holding.lost() => {}
+            status = running.child.wait() => {
+                let status = status.map_err(unwatched)?;
+                running.status = Some(status);
+                if holding.loss().is_none() {
+                    running.end_the_rest(signals, orders.kill_after.min(holding.remaining())).await?;
+                    return Ok(Ended::Itself(status));
+                }
             }
-            status = child.wait() => return status.map(Ended::Itself).map_err(unwatched),
-            received = signals.next() => forward(&child, received),
+            received = signals.next() => running.forward(received),
+            () = tokio::time::sleep(look) => {}
+        }
+    }
+}
+
+/// A command that was started. Dropped, its processes are killed.
+struct Running {
+    child: Child,
+    processes: Processes,
+    watchdog: Watchdog,
+    /// Until when the watchdog knows that the processes may run.
+    told: Duration,
+    /// How the command has ended, if it has.
+    status: Option<ExitStatus>,
+    over: bool,
+    _feeding: Option<Feeding>,
+}
+
+impl Running {
+    fn start(orders: &Orders<'_>, holding: &Holding) -> Result<Self, Failure> {
+        let own_group = match orders.process_group {
+            ProcessGroup::Auto => orders.input.is_some() || !io::stdin().is_terminal(),
+            ProcessGroup::Always => true,
+            ProcessGroup::Never => false,
+        };
+        processes::adopt_orphans();
+        let mut watchdog = Watchdog::start()?;
+        let mut child = start(orders, own_group, holding)?;
+        let id = child.id().ok_or_else(|| io::Error::other("no process id"));
+        let id = id.and_then(processes::pid).map_err(unwatched)?;
+        let processes = match own_group {
+            true => Processes::Group(id),
+            false => Processes::One(id),
+        };
+        watchdog.tell(Message::Watch(processes, orders.kill_after));
+        let feeding = orders.input;
+        let feeding = feeding.and_then(|input| Feeding::start(&mut child, input));
+        Ok(Self {
+            child,
+            processes,
+            watchdog,
+            told: Duration::ZERO,
+            status: None,
+            over: false,
+            _feeding: feeding,
+        })
+    }
+
+    /// Tells the watchdog of a deadline that has moved: renewals move it by a third of the TTL.
+    fn may_run_for(&mut self, left: impl FnOnce() -> Duration) {
+        // The clock first: a pause in between makes the deadline earlier, never later.
+        let now = processes::now();
+        let deadline = now + left();
+        if deadline > self.told + Duration::from_millis(5) {
+            self.told = deadline;
+            self.watchdog.tell(Message::Deadline(deadline));
+        }
+    }
+
+    /// SIGTERM, and SIGKILL for what still runs after `grace`; without any, SIGKILL at once. Returns once the
+    /// processes are gone. Signals still go on to them meanwhile.
+    async fn end(&mut self, signals: &mut Signals, grace: Duration) -> Result<ExitStatus, Failure> {
+        let by = processes::now() + grace;
+        if !grace.is_zero() {
+            // The watchdog sends it, so that it comes once: it may have done so already, while this process
+            // was paused.
+            if !self.watchdog.tell(Message::End(by)) {
+                self.processes.terminate();
+            }
+            self.gone(signals, by).await?;
+        }
+        self.processes.send(Signal::KILL);
+        let status = match self.status {
+            Some(status) => status,
+            None => self.child.wait().await.map_err(unwatched)?,
+        };
+        self.status = Some(status);
+        self.gone(signals, processes::now() + KILLING).await?;
+        self.over = true;
+        Ok(status)
+    }
+
+    /// Ends what the command, which has ended, has left in its group.
+    async fn end_the_rest(
+        &mut self,
+        signals: &mut Signals,
+        grace: Duration,
+    ) -> Result<(), Failure> {
+        if self.gone(signals, Duration::ZERO).await? {
+            self.over = true;
+            return Ok(());
+        }
+        say("the command has left processes behind: they are ended before the release");
+        self.end(signals, grace).await.map(drop)
+    }
+
+    /// Waits for the end of all processes, or for `until`; returns whether they are gone.
+    async fn gone(&mut self, signals: &mut Signals, until: Duration) -> Result<bool, Failure> {
+        loop {
+            if self.status.is_some() {
+                self.processes.reap();
+                // Of one process alone that was all.
+                if matches!(self.processes, Processes::One(_)) || !self.processes.exist() {
+                    return Ok(true);
+                }
+            }
+            let left = until.saturating_sub(processes::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            tokio::select! {
+                biased;
+                status = self.child.wait(), if self.status.is_none() => {
+                    self.status = Some(status.map_err(unwatched)?);
+                }
+                received = signals.next() => self.forward(received),
+                () = tokio::time::sleep(left), if self.status.is_none() => {}
+                () = tokio::time::sleep(left.min(GLANCE)), if self.status.is_some() => {}
+            }
+        }
+    }
+
+    fn forward(&self, received: Received) {
+        // The terminal has told a child in the same group already. Twice is worse than once: many programs
+        // take a second Ctrl-C for "at once, without cleaning up".
+        if received.from_terminal && matches!(self.processes, Processes::One(_)) {
+            return;
+        }
+        // Waited for, its id may be another's. What is left of a group is signalled by those who end it.
+        if self.status.is_none()
+            && let Some(signal) = Signal::from_named_raw(received.number)
+        {
+            self.processes.send(signal);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // An early return or a panic: `kill_on_drop` sees to the command, this to the rest.
+        if !self.over && matches!(self.processes, Processes::Group(_)) {
+            self.processes.send(Signal::KILL);
         }
     }
 }
@@ -77,78 +273,39 @@ impl Drop for Feeding {
     }
 }
 
-fn start(command: &[OsString], fed: bool, holding: &Holding) -> Result<Child, Failure> {
-    let [program, arguments @ ..] = command else {
+fn start(orders: &Orders<'_>, own_group: bool, holding: &Holding) -> Result<Child, Failure> {
+    let [program, arguments @ ..] = orders.command else {
         return Err(Failure::usage("the command is empty"));
     };
-    Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
-        .stdin(if fed {
-            Stdio::piped()
-        } else {
-            Stdio::inherit()
+        .stdin(match orders.input {
+            Some(_) => Stdio::piped(),
+            None => Stdio::inherit(),
         })
         .env("TENURE_NAME", holding.name().as_str())
         .env("TENURE_TOKEN", holding.token().to_string())
         .env("TENURE_SESSION", holding.session_id().as_str())
         // Should this process panic or return early, the child goes with it.
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| {
-            let code = match error.kind() {
-                io::ErrorKind::NotFound => NOT_FOUND,
-                _ => CANNOT_START,
-            };
-            let program = printable(&program.to_string_lossy());
-            Failure::new(code, format!("cannot run `{program}`: {error}"))
-        })
-}
-
-/// SIGTERM, and SIGKILL if that does not help in time. Signals still go on to the child meanwhile.
-async fn end(
-    child: &mut Child,
-    signals: &mut Signals,
-    kill_after: Duration,
-) -> io::Result<ExitStatus> {
-    send(child, Signal::TERM);
-    // A stopped process acts on SIGTERM only once it goes on.
-    send(child, Signal::CONT);
-    let patience = tokio::time::sleep(kill_after);
-    tokio::pin!(patience);
-    loop {
-        tokio::select! {
-            biased;
-            status = child.wait() => return status,
-            () = &mut patience => break,
-            received = signals.next() => forward(child, received),
-        }
+        .kill_on_drop(true);
+    for (variable, value) in orders.url {
+        match value {
+            Some(value) => command.env(variable, value),
+            None => command.env_remove(variable),
+        };
     }
-    send(child, Signal::KILL);
-    child.wait().await
-}
-
-fn forward(child: &Child, received: Received) {
-    // The terminal has told the child already. Twice is worse than once: many programs take a
-    // second Ctrl-C for "at once, without cleaning up".
-    if received.from_terminal {
-        return;
+    if own_group {
+        command.process_group(0);
     }
-    if let Some(signal) = Signal::from_named_raw(received.number) {
-        send(child, signal);
-    }
-}
-
-fn send(child: &Child, signal: Signal) {
-    // Without an id it has been waited for. Until then the id is its own, even if it has ended.
-    let pid = child
-        .id()
-        .and_then(|id| i32::try_from(id).ok())
-        .and_then(Pid::from_raw);
-    if let Some(pid) = pid
-        && let Err(error) = kill_process(pid, signal)
-    {
-        tracing::debug!(?signal, %error, "the child did not get a signal");
-    }
+    command.spawn().map_err(|error| {
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => NOT_FOUND,
+            _ => CANNOT_START,
+        };
+        let program = printable(&program.to_string_lossy());
+        Failure::new(code, format!("cannot run `{program}`: {error}"))
+    })
 }
 
 fn unwatched(error: io::Error) -> Failure {

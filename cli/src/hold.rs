@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::ops::Deref;
+use std::time::Duration;
 
 use serde_json::json;
 use tenure::{
@@ -11,7 +12,7 @@ use tenure::{
 };
 
 use crate::args::{Global, Hold};
-use crate::child::{self, Ended};
+use crate::child::{self, Ended, Orders};
 use crate::exit::{self, Failure, say};
 use crate::output;
 use crate::signals::Signals;
@@ -108,11 +109,12 @@ impl<'a> Plan<'a> {
         take: impl AsyncFnOnce(&Session) -> tenure::Result<G>,
     ) -> Result<u8, Failure> {
         let done = work::in_session(self.global, async |session, signals| {
+            let kill_after = self.hold.kill_after(session.ttl())?;
             let guard = self.wait(signals, take(session)).await?;
             if self.command.is_empty() {
                 self.hold(guard, signals).await
             } else {
-                self.run(guard, signals).await
+                self.run(guard, signals, session.ttl(), kill_after).await
             }
         });
         let recoded =
@@ -141,7 +143,7 @@ impl<'a> Plan<'a> {
         if self.stay {
             tokio::select! {
                 biased;
-                reason = guard.lost() => return Err(lost(&guard, reason)),
+                reason = guard.lost() => return Err(lost(&guard, Some(reason))),
                 _ = signals.ending() => {}
             }
         }
@@ -149,9 +151,21 @@ impl<'a> Plan<'a> {
     }
 
     /// With a command.
-    async fn run<G: Guard>(&self, guard: G, signals: &mut Signals) -> Result<u8, Failure> {
-        let kill_after = self.hold.kill_after;
-        match child::run(self.command, None, &guard, signals, kill_after).await? {
+    async fn run<G: Guard>(
+        &self,
+        guard: G,
+        signals: &mut Signals,
+        ttl: Duration,
+        kill_after: Duration,
+    ) -> Result<u8, Failure> {
+        let orders = Orders {
+            command: self.command,
+            input: None,
+            kill_after,
+            process_group: self.hold.process_group,
+            url: &self.global.url_for_child(self.hold),
+        };
+        match child::run(orders, ttl, &guard, signals).await? {
             Ended::Lost(reason, status) => {
                 say(format_args!("the command was ended: {status}"));
                 Err(lost(&guard, reason))
@@ -194,10 +208,15 @@ impl<'a> Plan<'a> {
 }
 
 /// The failure of having lost what was held.
-pub(crate) fn lost(held: &Holding, reason: LossReason) -> Failure {
-    let error = held.loss_error().unwrap_or_else(|| Error::lost(reason));
-    let message = format!("lost {:?}: {}", held.name(), error.message());
-    Failure::new(exit::LOST, message)
+pub(crate) fn lost(held: &Holding, reason: Option<LossReason>) -> Failure {
+    let error = held.loss_error().or_else(|| reason.map(Error::lost));
+    let why = match error {
+        Some(error) => error.message(),
+        None => "the store did not answer, or could not renew the lease, in time, so the command was ended \
+                 before the lease ran out"
+            .to_owned(),
+    };
+    Failure::new(exit::LOST, format!("lost {:?}: {why}", held.name()))
 }
 
 /// Gives it back and waits for the store's word, unless a signal shows that somebody is in a hurry.

@@ -13,15 +13,20 @@ mod exit;
 mod hold;
 mod logs;
 mod output;
+mod processes;
 mod script;
 mod signals;
 mod store;
+mod watchdog;
 mod words;
 mod work;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if std::env::args_os().skip(1).eq([watchdog::ARGUMENT]) {
+        return watchdog::main();
+    }
     let cli = match args::parse() {
         Ok(cli) => cli,
         Err(answer) => return answer,

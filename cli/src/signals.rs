@@ -1,9 +1,12 @@
 //! Signals, with their origin: what the terminal has sent, it has sent to the child too.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::signal::{
+    SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGWINCH,
+    SIGXCPU,
+};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::{Cause, Origin};
@@ -13,10 +16,22 @@ use crate::exit::Failure;
 
 /// Those that tenure listens to. Not SIGTSTP: caught here, Ctrl-Z would stop the child and leave
 /// the shell waiting for tenure; uncaught, it stops both, and `fg` continues both.
-const LISTENED: [i32; 7] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH];
+///
+/// The alarms and SIGXCPU come by themselves: `perl -e 'alarm 60; exec @ARGV' tenure lock ...` is an old way to
+/// bound a command.
+const LISTENED: [i32; 11] = [
+    SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGALRM, SIGVTALRM, SIGPROF,
+    SIGXCPU,
+];
 
 /// Those that end a process which is not told otherwise.
-const ENDING: [i32; 4] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT];
+const ENDING: [i32; 8] = [
+    SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU,
+];
+
+/// The same signal of the same sender within this is the same order: `timeout` signals its child and then the
+/// group of its child.
+const REPEATED: Duration = Duration::from_millis(100);
 
 /// Within this a signal that came together with the end of the command has arrived here too: Ctrl-C
 /// reaches both, and the command may be the first to act on it.
@@ -40,17 +55,24 @@ impl Signals {
     /// From now on no signal ends this process before it has let go of what it holds.
     pub(crate) fn listen() -> Result<Self, Failure> {
         let refused = |error| Failure::os("listen to signals", error);
-        let hangup_ignored = ignores_hangup();
+        let ignored = ignored();
         let listened = LISTENED
             .into_iter()
-            .filter(|signal| !(*signal == SIGHUP && hangup_ignored));
+            .filter(|signal| ignored & (1 << (signal - 1)) == 0);
         let mut signals = SignalsInfo::<WithOrigin>::new(listened).map_err(refused)?;
         let (sender, received) = mpsc::unbounded_channel();
         std::thread::Builder::new()
             .name("signals".to_owned())
             .spawn(move || {
+                let mut last = None;
                 for origin in signals.forever() {
-                    if sender.send(Received::from(origin)).is_err() {
+                    let sent_by = origin.process.map(|process| process.pid);
+                    let this = (origin.signal, sent_by);
+                    let repeated = last.is_some_and(|(earlier, at): (_, Instant)| {
+                        sent_by.is_some() && earlier == this && at.elapsed() < REPEATED
+                    });
+                    last = Some((this, Instant::now()));
+                    if !repeated && sender.send(Received::from(origin)).is_err() {
                         return;
                     }
                 }
@@ -98,10 +120,11 @@ impl From<Origin> for Received {
     }
 }
 
-/// Whether this process was started to survive a hang-up (`nohup`). It must then not be caught: the
-/// child would no longer inherit that it is ignored. Known on Linux only.
-fn ignores_hangup() -> bool {
-    let ignored = || -> io::Result<Option<u64>> {
+/// The mask of the signals that the caller has this process ignore: SIGHUP under `nohup`, SIGINT and SIGQUIT in
+/// the background of a script. A signal that is caught is not ignored any more, by the command neither. Known on
+/// Linux only.
+fn ignored() -> u64 {
+    let read = || -> io::Result<Option<u64>> {
         let status = std::fs::read_to_string("/proc/self/status")?;
         let mask = status
             .lines()
@@ -109,5 +132,5 @@ fn ignores_hangup() -> bool {
             .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
         Ok(mask)
     };
-    matches!(ignored(), Ok(Some(mask)) if mask & (1 << (SIGHUP - 1)) != 0)
+    read().ok().flatten().unwrap_or_default()
 }

@@ -1,10 +1,10 @@
 //! From the global options to a store and a session.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 
 use tenure::{ConnectOptions, Error, ErrorKind, Name, Namespace, Session, SessionOptions, Store};
 
-use crate::args::Global;
+use crate::args::{Global, Hold};
 use crate::exit::{BAD_CONFIG, Failure, say};
 
 const DEFAULT_URL: &str = "memory:";
@@ -49,6 +49,16 @@ impl Global {
             options = options.ttl(ttl);
         }
         Ok(self.connect().await?.open(options).await?)
+    }
+
+    /// What a command that is run finds of the URL in its environment: a URL may hold a password, so nothing
+    /// unless that is asked for.
+    pub(crate) fn url_for_child(&self, hold: &Hold) -> Vec<(&'static str, Option<OsString>)> {
+        match (hold.pass_url, self.url.as_slice()) {
+            (false, _) => vec![("TENURE_URL", None), ("TENURE_URL_FILE", None)],
+            (true, [url]) => vec![("TENURE_URL", Some(url.clone()))],
+            (true, _) => Vec::new(),
+        }
     }
 
     /// Says so when nobody else can see what a command does. A hint, no error: it is how one tries a

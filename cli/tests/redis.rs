@@ -259,13 +259,20 @@ fn a_refused_renewal_is_told_as_one() {
 }
 
 #[test]
-fn the_command_has_the_environment_of_its_caller_and_no_more() {
+fn the_command_gets_the_url_on_request_only() {
     let redis = RedisServer::start().unwrap();
-    let print = ["x", "--", "sh", "-c", "echo url=${TENURE_URL-none}"];
-    let by_flag = run(lock(&redis, &print));
-    assert_eq!(by_flag.stdout, "url=none\n", "{by_flag:?}");
-    let mut by_variable = tenure(["lock"].iter().chain(&print));
-    by_variable.env("TENURE_URL", redis.url());
-    let by_variable = run(by_variable);
-    assert_eq!(by_variable.stdout, format!("url={}\n", redis.url()));
+    let print = |options: &[&str]| {
+        let command = ["--", "sh", "-c", "echo url=${TENURE_URL-none}"];
+        [&["x"], options, &command[..]].concat()
+    };
+    let url = format!("{}?interop=true&ttl=2s", redis.url());
+    for (options, expected) in [(&[][..], "none"), (&["--pass-url"], &*url)] {
+        let expected = format!("url={expected}\n");
+        let by_flag = run(lock(&redis, &print(options)));
+        assert_eq!(by_flag.stdout, expected, "{by_flag:?}");
+        let mut by_variable = tenure(["lock"].iter().chain(&print(options)));
+        by_variable.env("TENURE_URL", &url);
+        let by_variable = run(by_variable);
+        assert_eq!(by_variable.stdout, expected, "{by_variable:?}");
+    }
 }

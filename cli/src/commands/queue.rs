@@ -1,6 +1,5 @@
 //! `tenure enqueue`, `tenure dequeue`, `tenure queue-len`, `tenure queue-peek`.
 
-use std::ffi::OsString;
 use std::io::BufRead as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use tenure::{Delivery, Error, ErrorKind, Item, MAX_BATCH, QueueHandle, Session};
 use tokio::sync::mpsc;
 
 use crate::args::{Dequeue, Enqueue, Global, Named};
-use crate::child::{self, Ended};
+use crate::child::{self, Ended, Orders};
 use crate::exit::{self, Failure, say};
 use crate::output::{self, Object};
 use crate::signals::Signals;
@@ -127,6 +126,8 @@ pub(crate) async fn dequeue(global: &Global, args: &Dequeue) -> Result<u8, Failu
     let (name, command) = args.subject()?;
     let name = store::name(name)?;
     let done = work::in_session(global, async |session, signals| {
+        let kill_after = args.hold.kill_after(session.ttl())?;
+        let url = global.url_for_child(&args.hold);
         let queue = session.queue(&name)?;
         for _ in 0..args.count {
             let taken = work::unless_told(signals, take(&queue, args.wait)).await?;
@@ -136,7 +137,14 @@ pub(crate) async fn dequeue(global: &Global, args: &Dequeue) -> Result<u8, Failu
                 acknowledge(delivery, signals).await?;
                 exit::DONE
             } else {
-                run(args, command, delivery, signals).await?
+                let orders = Orders {
+                    command,
+                    input: None,
+                    kill_after,
+                    process_group: args.hold.process_group,
+                    url: &url,
+                };
+                run(orders, session.ttl(), delivery, signals).await?
             };
             if code != exit::DONE {
                 return Ok(code);
@@ -190,13 +198,16 @@ fn described(delivery: &Delivery) -> Object {
 
 /// Runs the command with the value as its input; returns its exit code.
 async fn run(
-    args: &Dequeue,
-    command: &[OsString],
+    orders: Orders<'_>,
+    ttl: Duration,
     delivery: Delivery,
     signals: &mut Signals,
 ) -> Result<u8, Failure> {
-    let (input, kill_after) = (Some(delivery.value()), args.hold.kill_after);
-    let ended = child::run(command, input, &delivery, signals, kill_after).await;
+    let orders = Orders {
+        input: Some(delivery.value()),
+        ..orders
+    };
+    let ended = child::run(orders, ttl, &delivery, signals).await;
     let status = match ended {
         Ok(Ended::Itself(status)) => status,
         Ok(Ended::Lost(reason, status)) => {
