@@ -157,6 +157,11 @@ pub(crate) fn from_client(error: ClientError) -> Error {
             "etcd's answer is larger than its client takes: ask for less at a time",
         )
         .with_effect(Effect::Unknown),
+        // Also what becomes of an HTTP 404: another server has the port, or a proxy does not know the path.
+        Code::Unimplemented => new(
+            ErrorKind::Config,
+            "the server at this address does not offer etcd's API: name the address of an etcd of version 3.4 or later",
+        ),
         Code::OutOfRange if said.contains("TTL") => new(
             ErrorKind::Config,
             "above etcd's greatest TTL, 9,000,000,000 s",

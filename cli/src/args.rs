@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::error::ErrorKind as Clap;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::child::left_at_renewal;
 use crate::exit::{self, Failure};
 
 const EXIT_CODES: &str = "\
@@ -50,8 +51,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The store. Without it, `memory:`, which is private to this process; `conform` tries every
-    /// installed store then
+    /// The store. Without it, what the file that TENURE_URL_FILE names has; else `memory:`, which is
+    /// private to this process; `conform` tries every installed store then
     // The variable may hold a password: its value must not show in `--help`.
     #[arg(
         long,
@@ -61,6 +62,10 @@ pub(crate) struct Global {
         hide_env_values = true
     )]
     pub(crate) url: Vec<OsString>,
+
+    /// Whether the URL was read from the file that TENURE_URL_FILE names
+    #[arg(skip)]
+    pub(crate) from_file: bool,
 
     /// For how long the store keeps what a silent holder holds: `500ms`, `10s`, `2m`
     #[arg(long, global = true, value_name = "DURATION", value_parser = positive, allow_hyphen_values = true)]
@@ -173,6 +178,11 @@ pub(crate) enum Command {
     ///
     /// `help` lists its commands. From a pipe a command a line; it ends with its input.
     Shell(Shell),
+    /// Raise the least token that the namespace grants from now on
+    ///
+    /// After a restore from a backup, or on a new server: with a number above every token that was
+    /// granted before, the resources go on refusing stale writers. It never falls.
+    TokenFloor(TokenFloor),
     /// Print what the store guarantees, each line with its reason, read from the live server
     Guarantees,
     /// Print the SQL that creates the schema in a PostgreSQL, for a role that may
@@ -268,6 +278,10 @@ pub(crate) struct Enqueue {
     /// after `--`
     #[arg(value_name = "VALUE")]
     pub(crate) value: OsString,
+
+    /// Whether the value stood after `--`, where nothing has a meaning
+    #[arg(skip)]
+    pub(crate) literal: bool,
 
     /// Lower numbers are delivered first
     #[arg(
@@ -380,9 +394,20 @@ pub(crate) struct Put {
     #[arg(value_name = "KEY")]
     pub(crate) key: OsString,
 
-    /// The value. One that begins with `-` is written after `--`
+    /// The value; `-` reads it from stdin, all of it. One that begins with `-` is written after `--`
     #[arg(value_name = "VALUE")]
     pub(crate) value: OsString,
+
+    /// Whether the value stood after `--`, where nothing has a meaning
+    #[arg(skip)]
+    pub(crate) literal: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenFloor {
+    /// Every later grant has a token of at least this
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) at_least: u64,
 }
 
 #[derive(Debug, Args)]
@@ -476,13 +501,10 @@ pub(crate) enum ProcessGroup {
 impl Hold {
     /// The time between SIGTERM and SIGKILL.
     ///
-    /// Renewals start at a third of the TTL. By then the remaining validity is two thirds, less what the library
-    /// keeps as its margin. Of that a part has to be left for the store's answer, or every command would be
-    /// ended at once.
+    /// A part of the validity that remains when a renewal is due has to be left for the store's answer, or every
+    /// command would be ended at once.
     pub(crate) fn kill_after(&self, ttl: Duration) -> Result<Duration, Failure> {
-        let margin = (ttl / 20).max(Duration::from_millis(50)).min(ttl / 2);
-        let most = (ttl * 2 / 3).saturating_sub(margin) * 17 / 20;
-        let most = most.min(ttl / 2);
+        let most = (left_at_renewal(ttl) * 17 / 20).min(ttl / 2);
         match self.kill_after {
             None => Ok(Duration::from_secs(5).min(ttl / 4).min(most)),
             Some(asked) if asked <= most => Ok(asked),
@@ -693,7 +715,7 @@ fn positive(text: &str) -> Result<Duration, String> {
 /// The command line, or the exit code of a process that has said what there was to say.
 pub(crate) fn parse() -> Result<Cli, ExitCode> {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let cli = Cli::try_parse_from(&args).map_err(|error| match error.kind() {
+    let mut cli = Cli::try_parse_from(&args).map_err(|error| match error.kind() {
         Clap::DisplayHelp | Clap::DisplayVersion => {
             // Nobody reads it (`tenure --help | head -1`): no failure of ours.
             let _ = error.print();
@@ -707,14 +729,21 @@ pub(crate) fn parse() -> Result<Cli, ExitCode> {
                 )));
             }
             let text = error.render().to_string();
-            refused(Failure::usage(
-                text.strip_prefix("error: ").unwrap_or(&text).trim_end(),
-            ))
+            exit::say_lines(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+            ExitCode::from(exit::USAGE)
         }
     })?;
     // Clap takes these dashes for nothing. A script whose `$command` is empty means something else
     // than "hold it until somebody comes".
     let ends_with_dashes = args.last().is_some_and(|last| last == "--");
+    let dashes = args.iter().position(|arg| arg == "--");
+    // The value is the last word of both.
+    if let Command::Enqueue(Enqueue { literal, .. }) | Command::Put(Put { literal, .. }) =
+        &mut cli.command
+    {
+        *literal = dashes.is_some_and(|at| at + 1 < args.len());
+    }
+    cli.global.read_url_file().map_err(refused)?;
     match cli.command.behind_dashes() {
         Some([]) if ends_with_dashes => Err(refused(no_command())),
         _ => Ok(cli),

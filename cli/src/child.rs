@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tenure::{Holding, LossReason};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
@@ -16,7 +16,7 @@ use crate::exit::{CANNOT_START, Failure, NOT_FOUND, say};
 use crate::output::printable;
 use crate::processes::{self, GLANCE, Processes};
 use crate::signals::{Received, Signals};
-use crate::watchdog::{Message, Watchdog};
+use crate::watchdog::{Message, Task, Watchdog};
 
 /// How long SIGKILL may take. Only the kernel can delay it further, and then runs nothing of the process.
 const KILLING: Duration = Duration::from_secs(2);
@@ -44,10 +44,18 @@ pub(crate) struct Orders<'a> {
     pub(crate) url: &'a [(&'static str, Option<OsString>)],
 }
 
-/// The remaining validity at which SIGTERM is sent: the time until SIGKILL, and a little more for timers that
-/// fire late.
-fn reserve(kill_after: Duration, ttl: Duration) -> Duration {
-    kill_after + (ttl / 50).min(Duration::from_millis(100))
+/// The remaining validity when a renewal is due: renewals start at a third of the TTL, and validity ends the
+/// library's margin before the TTL does.
+pub(crate) fn left_at_renewal(ttl: Duration) -> Duration {
+    let margin = (ttl / 20).max(Duration::from_millis(50)).min(ttl / 2);
+    (ttl * 2 / 3).saturating_sub(margin)
+}
+
+/// How long before the deadline SIGKILL comes: timers fire late on a busy machine. Of the time that renewals have,
+/// it takes a part.
+fn slack(kill_after: Duration, ttl: Duration) -> Duration {
+    let spare = left_at_renewal(ttl).saturating_sub(kill_after);
+    (spare / 4).min(ttl / 20).min(Duration::from_millis(250))
 }
 
 /// Runs a command for as long as `holding` lasts.
@@ -61,7 +69,8 @@ pub(crate) async fn run(
     holding: &Holding,
     signals: &mut Signals,
 ) -> Result<Ended, Failure> {
-    let reserve = reserve(orders.kill_after, ttl);
+    let slack = slack(orders.kill_after, ttl);
+    let reserve = orders.kill_after + slack;
     // Nothing is started that would have to be ended at once.
     while holding.loss().is_none() && holding.remaining() <= reserve {
         tokio::time::sleep(GLANCE).await;
@@ -71,7 +80,8 @@ pub(crate) async fn run(
     }
     let mut running = Running::start(&orders, holding)?;
     loop {
-        running.may_run_for(|| holding.remaining());
+        // The watchdog acts a moment after this process would, and still before the deadline.
+        running.may_run_for(|| holding.remaining().saturating_sub(slack / 2));
         if let Some(reason) = holding.loss() {
             let grace = match reason {
                 // The deadline has passed: this process, or the machine, was paused.
@@ -97,13 +107,13 @@ pub(crate) async fn run(
             _ = holding.lost() => {}
             status = running.child.wait() => {
                 let status = status.map_err(unwatched)?;
-                running.status = Some(status);
+                running.ended(status)?;
                 if holding.loss().is_none() {
                     running.end_the_rest(signals, orders.kill_after.min(holding.remaining())).await?;
                     return Ok(Ended::Itself(status));
                 }
             }
-            received = signals.next() => running.forward(received),
+            received = signals.next() => running.forward(received).await,
             () = tokio::time::sleep(look) => {}
         }
     }
@@ -114,6 +124,10 @@ struct Running {
     child: Child,
     processes: Processes,
     watchdog: Watchdog,
+    /// The time between SIGTERM and SIGKILL.
+    kill_after: Duration,
+    /// Whether they were sent SIGTERM, and until when they have.
+    ending: Option<Duration>,
     /// Until when the watchdog knows that the processes may run.
     told: Duration,
     /// How the command has ended, if it has.
@@ -130,21 +144,31 @@ impl Running {
             ProcessGroup::Never => false,
         };
         processes::adopt_orphans();
-        let mut watchdog = Watchdog::start()?;
-        let mut child = start(orders, own_group, holding)?;
-        let id = child.id().ok_or_else(|| io::Error::other("no process id"));
-        let id = id.and_then(processes::pid).map_err(unwatched)?;
-        let processes = match own_group {
-            true => Processes::Group(id),
-            false => Processes::One(id),
+        let kill_after = orders.kill_after;
+        let mut watchdog = Watchdog::start(match own_group {
+            true => Task::OwnGroup(kill_after),
+            false => Task::Told,
+        })?;
+        let group = processes::pid(watchdog.group()).map_err(unwatched)?;
+        let group = own_group.then_some(group);
+        let mut child = start(orders, group, holding)?;
+        let processes = match group {
+            Some(group) => Processes::Group(group),
+            None => {
+                let id = child.id().ok_or_else(|| io::Error::other("no process id"));
+                let one = Processes::One(id.and_then(processes::pid).map_err(unwatched)?);
+                watchdog.tell(Message::Watch(one, kill_after));
+                one
+            }
         };
-        watchdog.tell(Message::Watch(processes, orders.kill_after));
         let feeding = orders.input;
         let feeding = feeding.and_then(|input| Feeding::start(&mut child, input));
         Ok(Self {
             child,
             processes,
             watchdog,
+            kill_after,
+            ending: None,
             told: Duration::ZERO,
             status: None,
             over: false,
@@ -168,6 +192,9 @@ impl Running {
     async fn end(&mut self, signals: &mut Signals, grace: Duration) -> Result<ExitStatus, Failure> {
         let by = processes::now() + grace;
         if !grace.is_zero() {
+            self.ending = Some(by);
+            // Stopped with the rest of its group, the watchdog would do nothing.
+            self.processes.send(Signal::CONT);
             // The watchdog sends it, so that it comes once: it may have done so already, while this process
             // was paused.
             if !self.watchdog.tell(Message::End(by)) {
@@ -178,11 +205,31 @@ impl Running {
         self.processes.send(Signal::KILL);
         let status = match self.status {
             Some(status) => status,
-            None => self.child.wait().await.map_err(unwatched)?,
+            None => {
+                let status = self.child.wait().await.map_err(unwatched)?;
+                self.ended(status)?
+            }
         };
-        self.status = Some(status);
         self.gone(signals, processes::now() + KILLING).await?;
         self.over = true;
+        Ok(status)
+    }
+
+    /// The command has ended. The watchdog makes room, so that it can be seen whether its group has other members;
+    /// if it has, these get another, which is none of them.
+    fn ended(&mut self, status: ExitStatus) -> Result<ExitStatus, Failure> {
+        self.status = Some(status);
+        self.watchdog.end();
+        self.processes.reap();
+        if matches!(self.processes, Processes::Group(_)) && self.processes.exist() {
+            self.watchdog = Watchdog::start(Task::Told)?;
+            let watch = Message::Watch(self.processes, self.kill_after);
+            self.watchdog.tell(watch);
+            self.watchdog.tell(match self.ending {
+                Some(by) => Message::Kill(by),
+                None => Message::Deadline(self.told),
+            });
+        }
         Ok(status)
     }
 
@@ -217,16 +264,16 @@ impl Running {
             tokio::select! {
                 biased;
                 status = self.child.wait(), if self.status.is_none() => {
-                    self.status = Some(status.map_err(unwatched)?);
+                    self.ended(status.map_err(unwatched)?)?;
                 }
-                received = signals.next() => self.forward(received),
+                received = signals.next() => self.forward(received).await,
                 () = tokio::time::sleep(left), if self.status.is_none() => {}
                 () = tokio::time::sleep(left.min(GLANCE)), if self.status.is_some() => {}
             }
         }
     }
 
-    fn forward(&self, received: Received) {
+    async fn forward(&mut self, received: Received) {
         // The terminal has told a child in the same group already. Twice is worse than once: many programs
         // take a second Ctrl-C for "at once, without cleaning up".
         if received.from_terminal && matches!(self.processes, Processes::One(_)) {
@@ -236,6 +283,7 @@ impl Running {
         if self.status.is_none()
             && let Some(signal) = Signal::from_named_raw(received.number)
         {
+            self.watchdog.started().await;
             self.processes.send(signal);
         }
     }
@@ -273,7 +321,7 @@ impl Drop for Feeding {
     }
 }
 
-fn start(orders: &Orders<'_>, own_group: bool, holding: &Holding) -> Result<Child, Failure> {
+fn start(orders: &Orders<'_>, group: Option<Pid>, holding: &Holding) -> Result<Child, Failure> {
     let [program, arguments @ ..] = orders.command else {
         return Err(Failure::usage("the command is empty"));
     };
@@ -295,8 +343,8 @@ fn start(orders: &Orders<'_>, own_group: bool, holding: &Holding) -> Result<Chil
             None => command.env_remove(variable),
         };
     }
-    if own_group {
-        command.process_group(0);
+    if let Some(group) = group {
+        command.process_group(group.as_raw_nonzero().get());
     }
     command.spawn().map_err(|error| {
         let code = match error.kind() {

@@ -8,6 +8,8 @@ use std::process::ExitStatus;
 
 use tenure::{Error, ErrorKind, LossReason};
 
+use crate::output::{printable, printable_lines};
+
 /// Done.
 pub(crate) const DONE: u8 = 0;
 /// A negative answer.
@@ -139,6 +141,10 @@ impl Failure {
         self
     }
 
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
@@ -186,12 +192,24 @@ fn words(operation: &str) -> String {
         "purge" => "queue-purge".to_owned(),
         "open" => "opening a session".to_owned(),
         "stm" => "transaction".to_owned(),
+        "raise_token_floor" => "token-floor".to_owned(),
         word => word.replace('_', " "),
     }
 }
 
-/// Says something on stderr. Unlike `eprintln!` this does not panic when nobody listens.
+/// Says something on stderr, on one line: a server's text in it cannot pass for a word of tenure. Unlike
+/// `eprintln!` this does not panic when nobody listens.
 pub(crate) fn say(message: impl Display) {
+    write(&printable(&message.to_string()));
+}
+
+/// The same on several lines, for what explains a command line. Its words may be in it: no line but the first
+/// begins as tenure's own do.
+pub(crate) fn say_lines(message: &str) {
+    write(&printable_lines(message).replace("\ntenure:", "\n tenure:"));
+}
+
+fn write(message: &str) {
     // In one piece: others may write to the same place at the same time.
     let line = format!("tenure: {message}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());

@@ -16,7 +16,8 @@ use crate::child::{self, Ended, Orders};
 use crate::exit::{self, Failure, say};
 use crate::output;
 use crate::signals::Signals;
-use crate::work;
+use crate::words;
+use crate::work::{self, Sessions};
 
 /// What can be held, and how it is given back.
 pub(crate) trait Guard: Deref<Target = Holding> {
@@ -103,38 +104,26 @@ impl<'a> Plan<'a> {
         self
     }
 
-    /// Takes it, holds it, and gives it back. Returns the exit code.
+    /// Takes it, waiting up to `limit`, holds it, and gives it back. Returns the exit code.
     pub(crate) async fn carry_out<G: Guard>(
         &self,
-        take: impl AsyncFnOnce(&Session) -> tenure::Result<G>,
+        limit: Option<Duration>,
+        take: impl AsyncFn(&Session, Option<Duration>) -> tenure::Result<G>,
     ) -> Result<u8, Failure> {
-        let done = work::in_session(self.global, async |session, signals| {
-            let kill_after = self.hold.kill_after(session.ttl())?;
-            let guard = self.wait(signals, take(session)).await?;
+        let done = work::in_sessions(self.global, limit, async |sessions: &mut Sessions<'_>| {
+            let kill_after = self.hold.kill_after(sessions.session.ttl())?;
+            let stopped = format!("stopped waiting for {:?}", self.name);
+            let guard = sessions.take(limit, &stopped, take).await?;
+            let (ttl, signals) = (sessions.session.ttl(), &mut sessions.signals);
             if self.command.is_empty() {
                 self.hold(guard, signals).await
             } else {
-                self.run(guard, signals, session.ttl(), kill_after).await
+                self.run(guard, signals, ttl, kill_after).await
             }
         });
         let recoded =
             |failure: Failure| failure.recoded(self.hold.not_acquired_code, self.hold.lost_code);
         done.await.map_err(recoded)
-    }
-
-    async fn wait<G>(
-        &self,
-        signals: &mut Signals,
-        taking: impl Future<Output = tenure::Result<G>>,
-    ) -> Result<G, Failure> {
-        tokio::select! {
-            biased;
-            signal = signals.ending() => Err(Failure::interrupted(
-                signal,
-                format!("stopped waiting for {:?}", self.name),
-            )),
-            taken = taking => taken.map_err(Failure::waiting),
-        }
     }
 
     /// Without a command.
@@ -189,9 +178,9 @@ impl<'a> Plan<'a> {
 
     fn announce(&self, held: &Holding) -> Result<(), Failure> {
         if !self.global.json {
-            let mut line = output::printable(held.name().as_str());
+            let mut line = words::word(held.name().as_str().as_bytes());
             if let Some(value) = self.value {
-                line = format!("{line} leader={}", output::printable_bytes(value));
+                line = format!("{line} leader={}", words::word(value));
             }
             return output::line(&format!("{line} token={}", held.token()));
         }

@@ -11,6 +11,7 @@ mod child;
 mod commands;
 mod exit;
 mod hold;
+mod input;
 mod logs;
 mod output;
 mod processes;
@@ -24,8 +25,8 @@ mod work;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::args_os().skip(1).eq([watchdog::ARGUMENT]) {
-        return watchdog::main();
+    if let Some(task) = watchdog::task(std::env::args_os()) {
+        return watchdog::main(task);
     }
     let cli = match args::parse() {
         Ok(cli) => cli,

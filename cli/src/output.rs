@@ -1,5 +1,6 @@
 //! Output on stdout: plain lines, JSON lines, tables.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal as _, Write as _};
 
 use base64::Engine as _;
@@ -7,6 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use crate::exit::Failure;
+use crate::words;
 
 /// Prints a line, now: whoever reads it may be waiting for it.
 pub(crate) fn line(text: &str) -> Result<(), Failure> {
@@ -16,15 +18,39 @@ pub(crate) fn line(text: &str) -> Result<(), Failure> {
         .map_err(Failure::stdout)
 }
 
-/// `name` on one line and harmless on a terminal: control characters are escaped. `--json` and
-/// TENURE_NAME have it as it is.
-pub(crate) fn printable(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for character in name.chars() {
-        if character.is_control() {
-            out.extend(character.escape_default());
-        } else {
+/// Text that did not come from this program, on one line and harmless on a terminal: characters that control it,
+/// cannot be seen or turn the direction of the text are escaped. Every such text goes through here.
+pub(crate) fn printable(text: &str) -> String {
+    escaped(text, |_| false)
+}
+
+/// The same for a text of several lines.
+pub(crate) fn printable_lines(text: &str) -> String {
+    escaped(text, |character| character == '\n')
+}
+
+fn escaped(text: &str, kept: impl Fn(char) -> bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if words::is_harmless(character) || kept(character) {
             out.push(character);
+        } else {
+            out.extend(character.escape_default());
+        }
+    }
+    out
+}
+
+/// A line of JSON with the same characters in the escapes of JSON: its meaning stays.
+fn printable_json(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if words::is_harmless(character) {
+            out.push(character);
+        } else {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
         }
     }
     out
@@ -40,14 +66,29 @@ pub(crate) fn printable_bytes(value: &[u8]) -> String {
     out
 }
 
-/// Prints a value as it is, and a newline, now.
+/// Prints a value and a newline, now: as it is, but on a terminal with all escaped that could do something to it.
 pub(crate) fn value(value: &[u8]) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
+    let value = match stdout.is_terminal() {
+        true => Cow::Owned(shown_on_terminal(value).into_bytes()),
+        false => Cow::Borrowed(value),
+    };
     stdout
-        .write_all(value)
+        .write_all(&value)
         .and_then(|()| stdout.write_all(b"\n"))
         .and_then(|()| stdout.flush())
         .map_err(Failure::stdout)
+}
+
+/// Lines and columns of a value stay.
+fn shown_on_terminal(value: &[u8]) -> String {
+    let mut out = String::with_capacity(value.len());
+    for chunk in value.utf8_chunks() {
+        let kept = |character| matches!(character, '\n' | '\t');
+        out.push_str(&escaped(chunk.valid(), kept));
+        out.extend(chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")));
+    }
+    out
 }
 
 /// The same beside the work of the runtime: a reader who takes its time must not keep a session from
@@ -92,7 +133,7 @@ impl Object {
             format!("{}:{value}", serde_json::Value::from(field.as_str()))
         };
         let fields: Vec<String> = self.0.iter().map(field).collect();
-        format!("{{{}}}", fields.join(","))
+        printable_json(&format!("{{{}}}", fields.join(",")))
     }
 
     /// Prints the line, now.
@@ -125,6 +166,26 @@ mod tests {
         assert_eq!(printable("a\nb token=9"), "a\\nb token=9");
         assert_eq!(printable("\u{1b}[2J ключ"), "\\u{1b}[2J ключ");
         assert_eq!(printable_bytes(b"a\n\xff\xfeb"), "a\\n\\xff\\xfeb");
+        assert_eq!(printable("\u{202e}x\u{200b}"), "\\u{202e}x\\u{200b}");
+        assert_eq!(printable_lines("a\r\nb\u{9b}"), "a\\r\nb\\u{9b}");
+        assert_eq!(
+            shown_on_terminal(b"a\tb\n\x1b[2J\xff"),
+            "a\tb\n\\u{1b}[2J\\xff"
+        );
+    }
+
+    #[test]
+    fn json_keeps_its_meaning() {
+        let mut object = Object::new();
+        let text = "\u{9b}\u{202e}\u{e0041}\u{7f}\"\\ключ";
+        object.set("text", text.into());
+        let line = object.text();
+        assert!(
+            line.contains("\\u009b\\u202e\\udb40\\udc41\\u007f"),
+            "{line}"
+        );
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(read["text"], text);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(crate) const GLANCE: Duration = Duration::from_millis(5);
 /// What a signal for the command is sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Processes {
-    /// The group that the command leads: also the processes that it started, unless they left the group.
+    /// The group of the command: also the processes that it started, unless they left the group.
     Group(Pid),
     /// The command alone, in the group of `tenure`.
     One(Pid),

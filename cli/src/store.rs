@@ -1,6 +1,9 @@
 //! From the global options to a store and a session.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
+use std::fs::File;
+use std::io::Read as _;
 
 use tenure::{ConnectOptions, Error, ErrorKind, Name, Namespace, Session, SessionOptions, Store};
 
@@ -8,6 +11,9 @@ use crate::args::{Global, Hold};
 use crate::exit::{BAD_CONFIG, Failure, say};
 
 const DEFAULT_URL: &str = "memory:";
+
+/// The variable that names a file with the URL, for URLs with a password.
+const URL_FILE: &str = "TENURE_URL_FILE";
 
 impl Global {
     /// The one store that a command works on.
@@ -42,22 +48,53 @@ impl Global {
         Ok(store)
     }
 
-    /// Opens a session there.
-    pub(crate) async fn open(&self) -> Result<Session, Failure> {
+    /// Opens a session there. The outer failure is one of the command line, the inner one of the store.
+    pub(crate) async fn open(&self) -> Result<Result<Session, Error>, Failure> {
         let mut options = SessionOptions::new();
         if let Some(ttl) = self.ttl {
             options = options.ttl(ttl);
         }
-        Ok(self.connect().await?.open(options).await?)
+        let connecting = tenure::connect_with(self.url()?, self.connect_options()?);
+        Ok(match connecting.await {
+            Ok(store) => store.open(options).await,
+            Err(error) => Err(error),
+        })
     }
 
     /// What a command that is run finds of the URL in its environment: a URL may hold a password, so nothing
     /// unless that is asked for.
     pub(crate) fn url_for_child(&self, hold: &Hold) -> Vec<(&'static str, Option<OsString>)> {
         match (hold.pass_url, self.url.as_slice()) {
-            (false, _) => vec![("TENURE_URL", None), ("TENURE_URL_FILE", None)],
-            (true, [url]) => vec![("TENURE_URL", Some(url.clone()))],
+            (false, _) => vec![("TENURE_URL", None), (URL_FILE, None)],
+            (true, [url]) if !self.from_file => vec![("TENURE_URL", Some(url.clone()))],
             (true, _) => Vec::new(),
+        }
+    }
+
+    /// Without a URL, takes that of the file which the environment names.
+    pub(crate) fn read_url_file(&mut self) -> Result<(), Failure> {
+        let Some(path) = std::env::var_os(URL_FILE).filter(|_| self.url.is_empty()) else {
+            return Ok(());
+        };
+        let refused = |why: &dyn Display| {
+            let path = path.to_string_lossy();
+            Failure::new(BAD_CONFIG, format!("{URL_FILE} names {path:?}: {why}"))
+        };
+        let mut text = String::new();
+        // No URL is longer; it may be a device.
+        let read =
+            File::open(&path).and_then(|file| file.take(64 * 1024).read_to_string(&mut text));
+        read.map_err(|error| refused(&error))?;
+        match text.trim() {
+            "" => Err(refused(
+                &"the file is empty: it has to hold the URL of a store",
+            )),
+            url if url.contains('\n') => Err(refused(&"the file has more than one line")),
+            url => {
+                self.url.push(url.into());
+                self.from_file = true;
+                Ok(())
+            }
         }
     }
 
@@ -68,7 +105,7 @@ impl Global {
         if scheme.is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("memory")) {
             say(
                 "hint: `memory:` is private to this process, so nobody else sees what is done here; \
-                 name a store with --url or TENURE_URL",
+                 name a store with --url, TENURE_URL or TENURE_URL_FILE",
             );
         }
     }

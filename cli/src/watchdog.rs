@@ -1,10 +1,14 @@
 //! The watchdog: a process that ends the command when `tenure` cannot do it in time.
 //!
-//! `tenure` starts itself again with [`ARGUMENT`] alone, and writes [`Message`]s into the standard input of that
+//! `tenure` starts itself again with [`ARGUMENT`], and writes [`Message`]s into the standard input of that
 //! process. The watchdog sends the command SIGTERM and later SIGKILL when the lease is about to end, and when
 //! the pipe is closed: then `tenure` was killed. Linux' parent-death signal is no substitute: it follows the
 //! thread that spawned, not the process, and does not reach grandchildren.
+//!
+//! A watchdog leads the process group into which the command is started. So there is no moment in which the
+//! command runs and the watchdog does not know it.
 
+use std::ffi::OsString;
 use std::io::{self, BufRead as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -14,16 +18,30 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Signal, getpgrp};
 use signal_hook::consts::signal::{
     SIGALRM, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
 };
+use tokio::io::AsyncReadExt as _;
+use tokio::process::ChildStdout;
 
 use crate::exit::Failure;
 use crate::processes::{self, GLANCE, Processes};
 
 /// What a `tenure` that is to be a watchdog is started with. Not a command: `--help` does not show it.
-pub(crate) const ARGUMENT: &str = "__watchdog";
+const ARGUMENT: &str = "__watchdog";
+
+/// How long a watchdog may take to start.
+const STARTING: Duration = Duration::from_secs(1);
+
+/// What a watchdog watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Its own group. Processes have this long between SIGTERM and SIGKILL.
+    OwnGroup(Duration),
+    /// What it is told.
+    Told,
+}
 
 /// The longest wait without a look at the clock: timers stand still while the machine sleeps, and the clock
 /// does not.
@@ -38,6 +56,8 @@ pub(crate) enum Message {
     Deadline(Duration),
     /// They are to be sent SIGTERM now, and SIGKILL then.
     End(Duration),
+    /// They were sent SIGTERM, and are to be sent SIGKILL then.
+    Kill(Duration),
 }
 
 impl Message {
@@ -51,6 +71,7 @@ impl Message {
             }
             Self::Deadline(at) => format!("deadline {}\n", at.as_nanos()),
             Self::End(at) => format!("end {}\n", at.as_nanos()),
+            Self::Kill(at) => format!("kill {}\n", at.as_nanos()),
         }
     }
 
@@ -67,6 +88,7 @@ impl Message {
             }
             ["deadline", at] => time(at).map(Self::Deadline),
             ["end", at] => time(at).map(Self::End),
+            ["kill", at] => time(at).map(Self::Kill),
             _ => None,
         }
     }
@@ -77,10 +99,12 @@ impl Message {
 pub(crate) struct Watchdog {
     process: Child,
     pipe: Option<ChildStdin>,
+    /// Where it says that it catches signals; `None` once it has.
+    starting: Option<ChildStdout>,
 }
 
 impl Watchdog {
-    pub(crate) fn start() -> Result<Self, Failure> {
+    pub(crate) fn start(task: Task) -> Result<Self, Failure> {
         let refused = |error| Failure::os("start the watchdog of the command", error);
         // The file itself, even if another has taken its name since.
         let own = PathBuf::from("/proc/self/exe");
@@ -88,22 +112,63 @@ impl Watchdog {
             true => own,
             false => std::env::current_exe().map_err(refused)?,
         };
-        let mut process = Command::new(program)
-            .arg0("tenure")
-            .arg(ARGUMENT)
+        let mut command = Command::new(program);
+        command.arg0("tenure").arg(ARGUMENT);
+        if let Task::OwnGroup(patience) = task {
+            command.arg(patience.as_nanos().to_string());
+        }
+        let mut process = command
             // Neither secrets nor a folder that somebody wants to unmount.
             .env_clear()
             .current_dir("/")
-            // A group of its own: what ends the group of `tenure` must not end its watchdog.
+            // What ends the group of `tenure` must not end its watchdog.
             .process_group(0)
             .stdin(Stdio::piped())
             // Whoever reads the output of `tenure` must not wait for the watchdog.
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .map_err(refused)?;
         let pipe = process.stdin.take();
-        Ok(Self { process, pipe })
+        let starting = process.stdout.take();
+        let starting = starting.map(ChildStdout::from_std).transpose();
+        let mut watchdog = Self {
+            process,
+            pipe,
+            starting: None,
+        };
+        watchdog.starting = starting.map_err(refused)?;
+        Ok(watchdog)
+    }
+
+    /// The group that it leads.
+    pub(crate) fn group(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Waits until it catches signals: one that is sent to its group before would end it.
+    pub(crate) async fn started(&mut self) {
+        if let Some(starting) = &mut self.starting {
+            let mut byte = [0];
+            if !matches!(
+                tokio::time::timeout(STARTING, starting.read(&mut byte)).await,
+                Ok(Ok(1))
+            ) {
+                tracing::debug!("the watchdog of the command did not start in time");
+            }
+            self.starting = None;
+        }
+    }
+
+    /// Ends it. Nothing can be told then.
+    pub(crate) fn end(&mut self) {
+        // Before the pipe is closed, which would mean that `tenure` was killed. Only a killed process is waited
+        // for: this takes no time.
+        let ended = self.process.kill().and_then(|()| self.process.wait());
+        if let Err(error) = ended {
+            tracing::debug!(%error, "the watchdog was not waited for");
+        }
+        self.pipe = None;
     }
 
     /// Returns whether the watchdog could be told: it cannot once it has ended.
@@ -121,17 +186,31 @@ impl Watchdog {
 
 impl Drop for Watchdog {
     fn drop(&mut self) {
-        // Before the pipe is closed, which would mean that `tenure` was killed.
-        let ended = self.process.kill().and_then(|()| self.process.wait());
-        if let Err(error) = ended {
-            tracing::debug!(%error, "the watchdog was not waited for");
+        self.end();
+    }
+}
+
+/// What this process is to watch, if it was started for that.
+pub(crate) fn task(mut arguments: impl Iterator<Item = OsString>) -> Option<Task> {
+    if arguments.nth(1)? != ARGUMENT {
+        return None;
+    }
+    match arguments.next() {
+        None => Some(Task::Told),
+        Some(patience) => {
+            let patience = patience.to_str()?.parse().ok()?;
+            Some(Task::OwnGroup(Duration::from_nanos(patience)))
         }
     }
 }
 
 /// The process itself.
-pub(crate) fn main() -> ExitCode {
+pub(crate) fn main(task: Task) -> ExitCode {
     ignore_signals();
+    // Nobody may listen: `tenure` was killed.
+    let _ = io::stdout()
+        .write_all(b".")
+        .and_then(|()| io::stdout().flush());
     let (sender, messages) = mpsc::channel();
     let read = move || {
         for line in io::stdin().lock().lines().map_while(Result::ok) {
@@ -146,6 +225,9 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut watch = Watch::default();
+    if let Task::OwnGroup(patience) = task {
+        watch.watched = Some((Processes::Group(getpgrp()), patience));
+    }
     loop {
         match messages.recv_timeout(watch.patience(processes::now())) {
             Ok(message) => watch.hear(message),
@@ -155,6 +237,7 @@ pub(crate) fn main() -> ExitCode {
         }
     }
     watch.abandon(processes::now());
+    // Its own group exists for as long as it does: it ends with the others.
     while !watch.is_over() {
         std::thread::sleep(GLANCE);
         watch.act(processes::now());
@@ -190,6 +273,10 @@ impl Watch {
             Message::Deadline(at) if !self.terminated => self.deadline = Some(at),
             Message::Deadline(_) => {}
             Message::End(at) => self.end(at),
+            Message::Kill(at) => {
+                self.terminated = true;
+                self.deadline = Some(at);
+            }
         }
     }
 
@@ -263,6 +350,7 @@ mod tests {
             Message::Watch(Processes::One(id), Duration::ZERO),
             Message::Deadline(time),
             Message::End(time),
+            Message::Kill(time),
         ] {
             assert_eq!(Message::parse(&message.line()), Some(message));
         }

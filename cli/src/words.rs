@@ -198,9 +198,17 @@ fn is_bare(text: &str) -> bool {
 /// Whether a character shows as itself and takes its own place: no blank, no control character, and
 /// none of those that turn the direction of the text or cannot be seen.
 fn is_plain(character: char) -> bool {
+    is_harmless(character) && !character.is_whitespace()
+}
+
+/// Whether a terminal shows a character where it stands: no control character, no line break, and none of those
+/// that turn the direction of the text or cannot be seen.
+pub(crate) fn is_harmless(character: char) -> bool {
     let invisible = matches!(u32::from(character),
-        0xad | 0x61c | 0x180e | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f | 0xfeff | 0xfff9..=0xfffb | 0xe0000..=0xe007f);
-    !character.is_control() && !character.is_whitespace() && !invisible
+        0xad | 0x34f | 0x61c | 0x115f | 0x1160 | 0x17b4 | 0x17b5 | 0x180b..=0x180f | 0x200b..=0x200f
+        | 0x2028..=0x202e | 0x2060..=0x206f | 0x3164 | 0xfe00..=0xfe0f | 0xfeff | 0xffa0
+        | 0xfff9..=0xfffb | 0xe0000..=0xe0fff);
+    !character.is_control() && !invisible
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use support::{PATIENCE, run, says, tenure, until};
 use tenure_testbed::{Process, Proxy, RedisServer, Signal};
 
 /// A child that ignores SIGTERM, and says its process id.
-const STUBBORN: &str = "trap '' TERM; echo pid $$; while :; do sleep 0.02; done";
+const STUBBORN: &str = "trap '' TERM; echo pid $$; for i in $(seq 1500); do sleep 0.02; done";
 
 /// Says whether the process `$1` runs. One that has ended and was not waited for does not.
 const LOOK: &str =
@@ -160,7 +160,7 @@ fn processes_that_the_child_started_end_with_the_holding() {
     let redis = RedisServer::start().unwrap();
     let proxy = Proxy::start(redis.address()).unwrap();
     let direct = url(redis.address());
-    let script = "sh -c 'trap \"\" TERM; while :; do sleep 0.02; done' & echo pid $!; wait";
+    let script = "sh -c 'trap \"\" TERM; for i in $(seq 1500); do sleep 0.02; done' & echo pid $!; wait";
     let mut holder = spawn(
         &url(proxy.address()),
         &["lock", "l", "--", "sh", "-c", script],
@@ -175,7 +175,7 @@ fn processes_that_the_child_started_end_with_the_holding() {
     assert_eq!(holder.wait(PATIENCE).unwrap().code(), Some(76));
 
     // One that the child leaves behind ends before the release.
-    let script = "sh -c 'trap \"\" TERM; while :; do sleep 0.02; done' >/dev/null 2>&1 & echo pid $!; exit 3";
+    let script = "sh -c 'trap \"\" TERM; for i in $(seq 1500); do sleep 0.02; done' >/dev/null 2>&1 & echo pid $!; exit 3";
     let mut holder = spawn(&direct, &["lock", "m", "--", "sh", "-c", script]);
     let worker = pid(&mut holder, "pid");
     let mut next = spawn(

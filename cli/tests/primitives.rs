@@ -338,7 +338,7 @@ fn an_election_on_the_command_line(store: Store) {
 fn a_leaders_value_cannot_forge_a_line(store: Store) {
     let value = "a\nno leader";
     let mut leader = store.spawn(&["elect", "boss", value]);
-    line(&mut leader, "boss leader=a\\nno leader token=");
+    line(&mut leader, r#"boss leader="a\nno leader" token="#);
     store.prints(&["leader", "boss"], "a\\nno leader\n");
     let known = object(&store.run(&["leader", "boss", "--json"]));
     assert_eq!(known["leader"], value);

@@ -258,13 +258,15 @@ fn a_refused_renewal_is_told_as_one() {
     says(&holder, "refused the user or the password");
 }
 
+/// A lock with these options, whose command prints the URL in its environment.
+fn print<'a>(options: &[&'a str]) -> Vec<&'a str> {
+    let command = ["--", "sh", "-c", "echo url=${TENURE_URL-none}"];
+    [&["x"], options, &command[..]].concat()
+}
+
 #[test]
 fn the_command_gets_the_url_on_request_only() {
     let redis = RedisServer::start().unwrap();
-    let print = |options: &[&str]| {
-        let command = ["--", "sh", "-c", "echo url=${TENURE_URL-none}"];
-        [&["x"], options, &command[..]].concat()
-    };
     let url = format!("{}?interop=true&ttl=2s", redis.url());
     for (options, expected) in [(&[][..], "none"), (&["--pass-url"], &*url)] {
         let expected = format!("url={expected}\n");

@@ -130,6 +130,7 @@ fn bad_urls_are_78() {
         ),
         ("memory:?colour=red", &["colour"]),
         ("memory:a#b", &["#"]),
+        ("redis://u:canary@[::1", &["brackets"]),
     ] {
         for command in [
             &["lock", "x", "--", "true"][..],

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -93,6 +94,35 @@ fn check_escapes(what: &str, text: &str) -> Result<()> {
     }
 }
 
+/// Refuses a host whose brackets hold no IPv6 address, and an IPv6 address without brackets: its last part would
+/// be taken for a port, and the rest be looked up as a name.
+fn check_host(host: &str) -> Result<()> {
+    let refused = || {
+        config(
+            "a host in the URL is no `host:port`: an IPv6 address stands in brackets, `[::1]:6379`",
+        )
+    };
+    let port = match host.strip_prefix('[') {
+        Some(inside) => {
+            let (address, port) = inside.split_once(']').ok_or_else(refused)?;
+            address.parse::<Ipv6Addr>().map_err(|_| refused())?;
+            match port {
+                "" => return Ok(()),
+                port => port.strip_prefix(':').ok_or_else(refused)?,
+            }
+        }
+        None => match host.split_once(':') {
+            Some((name, port)) if !name.contains(']') => port,
+            None if !host.contains(']') => return Ok(()),
+            _ => return Err(refused()),
+        },
+    };
+    match port.contains([':', '[', ']']) {
+        true => Err(refused()),
+        false => Ok(()),
+    }
+}
+
 fn decode(what: &str, text: &str) -> Result<String> {
     check_escapes(what, text)?;
     percent_decode_str(text)
@@ -164,6 +194,9 @@ impl StoreUrl {
         };
         if hosts.iter().any(String::is_empty) {
             return Err(config("the URL's list of hosts has an empty entry"));
+        }
+        for host in &hosts {
+            check_host(host)?;
         }
         check_escapes("query", query)?;
         let mut map = BTreeMap::new();
@@ -328,6 +361,12 @@ mod tests {
     }
 
     #[test]
+    fn addresses_of_ipv6_stand_in_brackets() {
+        let url = StoreUrl::parse("etcd://u:p@[::1]:2379,[fe80::1],h:1,h/ns").unwrap();
+        assert_eq!(url.hosts(), ["[::1]:2379", "[fe80::1]", "h:1", "h"]);
+    }
+
+    #[test]
     fn opaque_form() {
         assert_eq!(StoreUrl::parse("memory:").unwrap().path(), "");
         assert_eq!(StoreUrl::parse("memory:shared").unwrap().path(), "shared");
@@ -379,6 +418,15 @@ mod tests {
             "etcd://u:%zz@h/ns",
             "etcd://h/ns?a=%4",
             "etcd://h/n#x",
+            "redis://u:p@[::1",
+            "redis://[::1",
+            "redis://::1",
+            "redis://::1:6379",
+            "redis://[h]:6379",
+            "redis://[::1]6379",
+            "redis://[::1]:1:2",
+            "redis://h]:1",
+            "redis://h,[::1",
         ] {
             assert_eq!(
                 StoreUrl::parse(bad).unwrap_err().kind(),

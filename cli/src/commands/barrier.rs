@@ -1,11 +1,14 @@
 //! `tenure barrier hold`, `release`, `wait` and `enter`.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use tenure::{HoldFor, Name, Session};
 
 use crate::args::{Barrier, BarrierWait, Enter, Global, Named};
 use crate::exit::{self, Failure, say};
 use crate::hold::Plan;
+use crate::work::Sessions;
 use crate::{output, store, work};
 
 pub(crate) async fn run(global: &Global, args: &Barrier) -> Result<u8, Failure> {
@@ -40,29 +43,34 @@ async fn release(global: &Global, args: &Named) -> Result<u8, Failure> {
 
 async fn wait(global: &Global, args: &BarrierWait) -> Result<u8, Failure> {
     let name = store::name(&args.name)?;
-    let wait = async |session: &Session| {
+    let wait = async |session: &Session, limit: Option<Duration>| {
         let barrier = session.barrier(&name)?;
-        match args.wait {
+        match limit {
             Some(limit) => barrier.wait_timeout(limit).await,
             None => barrier.wait().await,
         }
     };
-    work::ask(global, wait, |()| tell(global, &name, "held", false)).await
+    work::in_sessions(global, args.wait, async |sessions: &mut Sessions<'_>| {
+        let stopped = format!("stopped waiting for {name:?}");
+        sessions.take(args.wait, &stopped, wait).await?;
+        tell(global, &name, "held", false)
+    })
+    .await
 }
 
 async fn enter(global: &Global, args: &Enter) -> Result<u8, Failure> {
     let (name, command) = args.subject()?;
     let name = store::name(name)?;
-    let take = async |session: &Session| {
+    let take = async |session: &Session, limit: Option<Duration>| {
         let barrier = session.double_barrier(&name, args.count)?;
-        match args.wait {
+        match limit {
             Some(limit) => barrier.enter_timeout(limit).await,
             None => barrier.enter().await,
         }
     };
     Plan::new(global, &name, &args.hold, command)
         .passing()
-        .carry_out(take)
+        .carry_out(args.wait, take)
         .await
 }
 

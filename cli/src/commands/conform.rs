@@ -92,7 +92,7 @@ pub(crate) async fn run(global: &Global, args: &Conform) -> Result<u8, Failure> 
     };
     match &mut out {
         Some(out) => out.write(&text)?,
-        None => output::line(text.trim_end())?,
+        None => output::line(&output::printable_lines(text.trim_end()))?,
     }
     if report.exit_ok() {
         return Ok(exit::DONE);
@@ -627,6 +627,7 @@ impl Bar {
     }
 
     pub(super) fn note(&self, line: &str) {
+        let line = output::printable(line);
         if self.terminal {
             self.bar.println(line);
         } else {

@@ -1,16 +1,15 @@
 //! `tenure get`, `tenure put`, `tenure delete`, `tenure txn`.
 
-use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 
 use serde_json::{Value, json};
-use tenure::{Entry, OpResult, Session, TxnOutcome};
+use tenure::{Entry, MAX_TRANSACTION_BYTES, MAX_VALUE_BYTES, OpResult, Session, TxnOutcome};
 
 use crate::args::{Global, Key, Put};
 use crate::exit::{self, Failure, say};
 use crate::output::{self, Object};
 use crate::script::{self, Script};
-use crate::{store, work};
+use crate::{input, store, work};
 
 pub(crate) async fn get(global: &Global, args: &Key) -> Result<u8, Failure> {
     let key = store::name(&args.key)?;
@@ -28,7 +27,12 @@ pub(crate) async fn get(global: &Global, args: &Key) -> Result<u8, Failure> {
 
 pub(crate) async fn put(global: &Global, args: &Put) -> Result<u8, Failure> {
     let key = store::name(&args.key)?;
-    let put = async |session: &Session| session.stm()?.put(&key, args.value.as_bytes()).await;
+    let mut value = args.value.as_bytes().to_vec();
+    if value == b"-" && !args.literal {
+        // Before anything is connected to, and before signals are listened to: Ctrl-C ends it.
+        value = read(MAX_VALUE_BYTES, "the value")?;
+    }
+    let put = async |session: &Session| session.stm()?.put(&key, value.as_slice()).await;
     work::ask(global, put, |revision| {
         if global.json {
             let mut object = Object::new();
@@ -60,11 +64,8 @@ pub(crate) async fn delete(global: &Global, args: &Key) -> Result<u8, Failure> {
 }
 
 pub(crate) async fn txn(global: &Global) -> Result<u8, Failure> {
-    let mut text = Vec::new();
-    // Before anything is connected to, and before signals are listened to: Ctrl-C ends it.
-    std::io::stdin()
-        .read_to_end(&mut text)
-        .map_err(|error| Failure::os("read stdin", error))?;
+    // Every byte of it may be written as an escape.
+    let text = read(4 * MAX_TRANSACTION_BYTES + 1024 * 1024, "the transaction")?;
     let script = script::parse(&text).map_err(Failure::usage)?;
     let Script {
         compares,
@@ -84,6 +85,12 @@ pub(crate) async fn txn(global: &Global) -> Result<u8, Failure> {
         Ok(exit::of_answer(outcome.succeeded))
     })
     .await
+}
+
+/// All of standard input.
+fn read(limit: usize, what: &str) -> Result<Vec<u8>, Failure> {
+    let read = input::all(limit).map_err(|error| Failure::os("read stdin", error))?;
+    read.ok_or_else(|| Failure::usage(format!("{what} on stdin is larger than {limit} bytes")))
 }
 
 /// What the `get`s of the branch that was done have found, in their order.

@@ -9,14 +9,14 @@ use tenure::{Leader, Session};
 use crate::args::{Elect, Global, Named};
 use crate::exit::{self, Failure};
 use crate::hold::Plan;
-use crate::{output, store, work};
+use crate::{output, store, words, work};
 
 pub(crate) async fn elect(global: &Global, args: &Elect) -> Result<u8, Failure> {
     let (name, value, command) = args.subject()?;
     let (name, value) = (store::name(name)?, value.as_bytes());
-    let take = async |session: &Session| {
+    let take = async |session: &Session, limit: Option<Duration>| {
         let election = session.election(&name)?;
-        match args.wait.limit() {
+        match limit {
             Some(Duration::ZERO) => election.try_campaign(value).await,
             Some(limit) => election.campaign_timeout(value, limit).await,
             None => election.campaign(value).await,
@@ -24,7 +24,7 @@ pub(crate) async fn elect(global: &Global, args: &Elect) -> Result<u8, Failure> 
     };
     Plan::new(global, &name, &args.hold, command)
         .leading(value)
-        .carry_out(take)
+        .carry_out(args.wait.limit(), take)
         .await
 }
 
@@ -79,7 +79,7 @@ pub(crate) async fn observe(global: &Global, args: &Named) -> Result<u8, Failure
 fn line(leader: Option<&Leader>) -> String {
     match leader {
         Some(leader) => {
-            let value = output::printable_bytes(leader.value());
+            let value = words::word(leader.value());
             format!("leader={value} token={}", leader.token())
         }
         None => "no leader".to_owned(),

@@ -11,27 +11,30 @@ pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
     let rows = guarantees.rows();
     if global.json {
         for row in rows {
-            let object = json!({
-                "deployment": guarantees.deployment,
-                "guarantee": row.line.title(),
-                "rule": row.line.rule(),
-                "value": row.value,
-                "reason": row.reason,
-            });
-            output::line(&object.to_string())?;
+            let mut object = output::Object::new();
+            object.set("deployment", guarantees.deployment.as_str().into());
+            object.set("guarantee", row.line.title().into());
+            object.set("rule", row.line.rule().into());
+            object.set("value", json!(row.value));
+            object.set("reason", json!(row.reason));
+            object.print()?;
         }
     } else {
         let mut table = output::table(true);
         table.set_header([
             "rule",
             "guarantee",
-            guarantees.deployment.as_str(),
+            &output::printable(&guarantees.deployment),
             "because",
         ]);
         for row in &rows {
-            table.add_row([row.line.rule(), row.line.title(), &row.value, &row.reason]);
+            let (value, reason) = (
+                output::printable(&row.value),
+                output::printable(&row.reason),
+            );
+            table.add_row([row.line.rule(), row.line.title(), &value, &reason]);
         }
-        output::line(&table.to_string())?;
+        output::line(&output::printable_lines(&table.to_string()))?;
     }
     Ok(exit::DONE)
 }

@@ -10,6 +10,7 @@ mod long;
 mod queue;
 mod schema;
 mod shell;
+mod token_floor;
 
 use tokio::runtime::Builder;
 
@@ -46,6 +47,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
             Command::Delete(args) => data::delete(&global, &args).await,
             Command::Txn => data::txn(&global).await,
             Command::Shell(args) => shell::run(&global, &args).await,
+            Command::TokenFloor(args) => token_floor::run(&global, &args).await,
             Command::Guarantees => guarantees::run(&global).await,
             Command::Schema(args) => schema::run(&global, &args),
             Command::Conform(args) => conform::run(&global, &args).await,

@@ -1,19 +1,20 @@
 //! `tenure enqueue`, `tenure dequeue`, `tenure queue-len`, `tenure queue-peek`.
 
-use std::io::BufRead as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use serde_json::json;
-use tenure::{Delivery, Error, ErrorKind, Item, MAX_BATCH, QueueHandle, Session};
+use tenure::{Delivery, Error, ErrorKind, Item, MAX_BATCH, MAX_VALUE_BYTES, QueueHandle, Session};
 use tokio::sync::mpsc;
 
 use crate::args::{Dequeue, Enqueue, Global, Named};
 use crate::child::{self, Ended, Orders};
 use crate::exit::{self, Failure, say};
+use crate::input::Line;
 use crate::output::{self, Object};
 use crate::signals::Signals;
-use crate::{hold, store, work};
+use crate::work::Sessions;
+use crate::{hold, input, store, work};
 
 /// The most that one batch carries unless a single value is larger, in bytes: well below what a
 /// store takes in one request.
@@ -25,7 +26,7 @@ pub(crate) async fn enqueue(global: &Global, args: &Enqueue) -> Result<u8, Failu
     work::in_session(global, async |session, signals| {
         let queue = session.queue(&name)?;
         let mut accepted = 0;
-        let done = if args.value == "-" {
+        let done = if args.value == "-" && !args.literal {
             enqueue_lines(&queue, signals, item, &mut accepted).await
         } else {
             let enqueued = queue.enqueue(item(args.value.as_bytes()));
@@ -100,15 +101,23 @@ async fn enqueue_lines(
     }
 }
 
-type Line = Result<Vec<u8>, Failure>;
+type Read = Result<Vec<u8>, Failure>;
 
 /// The lines of stdin, without their ends. Read by a thread, because a read that has begun cannot be
 /// given up.
-fn read_lines() -> Result<mpsc::Receiver<Line>, Failure> {
-    let (sender, lines) = mpsc::channel(4 * MAX_BATCH);
+fn read_lines() -> Result<mpsc::Receiver<Read>, Failure> {
+    let (sender, lines) = mpsc::channel(MAX_BATCH);
     let read = move || {
-        for line in std::io::stdin().lock().split(b'\n') {
-            let line = line.map_err(|error| Failure::os("read stdin", error));
+        let mut stdin = std::io::stdin().lock();
+        for number in 1_u64.. {
+            let line = match input::line(&mut stdin, MAX_VALUE_BYTES) {
+                Ok(Line::End) => return,
+                Ok(Line::Whole(line)) => Ok(line),
+                Ok(Line::TooLong) => Err(Failure::usage(format!(
+                    "line {number} is longer than a value may be: {MAX_VALUE_BYTES} bytes"
+                ))),
+                Err(error) => Err(Failure::os("read stdin", error)),
+            };
             let over = line.is_err();
             if sender.blocking_send(line).is_err() || over {
                 return;
@@ -125,13 +134,16 @@ fn read_lines() -> Result<mpsc::Receiver<Line>, Failure> {
 pub(crate) async fn dequeue(global: &Global, args: &Dequeue) -> Result<u8, Failure> {
     let (name, command) = args.subject()?;
     let name = store::name(name)?;
-    let done = work::in_session(global, async |session, signals| {
-        let kill_after = args.hold.kill_after(session.ttl())?;
+    let done = work::in_sessions(global, args.wait, async |sessions: &mut Sessions<'_>| {
+        let kill_after = args.hold.kill_after(sessions.session.ttl())?;
         let url = global.url_for_child(&args.hold);
-        let queue = session.queue(&name)?;
+        let take = async |session: &Session, limit: Option<Duration>| {
+            take(&session.queue(&name)?, limit).await
+        };
         for _ in 0..args.count {
-            let taken = work::unless_told(signals, take(&queue, args.wait)).await?;
-            let delivery = taken.map_err(Failure::waiting)?;
+            let stopped = format!("stopped waiting for an item of {name:?}");
+            let delivery = sessions.take(args.wait, &stopped, take).await?;
+            let (ttl, signals) = (sessions.session.ttl(), &mut sessions.signals);
             let code = if command.is_empty() {
                 print(global, &delivery, signals).await?;
                 acknowledge(delivery, signals).await?;
@@ -144,7 +156,7 @@ pub(crate) async fn dequeue(global: &Global, args: &Dequeue) -> Result<u8, Failu
                     process_group: args.hold.process_group,
                     url: &url,
                 };
-                run(orders, session.ttl(), delivery, signals).await?
+                run(orders, ttl, delivery, signals).await?
             };
             if code != exit::DONE {
                 return Ok(code);

@@ -15,7 +15,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// `tenure` with these arguments, and no store in its environment.
 pub(crate) fn tenure<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tenure"));
-    command.args(args).env_remove("TENURE_URL");
+    command.args(args);
+    command
+        .env_remove("TENURE_URL")
+        .env_remove("TENURE_URL_FILE");
     command
 }
 

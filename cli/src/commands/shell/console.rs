@@ -1,7 +1,7 @@
 //! Where the lines of `tenure shell` come from, and where its outcomes go: a terminal, with a
 //! prompt, history and completion; or a pipe.
 
-use std::io::{BufRead as _, IsTerminal as _};
+use std::io::IsTerminal as _;
 
 use rustix::termios::{self, OptionalActions, Termios};
 use rustyline::completion::Completer;
@@ -15,11 +15,22 @@ use tokio::sync::mpsc;
 
 use super::line::VERBS;
 use crate::exit::Failure;
+use crate::input::{self, Line};
 use crate::output;
+
+/// The longest line that is kept: every byte of the largest value as an escape `\xNN`, and a few words.
+pub(super) const LONGEST: usize = 4 * tenure::MAX_VALUE_BYTES + 8 * 1024;
+
+/// What was typed.
+pub(super) enum Input {
+    Line(Vec<u8>),
+    /// A line of more than [`LONGEST`] bytes.
+    TooLong,
+}
 
 /// Lines in, lines out.
 pub(super) struct Console {
-    lines: mpsc::Receiver<Result<Vec<u8>, Failure>>,
+    lines: mpsc::Receiver<Result<Input, Failure>>,
     /// Prints above the line that is being typed.
     above: Option<Box<dyn ExternalPrinter + Send>>,
     _terminal: Option<Terminal>,
@@ -36,7 +47,7 @@ impl Console {
     }
 
     /// The next line; `None` at the end. Cancel safe.
-    pub(super) async fn next(&mut self) -> Option<Result<Vec<u8>, Failure>> {
+    pub(super) async fn next(&mut self) -> Option<Result<Input, Failure>> {
         self.lines.recv().await
     }
 
@@ -51,8 +62,16 @@ impl Console {
     fn on_pipe() -> Result<Self, Failure> {
         let (sender, lines) = mpsc::channel(1);
         thread(move || {
-            for line in std::io::stdin().lock().split(b'\n') {
-                let line = line.map_err(|error| Failure::os("read stdin", error));
+            let mut stdin = std::io::stdin().lock();
+            loop {
+                let line = match input::line(&mut stdin, LONGEST) {
+                    Ok(Line::End) => return,
+                    Ok(Line::Whole(line)) => Ok(Input::Line(line)),
+                    Ok(Line::TooLong) => input::skip(&mut stdin)
+                        .map(|()| Input::TooLong)
+                        .map_err(|error| Failure::os("read stdin", error)),
+                    Err(error) => Err(Failure::os("read stdin", error)),
+                };
                 let over = line.is_err();
                 if sender.blocking_send(line).is_err() || over {
                     return;
@@ -81,7 +100,7 @@ impl Console {
         thread(move || {
             loop {
                 let line = match editor.readline(&prompt) {
-                    Ok(line) => Ok(line.into_bytes()),
+                    Ok(line) => Ok(Input::Line(line.into_bytes())),
                     // Ctrl-C drops the line.
                     Err(ReadlineError::Interrupted) => continue,
                     Err(ReadlineError::Eof) => return,

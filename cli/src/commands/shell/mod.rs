@@ -14,7 +14,7 @@ use tenure::{
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
-use self::console::Console;
+use self::console::{Console, Input};
 use self::line::{Action, Line, VERBS};
 use self::outcome::Outcome;
 use crate::args::{self, Global};
@@ -211,7 +211,14 @@ impl<'a> Shell<'a> {
             }
             line = self.console.next() => match line {
                 None => Ok(Next::Quit),
-                Some(line) => self.line(&line?).await,
+                Some(line) => match line? {
+                    Input::Line(line) => self.line(&line).await,
+                    Input::TooLong => {
+                        let why = format!("a line of more than {} bytes", console::LONGEST);
+                        self.print(&Outcome::error("", why))?;
+                        Ok(Next::Line)
+                    }
+                },
             },
         }
     }
