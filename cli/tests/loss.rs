@@ -160,7 +160,8 @@ fn processes_that_the_child_started_end_with_the_holding() {
     let redis = RedisServer::start().unwrap();
     let proxy = Proxy::start(redis.address()).unwrap();
     let direct = url(redis.address());
-    let script = "sh -c 'trap \"\" TERM; for i in $(seq 1500); do sleep 0.02; done' & echo pid $!; wait";
+    let script =
+        "sh -c 'trap \"\" TERM; for i in $(seq 1500); do sleep 0.02; done' & echo pid $!; wait";
     let mut holder = spawn(
         &url(proxy.address()),
         &["lock", "l", "--", "sh", "-c", script],
