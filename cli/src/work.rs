@@ -11,6 +11,9 @@ use crate::signals::Signals;
 /// How long the end may take once everything is let go of. The TTL bounds the rest.
 const CLOSING: Duration = Duration::from_secs(3);
 
+/// The time between the end of a session and the next.
+const BREATH: Duration = Duration::from_millis(50);
+
 /// For how long a waiter without a limit looks for a store that has gone away, at least; else for a TTL.
 const LOOKING: Duration = Duration::from_secs(10);
 
@@ -82,7 +85,7 @@ impl Sessions<'_> {
                 taken = take(&self.session, left) => taken,
             };
             let error = match taken {
-                Err(error) if joins_again(&error) && is_before(until) => error,
+                Err(error) if joins_again(&error, &self.session) && is_before(until) => error,
                 taken => return taken.map_err(Failure::waiting),
             };
             let error = Failure::waiting(error);
@@ -90,6 +93,8 @@ impl Sessions<'_> {
             let patience = limit.unwrap_or_else(|| self.session.ttl().max(LOOKING));
             let patience = until.or_else(|| after(Some(patience)));
             let again = async {
+                // An operator who ends session after session is not outrun.
+                tokio::time::sleep(BREATH).await;
                 // So that its place in line does not stand in the way of the next.
                 let _ = tokio::time::timeout(CLOSING, self.session.clone().close()).await;
                 let may_come = |failed: &Error| {
@@ -116,14 +121,17 @@ fn is_before(until: Option<Instant>) -> bool {
     until.is_none_or(|until| Instant::now() < until)
 }
 
-/// Whether a wait that failed is worth another session: the session ended, or the store went away.
-fn joins_again(error: &Error) -> bool {
+/// Whether a wait that failed is worth another session: the session ended, or there was no connection for it. A
+/// store that answers that it cannot (it is full) is not asked again.
+fn joins_again(error: &Error, session: &Session) -> bool {
     match error.loss() {
         Some(reason) => !matches!(
             reason,
             LossReason::Refused | LossReason::Closed | LossReason::Detached
         ),
-        None => error.kind() == ErrorKind::Unavailable,
+        None => {
+            error.kind() == ErrorKind::Unavailable && (session.loss().is_some() || is_full(error))
+        }
     }
 }
 
