@@ -41,6 +41,30 @@ const SERVER: &str = "redis-server";
 /// How long one command may take. Far more than it needs: only a paused server is silent so long.
 const COMMAND: Duration = Duration::from_secs(5);
 
+/// Makes `to` a copy of `from`.
+fn replace_folder(from: &Path, to: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).doing("remove a folder of Redis")
+        }
+        _ => copy_folder(from, to).doing("copy the data of Redis"),
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), &to)?;
+        }
+    }
+    Ok(())
+}
+
 /// When a write reaches the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum AppendFsync {
@@ -312,6 +336,35 @@ impl RedisServer {
     pub async fn restart_async(&mut self) -> Result<()> {
         self.relaunch()?;
         self.probe().wait_async().await
+    }
+
+    /// Copies the data, as an operator's backup does: [`restore_async`](Self::restore_async) returns to it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Reply`] when the server cannot save; [`Error::Io`] when the operating system refuses the copy.
+    pub fn save_snapshot(&self) -> Result<()> {
+        self.command(&["SAVE"])?;
+        replace_folder(&self.data_dir(), &self.backup_dir())
+    }
+
+    /// Kills the server, puts the last snapshot back and starts the server on it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] without a snapshot; otherwise as [`restart`](Self::restart).
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped the server is left starting.
+    pub async fn restore_async(&mut self) -> Result<()> {
+        self.kill()?;
+        replace_folder(&self.backup_dir(), &self.data_dir())?;
+        self.restart_async().await
+    }
+
+    fn backup_dir(&self) -> PathBuf {
+        self.reaper.folder().join("backup")
     }
 
     /// SIGSTOP: connections stay open and silent. Returns when every thread has stopped.

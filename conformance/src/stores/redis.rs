@@ -443,6 +443,7 @@ impl Harness for RedisHarness {
             Need::LoseMinority,
             Need::Sessions,
             Need::Pause,
+            Need::Restore,
             Need::ClockJump,
         ];
         const REPLICATED: &[Need] = &[
@@ -567,6 +568,25 @@ impl Operator for RedisHarness {
                 .await
                 .map_err(out_of_order),
             _ => Err(Error::unsupported("restarting a server that others use")),
+        }
+    }
+
+    async fn snapshot(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server.lock().await.save_snapshot().map_err(out_of_order),
+            _ => Err(Error::unsupported("backing up a server that others use")),
+        }
+    }
+
+    async fn restore(&self) -> Result<()> {
+        match &self.server {
+            Server::Own(server, _) => server
+                .lock()
+                .await
+                .restore_async()
+                .await
+                .map_err(out_of_order),
+            _ => Err(Error::unsupported("restoring a server that others use")),
         }
     }
 
