@@ -143,18 +143,9 @@ impl Directory {
                 checked(config, wire).await.map(|wire| (wire, extra))
             }
             Topology::Sentinel { service, login } => {
-                let mut failed = Failures::default();
-                for address in ask_sentinels(config, service, login).await? {
-                    let found = match reach(&address).await {
-                        Ok((wire, extra)) => checked(config, wire).await.map(|wire| (wire, extra)),
-                        Err(error) => Err(error),
-                    };
-                    match found {
-                        Ok(found) => return Ok(found),
-                        Err(error) => failed.add(error),
-                    }
-                }
-                Err(failed.worst("the sentinels name no primary"))
+                let address = ask_sentinels(config, service, login).await?;
+                let (wire, extra) = reach(&address).await?;
+                checked(config, wire).await.map(|wire| (wire, extra))
             }
             Topology::Cluster => {
                 let mut failed = Failures::default();
@@ -190,8 +181,12 @@ impl Directory {
     }
 
     /// Another connection to the same server.
-    pub(crate) async fn another(config: &RedisConfig, address: &Address) -> Result<Wire> {
-        let (settings, stage) = (settings(), Stage::default());
+    pub(crate) async fn another(
+        config: &RedisConfig,
+        address: &Address,
+        settings: AsyncConnectionConfig,
+    ) -> Result<Wire> {
+        let stage = Stage::default();
         let wire = dial(
             config,
             address,
@@ -531,9 +526,9 @@ async fn serves(config: &RedisConfig, wire: &Wire, root: &str) -> Result<Serves>
     }
 }
 
-/// Where the sentinels say that the primary is, what most of them say first: one that is cut off
-/// from the others may not know of a failover.
-async fn ask_sentinels(config: &RedisConfig, service: &str, login: &Login) -> Result<Vec<Address>> {
+/// Where more than half of the sentinels say that the primary is. Those that are cut off from the others may not know
+/// of a failover, and name a primary that goes on beside the new one.
+async fn ask_sentinels(config: &RedisConfig, service: &str, login: &Login) -> Result<Address> {
     let mut command = redis::cmd("SENTINEL");
     command.arg("get-master-addr-by-name").arg(service);
     let mut answers: FuturesUnordered<_> = config
@@ -550,15 +545,18 @@ async fn ask_sentinels(config: &RedisConfig, service: &str, login: &Login) -> Re
     while let Some(answer) = answers.next().await {
         match answer {
             Ok(Some(address)) => {
-                match votes.iter_mut().find(|(_, known)| *known == address) {
-                    Some((count, _)) => *count += 1,
-                    None => votes.push((1, address)),
-                }
-                if votes
-                    .iter()
-                    .any(|(count, _)| *count > config.hosts.len() / 2)
-                {
-                    break;
+                let count = match votes.iter_mut().find(|(_, known)| *known == address) {
+                    Some((count, _)) => {
+                        *count += 1;
+                        *count
+                    }
+                    None => {
+                        votes.push((1, address.clone()));
+                        1
+                    }
+                };
+                if count > config.hosts.len() / 2 {
+                    return Ok(address);
                 }
             }
             Ok(None) => failed.add(refuse(format!(
@@ -570,8 +568,19 @@ async fn ask_sentinels(config: &RedisConfig, service: &str, login: &Login) -> Re
     if votes.is_empty() {
         return Err(failed.worst("no sentinel answers"));
     }
-    votes.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-    Ok(votes.into_iter().map(|(_, address)| address).collect())
+    let votes: Vec<_> = votes
+        .iter()
+        .map(|(count, address)| format!("{address} ({count})"))
+        .collect();
+    let error = error::no_connection(format!(
+        "no primary is named by more than half of the {} sentinels in the URL, only {}",
+        config.hosts.len(),
+        votes.join(", ")
+    ));
+    Err(match failed.0 {
+        Some(failure) => error.with_source(failure),
+        None => error,
+    })
 }
 
 async fn ask_sentinel(

@@ -1,5 +1,6 @@
 //! The connection itself: silent servers, old servers, and what is left when all is over.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tenure_core::{ErrorKind, Session};
@@ -59,7 +60,8 @@ async fn nothing_is_left_when_the_last_one_goes() {
         let store = store(format!("{}{query}", server.url())).await;
         let session = open(&store, secs(10)).await;
         let guard = lock(&session, "x").await;
-        assert_eq!(clients().as_deref(), Some("2"));
+        // One for commands, one for subscriptions.
+        assert_eq!(clients().as_deref(), Some("3"));
         drop(guard);
         drop((session, store));
         until("the connection is closed", || {
@@ -123,4 +125,61 @@ async fn what_only_newer_servers_can_is_refused_by_older_ones() {
             assert!(error.to_string().contains("7.2"), "{error}");
         }
     }
+}
+
+/// A sentinel that names `primary`, or nothing.
+async fn sentinel(primary: Option<SocketAddr>) -> String {
+    let url = pretender(move |name| match (name, primary) {
+        ("SENTINEL", Some(primary)) => {
+            let (host, port) = (primary.ip().to_string(), primary.port().to_string());
+            format!(
+                "*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n",
+                host.len(),
+                port.len()
+            )
+        }
+        ("SENTINEL", None) => "*-1\r\n".into(),
+        _ => "+OK\r\n".into(),
+    })
+    .await;
+    url.replace("redis://", "")
+}
+
+#[tokio::test]
+async fn what_a_minority_of_the_sentinels_names_is_not_connected_to() {
+    let (real, old) = (
+        RedisServer::start_async().await.unwrap(),
+        RedisServer::start_async().await.unwrap(),
+    );
+    for (named, is_enough) in [
+        ([Some(real.address()), Some(real.address()), None], true),
+        (
+            [
+                Some(old.address()),
+                Some(real.address()),
+                Some(real.address()),
+            ],
+            true,
+        ),
+        ([Some(old.address()), None, None], false),
+        ([Some(old.address()), Some(real.address()), None], false),
+    ] {
+        let mut sentinels = Vec::new();
+        for primary in named {
+            sentinels.push(sentinel(primary).await);
+        }
+        let url = format!("redis+sentinel://{}/main", sentinels.join(","));
+        if is_enough {
+            use_it(config(url)).await.unwrap();
+            continue;
+        }
+        let error = refused("a minority", config(url)).await;
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.to_string().contains("more than half"), "{error}");
+    }
+    assert_eq!(
+        old.command(&["DBSIZE"]).unwrap(),
+        "0",
+        "nothing was done there"
+    );
 }
