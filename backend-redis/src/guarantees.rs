@@ -83,13 +83,13 @@ impl Server {
             (Some(true), Some("always")) => None,
             (Some(true), _) if config.wait_aof => None,
             (Some(true), Some("everysec")) => Some(
-                "about a second of writes in a restart of its machine (`appendfsync everysec`)",
+                "about a second of writes in a restart of its machine, or two when its process alone is killed while the disk is slow (`appendfsync everysec` may postpone the write itself)",
             ),
             (Some(true), Some(_)) => Some(
                 "what the operating system has not written in a restart of its machine (`appendfsync no`)",
             ),
             (Some(true), None) => Some(
-                "perhaps a second of writes, perhaps more, in a restart of its machine (the user may not ask for `appendfsync`)",
+                "perhaps a second of writes, perhaps more, in a restart of its machine or its process (the user may not ask for `appendfsync`: that takes the right to `config|get`)",
             ),
             (Some(false), _) => {
                 Some("all since the last snapshot, or all, in a restart (`appendonly no`)")

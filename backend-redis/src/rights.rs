@@ -19,7 +19,6 @@ const SENT: &[&str] = &[
     "set",
     "wait",
     "info",
-    "config|get",
     "cluster|slots",
 ];
 
@@ -27,9 +26,12 @@ const SENT: &[&str] = &[
 /// nothing else: `ACL SETUSER app on >password` and these.
 ///
 /// Of the commands, `wait` is for `wait_replicas` (`wait_aof` needs `+waitaof` as well, which older
-/// servers do not know), `info` and `config|get` are for
+/// servers do not know), `info` is for
 /// [`guarantees`](tenure_core::Store::guarantees), which takes what it may not see for the weakest,
 /// and `cluster|slots` is for finding a cluster's nodes when those in the URL are gone.
+///
+/// Not among them is `config|get`, without which the guarantees say nothing of `appendfsync`: it also shows
+/// `requirepass` and `masterauth`, with which its user may do everything.
 pub fn acl_rules(namespace: &Namespace) -> String {
     let root = pattern(&layout::root(namespace));
     let mut commands: BTreeSet<String> = SENT.iter().map(|&name| name.to_owned()).collect();
@@ -100,6 +102,14 @@ mod tests {
         let documented = include_str!("../../docs/redis.md");
         let rules = acl_rules(&Namespace::new("orders").unwrap());
         assert!(documented.contains(&rules), "docs must show: {rules}");
+    }
+
+    #[test]
+    fn the_rule_shows_no_passwords() {
+        let rules = acl_rules(&Namespace::new("orders").unwrap());
+        for right in ["config", "acl", "@", "debug", "monitor"] {
+            assert!(!rules.contains(&format!("+{right}")), "{right}: {rules}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tenure_core::backend::StoreUrl;
-use tenure_core::{Error, ErrorKind, Namespace};
+use tenure_core::{Durability, Error, ErrorKind, Namespace};
 use tenure_redis::RedisConfig;
 use tenure_testbed::{
     Certs, Identity, RedisCluster, RedisReplica, RedisSentinels, RedisServer, Tls,
@@ -229,6 +229,13 @@ async fn the_rights_that_the_documentation_lists_are_enough() {
     )))
     .await
     .unwrap();
+    // What it may not see is said to be unknown: the right to see it shows the passwords of others, too.
+    let claims = store.guarantees().await.unwrap();
+    assert_eq!(claims.durability.value, Durability::Volatile);
+    let reason = claims.durability.reason;
+    assert!(reason.contains("may not ask for `appendfsync`"), "{reason}");
+    let asked = server.command(&["ACL", "DRYRUN", "app", "config", "get", "requirepass"]);
+    assert_ne!(asked.unwrap(), "OK", "the documented rule shows passwords");
     // Another's namespace is none of its business.
     let error = refused("another namespace", config(url("other"))).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
