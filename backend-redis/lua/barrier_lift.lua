@@ -1,6 +1,6 @@
 -- uses: barrier
 -- Ends the hold that is met, whoever's it is. ARGV: the barrier's path.
--- {ok, 1 or 0}: whether there was one.
+-- {ok, the token of the hold that was ended, 0 if there was none}.
 in_any_case()
 local refused = enter()
 if refused then return refused end
@@ -12,6 +12,6 @@ local hold = find_hold(path)
 if hold then
   end_hold(path, hold)
 end
-local lifted = hold and 1 or 0
+local lifted = hold and hold.token or 0
 remember(text(lifted))
 return {'ok', lifted}

@@ -42,9 +42,9 @@ local function compare()
   return succeeded
 end
 
--- The operations that are to be done, and how many of them put. Passes over the other branch.
+-- The operations that are to be done, and how many of them put and delete. Passes over the other branch.
 local function choose(succeeded)
-  local branch, puts = {}, 0
+  local branch, puts, deletes = {}, 0, 0
   for turn = 1, 2 do
     for _ = 1, tonumber(argument()) do
       local what, key = argument(), argument()
@@ -52,13 +52,14 @@ local function choose(succeeded)
       if (turn == 1) == succeeded then
         branch[#branch + 1] = {what, key, value}
         puts = puts + (value and 1 or 0)
+        deletes = deletes + (what == 'delete' and 1 or 0)
         if what ~= 'delete' then
           find(key)
         end
       end
     end
   end
-  return branch, puts
+  return branch, puts, deletes
 end
 
 local function put(key, value, when)
@@ -95,7 +96,7 @@ local function commit()
     return {'fence'}
   end
   local succeeded = compare()
-  local branch, puts = choose(succeeded)
+  local branch, puts, deletes = choose(succeeded)
   local when = revision()
   local answer = {'done', when, succeeded and 1 or 0}
   -- What may write has a slot, also if this branch does not.
@@ -107,6 +108,9 @@ local function commit()
   answer[2] = when
   local function mark()
     redis.call('SET', revision_key, text(when))
+    if deletes > 0 then
+      redis.call('SET', deleted_key, text(when))
+    end
     remember(text(when) .. ' ' .. answer[3])
   end
   -- First, so that a Redis that has no memory left refuses before anything is done. What only

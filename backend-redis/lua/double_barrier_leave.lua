@@ -9,9 +9,10 @@ if before then
 end
 local path, token = ARGV[5], tonumber(ARGV[6])
 local score = redis.call('ZSCORE', root .. path, me .. ':' .. nonce)
+-- Nothing of it stays, whatever the answer: after a failover the token may be another one.
+freeing['double_barrier'](path, me, nonce)
 if not score or tonumber(score) ~= token then
   return {'gone'}
 end
-freeing['double_barrier'](path, me, nonce)
 remember('ok')
 return {'ok'}

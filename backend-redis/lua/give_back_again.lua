@@ -1,30 +1,32 @@
 -- uses: all
--- Removes what my session gave back before, if it is there again because the server has forgotten that.
--- ARGV: of each the object's path, and the field in the index. {ok, how many there were}.
+-- Frees what stands in my session's index and belongs to no request of its client: the server has lost a release,
+-- a withdrawal or an acknowledgement. ARGV: the fields. {ok, how many there were}.
 in_any_case()
 in_any_case()
 local refused = enter()
 if refused then return refused end
 
-local again = 0
-for i = 5, #ARGV, 2 do
-  local path, field = ARGV[i], ARGV[i + 1]
-  local kind = kind_of(path)
-  if redis.call('HEXISTS', root .. 'held/' .. me, field) == 1 then
+local again, queues = 0, {}
+for i = 5, #ARGV do
+  local field = ARGV[i]
+  local path = redis.call('HGET', root .. 'held/' .. me, field)
+  local kind = path and kind_of(path)
+  if kind == 'queue' and #field > 16 then
+    -- This delivery alone: `freeing` gives back all that the session has of the queue.
+    local q = queue.open(path)
+    if redis.call('ZSCORE', q.in_flight, me .. ':' .. field) then
+      queue.put_back(q, me, field)
+      queues[path] = true
+    else
+      unnote(me, field)
+    end
+    again = again + 1
+  elseif kind and kind ~= 'barrier' then -- `repeat` ends holds
     freeing[kind](path, me, field)
     again = again + 1
   end
-  -- Who waited for items may have been given some since.
-  if kind == 'queue' and #field == 16 then
-    local q = queue.open(path)
-    local claims = queue.claims_of(q, me .. ':' .. field, queue.batch)
-    for _, claim in ipairs(claims) do
-      queue.put_back(q, me, string.sub(claim, #me + 2))
-      again = again + 1
-    end
-    if #claims > 0 then
-      queue.serve(path)
-    end
-  end
+end
+for path in pairs(queues) do
+  queue.serve(path)
 end
 return {'ok', again}

@@ -121,5 +121,5 @@ function asking.interop(path, member, token)
     free_place(path, session, field)
     return {'foreign', other}
   end
-  return {'wait', again, 0}
+  return {'wait', again, 1}
 end

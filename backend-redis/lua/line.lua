@@ -10,10 +10,12 @@
 -- next step, which comes at once because the reply says so.
 local burials = 100
 
--- How many readers one step tells at most. The last of them goes on with those behind: `<path>/telling`
--- says who that is. If it never does, the others find out when the lease of the writer that they wait
--- for would have ended.
-local most_told = 100
+-- How many readers one step tells at most, of all lines together. The last of them goes on with those behind:
+-- `<path>/telling` says who that is. If it never does, the others find out when the lease of the writer that they
+-- wait for would have ended. `<path>/told` has the token of the last reader that was told that it holds: one that
+-- finds out by itself need not tell those before that.
+local most_told, told = 100, 0
+local told_kept = 10000 -- ms
 
 local function member_of(session, field, side)
   return session .. ':' .. field .. ':' .. side
@@ -93,6 +95,9 @@ local function take_out(path, member, rank)
   end
   if rank == 0 and head_changed[kind] then
     head_changed[kind](path)
+  end
+  if rank == 0 and has_sides(path) and redis.call('EXISTS', root .. path) == 0 then
+    redis.call('DEL', root .. path .. '/told')
   end
 end
 
@@ -234,37 +239,47 @@ end
 function hand_on(path, rank, side)
   local key = root .. path
   local writer -- where the first writer stands
-  local told = 0
+  local readers, last = 0, nil
+  local function done()
+    if readers > 1 and last then
+      redis.call('SET', key .. '/told', text(last), 'PX', told_kept)
+    end
+  end
   while true do
     local place = redis.call('ZRANGE', key, rank, rank, 'WITHSCORES')
     local member, token = place[1], tonumber(place[2])
     if not member then
-      return
+      return done()
     end
     local session, field, its_side = parts_of(member)
     if not alive(session) then
       if not bury(path, member, rank) then
-        return
+        return done()
       end
       -- Who waited for the dead one waits for nothing now.
       if its_side == 'w' or was_telling(path, member) then
         side, writer = 'w', nil
       end
     elseif its_side == 'w' then
-      return tell(session, field, rank == 0 and takes(path, member, token) and token)
+      tell(session, field, rank == 0 and takes(path, member, token) and token)
+      return done()
     elseif side == 'r' then
-      return -- readers do not wait for readers
+      return done() -- readers do not wait for readers
     else
       if not writer then
         local first = redis.call('ZRANGE', key .. '/writers', 0, 0, 'WITHSCORES')
         writer = tonumber(first[2]) or math.huge
       end
-      told = told + 1
-      if told == most_told then
+      told, readers = told + 1, readers + 1
+      if token < writer then
+        last = token
+      end
+      if told >= most_told then
         if token < writer then
           redis.call('SET', key .. '/telling', member, 'PX', text(left(session)))
         end
-        return tell(session, field) -- it looks, and goes on if it holds
+        tell(session, field) -- it looks, and goes on if it holds
+        return done()
       end
       tell(session, field, token < writer and token)
       rank = rank + 1
@@ -279,6 +294,21 @@ local function taken_silently(path, rank)
   local changed = head_changed[kind_of(path)]
   if changed then
     changed(path)
+  end
+end
+
+-- The same by a reader that was told by nobody. All those behind a writer that has gone find out at about the same
+-- time: the first one tells the others.
+local function freed_silently(path, token, rank)
+  local key = root .. path
+  if redis.call('EXISTS', key .. '/telling') == 1 then
+    return
+  end
+  local known = redis.call('GET', key .. '/told') or '0'
+  if token > tonumber(known) then
+    local next_one = redis.call('ZRANGEBYSCORE', key, '(' .. known, '+inf', 'LIMIT', 0, 1)[1]
+    -- Whoever goes on with it must be one that waits: one behind this one.
+    hand_on(path, math.max(redis.call('ZRANK', key, next_one), rank - most_told / 2), 'w')
   end
 end
 

@@ -13,10 +13,12 @@ end
 local found = answer(path, member, side, token)
 if found[1] == 'held' then
   local rank = redis.call('ZRANK', root .. path, member)
-  if untold then
-    taken_silently(path, rank)
-  elseif side == 'r' and was_telling(path, member) then
+  if side == 'r' and was_telling(path, member) then
     hand_on(path, rank + 1, 'w')
+  elseif untold and side == 'r' then
+    freed_silently(path, token, rank)
+  elseif untold then
+    taken_silently(path, rank)
   end
 end
 return found

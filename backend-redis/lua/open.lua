@@ -1,4 +1,4 @@
--- A new session, with so many milliseconds to live.
+-- A new session, with so many milliseconds to live. {ok, another session whose time is over, if there is one}.
 local ttl = tonumber(ARGV[5])
 if redis.call('EXISTS', my_session) == 1 then
   return {'taken'}
@@ -8,4 +8,4 @@ lift_tokens()
 redis.call('HSET', my_session, 'connection', ARGV[2], 'ttl', text(ttl))
 redis.call('PEXPIRE', my_session, text(ttl))
 redis.call('ZADD', root .. 'sessions', text(now() + ttl * 1000), me)
-return {'ok'}
+return {'ok', overdue()}

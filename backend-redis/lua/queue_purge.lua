@@ -36,6 +36,7 @@ for _, place in ipairs(page) do
   end
 end
 if #page < queue.most then
+  queue.serve(q.path) -- what came in behind, and back from the dead
   return {'ok', removed}
 end
 return {'again', removed, page[#page], last}

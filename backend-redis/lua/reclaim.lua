@@ -1,5 +1,6 @@
 -- uses: line, election, interop
 -- Takes up what my session holds at `path` on `side` under `token`: it becomes that of this ask.
+-- {held, token, the field of the index that it had before}; {none}.
 local path, side, token = ARGV[5], ARGV[6], tonumber(ARGV[7])
 local refused = enter()
 if refused then return refused end
@@ -13,7 +14,7 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', root .. path, text(token), t
       unnote(me, field)
       note(nonce, path)
     end
-    return {'held', token}
+    return {'held', token, field}
   end
 end
 return {'none'}

@@ -3,6 +3,8 @@
 -- A key is a hash: v (the value), create, mod (revisions), version.
 
 local revision_key = root .. 'revision'
+-- The revision of the last commit that deleted: what is absent has no revision of its own.
+local deleted_key = root .. 'deleted'
 
 -- The revision of the last commit; 0 before the first.
 local function revision()

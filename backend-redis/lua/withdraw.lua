@@ -1,5 +1,4 @@
--- uses: all
--- Removes whatever an ask has: a place in line, or a grant.
+-- Removes whatever an ask has: a place in line, or a grant. Loaded with the parts of the kind that is asked for.
 in_any_case()
 in_any_case()
 local refused = enter()

@@ -16,7 +16,7 @@ use tenure_core::{Effect, Error, ErrorKind, Result};
 use tokio::sync::Mutex;
 
 use crate::config::{Address, RedisConfig};
-use crate::endpoint::{Directory, Wire};
+use crate::endpoint::{self, Directory, Wire};
 use crate::error;
 
 /// Begins with a write that needs no memory: so Redis lets it pass when its memory is full, as it does
@@ -51,7 +51,7 @@ impl Acks {
     /// up: were that forgotten, it would be held until its session ends. Nor answers that nothing
     /// follows from.
     pub(crate) fn needed(script: &str, status: &str) -> bool {
-        !matches!(script, "leave" | "revoke" | "withdraw" | "bury")
+        !matches!(script, "leave" | "revoke" | "withdraw" | "bury" | "index")
             && !matches!(status, "wait" | "none")
     }
 
@@ -61,7 +61,7 @@ impl Acks {
         root: String,
     ) -> Result<Self> {
         Ok(Self {
-            wire: Directory::another(config, address).await?,
+            wire: Directory::another(config, address, endpoint::settings()).await?,
             key: root + "confirmed",
             asked: AtomicU64::new(0),
             last: Mutex::default(),

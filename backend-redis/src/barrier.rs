@@ -9,6 +9,7 @@ use tenure_core::backend::{Ask, Barrier, Grant, Kind, News, Settle};
 use tenure_core::{Error, FencingToken, HoldFor, LossReason, Name, Result};
 
 use crate::error;
+use crate::index::Repeat;
 use crate::layout::{hex, path, path_of};
 use crate::scripts;
 use crate::session::RedisSession;
@@ -56,6 +57,51 @@ impl RedisBarrier {
         self.session.step(script, nonce, &arguments).await
     }
 
+    async fn enter_once(&self, ask: &Ask, path: &str, count: u32) -> Result<Reply> {
+        let script = &scripts::DOUBLE_BARRIER_ENTER;
+        let arguments = [path.into(), u64::from(count).into()];
+        self.session.step(script, ask.nonce(), &arguments).await
+    }
+
+    /// Enters, and waits until all are there.
+    async fn entered(&self, ask: &Ask, path: &str, count: u32) -> Result<Grant> {
+        let waiting = self.session.waiting(ask.nonce());
+        let mut found = self.enter_once(ask, path, count).await?;
+        let mut seen_over = found.connection();
+        loop {
+            match found.status() {
+                "held" => return Ok(self.session.place_granted(ask, found.token(0)?)),
+                "wait" => seen_over = found.connection(),
+                // Not an operator's doing: the server lost it with its newest writes.
+                "gone" if found.connection() > seen_over => {
+                    let entered = self.enter_once(ask, path, count).await;
+                    found = entered.map_err(error::of_one_who_waits)?;
+                    seen_over = found.connection();
+                    continue;
+                }
+                "gone" => return Err(error::removed_from_line()),
+                "full" => return Err(error::one_too_many()),
+                "count" => return Err(error::another_count(found.unsigned(0)?)),
+                _ => return Err(found.unexpected()),
+            }
+            let news = tokio::select! {
+                news = waiting.news() => news,
+                () = tokio::time::sleep(SLOW) => News::Look,
+                () = ask.withdrawn() => return Err(Error::withdrawn()),
+            };
+            if let News::Granted(token) = news {
+                return Ok(self.session.place_granted(ask, token));
+            }
+            let looked = self.look_into_room(ask.nonce(), path, "").await;
+            found = looked.map_err(error::of_one_who_waits)?;
+        }
+    }
+
+    fn may_repeat(&self, what: &'static str, path: String, of: String) {
+        let repeat = Repeat { what, path, of };
+        self.session.index.may_repeat(self.session.ttl(), repeat);
+    }
+
     /// When to look again at those who have yet to leave; none once all have.
     async fn others(&self, path: &str, grant: &Grant) -> Result<Option<Duration>> {
         let left = grant.token().to_string();
@@ -92,7 +138,14 @@ impl Barrier for RedisBarrier {
             .step_once(&scripts::BARRIER_LIFT, ask.nonce(), &[(&path).into()])
             .await?;
         match lifted.status() {
-            "ok" => Ok(lifted.int(0)? == 1),
+            "ok" => {
+                let token = lifted.unsigned(0)?;
+                if token > 0 {
+                    let of = token.to_string();
+                    self.may_repeat("lift", path, of);
+                }
+                Ok(token > 0)
+            }
             _ => Err(lifted.unexpected()),
         }
     }
@@ -127,32 +180,9 @@ impl Barrier for RedisBarrier {
             return Err(error::too_many(count, MOST));
         }
         let path = path_of(ask);
-        let waiting = self.session.waiting(ask.nonce());
-        let arguments = [(&path).into(), u64::from(count).into()];
-        let mut found = self
-            .session
-            .step(&scripts::DOUBLE_BARRIER_ENTER, ask.nonce(), &arguments)
-            .await?;
-        loop {
-            match found.status() {
-                "held" => return Ok(self.session.place_granted(ask, found.token(0)?)),
-                "wait" => {}
-                "gone" => return Err(error::removed_from_line()),
-                "full" => return Err(error::one_too_many()),
-                "count" => return Err(error::another_count(found.unsigned(0)?)),
-                _ => return Err(found.unexpected()),
-            }
-            let news = tokio::select! {
-                news = waiting.news() => news,
-                () = tokio::time::sleep(SLOW) => News::Look,
-                () = ask.withdrawn() => return Err(Error::withdrawn()),
-            };
-            if let News::Granted(token) = news {
-                return Ok(self.session.place_granted(ask, token));
-            }
-            let looked = self.look_into_room(ask.nonce(), &path, "").await;
-            found = looked.map_err(error::of_one_who_waits)?;
-        }
+        let entering = self.entered(ask, &path, count);
+        let index = &self.session.index;
+        index.expecting(ask.nonce(), entering, |_| false).await
     }
 
     async fn all_left(&self, name: &Name, grant: &Grant) -> Result<()> {
@@ -180,11 +210,9 @@ impl Settle for RedisBarrier {
             .session
             .step_once(&scripts::DOUBLE_BARRIER_LEAVE, ask.nonce(), &arguments)
             .await?;
+        self.session.index.forget(&hex(ask.nonce()));
         match left.status() {
-            "ok" => {
-                self.session.gave_back(path, hex(ask.nonce()));
-                Ok(())
-            }
+            "ok" => Ok(()),
             "gone" => Err(Error::lost(LossReason::Revoked)),
             _ => Err(left.unexpected()),
         }
@@ -202,6 +230,7 @@ impl Settle for RedisBarrier {
             "ok" => {
                 // A hold that went unanswered keeps its slot for an attempt that will not come.
                 self.session.settled(ask.nonce());
+                self.may_repeat("unhold", path, hex(ask.nonce()));
                 Ok(())
             }
             _ => Err(unheld.unexpected()),

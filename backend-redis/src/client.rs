@@ -1,4 +1,7 @@
-//! The one connection of a store: commands and pushes, replaced when it breaks.
+//! The connection of a store: one line for commands and one for subscriptions, replaced together when either breaks.
+//!
+//! Redis drops a client that has subscribed to anything when its replies pile up
+//! (`client-output-buffer-limit pubsub`), also those of commands: hence two lines.
 //!
 //! Every connection has a number, higher than those before it, and every step carries the number of
 //! the connection that it goes over. Once a step of a newer connection has reached a session, those
@@ -13,7 +16,7 @@ use std::time::Duration;
 use redis::aio::SendError;
 use redis::{AsyncConnectionConfig, Cmd, Msg, PushInfo, PushKind, RedisError, Value};
 use tenure_core::{Error, ErrorKind, Result};
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::sync::{Mutex as AsyncMutex, Notify, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::acks::Acks;
@@ -22,9 +25,16 @@ use crate::endpoint::{self, Directory, Facts, Wire};
 use crate::error;
 use crate::layout;
 use crate::scripts::Script;
+use crate::step::Arg;
 
 /// The pause after the first of several connection attempts that fail, and the longest one.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+
+/// How many small steps are on their way at once. A renewal, which waits for no turn, is behind no more than these.
+const IN_FLIGHT: u32 = 128;
+
+/// As many bytes of a request count as one more step.
+const BYTES_A_STEP: usize = 64 * 1024;
 
 /// How long a channel is kept that nobody listens to: whoever watches something comes back at once.
 const LINGER: Duration = Duration::from_secs(1);
@@ -39,6 +49,7 @@ pub(crate) struct Client {
     connecting: AsyncMutex<Attempts>,
     /// How many attempts to connect have ended.
     ended: AtomicU64,
+    turns: Semaphore,
 }
 
 #[derive(Default)]
@@ -121,6 +132,8 @@ struct Itself {
 pub(crate) struct Connection {
     pub(crate) number: u64,
     wire: Wire,
+    /// The line for subscriptions.
+    news: Wire,
     acks: Option<Acks>,
     broken: AtomicBool,
     left: AtomicBool,
@@ -157,6 +170,7 @@ impl Connection {
     fn cut(&self) {
         self.give_up();
         self.wire.cut();
+        self.news.cut();
     }
 }
 
@@ -169,6 +183,7 @@ impl Client {
             state: Mutex::default(),
             connecting: AsyncMutex::default(),
             ended: AtomicU64::new(0),
+            turns: Semaphore::new(IN_FLIGHT as usize),
         })
     }
 
@@ -250,6 +265,8 @@ impl Client {
         let pushes = || self.pushes();
         let found = self.directory.primary(&self.config, &root, pushes).await;
         let (wire, itself) = found?;
+        let settings = self.settings(&itself);
+        let news = Directory::another(&self.config, &wire.address, settings).await?;
         let acks = match Acks::wanted(&self.config) {
             true => Some(Acks::connect(&self.config, &wire.address, root).await?),
             false => None,
@@ -260,6 +277,7 @@ impl Client {
             let connection = Arc::new(Connection {
                 number: state.number,
                 wire,
+                news,
                 acks,
                 broken: AtomicBool::new(false),
                 left: AtomicBool::new(false),
@@ -299,18 +317,42 @@ impl Client {
         Ok(connection)
     }
 
-    /// The settings of a new connection, and where its pushes look for it: they come before it has
+    /// The settings of a new connection's first line, and where its pushes look for it: they come before it has
     /// its number.
     fn pushes(&self) -> (AsyncConnectionConfig, Arc<Mutex<Itself>>) {
-        let (me, itself) = (self.me.clone(), Arc::<Mutex<Itself>>::default());
-        let connection = Arc::clone(&itself);
-        let settings = endpoint::settings().set_push_sender(
-            move |push| -> std::result::Result<(), SendError> {
-                pushed(&me, &connection, push);
-                Ok(())
-            },
-        );
-        (settings, itself)
+        let itself = Arc::<Mutex<Itself>>::default();
+        (self.settings(&itself), itself)
+    }
+
+    /// The settings of a line of the connection that `itself` is of.
+    fn settings(&self, itself: &Arc<Mutex<Itself>>) -> AsyncConnectionConfig {
+        let (me, connection) = (self.me.clone(), Arc::clone(itself));
+        endpoint::settings().set_push_sender(move |push| -> std::result::Result<(), SendError> {
+            pushed(&me, &connection, push);
+            Ok(())
+        })
+    }
+
+    /// Waits until the step may be sent, after those that came before it; none for one that overtakes them.
+    pub(crate) async fn turn(
+        &self,
+        script: &Script,
+        arguments: &[Arg<'_>],
+    ) -> Option<SemaphorePermit<'_>> {
+        if script.overtakes() {
+            return None;
+        }
+        let bytes: usize = arguments.iter().map(Arg::len).sum();
+        let weight = match script.name {
+            // Their answers may have megabytes.
+            "stm_read" => {
+                (4 * u32::try_from(arguments.len()).unwrap_or(IN_FLIGHT)).min(IN_FLIGHT / 4)
+            }
+            "queue_take" => IN_FLIGHT / 32,
+            _ => u32::try_from(1 + bytes / BYTES_A_STEP).unwrap_or(IN_FLIGHT),
+        };
+        // It is never closed.
+        self.turns.acquire_many(weight.min(IN_FLIGHT)).await.ok()
     }
 
     /// Watches over a connection for those who listen: they send nothing that would find out that the
@@ -329,7 +371,12 @@ impl Client {
                 };
                 if !client.state().channels.is_empty() {
                     // What it answers does not matter, but that it does.
-                    let _ = client.send(&connection, &redis::cmd("PING")).await;
+                    let ping = redis::cmd("PING");
+                    let (commands, news) = (&connection.wire, &connection.news);
+                    let _ = tokio::join!(
+                        client.sent(&connection, commands, &ping),
+                        client.sent(&connection, news, &ping),
+                    );
                 }
             }
             drop(connection);
@@ -369,7 +416,15 @@ impl Client {
     async fn subscribe(&self, connection: &Connection, channels: &[String]) -> Result<()> {
         let mut command = redis::cmd("SUBSCRIBE");
         command.arg(channels);
-        self.send(connection, &command).await.map(drop)
+        self.send_news(connection, &command).await
+    }
+
+    /// Sends a command that is about subscriptions.
+    async fn send_news(&self, connection: &Connection, command: &Cmd) -> Result<()> {
+        self.sent(connection, &connection.news, command)
+            .await?
+            .map(drop)
+            .map_err(error::from_redis)
     }
 
     /// Hears `channel` from the moment this returns.
@@ -399,17 +454,19 @@ impl Client {
     /// Sends a command over `connection` and waits for the answer. A connection that does not answer
     /// in time is given up.
     pub(crate) async fn send(&self, connection: &Connection, command: &Cmd) -> Result<Value> {
-        self.sent(connection, command)
+        self.sent(connection, &connection.wire, command)
             .await?
             .map_err(error::from_redis)
     }
 
+    /// Sends a command over a line of `connection`.
     async fn sent(
         &self,
         connection: &Connection,
+        line: &Wire,
         command: &Cmd,
     ) -> Result<std::result::Result<Value, RedisError>> {
-        let mut redis = connection.wire.redis.clone();
+        let mut redis = line.redis.clone();
         let limit = self.config.timeout;
         match tokio::time::timeout(limit, redis.send_packed_command(command)).await {
             Ok(Err(error)) => {
@@ -466,13 +523,21 @@ impl Client {
             command
         };
         let answer = match self
-            .sent(connection, &command("EVALSHA", &script.hash))
+            .sent(
+                connection,
+                &connection.wire,
+                &command("EVALSHA", &script.hash),
+            )
             .await?
         {
             // It forgot its scripts, or never knew this one. Nothing has happened.
             Err(error) if error.code() == Some("NOSCRIPT") => {
-                self.sent(connection, &command("EVAL", &script.source))
-                    .await?
+                self.sent(
+                    connection,
+                    &connection.wire,
+                    &command("EVAL", &script.source),
+                )
+                .await?
             }
             answer => answer,
         };
@@ -534,7 +599,7 @@ async fn unsubscribe(client: Weak<Client>, channel: String) {
     };
     let mut command = redis::cmd("UNSUBSCRIBE");
     command.arg(&channel);
-    let _ = client.send(&connection, &command).await;
+    let _ = client.send_news(&connection, &command).await;
     // Taken up again in the meantime: that one's request may have been ahead of ours, and messages
     // may have gone by since.
     if !client.state().channels.contains_key(&channel) {

@@ -280,6 +280,13 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
     translated.with_source(Said::from(error))
 }
 
+/// Whether a step was refused because the cluster moves its slot to another node.
+pub(crate) fn is_moving(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    let said = source.and_then(|source| source.downcast_ref::<Said>());
+    said.is_some_and(|said| matches!(code(&said.error), "ASK" | "TRYAGAIN"))
+}
+
 /// Whether the answer says that another server has to be asked from now on. Not so `ASK`: until the
 /// slot has moved as a whole, its present owner is the one to ask.
 pub(crate) fn means_moved(error: &RedisError) -> bool {
@@ -345,6 +352,17 @@ mod tests {
         ] {
             let raw = error.to_string();
             assert_eq!(Said::from(error).to_string(), said, "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_moves_is_told_from_one_that_has_moved() {
+        for (line, moving) in [
+            ("ASK 1 a:1", true),
+            ("TRYAGAIN x", true),
+            ("MOVED 1 a:1", false),
+        ] {
+            assert_eq!(is_moving(&from_redis(server(line))), moving, "{line}");
         }
     }
 

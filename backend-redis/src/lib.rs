@@ -12,6 +12,7 @@ mod election;
 mod endpoint;
 mod error;
 mod guarantees;
+mod index;
 mod layout;
 mod line;
 mod locker;

@@ -3,6 +3,7 @@
 //! An acquire takes a place, then sleeps until it is told of its turn, or until the lease of the place
 //! that it waits for ends: nobody tells of that.
 
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use tenure_core::backend::{Ask, Grant, Kind, News, Side};
@@ -18,12 +19,23 @@ use crate::step::{Arg, Reply};
 /// removed the holder's: nobody tells of that. Only this one place does so.
 const SLOW_CHECK: Duration = Duration::from_secs(1);
 
+/// By how many milliseconds those who are not next look later than the lease before them ends, at least and at most:
+/// whoever is next tells them.
+const LATER: [u64; 2] = [20, 120];
+
 /// The side of whatever is not shared is that of a writer.
 pub(crate) const fn side_of(side: Side) -> &'static str {
     match side {
         Side::Read => "r",
         Side::Write => "w",
     }
+}
+
+/// A time between the [two](LATER), another one for each ask.
+fn later(nonce: u64) -> Duration {
+    let [least, most] = LATER;
+    let random = RandomState::new().hash_one(nonce);
+    Duration::from_millis(least + random % (most - least))
 }
 
 impl RedisSession {
@@ -60,6 +72,18 @@ impl RedisSession {
         side: Side,
         more: &[Arg<'_>],
     ) -> Result<Option<Grant>> {
+        let trying = self.tried_line(ask, join, side, more);
+        let index = &self.index;
+        index.expecting(ask.nonce(), trying, Option::is_none).await
+    }
+
+    async fn tried_line(
+        &self,
+        ask: &Ask,
+        join: &'static Script,
+        side: Side,
+        more: &[Arg<'_>],
+    ) -> Result<Option<Grant>> {
         // One step buries so many of the dead that are before us.
         let joined = loop {
             let joined = self.join(ask, join, side, "try", more).await?;
@@ -89,15 +113,39 @@ impl RedisSession {
         side: Side,
         more: &[Arg<'_>],
     ) -> Result<Grant> {
+        let standing = self.stood_in_line(ask, join, side, more);
+        let index = &self.index;
+        index.expecting(ask.nonce(), standing, |_| false).await
+    }
+
+    async fn stood_in_line(
+        &self,
+        ask: &Ask,
+        join: &'static Script,
+        side: Side,
+        more: &[Arg<'_>],
+    ) -> Result<Grant> {
         let waiting = self.waiting(ask.nonce());
         let mut found = self.join(ask, join, side, "wait", more).await?;
+        let mut seen_over = found.connection();
         loop {
             let patience = match found.status() {
                 "held" => return Ok(self.place_granted(ask, found.token(0)?)),
                 "wait" => {
                     let ends = Duration::from_millis(found.unsigned(0)?);
                     let next = found.int(1)? == 1;
-                    if next { ends.min(SLOW_CHECK) } else { ends }
+                    seen_over = found.connection();
+                    match next {
+                        true => ends.min(SLOW_CHECK),
+                        false => ends + later(ask.nonce()),
+                    }
+                }
+                // Not an operator's doing: the server lost the place with its newest writes.
+                "none" if found.connection() > seen_over => {
+                    let joined = self.join(ask, join, side, "wait", more).await;
+                    found = joined.map_err(error::of_one_who_waits)?;
+                    seen_over = found.connection();
+                    continue;
                 }
                 "none" => return Err(error::removed_from_line()),
                 "foreign" => return Err(error::foreign(found.text(0)?)),
@@ -145,11 +193,9 @@ impl RedisSession {
         let path = self.path_for(ask);
         let arguments = [(&path).into(), grant.token().into()];
         let left = self.step_once(leave, ask.nonce(), &arguments).await?;
+        self.index.forget(&hex(ask.nonce()));
         match left.status() {
-            "ok" => {
-                self.gave_back(path, hex(ask.nonce()));
-                Ok(())
-            }
+            "ok" => Ok(()),
             "gone" => Err(Error::lost(LossReason::Revoked)),
             _ => Err(left.unexpected()),
         }
@@ -164,22 +210,38 @@ impl RedisSession {
     ) -> Result<Option<Grant>> {
         let path = self.path_for(ask);
         let arguments = [(&path).into(), side_of(side).into(), token.into()];
-        let taken = self
-            .step(&scripts::RECLAIM, ask.nonce(), &arguments)
-            .await?;
-        match taken.status() {
-            "held" => Ok(Some(self.place_granted(ask, taken.token(0)?))),
-            "none" => Ok(None),
-            _ => Err(taken.unexpected()),
-        }
+        let taking = async {
+            let taken = self
+                .step(&scripts::RECLAIM, ask.nonce(), &arguments)
+                .await?;
+            match taken.status() {
+                "held" => {
+                    let before = taken.text(1)?;
+                    if before != hex(ask.nonce()) {
+                        self.index.forget(before);
+                    }
+                    Ok(Some(self.place_granted(ask, taken.token(0)?)))
+                }
+                "none" => Ok(None),
+                _ => Err(taken.unexpected()),
+            }
+        };
+        let index = &self.index;
+        index.expecting(ask.nonce(), taking, Option::is_none).await
     }
 
     /// Removes whatever `ask` has, of any kind.
     pub(crate) async fn withdraw_from_store(&self, ask: &Ask) -> Result<()> {
-        let withdrawn = self.step(&scripts::WITHDRAW, ask.nonce(), &[]).await?;
+        let withdraw = match ask.kind() {
+            Kind::Election => &scripts::WITHDRAW_ELECTION,
+            Kind::DoubleBarrier => &scripts::WITHDRAW_BARRIER,
+            Kind::Lock if self.client.config.interop => &scripts::WITHDRAW_INTEROP,
+            _ => &scripts::WITHDRAW_LOCK,
+        };
+        let withdrawn = self.step(withdraw, ask.nonce(), &[]).await?;
         match withdrawn.status() {
             "ok" => {
-                self.gave_back(self.path_for(ask), hex(ask.nonce()));
+                self.index.forget_all(ask.nonce());
                 Ok(())
             }
             _ => Err(withdrawn.unexpected()),

@@ -14,6 +14,7 @@ use tenure_core::{
 };
 
 use crate::error;
+use crate::index::Repeat;
 use crate::layout::{hex, path, path_of};
 use crate::scripts::{self, Script};
 use crate::session::RedisSession;
@@ -102,6 +103,28 @@ impl RedisQueue {
         }
     }
 
+    /// Waits for items in the queue's line.
+    async fn taken_in_turn(&self, ask: &Ask, want: &Want) -> Result<Vec<Taken>> {
+        // Before the first look: what is told right after that is heard.
+        let waiting = self.session.waiting(ask.nonce());
+        let mut found = self.look(ask, want, true).await?;
+        loop {
+            let patience = match found.status() {
+                "items" => return self.taken(ask, &found),
+                "damaged" => return Err(self.damaged(&path_of(ask), &found, true)),
+                "wait" => Duration::from_millis(found.unsigned(0)?),
+                _ => return Err(found.unexpected()),
+            };
+            tokio::select! {
+                _ = waiting.news() => {}
+                () = tokio::time::sleep(patience) => {}
+                () = ask.withdrawn() => return Err(Error::withdrawn()),
+            }
+            let looked = self.look(ask, want, true).await;
+            found = looked.map_err(error::of_one_who_waits)?;
+        }
+    }
+
     /// The error of an item without a value.
     fn damaged(&self, path: &str, found: &Reply, taken: bool) -> Error {
         match found.text(0) {
@@ -114,8 +137,10 @@ impl RedisQueue {
     }
 
     fn taken(&self, ask: &Ask, found: &Reply) -> Result<Vec<Taken>> {
+        let nonce = hex(ask.nonce());
         let item = |at: usize| {
             let place = found.text(at + 1)?;
+            self.session.index.expect(format!("{nonce}:{place}"));
             let key = format!("{}{}/claims#{place}", self.session.root, path_of(ask));
             let claim = Claim {
                 place: place.to_owned(),
@@ -152,12 +177,18 @@ impl RedisQueue {
         arguments.extend(more.map(Arg::from));
         let ended = self.session.step_once(script, ask.nonce(), &arguments);
         let ended = ended.await?;
+        let index = &self.session.index;
+        if script.name == scripts::QUEUE_ACK.name && ended.status() == "ok" {
+            let repeat = Repeat {
+                what: "ack",
+                path,
+                of: claim.place.clone(),
+            };
+            index.may_repeat(self.session.ttl(), repeat);
+        }
+        index.forget(&format!("{nonce}:{}", claim.place));
         match ended.status() {
-            "ok" => {
-                let field = format!("{nonce}:{}", claim.place);
-                self.session.gave_back(path, field);
-                Ok(())
-            }
+            "ok" => Ok(()),
             "gone" => Err(Error::lost(LossReason::Revoked)),
             _ => Err(ended.unexpected()),
         }
@@ -198,34 +229,24 @@ impl Queue for RedisQueue {
     }
 
     async fn try_take(&self, ask: &Ask, want: &Want) -> Result<Vec<Taken>> {
-        let found = self.look(ask, want, false).await?;
-        match found.status() {
-            "items" => self.taken(ask, &found),
-            "none" => Ok(Vec::new()),
-            "damaged" => Err(self.damaged(&path_of(ask), &found, true)),
-            _ => Err(found.unexpected()),
-        }
+        let taking = async {
+            let found = self.look(ask, want, false).await?;
+            match found.status() {
+                "items" => self.taken(ask, &found),
+                "none" => Ok(Vec::new()),
+                "damaged" => Err(self.damaged(&path_of(ask), &found, true)),
+                _ => Err(found.unexpected()),
+            }
+        };
+        // The items have entries of their own.
+        let index = &self.session.index;
+        index.expecting(ask.nonce(), taking, |_| true).await
     }
 
     async fn take(&self, ask: &Ask, want: &Want) -> Result<Vec<Taken>> {
-        // Before the first look: what is told right after that is heard.
-        let waiting = self.session.waiting(ask.nonce());
-        let mut found = self.look(ask, want, true).await?;
-        loop {
-            let patience = match found.status() {
-                "items" => return self.taken(ask, &found),
-                "damaged" => return Err(self.damaged(&path_of(ask), &found, true)),
-                "wait" => Duration::from_millis(found.unsigned(0)?),
-                _ => return Err(found.unexpected()),
-            };
-            tokio::select! {
-                _ = waiting.news() => {}
-                () = tokio::time::sleep(patience) => {}
-                () = ask.withdrawn() => return Err(Error::withdrawn()),
-            }
-            let looked = self.look(ask, want, true).await;
-            found = looked.map_err(error::of_one_who_waits)?;
-        }
+        let taking = self.taken_in_turn(ask, want);
+        let index = &self.session.index;
+        index.expecting(ask.nonce(), taking, |_| true).await
     }
 
     async fn ack(&self, ask: &Ask, grant: &Grant) -> Result<()> {
@@ -296,7 +317,7 @@ impl Settle for RedisQueue {
         let left = self.session.step(script, ask.nonce(), &arguments).await?;
         match left.status() {
             "ok" => {
-                self.session.gave_back(path, hex(ask.nonce()));
+                self.session.index.forget_all(ask.nonce());
                 Ok(())
             }
             _ => Err(left.unexpected()),

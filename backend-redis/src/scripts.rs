@@ -26,13 +26,19 @@ pub(crate) struct Script {
 }
 
 impl Script {
-    /// `first` comes even before the prelude.
-    fn assemble(name: &'static str, first: &str, body: &str) -> Self {
+    /// Whether it goes ahead of whatever waits for its turn: the session's life depends on it.
+    pub(crate) fn overtakes(&self) -> bool {
+        matches!(self.name, "renew" | "renew_keys" | "revoke")
+    }
+
+    /// `first` comes even before the prelude. `with` names parts, as the first line of `body` may.
+    fn assemble(name: &'static str, first: &str, with: &str, body: &str) -> Self {
         let mut source = first.to_owned() + PRELUDE;
         let uses = body
             .lines()
             .next()
-            .and_then(|line| line.strip_prefix("-- uses: "));
+            .and_then(|line| line.strip_prefix("-- uses: "))
+            .or(Some(with));
         for (part, text) in PARTS {
             let wanted = uses.is_some_and(|uses| {
                 let frees = !matches!(*part, "stm" | "commit");
@@ -50,10 +56,10 @@ impl Script {
 }
 
 macro_rules! scripts {
-    ($($NAME:ident $file:literal $(after $first:literal)?;)*) => {
+    ($($NAME:ident $file:literal $(after $first:literal)? $(with $with:literal)?;)*) => {
         $(pub(crate) static $NAME: LazyLock<Script> = LazyLock::new(|| {
             let first = concat!($(include_str!(concat!("../lua/", $first, ".lua")))?);
-            Script::assemble($file, first, include_str!(concat!("../lua/", $file, ".lua")))
+            Script::assemble($file, first, concat!($($with)?), include_str!(concat!("../lua/", $file, ".lua")))
         });)*
 
         const ALL: &[&LazyLock<Script>] = &[$(&$NAME),*];
@@ -66,13 +72,21 @@ scripts! {
     RENEW_KEYS "renew_keys";
     REVOKE "revoke";
     BURY "bury";
-    WITHDRAW "withdraw";
+    WITHDRAW_LOCK "withdraw" with "line";
+    WITHDRAW_INTEROP "withdraw" with "line, interop";
+    WITHDRAW_ELECTION "withdraw" with "line, election";
+    WITHDRAW_BARRIER "withdraw" with "barrier";
     JOIN "join";
     LOOK "look";
     LEAVE "leave";
     LOCK "join" after "take_alone";
     UNLOCK "leave" after "leave_alone";
+    INDEX "index";
     GIVE_BACK_AGAIN "give_back_again";
+    REPEAT "repeat";
+    RAISE_TOKEN_FLOOR "raise_token_floor";
+    RAISE_WAITERS "raise_waiters";
+    SESSIONS "sessions";
     RECLAIM "reclaim";
     CAMPAIGN "campaign";
     PROCLAIM "proclaim";

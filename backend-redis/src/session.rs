@@ -1,6 +1,5 @@
 //! The connection to a Redis, and its sessions.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +12,8 @@ use tenure_core::backend::{
     HasStm, Held, Kind, Lease, Locker, Opened, Queue, RwLock, Stm, Waiting, Waits,
 };
 use tenure_core::{
-    Effect, Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
+    Effect, Error, ErrorKind, FencingToken, Guarantees, LossReason, Result, SessionId,
+    SessionOptions, Store,
 };
 
 use crate::acks::Acks;
@@ -22,6 +22,7 @@ use crate::client::{Client, Connection, Listening};
 use crate::config::RedisConfig;
 use crate::election::RedisElection;
 use crate::error;
+use crate::index::{Index, Repeat};
 use crate::layout;
 use crate::locker::RedisLocker;
 use crate::queue::RedisQueue;
@@ -47,6 +48,15 @@ const AUDITED_AT_ONCE: usize = 250;
 /// How many holdings are looked after with each renewal. A session with more takes several rounds for
 /// all: a renewal must not cost more because much is held.
 const AUDITED_A_ROUND: usize = 1_000;
+
+/// How many steps of cleaning up after others a session does when it opens, and when it closes.
+const SWEPT_AT_ONCE: usize = 20;
+
+/// How long that may take.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// The pause before a step is tried again that was refused because its slot is moving; doubled each time.
+const MOVING: Duration = Duration::from_millis(10);
 
 /// How many keys of shared locks one step renews.
 const KEYS_AT_ONCE: u64 = 100;
@@ -117,10 +127,50 @@ impl RedisBackend {
             waits,
             once: Once::default(),
             audited: AtomicU64::new(0),
-            given_back: GivenBack::default(),
+            audited_over: AtomicU64::new(0),
+            index: Index::default(),
+            renewals: Mutex::default(),
             lost_keys: Mutex::default(),
             _listening: listening,
         })
+    }
+}
+
+impl RedisBackend {
+    /// A step of no session.
+    async fn bare_step(&self, script: &'static Script, arguments: &[Arg<'_>]) -> Result<Reply> {
+        let _turn = self.client.turn(script, arguments).await;
+        let connection = self.client.connection().await?;
+        let answer = self.client.run(&connection, script, &self.root, |command| {
+            for nothing in ["", "0", "", ""] {
+                command.arg(nothing);
+            }
+            for argument in arguments {
+                argument.add_to(command);
+            }
+        });
+        let reply = Reply::parse(script.name, connection.number, answer.await?)?;
+        match reply.status() {
+            "ok" | "again" => {}
+            _ => return Err(reply.unexpected()),
+        }
+        self.client.confirm(&connection).await?;
+        Ok(reply)
+    }
+
+    /// Raises the tokens of those who wait where this session has a place.
+    async fn raise_waiters(&self, floor: FencingToken, session: &str) -> Result<()> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let arguments = [floor.into(), session.into(), (&cursor).into()];
+            let raised = self.bare_step(&scripts::RAISE_WAITERS, &arguments).await?;
+            if raised.status() == "ok" {
+                raised.text(0)?.clone_into(&mut cursor);
+                if cursor == "0" {
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 
@@ -136,7 +186,11 @@ impl Backend for RedisBackend {
                 .step(&scripts::OPEN, 0, &[millis(ttl).into()])
                 .await?;
             match opened.status() {
-                "ok" => return Ok(opened_as(session)),
+                "ok" => {
+                    session.index.begins_over(opened.connection());
+                    session.sweep(opened.text(0)?).await;
+                    return Ok(opened_as(session));
+                }
                 "taken" => {}
                 _ => return Err(opened.unexpected()),
             }
@@ -164,11 +218,31 @@ impl Backend for RedisBackend {
         self.client.number_above(resumed.unsigned(1)?);
         // Whoever detached it may have ended before this was done.
         session.drop_the_rest().await?;
+        session.inherit().await?;
         Ok(opened_as(session))
     }
 
     async fn guarantees(&self) -> Result<Guarantees> {
         crate::guarantees::read(&self.client).await
+    }
+
+    async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
+        self.bare_step(&scripts::RAISE_TOKEN_FLOOR, &[floor.into()])
+            .await?;
+        // Places have the tokens of their arrival: those that wait take part in the raise.
+        let mut sessions = "0".to_owned();
+        loop {
+            let page = self
+                .bare_step(&scripts::SESSIONS, &[(&sessions).into()])
+                .await?;
+            for field in 1..page.len() {
+                self.raise_waiters(floor, page.text(field)?).await?;
+            }
+            page.text(0)?.clone_into(&mut sessions);
+            if sessions == "0" {
+                return Ok(());
+            }
+        }
     }
 
     fn default_ttl(&self) -> Duration {
@@ -215,7 +289,11 @@ pub struct RedisSession {
     once: Once,
     /// The nonce of the holding that was audited last.
     audited: AtomicU64,
-    given_back: GivenBack,
+    /// The number of the last connection over which all holdings were audited.
+    audited_over: AtomicU64,
+    pub(crate) index: Index,
+    /// How many renewals were acknowledged, and the connection of the last one.
+    renewals: Mutex<(u64, u64)>,
     /// The nonces of shared locks whose keys were found lost, until their holders are told.
     lost_keys: Mutex<Vec<u64>>,
     _listening: Listening,
@@ -239,41 +317,7 @@ struct Once {
     open: Mutex<std::collections::HashMap<u64, u64>>,
 }
 
-/// What was given back of late. A server that forgets this, and not the session, has forgotten less than
-/// a TTL: the session's own key would have expired otherwise.
-#[derive(Default)]
-struct GivenBack {
-    /// When, the object's path, and the field in the session's index.
-    list: Mutex<VecDeque<(Instant, String, String)>>,
-    /// The last connection over which it was given back again.
-    connection: AtomicU64,
-}
-
-impl GivenBack {
-    /// The most that is kept in mind.
-    const MOST: usize = 20_000;
-
-    fn note(&self, ttl: Duration, path: String, field: String) {
-        let now = Instant::now();
-        let mut list = locked(&self.list);
-        while list.len() >= Self::MOST || list.front().is_some_and(|(at, ..)| *at + ttl + ttl < now)
-        {
-            list.pop_front();
-        }
-        list.push_back((now, path, field));
-    }
-
-    fn of_late(&self, ttl: Duration) -> Vec<(String, String)> {
-        let now = Instant::now();
-        let list = locked(&self.list);
-        let of_late = list.iter().filter(|(at, ..)| *at + ttl + ttl >= now);
-        of_late
-            .map(|(_, path, field)| (path.clone(), field.clone()))
-            .collect()
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -359,7 +403,10 @@ impl RedisSession {
         nonce: u64,
         arguments: &[Arg<'_>],
     ) -> Result<Reply> {
+        // A connection carries so much at once that a renewal is never far behind.
+        let _turn = self.client.turn(script, arguments).await;
         let begun = tokio::time::Instant::now();
+        let mut pause = MOVING;
         // What an attempt may have done stays unknown when a later one fails cleanly.
         let mut unknown = false;
         let said = |error: Error, unknown| match unknown {
@@ -385,6 +432,15 @@ impl RedisSession {
                         && begun.elapsed() < self.client.config.timeout =>
                 {
                     tracing::debug!(%error, script = script.name, "again, over another connection");
+                }
+                // Nothing happened, and the move of a small slot is over in a moment.
+                Err(error)
+                    if error::is_moving(&error)
+                        && !script.overtakes()
+                        && begun.elapsed() + pause < self.client.config.timeout =>
+                {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
                 }
                 done => return done.map_err(|error| said(error, unknown)),
             }
@@ -414,7 +470,7 @@ impl RedisSession {
                 }
             })
             .await?;
-        let reply = Reply::parse(script.name, value)?;
+        let reply = Reply::parse(script.name, connection.number, value)?;
         match reply.status() {
             "lost" => Err(Error::lost(LossReason::Revoked)),
             "stale" => Err(error::stale()),
@@ -485,57 +541,131 @@ impl RedisSession {
         Ok(())
     }
 
-    /// Removes what the session `dead` left, as far as others have not, and what the next ones did.
-    async fn bury(&self, dead: &str) -> Result<()> {
+    pub(crate) fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Notes all that is in the session's index as its client's: that of a session that was resumed.
+    async fn inherit(&self) -> Result<()> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let page = self.page_of_the_index(&cursor).await?;
+            for field in 1..page.len() {
+                self.index.expect(page.text(field)?.to_owned());
+            }
+            page.text(0)?.clone_into(&mut cursor);
+            if cursor == "0" {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn page_of_the_index(&self, cursor: &str) -> Result<Reply> {
+        let page = self.step(&scripts::INDEX, 0, &[cursor.into()]).await?;
+        match page.status() {
+            "ok" => Ok(page),
+            _ => Err(page.unexpected()),
+        }
+    }
+
+    /// Removes what the session `dead` left, as far as others have not, and what the next ones did: at most so
+    /// many steps of it. Returns the session that is to be buried next; empty if there is none.
+    async fn bury(&self, dead: &str, most: usize) -> Result<String> {
         let mut dead = dead.to_owned();
-        while !dead.is_empty() {
+        for _ in 0..most {
+            if dead.is_empty() {
+                break;
+            }
             let buried = self.step(&scripts::BURY, 0, &[(&dead).into()]).await?;
             if buried.status() == "ok" {
                 buried.text(0)?.clone_into(&mut dead);
             }
         }
-        Ok(())
+        Ok(dead)
     }
 
-    /// Notes that what the index has under `field` for the object at `path` was given back.
-    pub(crate) fn gave_back(&self, path: String, field: String) {
-        self.given_back.note(self.ttl, path, field);
+    /// A part of the burials, by a session that may not live long enough for a renewal.
+    async fn sweep(&self, dead: &str) {
+        let sweeping = self.bury(dead, SWEPT_AT_ONCE);
+        match tokio::time::timeout(SWEEP, sweeping).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "could not clean up"),
+            Err(_) => tracing::debug!("there is more to clean up"),
+        }
     }
 
-    /// After the connection was replaced: gives back once more what was given back of late. A server
-    /// that has forgotten the last moments (a restart, a replica that lagged) would keep it for
-    /// somebody who does not want it, for as long as the session lives.
-    async fn give_back_again(&self) -> Result<()> {
+    /// After the connection was replaced: does again what the server may have lost with its last moments (a
+    /// restart, a replica that lagged). Acknowledgements first, else their items would go to others; then
+    /// everything in the session's index that belongs to no request of this client is freed.
+    async fn reconcile(&self) -> Result<()> {
         let Some(connection) = self.client.current() else {
             return Ok(());
         };
-        let known = self.given_back.connection.load(Ordering::Relaxed);
-        if known == connection.number {
+        let Some(mut cursor) = self.index.cursor(connection.number) else {
             return Ok(());
-        }
-        for chunk in self.given_back.of_late(self.ttl).chunks(100) {
-            let arguments: Vec<Arg<'_>> = chunk
-                .iter()
-                .flat_map(|(path, field)| [path.into(), field.into()])
-                .collect();
-            let done = self.step(&scripts::GIVE_BACK_AGAIN, 0, &arguments).await?;
-            let again = done.unsigned(0)?;
-            if again > 0 {
-                tracing::warn!(session = %self.id, again, "the server had forgotten what was given back");
+        };
+        if cursor.is_none() {
+            for chunk in self.index.to_repeat(self.ttl).chunks(100) {
+                let arguments: Vec<Arg<'_>> = chunk.iter().flat_map(Repeat::arguments).collect();
+                let done = self.step(&scripts::REPEAT, 0, &arguments).await?;
+                self.tell_lost(done.unsigned(0)?);
             }
         }
-        let numbers = &self.given_back.connection;
-        numbers.store(connection.number, Ordering::Relaxed);
-        Ok(())
+        loop {
+            let at = cursor.as_deref().unwrap_or("0");
+            let page = self.page_of_the_index(at).await?;
+            let mut strays = Vec::new();
+            for field in 1..page.len() {
+                let field = page.text(field)?;
+                if !self.index.expects(field) {
+                    strays.push(field);
+                }
+            }
+            for chunk in strays.chunks(100) {
+                let arguments: Vec<Arg<'_>> = chunk.iter().map(|field| Arg::from(*field)).collect();
+                let done = self.step(&scripts::GIVE_BACK_AGAIN, 0, &arguments).await?;
+                self.tell_lost(done.unsigned(0)?);
+            }
+            let next = page.text(0)?.to_owned();
+            let is_done = next == "0";
+            self.index.came_to(connection.number, next);
+            if is_done {
+                return Ok(());
+            }
+            cursor = Some(page.text(0)?.to_owned());
+        }
+    }
+
+    fn tell_lost(&self, again: u64) {
+        if again > 0 {
+            tracing::warn!(session = %self.id, again, "the server had lost what this session gave back");
+        }
+    }
+
+    /// A renewal was acknowledged over the connection `over`, by a server that knew of so many before.
+    fn renewed(&self, known: u64, over: u64) {
+        let mut renewals = locked(&self.renewals);
+        let (acknowledged, last_over) = *renewals;
+        *renewals = (acknowledged.max(known) + 1, over);
+        drop(renewals);
+        if known < acknowledged && last_over == over {
+            tracing::warn!(session = %self.id, "the server has lost a part of its history");
+            // Over the next connection everything is looked at again.
+            if let Some(connection) = self.client.current()
+                && connection.number == over
+            {
+                connection.give_up();
+            }
+        }
     }
 }
 
 /// What one round of the audit is about: the nonces that come after those of the last round, which
 /// ended with `last`.
-fn next_round<T>(held: &[T], last: u64, nonce: impl Fn(&T) -> u64) -> Vec<&T> {
+fn next_round<T>(held: &[T], last: u64, most: usize, nonce: impl Fn(&T) -> u64) -> Vec<&T> {
     let mut round: Vec<_> = held.iter().collect();
     round.sort_unstable_by_key(|held| nonce(held).wrapping_sub(last).wrapping_sub(1));
-    round.truncate(AUDITED_A_ROUND);
+    round.truncate(most);
     round
 }
 
@@ -550,9 +680,10 @@ impl Lease for RedisSession {
             false => limit.min(self.client.config.timeout),
         };
         let (begun, silent) = (Instant::now(), self.client.current());
-        let ttl = [millis(self.ttl).into()];
+        let acknowledged = locked(&self.renewals).0;
+        let arguments = [millis(self.ttl).into(), acknowledged.into()];
         let renewing = async {
-            let renewed = self.step(&scripts::RENEW, 0, &ttl).await?;
+            let renewed = self.step(&scripts::RENEW, 0, &arguments).await?;
             if self.client.config.interop {
                 self.renew_keys().await?;
             }
@@ -567,15 +698,16 @@ impl Lease for RedisSession {
         };
         let renewed = renewed?;
         let overdue = renewed.text(0)?;
+        self.renewed(renewed.unsigned(1)?, renewed.connection());
         let cleaning = async {
-            self.give_back_again().await?;
-            self.bury(overdue).await
+            self.reconcile().await?;
+            self.bury(overdue, usize::MAX).await
         };
         // Nobody's lease hangs on it, and whoever renews next goes on with it. So our own must not
         // wait for it.
         let time = (self.ttl * 3 / 10).saturating_sub(begun.elapsed());
         match tokio::time::timeout(time.min(self.ttl / 10), cleaning).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::debug!(%error, "could not clean up"),
             Err(_) => tracing::debug!("there is more to clean up"),
         }
@@ -584,10 +716,14 @@ impl Lease for RedisSession {
 
     async fn revoke(&self) -> Result<()> {
         loop {
-            match self.step(&scripts::REVOKE, 0, &[]).await?.status() {
+            let revoked = self.step(&scripts::REVOKE, 0, &[]).await?;
+            match revoked.status() {
                 "more" => {}
-                "ok" => return Ok(()),
-                other => return Err(error::unexpected("revoke", other)),
+                "ok" => {
+                    self.sweep(revoked.text(0)?).await;
+                    return Ok(());
+                }
+                _ => return Err(revoked.unexpected()),
             }
         }
     }
@@ -595,7 +731,13 @@ impl Lease for RedisSession {
     async fn audit(&self, held: &[Held]) -> Result<Vec<u64>> {
         let mut missing = Vec::new();
         let last = self.audited.load(Ordering::Relaxed);
-        let round = next_round(held, last, |held| held.nonce);
+        // A server that was left and found again may have lost anything: then all are looked at in one round.
+        let over = self.client.current().map(|connection| connection.number);
+        let most = match over == Some(self.audited_over.load(Ordering::Relaxed)) {
+            true => AUDITED_A_ROUND,
+            false => held.len(),
+        };
+        let round = next_round(held, last, most, |held| held.nonce);
         if let Some(held) = round.last() {
             self.audited.store(held.nonce, Ordering::Relaxed);
         }
@@ -614,6 +756,9 @@ impl Lease for RedisSession {
                 let gone = usize::try_from(audited.unsigned(field)?).ok();
                 missing.extend(gone.and_then(|gone| held.get(gone)).map(|held| held.nonce));
             }
+        }
+        if let (Some(over), true) = (over, most == held.len()) {
+            self.audited_over.store(over, Ordering::Relaxed);
         }
         // What the renewal found, which looks at all of them.
         missing.append(&mut locked(&self.lost_keys));
@@ -731,7 +876,7 @@ mod tests {
             .collect();
         let (mut seen, mut last) = (Vec::new(), 17);
         for _ in 0..3 {
-            let round = next_round(&held, last, |nonce| *nonce);
+            let round = next_round(&held, last, AUDITED_A_ROUND, |nonce| *nonce);
             assert!(round.len() <= AUDITED_A_ROUND);
             last = round.last().map_or(last, |nonce| **nonce);
             seen.extend(round.into_iter().copied());
@@ -740,7 +885,7 @@ mod tests {
         seen.dedup();
         assert_eq!(seen.len(), held.len());
         // As few as fit are looked after every time.
-        let few = next_round(&held[..3], last, |nonce| *nonce);
+        let few = next_round(&held[..3], last, AUDITED_A_ROUND, |nonce| *nonce);
         assert_eq!(few.len(), 3);
     }
 }

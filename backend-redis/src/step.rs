@@ -14,6 +14,15 @@ pub(crate) enum Arg<'a> {
 }
 
 impl Arg<'_> {
+    /// How many bytes it has.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Text(text) => text.len(),
+            Self::Int(_) => size_of::<u64>(),
+        }
+    }
+
     pub(crate) fn add_to(self, command: &mut Cmd) {
         match self {
             Self::Bytes(bytes) => command.arg(bytes),
@@ -57,12 +66,14 @@ impl From<FencingToken> for Arg<'_> {
 #[derive(Debug)]
 pub(crate) struct Reply {
     script: &'static str,
+    /// The number of the connection that carried it.
+    connection: u64,
     status: String,
     fields: Vec<Value>,
 }
 
 impl Reply {
-    pub(crate) fn parse(script: &'static str, value: Value) -> Result<Self> {
+    pub(crate) fn parse(script: &'static str, connection: u64, value: Value) -> Result<Self> {
         let Value::Array(mut fields) = value else {
             return Err(error::unexpected(script, "no array"));
         };
@@ -76,9 +87,16 @@ impl Reply {
         };
         Ok(Self {
             script,
+            connection,
             status,
             fields,
         })
+    }
+
+    /// The number of the connection that carried it: a higher one than before means that the server may have
+    /// lost its newest writes in between.
+    pub(crate) fn connection(&self) -> u64 {
+        self.connection
     }
 
     pub(crate) fn status(&self) -> &str {

@@ -18,8 +18,8 @@ use crate::scripts;
 use crate::session::RedisSession;
 use crate::step::{Arg, Reply};
 
-/// So many keys are read in one step, unless the namespace changes too fast for several.
-const KEYS_AT_ONCE: usize = 500;
+/// So many keys are read in one step, and in the last attempt of a read: 2,000 take a server about 1 ms.
+const KEYS_AT_ONCE: [usize; 2] = [500, 2_000];
 
 /// So many bytes of values are in one answer, unless a single value is larger.
 const BYTES_AT_ONCE: u64 = 8 * 1024 * 1024;
@@ -38,7 +38,7 @@ impl RedisStm {
         Self { session }
     }
 
-    /// Reads in steps of so many keys; none if something was written between two of them.
+    /// Reads in steps of so many keys, all as they were at the first step; none if one of them was written since.
     async fn read_in_steps(&self, keys: &[String], most: usize) -> Result<Option<Read>> {
         let mut read: Option<Read> = None;
         let mut left = keys;
@@ -50,11 +50,20 @@ impl RedisStm {
             if reply.status() != "ok" {
                 return Err(reply.unexpected());
             }
-            let revision = reply.unsigned(0)?;
-            let entries = entries(&reply, 1)?;
+            let (revision, deleted) = (reply.unsigned(0)?, reply.unsigned(1)?);
+            let entries = entries(&reply, 2)?;
             left = left.get(entries.len()..).unwrap_or_default();
+            let is_newer = |entry: &Option<Entry>, than: u64| {
+                entry.as_ref().map_or(deleted, |entry| entry.modified) > than
+            };
             let read = match &mut read {
-                Some(read) if read.revision != revision => return Ok(None),
+                // As it was, unless the server has lost a part of its history meanwhile.
+                Some(read)
+                    if revision < read.revision
+                        || entries.iter().any(|entry| is_newer(entry, read.revision)) =>
+                {
+                    return Ok(None);
+                }
                 Some(read) => read,
                 read => read.insert(Read {
                     revision,
@@ -120,15 +129,13 @@ impl Stm for RedisStm {
         }
         let keys: Vec<String> = keys.iter().map(|key| escape(key.as_str())).collect();
         for attempt in 1..=TRIES {
-            let most = match attempt {
-                TRIES => keys.len(),
-                _ => KEYS_AT_ONCE,
-            };
+            let [few, many] = KEYS_AT_ONCE;
+            let most = if attempt == TRIES { many } else { few };
             if let Some(read) = self.read_in_steps(&keys, most).await? {
                 return Ok(read);
             }
         }
-        let message = "these values are too much for one answer, and something was written between several: read less at a time";
+        let message = "these keys are too many for one step, and some of them were written between several: read fewer at a time";
         Err(no_snapshot(message).retryable(false))
     }
 

@@ -123,7 +123,7 @@ impl<'a> Bed<'a> {
         let start = Instant::now();
         loop {
             let mut keys = self.keys();
-            keys.retain(|key| key != "last" && key != "revision");
+            keys.retain(|key| !["last", "revision", "deleted"].contains(&&**key));
             if keys.is_empty() {
                 return;
             }

@@ -169,3 +169,130 @@ async fn a_line_of_the_dead_is_buried() {
     println!("{DEAD} dead in {:?}", begun.elapsed());
     tell_slow_steps(&bed);
 }
+
+/// Small steps without number, while a session lives on its renewals.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_enqueues_delays_no_renewal() {
+    const ITEMS: usize = 20_000;
+    let server = watched();
+    let bed = Bed::on(&server, "burst");
+    let session = bed.session(secs(3)).await;
+    let guard = session.locker("x").unwrap().lock().await.unwrap();
+    let queue = session.queue("jobs").unwrap();
+    let begun = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for item in 0..ITEMS {
+        let queue = queue.clone();
+        tasks.spawn(async move { queue.enqueue(item.to_string()).await });
+    }
+    for enqueued in within(LATER, "all items", tasks.join_all()).await {
+        enqueued.unwrap();
+    }
+    println!("{ITEMS} items in {:?}", begun.elapsed());
+    assert!(guard.is_valid(), "{:?}", guard.loss_error());
+    let items = bed.of("HLEN", "queue/jobs/values", &[]);
+    assert_eq!(items, ITEMS.to_string());
+}
+
+/// What a server sends to one that subscribes is bounded; replies are not.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_reads_disturb_no_other_user_of_the_store() {
+    const READS: usize = 5;
+    let server = watched();
+    let bed = Bed::on(&server, "large");
+    let session = bed.session(secs(6)).await;
+    let stm = session.stm().unwrap();
+    let names = || (0..7).map(|name| format!("k{name}"));
+    for name in names() {
+        stm.put(name, vec![7; 1 << 20]).await.unwrap();
+    }
+    let other = session.locker("x").unwrap();
+    let locking = tokio::spawn(async move {
+        loop {
+            other.lock().await.unwrap().release().await.unwrap();
+        }
+    });
+    let begun = Instant::now();
+    let mut reads = tokio::task::JoinSet::new();
+    for _ in 0..READS {
+        let stm = stm.clone();
+        reads.spawn(async move {
+            stm.run(async |tx| Ok(tx.get_many(names()).await?.len()))
+                .await
+        });
+    }
+    for read in within(SOON, "all reads", reads.join_all()).await {
+        assert_eq!(read.unwrap(), 7);
+    }
+    println!("{READS} reads of 7 MiB in {:?}", begun.elapsed());
+    assert!(!locking.is_finished(), "a lock failed beside large reads");
+    locking.abort();
+    assert!(!server.log_tail(400).contains("output buffer"));
+    assert!(session.is_valid());
+}
+
+/// Each hears of its turn once, however many find out at the same time by themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_behind_a_dead_writer_are_told_once() {
+    const READERS: u64 = 400;
+    let server = watched();
+    let bed = Bed::on(&server, "dead-writer");
+    let other = bed.session(secs(60)).await;
+    let proxy = tenure_testbed::Proxy::start(server.address()).unwrap();
+    let doomed = open(&connect(bed.through(proxy.address())).await, secs(3)).await;
+    let writer = doomed.rw_lock("x").unwrap().write().await.unwrap();
+    let mut readers = tokio::task::JoinSet::new();
+    for _ in 0..READERS {
+        let other = other.clone();
+        readers.spawn(async move { other.rw_lock("x").unwrap().read().await.unwrap() });
+    }
+    bed.until_in_line("rw_lock/x", usize::try_from(READERS).unwrap() + 1)
+        .await;
+    proxy.silence();
+    let (published, ran) = (calls(&bed, "publish"), calls(&bed, "evalsha"));
+    let guards = within(SOON, "all readers", readers.join_all()).await;
+    let published = calls(&bed, "publish") - published;
+    println!(
+        "{READERS} readers: {published} messages, {} steps",
+        calls(&bed, "evalsha") - ran
+    );
+    assert!(published <= 2 * READERS, "{published} messages");
+    assert!(guards.iter().all(|guard| guard.is_valid()));
+    drop(writer);
+}
+
+/// However many keys a transaction reads, no step reads more than some of them; what else is written in the
+/// namespace, and deleted, does not matter.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_keys_are_read_in_short_steps() {
+    const KEYS: usize = 20_000;
+    let server = watched();
+    let bed = Bed::on(&server, "keys");
+    let (one, two) = (bed.session(secs(60)).await, bed.session(secs(60)).await);
+    let writing = tokio::spawn(async move {
+        let stm = two.stm().unwrap();
+        loop {
+            stm.put("other", "x").await.unwrap();
+        }
+    });
+    let stm = one.stm().unwrap();
+    stm.put("k1", "x").await.unwrap();
+    stm.put("k2", "x").await.unwrap();
+    stm.delete("k2").await.unwrap();
+    let names = || (0..KEYS).map(|name| format!("k{name}"));
+    let found = stm.run(async |tx| {
+        let found = tx.get_many(names()).await?;
+        Ok(found.iter().filter(|value| value.is_some()).count())
+    });
+    let found = within(SOON, "a read", found).await;
+    assert_eq!(found.unwrap(), 1);
+    writing.abort();
+    // Of a slow step the log shows the first arguments, and counts the others.
+    let log = bed.ask(&["SLOWLOG", "GET", "-1"]);
+    let counts = log.lines().filter_map(|line| {
+        let (count, _) = line.rsplit_once(" more arguments)")?;
+        count.rsplit_once('(')?.1.parse::<usize>().ok()
+    });
+    assert!(counts.max().unwrap_or(0) < 2_100, "{log}");
+    tell_slow_steps(&bed);
+}

@@ -11,6 +11,8 @@ mod faults;
 mod ghosts;
 mod holders;
 mod load;
+mod lost_writes;
+mod operators;
 mod sessions;
 mod stm;
 mod storm;
