@@ -41,10 +41,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("etcd", "o4_waiters_of_a_lost_history_fail_or_join_again"),
     ("etcd", "o4_observers_converge_after_a_restore"),
     ("etcd", "o4_tokens_rise_after_the_floor_is_raised"),
-    ("redis", "o4_no_holding_of_a_lost_history_stays_valid"),
-    ("redis", "o4_waiters_of_a_lost_history_fail_or_join_again"),
-    ("redis", "o4_observers_converge_after_a_restore"),
-    ("redis", "o4_tokens_rise_after_the_floor_is_raised"),
     ("postgres", "o4_no_holding_of_a_lost_history_stays_valid"),
     (
         "postgres",
@@ -93,8 +89,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     // Not implemented yet.
     ("etcd", "l2_token_floor_is_kept"),
     ("etcd", "l2_token_floor_survives_a_restart"),
-    ("redis", "l2_token_floor_is_kept"),
-    ("redis", "l2_token_floor_survives_a_restart"),
     ("postgres", "l2_token_floor_is_kept"),
     ("postgres", "l2_token_floor_survives_a_restart"),
 ];
