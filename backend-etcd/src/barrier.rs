@@ -448,6 +448,7 @@ impl EtcdBarrier {
             }
             // The transaction that put it compared that this participant is there: nothing is left
             // to be read.
+            self.session.still_known()?;
             if let Some(put) = bell.last_put() {
                 let ready = Ready::read(put.create_revision, &put.value);
                 if ready.members.contains(&token) {
@@ -690,7 +691,8 @@ impl Barrier for EtcdBarrier {
             bell.news(seen, None, &mut looks).await;
             seen = bell.heard();
         }
-        Ok(())
+        // An end that only the loss of history brought about is no release.
+        self.session.still_known()
     }
 
     async fn enter(&self, ask: &Ask, count: NonZeroU32) -> Result<Grant> {
@@ -730,6 +732,7 @@ impl Barrier for EtcdBarrier {
                 TxnOp::get(place.waiters.as_str(), Some(of_mine.clone())),
             ];
             let scene = Scene::read(self.read(look).await?)?;
+            self.session.still_known()?;
             if scene.waiters.is_empty() {
                 if scene.ready.is_some_and(|found| found.created == ready) {
                     // The last one died, or was a foreigner.

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use etcd_client::proto::PbKeyValue;
 use tokio::sync::Notify;
 
+use crate::client::Wire;
+use crate::history::Forget;
 use crate::watcher::{Sink, Target, Watch, Watcher};
 
 /// The check that finds what the watch missed. Not the normal path.
@@ -179,16 +181,34 @@ struct Hung {
 /// The bells of one client.
 pub(crate) struct Bells {
     watcher: Arc<Watcher>,
-    /// By the main key, and whether the watch is on all that changes around it.
-    hung: Mutex<HashMap<(Vec<u8>, bool), Hung>>,
+    known: Arc<Known>,
+}
+
+/// By the main key, and whether the watch is on all that changes around it.
+struct Known(Mutex<HashMap<(Vec<u8>, bool), Hung>>);
+
+impl Known {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Vec<u8>, bool), Hung>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Forget for Known {
+    fn forget(&self) {
+        // Revisions of a lost history must not reach those who wait in the present one.
+        let hung = std::mem::take(&mut *self.lock());
+        for hung in hung.values() {
+            hung.bell.change(|heard| heard.news += 1);
+        }
+    }
 }
 
 impl Bells {
-    pub(crate) fn new(watcher: Arc<Watcher>) -> Self {
-        Self {
-            watcher,
-            hung: Mutex::default(),
-        }
+    pub(crate) fn new(wire: &Wire, watcher: Arc<Watcher>) -> Self {
+        let known = Arc::new(Known(Mutex::default()));
+        let resting: Weak<dyn Forget> = Arc::downgrade(&(Arc::clone(&known) as Arc<dyn Forget>));
+        wire.history().rests(resting);
+        Self { watcher, known }
     }
 
     /// Rings when `key` is deleted.
@@ -202,7 +222,7 @@ impl Bells {
     }
 
     fn hang(&self, main: &str, target: Target) -> Arc<Bell> {
-        let mut hung = self.hung.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hung = self.known.lock();
         let now = Instant::now();
         let place = (main.into(), target.has_puts());
         if let Some(there) = hung.get_mut(&place) {

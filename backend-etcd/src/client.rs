@@ -14,12 +14,18 @@ use tenure_core::{Effect, Error, ErrorKind, Result};
 use tokio::sync::{Mutex, watch};
 
 use crate::config::EtcdConfig;
-use crate::error::{from_client, is_connection, never_sent};
+use crate::error::{from_client, history_lost, is_connection, never_sent};
+use crate::history::{Answer, History};
+use crate::layout::Layout;
 
 /// etcd closes connections that are pinged more often than every 5 s
 /// (`--grpc-keepalive-min-time`). Silence is noticed faster than that by the watcher's and the
 /// sessions' own questions; the pings are for connections on which nobody asks.
 const PING_EVERY: Duration = Duration::from_millis(5_500);
+
+/// How long a member may take to say that it lives, when a request had no answer in time. Short: a renewal may be
+/// waiting for another connection.
+const ALIVE: Duration = Duration::from_millis(250);
 
 /// One etcd-client `Client`, and its number in the order of their use.
 pub(crate) struct Link {
@@ -30,11 +36,19 @@ pub(crate) struct Link {
 /// The connection that all sessions of one `connect` share.
 pub(crate) struct Wire {
     endpoints: Vec<String>,
+    /// Everything but TLS, whose files may be replaced at any time.
     options: ConnectOptions,
+    tls: Option<TlsFiles>,
+    /// What was read from the files last.
+    identity: std::sync::Mutex<Option<TlsOptions>>,
     timeout: Duration,
     current: watch::Sender<Arc<Link>>,
     /// The endpoint that was tried last. Locked while somebody moves: one at a time.
     moving: Mutex<usize>,
+    /// The store's history as the answers show it.
+    history: History,
+    /// A key that this client may read, to compare histories by.
+    probe: String,
 }
 
 impl Wire {
@@ -50,9 +64,14 @@ impl Wire {
         if let Some((user, password)) = &config.user {
             options = options.with_user(user, password.expose());
         }
-        if let Some(tls) = &config.tls {
-            options = options.with_tls(read_tls(tls).await?);
-        }
+        let identity = match &config.tls {
+            Some(tls) => Some(read_tls(tls).await?),
+            None => None,
+        };
+        let with_tls = match &identity {
+            Some(identity) => options.clone().with_tls(identity.clone()),
+            None => options.clone(),
+        };
         let scheme = if config.tls.is_some() {
             "https"
         } else {
@@ -65,7 +84,7 @@ impl Wire {
             .collect();
         let mut last = Error::new(ErrorKind::Config, "no endpoint");
         for (index, endpoint) in endpoints.iter().enumerate() {
-            match dial(endpoint, &options, config.timeout).await {
+            match dial(endpoint, &with_tls, config.timeout).await {
                 Ok(client) => {
                     let link = Link {
                         client,
@@ -74,9 +93,13 @@ impl Wire {
                     return Ok(Arc::new(Self {
                         endpoints,
                         options,
+                        tls: config.tls.clone(),
+                        identity: std::sync::Mutex::new(identity),
                         timeout: config.timeout,
                         current: watch::Sender::new(Arc::new(link)),
                         moving: Mutex::new(index),
+                        history: History::new(),
+                        probe: Layout::new(config.namespace.clone(), config.interop).version_key(),
                     }));
                 }
                 // Wrong credentials are wrong everywhere.
@@ -89,6 +112,28 @@ impl Wire {
 
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// The store's history as this client knows it.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Compares the store's history with the known one, by a linearizable read. To be called when a connection
+    /// was replaced: the server behind it may have been restored from a backup meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable`. A server that answers and refuses the read shows nothing of its history.
+    pub(crate) async fn compare_history(self: &Arc<Self>) -> Result<()> {
+        let read = self.call_repeatable(|client| {
+            let (mut kv, key) = (client.kv_client(), self.probe.clone());
+            async move { kv.get(key, None).await }
+        });
+        match read.await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => Err(error),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn link(&self) -> Arc<Link> {
@@ -115,6 +160,46 @@ impl Wire {
         let _ = moved.await; // else the runtime ends
     }
 
+    /// The options of the next connection, with the certificates that the files have now: they are rotated while
+    /// this client lives. Files that cannot be read in the midst of that leave those that were read last.
+    async fn current_options(&self) -> ConnectOptions {
+        let Some(files) = &self.tls else {
+            return self.options.clone();
+        };
+        let read = read_tls(files).await;
+        let mut identity = self
+            .identity
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        match read {
+            Ok(read) => *identity = Some(read),
+            Err(error) => tracing::warn!(%error, "the TLS files cannot be read again"),
+        }
+        match &*identity {
+            Some(identity) => self.options.clone().with_tls(identity.clone()),
+            None => self.options.clone(),
+        }
+    }
+
+    /// The version of the member at the client URL `url`. Asked without credentials: the URL comes from the
+    /// cluster's own list.
+    pub(crate) async fn version_of(&self, url: &str) -> Option<String> {
+        let mut options = ConnectOptions::new().with_connect_timeout(self.timeout);
+        let identity = {
+            let identity = self.identity.lock();
+            identity
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .clone()
+        };
+        if let Some(identity) = identity {
+            options = options.with_tls(identity);
+        }
+        let client = dial(url, &options, self.timeout).await.ok()?;
+        let mut maintenance = client.maintenance_client();
+        let status = tokio::time::timeout(self.timeout, maintenance.status()).await;
+        Some(status.ok()?.ok()?.version().to_owned())
+    }
+
     async fn move_on(&self, generation: u64) {
         let mut tried = self.moving.lock().await;
         let link = self.link();
@@ -123,7 +208,8 @@ impl Wire {
         }
         *tried = (*tried + 1) % self.endpoints.len();
         let endpoint = &self.endpoints[*tried];
-        let client = match dial(endpoint, &self.options, self.timeout).await {
+        let options = self.current_options().await;
+        let client = match dial(endpoint, &options, self.timeout).await {
             Ok(client) => {
                 tracing::debug!(endpoint, "moving to another connection");
                 client
@@ -140,13 +226,42 @@ impl Wire {
         }));
     }
 
+    /// Leaves the connection `generation` if its member does not answer anything any more, or follows no
+    /// leader. A request without an answer may only have been slow, and all watches of this client are on the
+    /// same connection.
+    pub(crate) async fn suspect(self: &Arc<Self>, generation: u64) {
+        let link = self.link();
+        if link.generation != generation {
+            return;
+        }
+        let mut maintenance = link.client.maintenance_client();
+        let lives = match tokio::time::timeout(ALIVE, maintenance.status()).await {
+            Ok(Ok(status)) => status.leader() != 0,
+            Ok(Err(error)) => !is_connection(&error),
+            Err(_) => false,
+        };
+        if !lives {
+            self.leave(generation).await;
+        }
+    }
+
     /// One request, bounded by the configured timeout. A request that certainly was not sent is
     /// tried on each endpoint; any other failure goes to the caller, who knows what is idempotent.
+    ///
+    /// # Errors
+    ///
+    /// `Lost`, with an unknown effect, when the answer is of another history than the question.
     pub(crate) async fn call<T, F>(self: &Arc<Self>, request: impl Fn(&Client) -> F) -> Result<T>
     where
+        T: Answer,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.on_each_endpoint(false, request).await
+        let asked = self.history.mark();
+        let answer = self.on_each_endpoint(false, request).await?;
+        match self.history.heard(asked, &answer, true) {
+            true => Ok(answer),
+            false => Err(history_lost()),
+        }
     }
 
     /// One request that does no harm twice: where no answer came, it is sent again, once to each
@@ -156,9 +271,34 @@ impl Wire {
         request: impl Fn(&Client) -> F,
     ) -> Result<T>
     where
+        T: Answer,
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
-        self.on_each_endpoint(true, request).await
+        loop {
+            let asked = self.history.mark();
+            let answer = self.on_each_endpoint(true, &request).await?;
+            if self.history.heard(asked, &answer, true) {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// [`call_repeatable`](Self::call_repeatable) for a read that a member may answer from what it has applied:
+    /// an older revision proves nothing.
+    pub(crate) async fn call_local<T, F>(
+        self: &Arc<Self>,
+        request: impl Fn(&Client) -> F,
+    ) -> Result<T>
+    where
+        T: Answer,
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let asked = self.history.mark();
+        let answer = self.on_each_endpoint(true, request).await?;
+        match self.history.heard(asked, &answer, false) {
+            true => Ok(answer),
+            false => Err(history_lost()),
+        }
     }
 
     async fn on_each_endpoint<T, F>(
@@ -174,16 +314,20 @@ impl Wire {
             endpoints -= 1;
             let link = self.link();
             let answer = tokio::time::timeout(self.timeout, request(&link.client)).await;
-            let (error, sent) = match answer {
+            let (error, sent, silent) = match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) if !is_connection(&error) => return Err(from_client(error)),
                 Ok(Err(error)) => {
                     let sent = !never_sent(&error);
-                    (from_client(error), sent)
+                    (from_client(error), sent, false)
                 }
-                Err(_) => (silent(self.timeout), true),
+                Err(_) => (silent(self.timeout), true, true),
             };
-            self.leave(link.generation).await;
+            if silent {
+                self.suspect(link.generation).await;
+            } else {
+                self.leave(link.generation).await;
+            }
             if endpoints == 0 || (sent && !(repeatable && error.is_retryable())) {
                 return Err(error);
             }

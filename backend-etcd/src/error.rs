@@ -61,6 +61,11 @@ pub(crate) fn lease_gone() -> Error {
     Error::lost(LossReason::Revoked)
 }
 
+/// The answer came from a store that has lost what this client knew of it.
+pub(crate) fn history_lost() -> Error {
+    Error::lost(LossReason::Revoked).with_effect(Effect::Unknown)
+}
+
 pub(crate) fn from_client(error: ClientError) -> Error {
     if let Some(refusal) = tls_refusal(&error) {
         return Error::new(

@@ -20,6 +20,7 @@ use tenure_core::{FencingToken, Leader, Result};
 use tokio::sync::Notify;
 
 use crate::client::Wire;
+use crate::history::Forget;
 use crate::watcher::{Sink, Target, Watch, Watcher};
 
 /// The reading that finds what the watch missed, or may not see for want of a right. Not the normal
@@ -32,15 +33,34 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(crate) struct Feeds {
     wire: Arc<Wire>,
     watcher: Arc<Watcher>,
-    feeds: Mutex<HashMap<String, Arc<Feed>>>,
+    known: Arc<Known>,
+}
+
+struct Known(Mutex<HashMap<String, Arc<Feed>>>);
+
+impl Known {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Feed>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Forget for Known {
+    fn forget(&self) {
+        for feed in self.lock().values() {
+            feed.forget();
+        }
+    }
 }
 
 impl Feeds {
     pub(crate) fn new(wire: Arc<Wire>, watcher: Arc<Watcher>) -> Self {
+        let known = Arc::new(Known(Mutex::default()));
+        let resting: Weak<dyn Forget> = Arc::downgrade(&(Arc::clone(&known) as Arc<dyn Forget>));
+        wire.history().rests(resting);
         Self {
             wire,
             watcher,
-            feeds: Mutex::default(),
+            known,
         }
     }
 
@@ -49,7 +69,8 @@ impl Feeds {
         Ok(self.read(prefix).await?.leader())
     }
 
-    /// The present state if it is newer than the revision `after`, else the next one.
+    /// The present state if it is newer than `after`, else the next one. The order of a state is the revision
+    /// of its reading, above all revisions of the histories that were lost before it.
     pub(crate) async fn observe(&self, prefix: &str, after: Option<i64>) -> Result<Sighting> {
         let feed = self.feed(prefix);
         let _observing = Observing::start(&feed);
@@ -58,14 +79,21 @@ impl Feeds {
             let mut changed = std::pin::pin!(feed.changed.notified());
             changed.as_mut().enable();
             self.open(&feed);
+            let history = self.wire.history();
+            let (epoch, offset) = (history.epoch(), history.offset());
+            // Below zero where it was of a history that is lost: whatever is read now is newer.
+            let after = after.map(|after| after - offset);
             if look || feed.lock().has_news_since(after) {
                 let reading = self.read(prefix).await?;
+                if history.epoch() != epoch {
+                    continue; // of which history it is, the next reading tells
+                }
                 if feed.lock().note(&reading) {
                     feed.changed.notify_waiters();
                 }
                 if after.is_none_or(|after| reading.revision > after) {
                     return Ok(Sighting {
-                        order: reading.revision.unsigned_abs(),
+                        order: offset.saturating_add(reading.revision).unsigned_abs(),
                         leader: reading.leader(),
                     });
                 }
@@ -105,7 +133,7 @@ impl Feeds {
     }
 
     fn feed(&self, prefix: &str) -> Arc<Feed> {
-        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut feeds = self.known.lock();
         if let Some(feed) = feeds.get(prefix) {
             return Arc::clone(feed);
         }
@@ -232,6 +260,14 @@ impl Feed {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was read and heard is of a history that is lost.
+    fn forget(&self) {
+        let mut state = self.lock();
+        (state.stands, state.read, state.news) = (None, None, 0);
+        drop(state);
+        self.changed.notify_waiters();
     }
 }
 

@@ -70,6 +70,11 @@ impl Layout {
         format!("{}/markers/{lease:x}/{slot}", self.root)
     }
 
+    /// What the markers of all commits begin with.
+    pub(crate) fn commit_markers(&self) -> String {
+        format!("{}/markers/", self.root)
+    }
+
     /// What the queue `name` stands under, without a slash at its end.
     pub(crate) fn queue(&self, name: &Name) -> String {
         path(&self.namespace, Kind::Queue, name)

@@ -28,6 +28,7 @@ mod election;
 mod error;
 mod feed;
 mod guarantees;
+mod history;
 mod layout;
 mod line;
 mod locker;

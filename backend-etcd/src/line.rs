@@ -31,6 +31,7 @@ use tenure_core::{Error, LossReason, Result};
 use tokio::sync::{Notify, oneshot};
 
 use crate::client::Wire;
+use crate::history::Forget;
 use crate::sides::{self, Sides, waits_for};
 use crate::watcher::{Sink, Target, Watch, Watcher};
 
@@ -163,7 +164,7 @@ impl Line {
     pub(crate) fn stands(&self, key: &str, token: i64, alarm: Alarm) {
         let mut state = self.view.lock();
         let early = state.early.get(key.as_bytes()).copied();
-        if early.is_some_and(|deleted| deleted > token) {
+        if state.lost || early.is_some_and(|deleted| deleted > token) {
             alarm.raise(LossReason::Revoked);
             state.ours.remove(key.as_bytes());
             return;
@@ -230,6 +231,7 @@ impl Line {
 
     async fn wait_near(&self, side: Side, token: i64, mut turn: Waiting) -> Result<()> {
         loop {
+            self.still_known()?;
             let mut changed = std::pin::pin!(self.view.changed.notified());
             changed.as_mut().enable();
             match self.view.stage() {
@@ -256,7 +258,7 @@ impl Line {
 
     fn open_view(&self) {
         let mut state = self.view.lock();
-        if state.stage == Stage::Closed {
+        if state.stage == Stage::Closed && !state.lost {
             state.stage = Stage::Opening;
             let sink: Weak<dyn Sink> = Arc::downgrade(&(Arc::clone(&self.view) as Arc<dyn Sink>));
             let target = Target::prefix(&self.prefix);
@@ -324,6 +326,7 @@ impl Line {
         loop {
             let mut changed = std::pin::pin!(point.changed.notified());
             changed.as_mut().enable();
+            self.still_known()?;
             let (opened, touched) = point.state();
             if touched > seen {
                 return Ok(touched);
@@ -392,12 +395,16 @@ impl Line {
             } else {
                 options
             };
-            let answer = self.wire.call_repeatable(|client| {
+            let read = |client: &etcd_client::Client| {
                 let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
                 let (prefix, options) = (self.prefix.clone(), options.clone());
                 async move { kv.get(prefix, Some(options)).await }
-            });
-            let answer = answer.await?;
+            };
+            let answer = match local {
+                true => self.wire.call_local(read).await?,
+                false => self.wire.call_repeatable(read).await?,
+            };
+            self.still_known()?;
             let revision = answer.header().map_or(0, |header| header.revision());
             if local && revision < at_least.max(token) {
                 local = false;
@@ -445,6 +452,23 @@ impl Line {
             }
         }
         point
+    }
+
+    /// Ends whatever stands here: the history in which it was granted, or waited, is lost.
+    fn forget(&self) {
+        self.view.lock().forget();
+        self.view.changed.notify_waiters();
+        let points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        for (point, _) in points.iter() {
+            point.changed.notify_waiters();
+        }
+    }
+
+    fn still_known(&self) -> Result<()> {
+        match self.view.lock().lost {
+            true => Err(Error::lost(LossReason::Revoked)),
+            false => Ok(()),
+        }
     }
 
     /// Whether nobody of this client holds, waits or asks here.
@@ -563,6 +587,8 @@ struct State {
     ours: HashMap<Key, Ours>,
     far_streak: u32,
     used: Instant,
+    /// The history that this was read from is lost: nothing is granted by it any more.
+    lost: bool,
 }
 
 impl Default for State {
@@ -582,11 +608,24 @@ impl Default for State {
             ours: HashMap::new(),
             far_streak: 0,
             used: Instant::now(),
+            lost: false,
         }
     }
 }
 
 impl State {
+    /// Raises every alarm and fails every waiter: what stands here stood in a history that is lost.
+    fn forget(&mut self) {
+        self.close();
+        self.lost = true;
+        for (_, ours) in self.ours.drain() {
+            ours.alarm.raise(LossReason::Revoked);
+        }
+        for (_, waiter) in std::mem::take(&mut self.waiters) {
+            let _ = waiter.send(Turn::Gone); // it may have left
+        }
+    }
+
     fn merge(&mut self, list: impl IntoIterator<Item = Stander>) {
         for Stander { key, created, side } in list {
             // Whoever once reads never writes again, so this is news however old the list.
@@ -715,7 +754,7 @@ impl View {
         let mut state = self.lock();
         state.far_streak = 0;
         state.merge(placed.list.iter().cloned());
-        if state.live.contains_key(&placed.token) {
+        if !state.lost && state.live.contains_key(&placed.token) {
             state.waiters.insert(placed.token, sender);
         } else {
             let _ = sender.send(Turn::Gone);
@@ -879,7 +918,23 @@ type BySides = HashMap<(String, Sides), Arc<Line>>;
 pub(crate) struct Lines {
     wire: Arc<Wire>,
     watcher: Arc<Watcher>,
-    lines: Mutex<(BySides, usize)>,
+    known: Arc<Known>,
+}
+
+struct Known(Mutex<(BySides, usize)>);
+
+impl Known {
+    fn lock(&self) -> MutexGuard<'_, (BySides, usize)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Forget for Known {
+    fn forget(&self) {
+        // Those who come now find lines of the present history.
+        let lines = std::mem::take(&mut self.lock().0);
+        lines.values().for_each(|line| line.forget());
+    }
 }
 
 /// Idle lines are looked for when their number has doubled, and at least this many are there.
@@ -888,10 +943,13 @@ const SWEEP_AT: usize = 128;
 impl Lines {
     pub(crate) fn new(wire: Arc<Wire>) -> Self {
         let watcher = Arc::new(Watcher::start(Arc::clone(&wire)));
+        let known = Arc::new(Known(Mutex::new((HashMap::new(), SWEEP_AT))));
+        let resting: Weak<dyn Forget> = Arc::downgrade(&(Arc::clone(&known) as Arc<dyn Forget>));
+        wire.history().rests(resting);
         Self {
             wire,
             watcher,
-            lines: Mutex::new((HashMap::new(), SWEEP_AT)),
+            known,
         }
     }
 
@@ -902,7 +960,7 @@ impl Lines {
 
     /// The line under `prefix`.
     pub(crate) fn line(&self, prefix: String, sides: Sides) -> Arc<Line> {
-        let mut guard = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.known.lock();
         let (lines, sweep_at) = &mut *guard;
         if lines.len() >= *sweep_at {
             // A line that somebody has in hand must stay: two lines of one prefix would not see

@@ -22,12 +22,14 @@ mod tail;
 mod view;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp};
 use tenure_core::backend::{Ask, Grant, Queue, Settle, Taken, Want, async_trait};
-use tenure_core::{Depth, Error, ErrorKind, ID_MEMORY, Item, LossReason, Name, Peeked, Result};
+use tenure_core::{
+    Depth, Effect, Error, ErrorKind, ID_MEMORY, Item, LossReason, Name, Peeked, Result,
+};
 
 pub(crate) use hub::Books;
 use hub::Hub;
@@ -36,6 +38,7 @@ use interop::{Doors, Shop};
 use keys::{Part, Place, absent, created_at, delete, get, put};
 
 use crate::client::Wire;
+use crate::history::Forget;
 use crate::session::EtcdSession;
 use crate::watcher::Watcher;
 
@@ -202,10 +205,12 @@ impl Queue for EtcdQueue {
         let (hub, claim) = (self.hub(ask.name()), claim(grant)?);
         let mut ops = vec![hub.keys.touch()];
         let delay = delay.min(LONGEST_DELAY);
+        let mut life = None;
         if !delay.is_zero() {
             // Rounded up, like the key's own life: never early.
             let millis = delay.as_nanos().div_ceil(1_000_000);
             let lease = lease_for(&hub.wire, delay).await?;
+            life = Some(lease);
             ops.push(put(
                 hub.keys.delayed(claim.place),
                 millis.to_string(),
@@ -213,6 +218,18 @@ impl Queue for EtcdQueue {
             ));
         }
         let answer = hub.send(&ending(&hub, claim, ops)).await;
+        let refused = match &answer {
+            Ok(answer) => !answer.succeeded(),
+            Err(error) => error.effect() == Effect::None,
+        };
+        if let Some(lease) = life.filter(|_| refused) {
+            // Nothing hangs on it. If this fails it ends with the delay.
+            let ending = hub.wire.call_repeatable(|client| {
+                let mut client = client.lease_client();
+                async move { client.revoke(lease).await }
+            });
+            let _ = ending.await;
+        }
         self.ended(claim, answer.map(|answer| answer.succeeded()))
     }
 
@@ -386,11 +403,27 @@ async fn lease_for(wire: &Arc<Wire>, life: Duration) -> Result<i64> {
 pub(crate) struct Hubs {
     wire: Arc<Wire>,
     watcher: Arc<Watcher>,
-    hubs: Mutex<(HashMap<String, Arc<Hub>>, usize)>,
-    /// The lease on which ids are remembered, and since when.
-    memory: tokio::sync::Mutex<Option<(i64, Instant)>>,
+    known: Arc<Known>,
+    /// The lease on which ids are remembered, since when, and in which history of the store.
+    memory: tokio::sync::Mutex<Option<(i64, Instant, u64)>>,
     /// Where those wait who share a queue with Go.
     doors: Doors,
+}
+
+struct Known(Mutex<(HashMap<String, Arc<Hub>>, usize)>);
+
+impl Known {
+    fn lock(&self) -> MutexGuard<'_, (HashMap<String, Arc<Hub>>, usize)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Forget for Known {
+    fn forget(&self) {
+        // Those who come now find hubs of the present history.
+        let hubs = std::mem::take(&mut self.lock().0);
+        hubs.values().for_each(|hub| hub.forget());
+    }
 }
 
 /// Idle hubs are looked for when their number has doubled, and at least this many are there.
@@ -398,11 +431,14 @@ const SWEEP_AT: usize = 64;
 
 impl Hubs {
     pub(crate) fn new(wire: Arc<Wire>, watcher: Arc<Watcher>) -> Self {
+        let known = Arc::new(Known(Mutex::new((HashMap::new(), SWEEP_AT))));
+        let resting: Weak<dyn Forget> = Arc::downgrade(&(Arc::clone(&known) as Arc<dyn Forget>));
+        wire.history().rests(resting);
         Self {
             doors: Doors::new(Arc::clone(&watcher)),
             wire,
             watcher,
-            hubs: Mutex::new((HashMap::new(), SWEEP_AT)),
+            known,
             memory: tokio::sync::Mutex::default(),
         }
     }
@@ -410,7 +446,7 @@ impl Hubs {
     fn hub(&self, session: &EtcdSession, name: &Name) -> Arc<Hub> {
         let layout = &session.shared.layout;
         let root = layout.queue(name);
-        let mut guard = self.hubs.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.known.lock();
         let (hubs, sweep_at) = &mut *guard;
         if hubs.len() >= *sweep_at {
             // One that somebody has in hand must stay: two would not know each other's claims.
@@ -428,13 +464,14 @@ impl Hubs {
     /// all that are to be forgotten at about the same time, which nobody renews.
     async fn remember(&self, key: &str) -> Result<TxnOp> {
         let mut memory = self.memory.lock().await;
+        let epoch = self.wire.history().epoch();
         let lease = match *memory {
-            Some((lease, since)) if since.elapsed() < ID_MEMORY => lease,
+            Some((lease, since, of)) if of == epoch && since.elapsed() < ID_MEMORY => lease,
             _ => {
                 let since = Instant::now();
                 // Half as long again as is needed, for a clock of ours that is slower.
                 let lease = lease_for(&self.wire, ID_MEMORY * 5 / 2).await?;
-                *memory = Some((lease, since));
+                *memory = Some((lease, since, epoch));
                 lease
             }
         };

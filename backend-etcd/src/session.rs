@@ -12,14 +12,16 @@ use tenure_core::backend::{
     Backend, Barrier, Election, HasBarrier, HasElection, HasLocker, HasQueue, HasRwLock, HasStm,
     Held, Lease, Locker, Opened, Queue, RwLock, Slots, Stm, async_trait,
 };
-use tenure_core::{Effect, Error, ErrorKind, Guarantees, Result, SessionId, SessionOptions};
+use tenure_core::{
+    Effect, Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions,
+};
 
 use crate::barrier::EtcdBarrier;
 use crate::bell::Bells;
 use crate::client::{Wire, silent};
 use crate::config::EtcdConfig;
 use crate::election::EtcdElection;
-use crate::error::{from_client, lease_gone};
+use crate::error::{from_client, is_connection, lease_gone};
 use crate::feed::Feeds;
 use crate::guarantees;
 use crate::layout::Layout;
@@ -75,9 +77,10 @@ impl EtcdBackend {
         let lines = Lines::new(Arc::clone(&wire));
         let feeds = Feeds::new(Arc::clone(&wire), lines.watcher());
         let queues = Hubs::new(Arc::clone(&wire), lines.watcher());
+        let bells = Bells::new(&wire, lines.watcher());
         let shared = Arc::new(Shared {
             wire,
-            bells: Bells::new(lines.watcher()),
+            bells,
             lines,
             feeds,
             queues,
@@ -107,10 +110,12 @@ impl EtcdBackend {
 
     fn session(&self, lease: i64) -> Arc<EtcdSession> {
         let shared = Arc::clone(&self.shared);
+        let epoch = shared.wire.history().epoch();
         let tickets = Tickets::new(Arc::clone(&shared.wire), shared.layout.clone(), lease);
         Arc::new(EtcdSession {
             shared,
             lease,
+            epoch,
             tickets,
             slots: Slots::new(),
             books: Books::default(),
@@ -167,10 +172,10 @@ impl EtcdBackend {
             async move { client.time_to_live(lease, Some(options)).await }
         });
         let keys = left.await?.keys().to_vec();
-        // The markers stay: they are what a request still on its way has to find. And the barriers
-        // that it holds, which have no guard.
+        // The markers stay: they are what a request still on its way has to find, also a commit that was
+        // declared aborted by what is in its slot. And the barriers that it holds, which have no guard.
         let layout = &self.shared.layout;
-        let stay = [layout.markers(), layout.barriers()];
+        let stay = [layout.markers(), layout.commit_markers(), layout.barriers()];
         let stays = |key: &Vec<u8>| stay.iter().any(|stay| key.starts_with(stay.as_bytes()));
         let keys: Vec<_> = keys.into_iter().filter(|key| !stays(key)).collect();
         let standing = create_revisions(wire, &keys).await?;
@@ -351,6 +356,8 @@ type Keeper = (LeaseKeeper, LeaseKeepAliveStream, u64);
 pub struct EtcdSession {
     pub(crate) shared: Arc<Shared>,
     pub(crate) lease: i64,
+    /// In which history of the store it was opened: it ends with that.
+    epoch: u64,
     pub(crate) tickets: Tickets,
     /// Where its commits leave their markers.
     pub(crate) slots: Slots,
@@ -372,12 +379,25 @@ impl EtcdSession {
         *self.patience.lock().unwrap_or_else(PoisonError::into_inner) = patience;
     }
 
-    async fn keep_alive(&self, kept: Option<Keeper>) -> Result<Keeper, etcd_client::Error> {
-        let (keeper, stream, generation) = match kept {
+    /// Whether the history of the store in which this session was opened is still the present one.
+    pub(crate) fn still_known(&self) -> Result<()> {
+        match self.ended() {
+            Some(reason) => Err(Error::lost(reason)),
+            None => Ok(()),
+        }
+    }
+
+    /// One renewal. Says whether the answer gives reason to compare histories: its stream is new, or it shows an
+    /// older revision than was seen.
+    async fn keep_alive(&self, kept: Option<Keeper>) -> Result<(Keeper, bool), etcd_client::Error> {
+        Ok(match kept {
             Some((mut keeper, mut stream, generation)) => {
                 keeper.keep_alive().await?;
-                match stream.message().await? {
-                    Some(answer) if answer.ttl() > 0 => {}
+                let doubts = match stream.message().await? {
+                    Some(answer) if answer.ttl() > 0 => {
+                        let history = self.shared.wire.history();
+                        answer.header().is_some_and(|header| history.doubts(header))
+                    }
                     Some(_) => {
                         return Err(etcd_client::Error::LeaseKeepAliveError(
                             "lease not found".into(),
@@ -388,22 +408,22 @@ impl EtcdSession {
                             "the stream has ended".into(),
                         ));
                     }
-                }
-                (keeper, stream, generation)
+                };
+                ((keeper, stream, generation), doubts)
             }
             None => {
                 let link = self.shared.wire.link();
                 let (keeper, stream) = link.client.lease_client().keep_alive(self.lease).await?;
-                (keeper, stream, link.generation)
+                ((keeper, stream, link.generation), true)
             }
-        };
-        Ok((keeper, stream, generation))
+        })
     }
 }
 
 #[async_trait]
 impl Lease for EtcdSession {
     async fn renew(&self) -> Result<()> {
+        self.still_known()?;
         let kept = self
             .keeper
             .lock()
@@ -415,22 +435,34 @@ impl Lease for EtcdSession {
             .as_ref()
             .map_or_else(|| wire.link().generation, |kept| kept.2);
         match tokio::time::timeout(patience, self.keep_alive(kept)).await {
-            Ok(Ok(keeper)) => {
+            Ok(Ok((keeper, doubts))) => {
                 *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(keeper);
-                Ok(())
+                if doubts {
+                    // A restored store knows the leases of its snapshot, and renews them. Without an answer the
+                    // lease was renewed all the same; whatever answers next is compared.
+                    let _ = tokio::time::timeout(patience, wire.compare_history()).await;
+                }
+                self.still_known()
             }
             Ok(Err(error)) => {
+                // Refused by TLS, too: the next connection reads the certificates again.
+                let broken = is_connection(&error);
                 let error = from_client(error);
-                if error.is_retryable() {
+                if broken || error.is_retryable() {
                     wire.leave(generation).await;
                 }
                 Err(error)
             }
             Err(_) => {
-                wire.leave(generation).await;
+                wire.suspect(generation).await;
                 Err(silent(patience))
             }
         }
+    }
+
+    fn ended(&self) -> Option<LossReason> {
+        let lost = self.shared.wire.history().epoch() != self.epoch;
+        lost.then_some(LossReason::Revoked)
     }
 
     async fn revoke(&self) -> Result<()> {

@@ -137,6 +137,8 @@ impl Watcher {
                 last_renewed: RENEWED,
                 outbox: VecDeque::new(),
                 creating: VecDeque::new(),
+                refused: Vec::new(),
+                ask_again: Instant::now(),
             }
             .run(),
         );
@@ -177,6 +179,9 @@ impl Entry {
     }
 }
 
+/// How long a watch that etcd refused is not asked for again: until an operator may have granted the right.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
 /// Where the numbers of watches begin that were created anew: above all others.
 const RENEWED: i64 = 1 << 40;
 
@@ -193,6 +198,10 @@ struct Reader {
     /// Creations on the stream that were not answered yet, in order: a refused one is answered
     /// without its id.
     creating: VecDeque<i64>,
+    /// The watches that etcd refused on this stream, for want of a right as a rule...
+    refused: Vec<i64>,
+    /// ...and when they are asked for again.
+    ask_again: Instant,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -215,6 +224,8 @@ enum Over {
 impl Reader {
     async fn run(mut self) {
         let mut pause = Duration::ZERO;
+        // Before a stream is opened again, so that nothing is told of another history as if it were the same.
+        let mut reopening = false;
         loop {
             while self.watches.is_empty() {
                 match self.inbox.recv().await {
@@ -222,10 +233,19 @@ impl Reader {
                     None => return,
                 }
             }
+            if std::mem::take(&mut reopening)
+                && let Err(error) = self.wire.compare_history().await
+            {
+                tracing::debug!(%error, "the watch stream cannot be opened again yet");
+            }
             let link = self.wire.link();
+            reopening = true;
             match self.serve(&link, &mut pause).await {
                 Ok(Over::Handles) => return,
-                Ok(Over::Idle) => continue,
+                Ok(Over::Idle) => {
+                    reopening = false;
+                    continue;
+                }
                 Ok(Over::Broken) => {}
                 Err(error) => tracing::debug!(%error, "the watch stream broke"),
             }
@@ -262,6 +282,7 @@ impl Reader {
     async fn serve(&mut self, link: &Link, pause: &mut Duration) -> Result<Over> {
         let limit = self.wire.timeout();
         self.creating.clear();
+        self.refused.clear();
         self.outbox = self.watches.keys().copied().map(Request::Create).collect();
         let Some(Request::Create(first)) = self.outbox.pop_front() else {
             return Ok(Over::Idle);
@@ -320,6 +341,13 @@ impl Reader {
                     }
                 },
                 () = &mut left => return Ok(Over::Broken),
+                () = tokio::time::sleep_until(self.ask_again), if !self.refused.is_empty() => {
+                    for id in std::mem::take(&mut self.refused) {
+                        if self.watches.contains_key(&id) {
+                            self.outbox.push_back(Request::Create(id));
+                        }
+                    }
+                }
                 () = tokio::time::sleep_until(since + limit) => {
                     if asked {
                         return Err(silent(limit));
@@ -335,6 +363,10 @@ impl Reader {
         let Some(Entry { wire, .. }) = self.forget(id) else {
             return; // refused, and told so already
         };
+        if let Some(at) = self.refused.iter().position(|refused| *refused == id) {
+            self.refused.swap_remove(at);
+            return;
+        }
         let unsent = self
             .outbox
             .iter()
@@ -396,11 +428,10 @@ impl Reader {
                 let refused = self.creating.pop_front();
                 tracing::warn!(
                     reason,
-                    "etcd refused a watch; waiters fall back to slow checks"
+                    "etcd refused a watch; waiters fall back to slow checks until it grants it"
                 );
-                if let Some(id) = refused {
-                    self.forget(id);
-                }
+                self.ask_again = Instant::now() + ASK_AGAIN;
+                self.refused.extend(refused);
             } else if let Some(sink) = sink(id) {
                 // Compacted, or too slow: from now again, and read what was missed.
                 tracing::debug!(

@@ -37,9 +37,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("memory", "o4_observers_converge_after_a_restore"),
     ("memory", "o4_tokens_rise_after_the_floor_is_raised"),
     // The test bed restores no backup of these yet.
-    ("etcd", "o4_no_holding_of_a_lost_history_stays_valid"),
-    ("etcd", "o4_waiters_of_a_lost_history_fail_or_join_again"),
-    ("etcd", "o4_observers_converge_after_a_restore"),
     ("etcd", "o4_tokens_rise_after_the_floor_is_raised"),
     ("postgres", "o4_no_holding_of_a_lost_history_stays_valid"),
     (

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use etcd_client::proto::PbKeyValue;
 use etcd_client::{Compare, CompareOp, GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse};
 use tenure_core::backend::{Ask, DeadLetters, Grant, Taken, Want};
-use tenure_core::{Effect, Error, ErrorKind, FencingToken, MAX_BATCH, Result};
+use tenure_core::{Effect, Error, ErrorKind, FencingToken, LossReason, MAX_BATCH, Result};
 use tokio::sync::Notify;
 
 use super::keys::{Keys, Part, Place, absent, changed_at, created_at, delete, get, look, put};
@@ -298,6 +298,18 @@ impl Hub {
                 }
             }
         });
+    }
+
+    /// Fails all who wait: what is known of this queue is of a history that the store has lost.
+    pub(super) fn forget(&self) {
+        let mut state = self.view.lock();
+        state.close();
+        let nonces: Vec<_> = state.waiters.values().map(|waiter| waiter.nonce).collect();
+        for nonce in nonces {
+            state.serve(nonce, Err(Error::lost(LossReason::Revoked)));
+        }
+        drop(state);
+        self.view.changed.notify_waiters();
     }
 
     /// Tells all who wait. They keep their places: what is on its way for them is theirs if they
@@ -602,7 +614,7 @@ impl Hub {
         let theirs = theirs.filter(|waiter| waiter.session.lease == pick.session.lease);
         let nonces: Vec<_> = theirs.map(|waiter| waiter.nonce).collect();
         for nonce in nonces {
-            let reason = error.loss().unwrap_or(tenure_core::LossReason::Revoked);
+            let reason = error.loss().unwrap_or(LossReason::Revoked);
             state.serve(nonce, Err(Error::lost(reason)));
         }
     }

@@ -12,6 +12,7 @@ mod ghosts;
 mod interop;
 mod limits;
 mod line;
+mod operators;
 mod queue;
 mod queue_interop;
 mod rw_lock;

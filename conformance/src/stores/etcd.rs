@@ -319,6 +319,7 @@ impl Harness for EtcdHarness {
             Need::LoseMinority,
             Need::Sessions,
             Need::Pause,
+            Need::Restore,
         ];
         const MEMBERS: &[Need] = &[
             Need::Elsewhere,
