@@ -24,13 +24,41 @@ pub(crate) async fn read(shared: &Shared) -> Result<Guarantees> {
         async move { client.member_list().await }
     });
     let version = status.await?.version().to_owned();
-    let voters = members
-        .await?
-        .members()
-        .iter()
-        .filter(|member| !member.is_learner())
-        .count();
-    Ok(claims(&version, voters, shared.interop))
+    let members = members.await?;
+    let voters = members.members().iter().filter(|it| !it.is_learner());
+    let voters: Vec<Vec<String>> = voters.map(|it| it.client_urls().to_vec()).collect();
+    let mut versions = vec![version];
+    if voters.len() > 1 {
+        // Any of them may be the leader, whose version it is that revokes leases.
+        for urls in &voters {
+            let mut found = None;
+            for url in urls {
+                found = match found {
+                    None => wire.version_of(url).await,
+                    found => found,
+                };
+            }
+            versions.push(found.unwrap_or_else(|| UNANSWERED.to_owned()));
+        }
+    }
+    Ok(claims(&oldest(&versions), voters.len(), shared.interop))
+}
+
+/// The version of a member that did not answer.
+const UNANSWERED: &str = "of unknown version (a member did not answer)";
+
+/// The least of `versions`; one that cannot be read is less than any.
+fn oldest(versions: &[String]) -> String {
+    let least = versions.iter().min_by_key(|version| number(version));
+    least.cloned().unwrap_or_default()
+}
+
+fn number(version: &str) -> Option<(u32, u32, u32)> {
+    let mut parts = version.split(['.', '-', '+']).map(str::parse);
+    match (parts.next()?, parts.next()?, parts.next()?) {
+        (Ok(major), Ok(minor), Ok(patch)) => Some((major, minor, patch)),
+        _ => None,
+    }
 }
 
 fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
@@ -39,7 +67,12 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
         n => format!("{n} members"),
     };
     let survives = voters >= 3;
-    let old = has_lease_bugs(version);
+    let frees_early = defect(version, EARLY_RELEASES);
+    let old = voters > 1 && frees_early.is_some();
+    let loses = match voters {
+        1 => defect(version, LOST_WRITES),
+        _ => defect(version, DIVERGENCE),
+    };
     Guarantees {
         deployment: format!(
             "etcd {version}, {shape}{}",
@@ -50,7 +83,7 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
                 Exclusion::Cooperative,
                 "Go's mutex may be granted after its lease was revoked; among tenure's own, always",
             )
-        } else if voters > 1 && old {
+        } else if old {
             Claim::new(
                 Exclusion::UnlessReleasedEarly,
                 "see there; the order of tokens holds even then",
@@ -65,6 +98,11 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
             Claim::new(
                 TokenOrder::None,
                 "tenure's tokens are create revisions and rise; ETCD_LOCK_REV of etcdctl is another revision, and mixing the two breaks the order",
+            )
+        } else if let Some(defect) = &loses {
+            Claim::new(
+                TokenOrder::ClientCrash,
+                format!("a crash of a member may lose acknowledged grants: {defect}"),
             )
         } else if survives {
             Claim::new(
@@ -92,10 +130,10 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
                 "etcd grants every lease a fresh TTL when a leader takes over or a member restarts, and keeps no record of what was left",
             )
         },
-        early_release: if voters > 1 && old {
+        early_release: if let Some(defect) = frees_early.filter(|_| old) {
             Claim::new(
                 EarlyRelease::OnEvents,
-                "a change of leader: this etcd is older than 3.4.38, with bugs of leases across leader changes that were fixed later; upgrade it",
+                format!("a change of leader: {defect}; upgrade every member"),
             )
         } else {
             Claim::new(
@@ -176,10 +214,16 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
                 "the number in an item's key is drawn in the transaction that puts it; who claims proves that nothing before it is to be had",
             )
         },
-        durability: Claim::new(
-            Durability::Durable,
-            "etcd syncs its log before it answers (unless it was started with --unsafe-no-fsync, which it does not tell)",
-        ),
+        durability: match loses {
+            Some(defect) => Claim::new(
+                Durability::Volatile,
+                format!("a crash: {defect}; upgrade every member"),
+            ),
+            None => Claim::new(
+                Durability::Durable,
+                "etcd syncs its log before it answers (unless it was started with --unsafe-no-fsync, which it does not tell)",
+            ),
+        },
         minority_loss: if survives {
             Claim::new(MinorityLoss::Survives, "a majority goes on")
         } else {
@@ -199,20 +243,72 @@ fn claims(version: &str, voters: usize, interop: bool) -> Guarantees {
     }
 }
 
-/// Whether this is a 3.4 from before its last fixes to leases (or older still).
-fn has_lease_bugs(version: &str) -> bool {
-    let mut parts = version
-        .split(['.', '-', '+'])
-        .map(|part| part.parse::<u32>().ok());
-    match (
-        parts.next().flatten(),
-        parts.next().flatten(),
-        parts.next().flatten(),
-    ) {
-        (Some(major), Some(minor), Some(patch)) => (major, minor, patch) < (3, 4, 38),
-        // What cannot be read is not trusted.
-        _ => true,
-    }
+/// A defect, and the first release of each branch without it. Branches after the last one never had it.
+struct Defect {
+    what: &'static str,
+    /// Ascending: branch, and patch.
+    fixed: &'static [(u32, u32, u32)],
+}
+
+/// What frees the holdings of a live session when the leader changes.
+const EARLY_RELEASES: &[Defect] = &[
+    // etcd pull 17425.
+    Defect {
+        what: "an old leader revokes leases that the new one renews",
+        fixed: &[(3, 4, 31), (3, 5, 13)],
+    },
+    // etcd pull 14087, and 14150 for 3.4.
+    Defect {
+        what: "a revocation races with a change of leader",
+        fixed: &[(3, 4, 19), (3, 5, 5)],
+    },
+    // "Re-check that the lease still exists during the renew process", in 3.6.5 and the patches of its time.
+    Defect {
+        what: "a renewal is acknowledged though the lease is gone",
+        fixed: &[(3, 4, 38), (3, 5, 23), (3, 6, 5)],
+    },
+];
+
+/// What loses acknowledged writes of one member alone (etcd pulls 14423 and 14424).
+const LOST_WRITES: &[Defect] = &[
+    Defect {
+        what: "a member alone acknowledges before its log is on disk",
+        fixed: &[(3, 4, 21), (3, 5, 5)],
+    },
+    INCONSISTENCY,
+];
+
+/// What lets the data of members differ after a crash (etcd pull 13908); 3.4 does not have it.
+const INCONSISTENCY: Defect = Defect {
+    what: "data and revisions are inconsistent after a crash under load",
+    fixed: &[(3, 4, 0), (3, 5, 3)],
+};
+
+const DIVERGENCE: &[Defect] = &[INCONSISTENCY];
+
+/// The first of `defects` that `version` has, in words. A version that cannot be read has them all.
+fn defect(version: &str, defects: &[Defect]) -> Option<String> {
+    let number = number(version);
+    let has = |defect: &&Defect| {
+        let Some((major, minor, patch)) = number else {
+            return true;
+        };
+        let mut fixed = defect.fixed.iter();
+        match fixed.find(|(a, b, _)| (*a, *b) >= (major, minor)) {
+            Some((a, b, first)) if (*a, *b) == (major, minor) => patch < *first,
+            // Older than the oldest branch that was mended.
+            Some(_) => true,
+            None => false,
+        }
+    };
+    let found = defects.iter().find(has)?;
+    let fixed = found.fixed.iter();
+    let fixed: Vec<_> = fixed.map(|(a, b, c)| format!("{a}.{b}.{c}")).collect();
+    Some(format!(
+        "etcd {version} has a defect ({}) that is mended in {}",
+        found.what,
+        fixed.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -224,7 +320,14 @@ mod tests {
         for (version, voters, exclusion) in [
             ("3.4.23", 3, Exclusion::UnlessReleasedEarly),
             ("3.4.38", 3, Exclusion::Always),
-            ("3.5.16", 3, Exclusion::Always),
+            ("3.5.0", 3, Exclusion::UnlessReleasedEarly),
+            ("3.5.12", 3, Exclusion::UnlessReleasedEarly),
+            ("3.5.16", 3, Exclusion::UnlessReleasedEarly),
+            ("3.5.23", 3, Exclusion::Always),
+            ("3.6.0", 3, Exclusion::UnlessReleasedEarly),
+            ("3.6.5", 3, Exclusion::Always),
+            ("3.7.0", 3, Exclusion::Always),
+            ("3.3.27", 3, Exclusion::UnlessReleasedEarly),
             ("3.4.23", 1, Exclusion::Always),
             ("nonsense", 3, Exclusion::UnlessReleasedEarly),
         ] {
@@ -233,6 +336,31 @@ mod tests {
                 claims.mutual_exclusion.value, exclusion,
                 "{version}, {voters}"
             );
+        }
+    }
+
+    #[test]
+    fn the_oldest_member_decides() {
+        let versions = |list: &[&str]| list.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+        assert_eq!(oldest(&versions(&["3.5.30", "3.5.9", "3.6.5"])), "3.5.9");
+        let unknown = versions(&["3.5.30", UNANSWERED]);
+        assert_eq!(oldest(&unknown), UNANSWERED);
+        let claims = claims(&oldest(&unknown), 3, false);
+        assert_eq!(claims.early_release.value, EarlyRelease::OnEvents);
+    }
+
+    #[test]
+    fn a_release_that_loses_acknowledged_writes_is_not_durable() {
+        for (version, voters, durability) in [
+            ("3.4.20", 1, Durability::Volatile),
+            ("3.4.23", 1, Durability::Durable),
+            ("3.5.2", 3, Durability::Volatile),
+            ("3.5.4", 1, Durability::Volatile),
+            ("3.5.4", 3, Durability::Durable),
+            ("3.5.30", 1, Durability::Durable),
+        ] {
+            let claims = claims(version, voters, false);
+            assert_eq!(claims.durability.value, durability, "{version}, {voters}");
         }
     }
 }
