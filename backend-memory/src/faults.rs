@@ -47,6 +47,7 @@ struct Condition {
     /// Faults for single requests to come, which come before `fault`.
     once: VecDeque<Fault>,
     late: Vec<Late>,
+    requests: u64,
     /// How often the link was healed: ends what a fault of `once` holds back.
     heals: u64,
 }
@@ -99,6 +100,11 @@ impl Link {
     /// The fault that is on, if any.
     pub fn fault(&self) -> Option<Fault> {
         self.condition().fault
+    }
+
+    /// How many requests were sent over this link.
+    pub fn requests(&self) -> u64 {
+        self.condition().requests
     }
 
     /// Whether the store's own news (an operator's order) reaches the connection.
@@ -187,6 +193,7 @@ impl Link {
     /// The fault that the next request meets.
     fn passage(&self) -> Passage {
         let mut condition = self.condition();
+        condition.requests += 1;
         let once = condition.once.pop_front();
         Passage {
             fault: once.or(condition.fault),

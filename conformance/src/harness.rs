@@ -50,6 +50,8 @@ pub enum Need {
     ReturnMembers,
     /// [`Operator::snapshot`] and [`Operator::restore`].
     Restore,
+    /// [`Link::requests`].
+    Requests,
 }
 
 impl Need {
@@ -74,6 +76,7 @@ impl Need {
         Self::Pause,
         Self::ReturnMembers,
         Self::Restore,
+        Self::Requests,
     ];
 
     /// The control's name, as [`conformance!`](crate::conformance) takes it.
@@ -98,6 +101,7 @@ impl Need {
             Self::Pause => "pause",
             Self::ReturnMembers => "return_members",
             Self::Restore => "restore",
+            Self::Requests => "requests",
         }
     }
 
@@ -123,6 +127,7 @@ impl Need {
             Self::Pause => "pause the store",
             Self::ReturnMembers => "give members back that were taken away",
             Self::Restore => "restore the store from a backup",
+            Self::Requests => "count the requests of a connection",
         }
     }
 
@@ -289,6 +294,11 @@ pub trait Link: Send + Sync {
 
     /// From now on everything passes.
     fn heal(&self);
+
+    /// How many requests, or pieces of them, have been sent so far ([`Need::Requests`]).
+    fn requests(&self) -> Option<u64> {
+        None
+    }
 
     /// Resets the connection; a new one is accepted ([`Need::Cut`]).
     fn cut(&self) {}

@@ -22,8 +22,10 @@ pub mod harness;
 mod macros;
 mod patient;
 pub mod report;
+pub mod roles;
 pub mod stores;
 pub mod storm;
+pub mod table;
 pub mod timeline;
 
 pub use async_trait::async_trait;

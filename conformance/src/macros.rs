@@ -138,6 +138,10 @@ impl Lists {
 
     /// The primitive in `without` that the case's rule is about.
     fn primitive(&self, case: &Case) -> Option<&'static str> {
+        let of_role = crate::table::role(case.id).map(|role| role.primitive());
+        if let Some(primitive) = of_role.filter(|primitive| self.without.contains(primitive)) {
+            return Some(primitive);
+        }
         let mut listed = PRIMITIVES.iter().filter(|it| self.without.contains(&it.0));
         let (primitive, _) = listed.find(|(_, letter)| case.rule.starts_with(*letter))?;
         Some(primitive)

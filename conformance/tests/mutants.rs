@@ -7,6 +7,8 @@
 
 #[path = "mutants/barrier.rs"]
 mod barrier;
+#[path = "squares/proved.rs"]
+mod proved;
 #[path = "mutants/rw_lock.rs"]
 mod rw_lock;
 #[path = "mutants/store.rs"]
@@ -20,6 +22,7 @@ use barrier::{Bug as OfBarriers, Gates};
 use rw_lock::Bug as OfRwLocks;
 use store::{Bug, CAUGHT, Mutants, election, queue};
 use tenure_conformance::format::{self, About};
+use tenure_conformance::table::{Square, TABLE};
 use tenure_conformance::{CASES, Case, Outcome, Report, Subject, run};
 
 /// A bug, and the cases that must catch it.
@@ -27,6 +30,12 @@ type Row<B> = (B, &'static [&'static str]);
 
 #[test]
 fn every_case_can_fail() {
+    // Those of the table and of limits have their mutants in `squares.rs`.
+    let squares = TABLE.iter().flat_map(|row| row.squares);
+    let squares = squares.filter_map(|square| match square {
+        Square::Case(id) => Some(id),
+        Square::Reason(_) => None,
+    });
     let caught: HashSet<&str> = CAUGHT
         .iter()
         .chain(election::CAUGHT)
@@ -34,6 +43,8 @@ fn every_case_can_fail() {
         .flat_map(|(_, ids)| ids.iter().copied())
         .chain(barrier::CAUGHT.iter().flat_map(|(_, ids)| *ids).copied())
         .chain(rw_lock::CAUGHT.iter().flat_map(|(_, ids)| *ids).copied())
+        .chain(proved::LIMITS.iter().copied())
+        .chain(squares)
         .collect();
     for case in CASES {
         assert!(caught.contains(case.id), "no mutant makes {} fail", case.id);

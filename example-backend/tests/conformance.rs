@@ -17,7 +17,7 @@ impl Harness for Files {
 conformance!(files, Files(tempfile::tempdir().unwrap()), without: [
     election, rw_lock, queue, barrier, stm,
     silence, mute, hold, cut, elsewhere, revoke, delete, keys, sessions, disturb, restart, survivors, failover,
-    restore, clock_jump, capacity,
+    restore, clock_jump, capacity, requests,
 ], not_run: [
     l2_token_floor_is_kept, // its tokens cannot be raised
 ]);

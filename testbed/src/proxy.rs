@@ -218,6 +218,12 @@ impl Proxy {
         self.shared.lock().way(direction).bytes
     }
 
+    /// How many pieces were passed on in this direction since the start: about one for each request that a
+    /// client sends by itself.
+    pub fn pieces(&self, direction: Direction) -> u64 {
+        self.shared.lock().way(direction).pieces
+    }
+
     fn arm(&self, direction: Direction, pattern: Vec<u8>, action: Action) -> Trigger {
         let trigger = Trigger::default();
         let fired = trigger.clone();
@@ -291,6 +297,7 @@ struct Way {
     cut_after: Option<(u64, Trigger)>,
     matches: Vec<Match>,
     bytes: u64,
+    pieces: u64,
 }
 
 #[derive(Debug)]
@@ -719,6 +726,7 @@ impl<'a> Pump<'a> {
                             let whole = *from == bytes.len();
                             self.queued -= written;
                             way.bytes += written as u64;
+                            way.pieces += u64::from(whole);
                             if whole {
                                 self.queue.pop_front();
                             }

@@ -9,6 +9,7 @@ use tenure_core::{
 };
 
 use super::cancel::{QUIET, at_every_await_point, was_last};
+pub use super::limits::e4_values_of_every_size_are_seen;
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::harness::{Harness, Linked};

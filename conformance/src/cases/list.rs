@@ -8,6 +8,7 @@ use super::{
 };
 use crate::case::Case;
 use crate::harness::Need;
+use crate::table::SQUARES;
 
 /// Calls `$callback! { $args case case ... }`, where a case is
 /// `module::function { rule, title, line, [needs], promise }`.
@@ -758,6 +759,42 @@ macro_rules! for_each_case {
             "L2", "a token floor that was raised holds after a restart of the store",
             Some(Line::TokenOrder), [Restart], tokens_survive_a_restart
         }
+        lock::l3_two_hundred_waiters_are_served {
+            "L3", "two hundred waiters of several sessions are all served",
+            None, [], always
+        }
+        election::e4_values_of_every_size_are_seen {
+            "E4", "a leader's value of any size up to the limit is seen byte by byte",
+            None, [], always
+        }
+        stm::t2_a_delete_deletes {
+            "T2", "what is deleted is gone for reads, comparisons and the next put",
+            None, [], transactions
+        }
+        stm::t5_values_of_every_size_come_back {
+            "T5", "values of any size up to the limit are read back byte by byte",
+            None, [], transactions
+        }
+        stm::t5_every_operation_counts {
+            "T5", "every write, delete, read and comparison counts, up to the last that is allowed",
+            None, [], transactions
+        }
+        queue::q1_items_of_every_size_come_back {
+            "Q1", "items of any size up to the limit are delivered, peeked and popped byte by byte",
+            Some(Line::QueueDelivery), [], delivers_until_acknowledged
+        }
+        queue::q1_a_deep_queue_is_whole {
+            "Q1", "a thousand items come out as they went in",
+            Some(Line::QueueOrder), [], queues_in_order
+        }
+        queue::q2_a_whole_batch_comes_back {
+            "Q2", "of the largest batch every item is delivered, and comes back when its consumer goes",
+            Some(Line::QueueDelivery), [], delivers_until_acknowledged
+        }
+        queue::q3_every_priority_counts {
+            "Q3", "every priority counts, from the lowest number to the highest",
+            Some(Line::QueueOrder), [], queues_in_order
+        }
         store::store_a_grant_outlives_a_crash {
             "store", "an acknowledged grant is in force after the store crashed",
             Some(Line::Durability), [Restart], durable
@@ -801,8 +838,7 @@ macro_rules! list {
     ({} $($module:ident::$id:ident {
         $rule:literal, $title:literal, $line:expr, [$($need:ident),*], $promise:ident
     })*) => {
-        /// Every case, in the order of the contract.
-        pub static CASES: &[Case] = &[$(Case {
+        const LIST: &[Case] = &[$(Case {
             id: stringify!($id),
             rule: $rule,
             title: $title,
@@ -815,3 +851,19 @@ macro_rules! list {
 }
 
 for_each_case! { [list] {} }
+
+/// Every case: those of the table, then those that only one primitive has, in the order of the contract.
+pub static CASES: &[Case] = &joined::<{ SQUARES.len() + LIST.len() }>();
+
+const fn joined<const N: usize>() -> [Case; N] {
+    let mut all = [LIST[0]; N];
+    let mut next = 0;
+    while next < N {
+        all[next] = match next < SQUARES.len() {
+            true => SQUARES[next],
+            false => LIST[next - SQUARES.len()],
+        };
+        next += 1;
+    }
+    all
+}

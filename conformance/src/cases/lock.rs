@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tenure_core::{ErrorKind, FenceGate, FencingToken, LockGuard, LossReason, Session};
 
+pub use super::limits::l3_two_hundred_waiters_are_served;
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::harness::{Harness, Linked};

@@ -7,6 +7,7 @@ pub mod cancel;
 pub mod election;
 pub mod event;
 pub mod floor;
+pub mod limits;
 pub mod lock;
 pub mod names;
 pub mod queue;
@@ -19,8 +20,8 @@ pub mod stm;
 pub mod store;
 
 mod list;
-mod promise;
-mod tools;
+pub(crate) mod promise;
+pub(crate) mod tools;
 
 pub use list::CASES;
 pub(crate) use tools::{Paused, Process, Random, expiry_bound, guarantees, open_on};

@@ -20,172 +20,172 @@ fn claims<T>(line: Line, claim: &Claim<T>, made: impl FnOnce(&T) -> bool) -> Pro
 }
 
 /// What no store may deny.
-pub(super) fn always(_: &Guarantees) -> Promise {
+pub(crate) fn always(_: &Guarantees) -> Promise {
     Promise::Made
 }
 
-pub(super) fn one_holder_always(g: &Guarantees) -> Promise {
+pub(crate) fn one_holder_always(g: &Guarantees) -> Promise {
     claims(Line::MutualExclusion, &g.mutual_exclusion, |it| {
         *it == Exclusion::Always
     })
 }
 
-pub(super) fn tokens_rise(g: &Guarantees) -> Promise {
+pub(crate) fn tokens_rise(g: &Guarantees) -> Promise {
     claims(Line::TokenOrder, &g.token_order, |order| {
         *order >= TokenOrder::ClientCrash
     })
 }
 
-pub(super) fn tokens_survive_a_restart(g: &Guarantees) -> Promise {
+pub(crate) fn tokens_survive_a_restart(g: &Guarantees) -> Promise {
     claims(Line::TokenOrder, &g.token_order, |order| {
         *order >= TokenOrder::StoreRestart
     })
 }
 
-pub(super) fn tokens_survive_a_failover(g: &Guarantees) -> Promise {
+pub(crate) fn tokens_survive_a_failover(g: &Guarantees) -> Promise {
     claims(Line::TokenOrder, &g.token_order, |order| {
         *order >= TokenOrder::Failover
     })
 }
 
-pub(super) fn fifo(g: &Guarantees) -> Promise {
+pub(crate) fn fifo(g: &Guarantees) -> Promise {
     claims(Line::HandOff, &g.hand_off, |order| *order == HandOff::Fifo)
 }
 
-pub(super) fn expiry_is_bounded(g: &Guarantees) -> Promise {
+pub(crate) fn expiry_is_bounded(g: &Guarantees) -> Promise {
     claims(Line::Expiry, &g.expiry, |expiry| {
         *expiry != Expiry::Unbounded
     })
 }
 
-pub(super) fn expiry_is_never_counted_anew(g: &Guarantees) -> Promise {
+pub(crate) fn expiry_is_never_counted_anew(g: &Guarantees) -> Promise {
     claims(Line::Expiry, &g.expiry, |expiry| {
         matches!(expiry, Expiry::Within(_) | Expiry::WithinByClock(_))
     })
 }
 
-pub(super) fn expiry_heeds_no_wall_clock(g: &Guarantees) -> Promise {
+pub(crate) fn expiry_heeds_no_wall_clock(g: &Guarantees) -> Promise {
     claims(Line::Expiry, &g.expiry, |expiry| {
         matches!(expiry, Expiry::Within(_) | Expiry::WithinOrAnew(_))
     })
 }
 
-pub(super) fn never_early(g: &Guarantees) -> Promise {
+pub(crate) fn never_early(g: &Guarantees) -> Promise {
     claims(Line::EarlyRelease, &g.early_release, |early| {
         *early == EarlyRelease::Never
     })
 }
 
-pub(super) fn loss_by_deadline(g: &Guarantees) -> Promise {
+pub(crate) fn loss_by_deadline(g: &Guarantees) -> Promise {
     claims(Line::LossSignal, &g.loss_signal, |signal| {
         *signal == LossSignal::ByDeadline
     })
 }
 
-pub(super) fn prompt_cancellation(g: &Guarantees) -> Promise {
+pub(crate) fn prompt_cancellation(g: &Guarantees) -> Promise {
     claims(Line::Cancellation, &g.cancellation, |it| {
         *it == Cancellation::Prompt
     })
 }
 
-pub(super) fn fenced_release(g: &Guarantees) -> Promise {
+pub(crate) fn fenced_release(g: &Guarantees) -> Promise {
     claims(Line::FencedRelease, &g.fenced_release, |it| {
         *it == Release::Fenced
     })
 }
 
-pub(super) fn isolated_names(g: &Guarantees) -> Promise {
+pub(crate) fn isolated_names(g: &Guarantees) -> Promise {
     claims(Line::NameIsolation, &g.name_isolation, |it| {
         *it == NameIsolation::Isolated
     })
 }
 
-pub(super) fn resumable(g: &Guarantees) -> Promise {
+pub(crate) fn resumable(g: &Guarantees) -> Promise {
     claims(Line::Resume, &g.resume, |it| *it == Resume::OneUse)
 }
 
-pub(super) fn resumable_and_prompt(g: &Guarantees) -> Promise {
+pub(crate) fn resumable_and_prompt(g: &Guarantees) -> Promise {
     match resumable(g) {
         Promise::Made => prompt_cancellation(g),
         denied => denied,
     }
 }
 
-pub(super) fn resumable_and_fenced(g: &Guarantees) -> Promise {
+pub(crate) fn resumable_and_fenced(g: &Guarantees) -> Promise {
     match resumable(g) {
         Promise::Made => fenced_release(g),
         denied => denied,
     }
 }
 
-pub(super) fn observers_converge(g: &Guarantees) -> Promise {
+pub(crate) fn observers_converge(g: &Guarantees) -> Promise {
     claims(Line::Observers, &g.observers, |it| {
         *it == Observers::Converge
     })
 }
 
-pub(super) fn observers_converge_and_expiry_is_bounded(g: &Guarantees) -> Promise {
+pub(crate) fn observers_converge_and_expiry_is_bounded(g: &Guarantees) -> Promise {
     match observers_converge(g) {
         Promise::Made => expiry_is_bounded(g),
         denied => denied,
     }
 }
 
-pub(super) fn delivers_until_acknowledged(g: &Guarantees) -> Promise {
+pub(crate) fn delivers_until_acknowledged(g: &Guarantees) -> Promise {
     claims(Line::QueueDelivery, &g.queue_delivery, |it| {
         *it == QueueDelivery::AtLeastOnce
     })
 }
 
-pub(super) fn queues_in_order(g: &Guarantees) -> Promise {
+pub(crate) fn queues_in_order(g: &Guarantees) -> Promise {
     claims(Line::QueueOrder, &g.queue_order, |it| {
         *it == QueueOrder::PriorityThenFifo
     })
 }
 
-pub(super) fn durable(g: &Guarantees) -> Promise {
+pub(crate) fn durable(g: &Guarantees) -> Promise {
     claims(Line::Durability, &g.durability, |it| {
         *it == Durability::Durable
     })
 }
 
 /// What is stored, as against what is held.
-pub(super) fn stored(g: &Guarantees) -> Promise {
+pub(crate) fn stored(g: &Guarantees) -> Promise {
     claims(Line::Durability, &g.durability, |it| {
         matches!(it, Durability::Durable | Durability::Stored)
     })
 }
 
-pub(super) fn stored_transactions(g: &Guarantees) -> Promise {
+pub(crate) fn stored_transactions(g: &Guarantees) -> Promise {
     all([transactions(g), stored(g)])
 }
 
-pub(super) fn fifo_and_durable(g: &Guarantees) -> Promise {
+pub(crate) fn fifo_and_durable(g: &Guarantees) -> Promise {
     match fifo(g) {
         Promise::Made => durable(g),
         denied => denied,
     }
 }
 
-pub(super) fn survives_minority_loss(g: &Guarantees) -> Promise {
+pub(crate) fn survives_minority_loss(g: &Guarantees) -> Promise {
     claims(Line::MinorityLoss, &g.minority_loss, |it| {
         *it == MinorityLoss::Survives
     })
 }
 
-pub(super) fn the_dead_do_not_count(g: &Guarantees) -> Promise {
+pub(crate) fn the_dead_do_not_count(g: &Guarantees) -> Promise {
     claims(Line::Barriers, &g.barriers, |it| {
         *it == Barriers::WithoutTheDead
     })
 }
 
-pub(super) fn rw_locks(g: &Guarantees) -> Promise {
+pub(crate) fn rw_locks(g: &Guarantees) -> Promise {
     claims(Line::RwOrder, &g.rw_order, |order| {
         *order != RwOrder::Unsupported
     })
 }
 
-pub(super) fn rw_by_arrival(g: &Guarantees) -> Promise {
+pub(crate) fn rw_by_arrival(g: &Guarantees) -> Promise {
     claims(Line::RwOrder, &g.rw_order, |order| {
         *order == RwOrder::Arrival
     })
@@ -197,38 +197,38 @@ fn all<const N: usize>(promises: [Promise; N]) -> Promise {
     promises.into_iter().find(denied).unwrap_or(Promise::Made)
 }
 
-pub(super) fn rw_by_arrival_and_expiry(g: &Guarantees) -> Promise {
+pub(crate) fn rw_by_arrival_and_expiry(g: &Guarantees) -> Promise {
     all([rw_by_arrival(g), expiry_is_bounded(g)])
 }
 
-pub(super) fn rw_tokens_rise(g: &Guarantees) -> Promise {
+pub(crate) fn rw_tokens_rise(g: &Guarantees) -> Promise {
     all([rw_locks(g), tokens_rise(g)])
 }
 
-pub(super) fn rw_resumable(g: &Guarantees) -> Promise {
+pub(crate) fn rw_resumable(g: &Guarantees) -> Promise {
     all([rw_locks(g), resumable(g)])
 }
 
-pub(super) fn rw_prompt_cancellation(g: &Guarantees) -> Promise {
+pub(crate) fn rw_prompt_cancellation(g: &Guarantees) -> Promise {
     all([rw_locks(g), prompt_cancellation(g)])
 }
 
-pub(super) fn rw_fenced_release(g: &Guarantees) -> Promise {
+pub(crate) fn rw_fenced_release(g: &Guarantees) -> Promise {
     all([rw_locks(g), fenced_release(g)])
 }
 
-pub(super) fn rw_isolated_names(g: &Guarantees) -> Promise {
+pub(crate) fn rw_isolated_names(g: &Guarantees) -> Promise {
     all([rw_locks(g), isolated_names(g)])
 }
 
 /// Nobody need have transactions; who has them keeps these rules.
-pub(super) fn transactions(g: &Guarantees) -> Promise {
+pub(crate) fn transactions(g: &Guarantees) -> Promise {
     claims(Line::Isolation, &g.isolation, |it| {
         *it != Transactions::Unsupported
     })
 }
 
-pub(super) fn serializable(g: &Guarantees) -> Promise {
+pub(crate) fn serializable(g: &Guarantees) -> Promise {
     claims(Line::Isolation, &g.isolation, |it| {
         matches!(
             it,
@@ -237,25 +237,25 @@ pub(super) fn serializable(g: &Guarantees) -> Promise {
     })
 }
 
-pub(super) fn strictly_serializable(g: &Guarantees) -> Promise {
+pub(crate) fn strictly_serializable(g: &Guarantees) -> Promise {
     claims(Line::Isolation, &g.isolation, |it| {
         *it == Transactions::StrictSerializable
     })
 }
 
-pub(super) fn fenced_commit(g: &Guarantees) -> Promise {
+pub(crate) fn fenced_commit(g: &Guarantees) -> Promise {
     claims(Line::FencedCommit, &g.fenced_commit, |it| {
         *it == FencedCommit::Atomic
     })
 }
 
-pub(super) fn commits_are_resolved(g: &Guarantees) -> Promise {
+pub(crate) fn commits_are_resolved(g: &Guarantees) -> Promise {
     claims(Line::UnknownCommit, &g.unknown_commit, |it| {
         *it == UnknownCommit::Resolved
     })
 }
 
-pub(super) fn durable_transactions(g: &Guarantees) -> Promise {
+pub(crate) fn durable_transactions(g: &Guarantees) -> Promise {
     match commits_are_resolved(g) {
         Promise::Made => durable(g),
         denied => denied,

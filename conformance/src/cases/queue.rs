@@ -9,6 +9,10 @@ use std::time::{Duration, Instant};
 use tenure_core::{Delivery, ErrorKind, Item, MAX_BATCH, QueueHandle, Result};
 
 use super::cancel::{QUIET, at_every_await_point};
+pub use super::limits::{
+    q1_a_deep_queue_is_whole, q1_items_of_every_size_come_back, q2_a_whole_batch_comes_back,
+    q3_every_priority_counts,
+};
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::harness::{Harness, Linked};

@@ -12,6 +12,9 @@ use tenure_core::{
 };
 use tokio::sync::Barrier;
 
+pub use super::limits::{
+    t2_a_delete_deletes, t5_every_operation_counts, t5_values_of_every_size_come_back,
+};
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::checkers::bank::{self, Bank, BankAnswer, BankCall};

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tenure_core::{
     Effect, Error, ErrorKind, Expiry, Guarantees, LockGuard, LockHandle, Result, Session,
@@ -11,6 +11,7 @@ use tenure_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::case::Outcome;
 use crate::harness::Harness;

@@ -305,6 +305,7 @@ impl Harness for EtcdHarness {
 
     fn offers(&self) -> &[Need] {
         const OWN: &[Need] = &[
+            Need::Requests,
             Need::Silence,
             Need::Cut,
             Need::Mute,
@@ -331,9 +332,9 @@ impl Harness for EtcdHarness {
         match &self.server {
             Server::Own(..) => OWN,
             Server::Members(_) => MEMBERS,
-            Server::Shared(_) => &OWN[..8],
-            Server::Foreign(url) if url.starts_with("etcd:") => &OWN[3..7],
-            Server::Foreign(_) => &OWN[3..4],
+            Server::Shared(_) => &OWN[..9],
+            Server::Foreign(url) if url.starts_with("etcd:") => &OWN[4..8],
+            Server::Foreign(_) => &OWN[4..5],
         }
     }
 

@@ -63,6 +63,7 @@ impl Harness for MemoryHarness {
             Need::Restart,
             Need::Sessions,
             Need::Capacity,
+            Need::Requests,
         ]
     }
 
@@ -143,6 +144,10 @@ impl Link for tenure_memory::Link {
 
     fn heal(&self) {
         self.heal();
+    }
+
+    fn requests(&self) -> Option<u64> {
+        Some(self.requests())
     }
 }
 

@@ -362,6 +362,7 @@ impl Harness for PostgresHarness {
     fn offers(&self) -> &[Need] {
         // No cut: the connection is the lease, and nothing is left to see after it.
         const OWN: &[Need] = &[
+            Need::Requests,
             Need::Silence,
             Need::Mute,
             Need::Elsewhere,
@@ -380,8 +381,8 @@ impl Harness for PostgresHarness {
         match &self.server {
             Server::Own(_) | Server::Careless(_) => OWN,
             Server::Pair(_) => PAIR,
-            Server::Shared(..) => &OWN[..7],
-            Server::Foreign(_) => &OWN[2..3],
+            Server::Shared(..) => &OWN[..8],
+            Server::Foreign(_) => &OWN[3..4],
         }
     }
 

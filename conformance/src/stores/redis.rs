@@ -429,6 +429,7 @@ impl Harness for RedisHarness {
 
     fn offers(&self) -> &[Need] {
         const OWN: &[Need] = &[
+            Need::Requests,
             Need::Silence,
             Need::Cut,
             Need::Mute,
@@ -456,9 +457,9 @@ impl Harness for RedisHarness {
             Server::Own(..) if self.clock => OWN,
             Server::Own(..) => &OWN[..OWN.len() - 1],
             Server::Pair(_) | Server::Cluster(..) => REPLICATED,
-            Server::Shared(_) => &OWN[..8],
-            Server::Foreign(url) if url.starts_with("redis:") => &OWN[3..7],
-            Server::Foreign(_) => &OWN[3..4],
+            Server::Shared(_) => &OWN[..9],
+            Server::Foreign(url) if url.starts_with("redis:") => &OWN[4..8],
+            Server::Foreign(_) => &OWN[4..5],
         }
     }
 

@@ -36,6 +36,10 @@ impl Link for Proxy {
         Proxy::heal(self);
     }
 
+    fn requests(&self) -> Option<u64> {
+        Some(self.pieces(Direction::Up))
+    }
+
     fn cut(&self) {
         Proxy::cut(self);
     }
