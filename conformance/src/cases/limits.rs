@@ -113,22 +113,7 @@ pub async fn t5_every_operation_counts(harness: &dyn Harness) -> Verdict {
     let (session, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
     let (stm, there) = (session.stm()?, other.stm()?);
     let key = |number: usize| format!("key {number:03}");
-    let counts = [
-        1,
-        2,
-        10,
-        11,
-        12,
-        16,
-        17,
-        32,
-        33,
-        64,
-        65,
-        100,
-        101,
-        MAX_OPERATIONS,
-    ];
+    let counts = [1, 11, 33, 65, 101, MAX_OPERATIONS];
     for count in counts {
         let value = |number: usize| format!("{count} {number}");
         let puts = (0..count).map(|number| Op::put(key(number), value(number)));
@@ -409,15 +394,17 @@ pub async fn q1_a_deep_queue_is_whole(harness: &dyn Harness) -> Verdict {
     );
     let mut next = 0;
     while next < DEPTH {
+        let mut acks = Vec::new();
         for delivery in promptly("dequeue_many", consumer.dequeue_many(MAX_BATCH)).await?? {
             ensure!(
                 delivery.value() == next.to_string().as_bytes(),
                 "item {} came where {next} was due",
                 delivery.value().escape_ascii()
             );
-            promptly("ack", delivery.ack()).await??;
+            acks.push(delivery.ack());
             next += 1;
         }
+        promptly("acks", futures_util::future::try_join_all(acks)).await??;
     }
     let left = promptly("depth", queue.depth()).await??;
     ensure!(left.total() == 0, "{left:?} is left");

@@ -130,7 +130,7 @@ pub(crate) async fn kept_when_answers_are_slow(harness: &dyn Harness, role: Role
     for _ in 0..5 {
         link.hold();
         scene
-            .is_kept_for(ttl * 3 / 10, "while answers were slow")
+            .is_kept_for(ttl / 5, "while answers were slow")
             .await?;
         link.heal();
         scene
@@ -138,7 +138,7 @@ pub(crate) async fn kept_when_answers_are_slow(harness: &dyn Harness, role: Role
             .await?;
     }
     scene.is_valid("after answers had been slow")?;
-    held!("kept with answers that took up to {:?}", ttl * 3 / 10)
+    held!("kept with answers that took up to {:?}", ttl / 5)
 }
 
 /// S2: the loss is signalled by the deadline, and before another has it.

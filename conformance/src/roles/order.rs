@@ -212,12 +212,18 @@ pub(crate) async fn cancelled_waiters_keep_the_order(harness: &dyn Harness, role
     held!("the first, the middle and the last of five waiters gave up; granted were {order:?}")
 }
 
-/// L3: the next waiter has it within moments of a release, time after time; and the waiting costs no requests.
+/// L3: the next waiter has it within moments of a release, time after time.
 pub(crate) async fn handed_on_at_once(harness: &dyn Harness, role: Role) -> Verdict {
     const HAND_OFFS: usize = 7;
     let (holder, rival) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let mut took = Vec::new();
+    let (mut took, mut usual) = (Vec::new(), Vec::new());
     for number in 0..HAND_OFFS {
+        let started = Instant::now();
+        let free = promptly("an answer to a try", Role::Lock.attempt(&rival, "free")).await??;
+        if let Some(free) = free {
+            end(free).await?;
+        }
+        usual.push(started.elapsed());
         let name = format!("handed on {number}");
         let mut contest =
             Contest::set(harness, (role.opponent(), role), &holder, &rival, &name).await?;
@@ -236,10 +242,12 @@ pub(crate) async fn handed_on_at_once(harness: &dyn Harness, role: Role) -> Verd
         took.push(elapsed);
     }
     took.sort();
+    usual.sort();
     let median = took[HAND_OFFS / 2];
-    // Half a second between two looks would make a quarter.
+    // Half a second between two looks would make a quarter. A busy machine is slow in all that it does.
+    let most = Duration::from_millis(120).max(usual[HAND_OFFS / 2] * 10);
     ensure!(
-        median < Duration::from_millis(120),
+        median < most,
         "the waiter had it {median:?} after the release, the median of {took:?}"
     );
     held!("{median:?} from the release to the grant, the median of {HAND_OFFS}")

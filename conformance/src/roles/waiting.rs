@@ -227,7 +227,7 @@ pub(crate) async fn a_cancelled_acquire_leaves_nothing(
     held!("{cancelled} acquires were dropped at their await points and left nothing")
 }
 
-/// L6: a waiter whose session is closed gets an error, and is in nobody's way.
+/// L6: a waiter whose session is closed gets an error, and blocks no other.
 pub(crate) async fn a_waiter_ends_with_its_session(harness: &dyn Harness, role: Role) -> Verdict {
     let (holder, rival) = (open(harness, LONG).await?, open(harness, LONG).await?);
     let mut contest =

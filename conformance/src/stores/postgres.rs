@@ -585,6 +585,10 @@ impl Link for Wire {
         self.0.heal();
     }
 
+    fn requests(&self) -> Option<u64> {
+        Some(self.0.pieces(Direction::Up))
+    }
+
     fn cut(&self) {
         self.0.cut();
     }
