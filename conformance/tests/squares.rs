@@ -84,7 +84,10 @@ const BROKEN: &[(&str, &[Bug])] = &[
         "limit_bounds_the_wait",
         &[Bug::WithdrawsNothing, Bug::LetsPass],
     ),
-    ("cancelled_acquire_leaves_nothing", &[Bug::WithdrawsNothing]),
+    (
+        "cancelled_acquire_leaves_nothing",
+        &[Bug::WithdrawsNothing, Bug::ReleasesNothing],
+    ),
     (
         "waiter_ends_with_its_session",
         &[Bug::Ghosts, Bug::CannotClose],
@@ -167,6 +170,9 @@ fn reaches(role: Role, what: &str, bug: Bug) -> bool {
     use Role::*;
     match bug {
         Bug::LetsPass => role == Hold,
+        // What crossed with the cancellation is released there, not withdrawn.
+        Bug::WithdrawsNothing if what.starts_with("cancelled_") => role != Participant,
+        Bug::ReleasesNothing => role != Hold,
         Bug::WithdrawsNothing if what.starts_with("limit_") => role != Hold,
         Bug::Ghosts | Bug::PartOfTheTtl(_) if what.starts_with("waiter_") => {
             // Waiting for these leaves nothing in the store.

@@ -18,8 +18,6 @@ pub(super) struct Scene {
     pub(super) holder: Session,
     pub(super) other: Session,
     pub(super) held: Vec<Held>,
-    /// When the last of them was granted, or a moment before.
-    pub(super) since: Instant,
 }
 
 impl Scene {
@@ -43,10 +41,8 @@ impl Scene {
     async fn with(harness: &dyn Harness, role: Role, holder: Session) -> Step<Self> {
         let other = open(harness, LONG).await?;
         let mut held = Vec::new();
-        let mut since = Instant::now();
         for name in NAMES {
             promptly("enqueue", role.prepare(&other, name)).await??;
-            since = Instant::now();
             let had = promptly("a grant of what is free", role.acquire(&holder, name)).await??;
             ensure!(
                 had.parts().len() == role.units(),
@@ -61,7 +57,6 @@ impl Scene {
             holder,
             other,
             held,
-            since,
         })
     }
 

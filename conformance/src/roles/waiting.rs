@@ -187,6 +187,11 @@ pub(crate) async fn a_cancelled_acquire_leaves_nothing(
     let name = "given up";
     let (first, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
     promptly("enqueue", role.prepare(&first, name)).await??;
+    // What counts the deliveries of an item stays with the item.
+    for session in [&first, &other] {
+        let had = becomes_free(role, session, name, PROMPT, "at first").await?;
+        promptly("a release", had.release()).await??;
+    }
     let baseline = count_keys(harness).await?;
     let mut cancelled = 0;
     for polls in 1..8 {
