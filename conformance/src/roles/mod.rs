@@ -163,7 +163,7 @@ impl Role {
         limit: std::time::Duration,
     ) -> Option<Result<Held>> {
         let acquiring = async {
-            Ok(match self {
+            Ok(Some(match self {
                 Self::Lock => Held::Lock(session.locker(name)?.lock_timeout(limit).await?),
                 Self::Reader => Held::Reader(session.rw_lock(name)?.read_timeout(limit).await?),
                 Self::Writer => Held::Writer(session.rw_lock(name)?.write_timeout(limit).await?),
@@ -185,8 +185,7 @@ impl Role {
                     Held::Inside(barrier.enter_timeout(limit).await?)
                 }
                 Self::Batch => return Ok(None),
-            })
-            .map(Some)
+            }))
         };
         acquiring.await.transpose()
     }

@@ -169,7 +169,11 @@ pub(crate) async fn cancelled_waiters_keep_the_order(harness: &dyn Harness, role
     let mut waiters = Vec::new();
     let stand = |number: usize, session: Session| {
         let order = Arc::clone(&order);
-        let role = if number % 2 == 0 { role } else { between };
+        let role = if number.is_multiple_of(2) {
+            role
+        } else {
+            between
+        };
         spawn(async move {
             let held = role.acquire(&session, name).await?;
             order
@@ -183,7 +187,7 @@ pub(crate) async fn cancelled_waiters_keep_the_order(harness: &dyn Harness, role
     let mut sessions = Vec::new();
     for number in 0..5 {
         // Two waiters for each session, so that the order inside one counts, too.
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             sessions.push(open(harness, LONG).await?);
         }
         let session = sessions.last().unwrap_or(&holder).clone();
