@@ -10,6 +10,7 @@ use tenure_core::{Effect, Error, FencingToken, HoldFor, LossReason, Name, Result
 
 use crate::error;
 use crate::key::{hex, signed};
+use crate::main_connection::MainGuard;
 use crate::session::PostgresSession;
 use crate::step::{Rows, step};
 
@@ -105,7 +106,13 @@ impl PostgresBarrier {
         loop {
             let unheld = self.session.client.write(self.unhold_step(ask, path)).await;
             let error = match unheld {
-                Ok(unheld) if unheld.first()?.get("unheld")? => return Ok(()),
+                Ok(unheld) if unheld.first()?.get("unheld")? => {
+                    let announced = self.session.client.write(step(ANNOUNCE).with(path)).await;
+                    if let Err(error) = announced {
+                        tracing::debug!(%error, "could not announce the end of a hold");
+                    }
+                    return Ok(());
+                }
                 Ok(_) => {
                     error::no_connection("the server has not noticed the end of this session yet")
                 }
@@ -151,7 +158,10 @@ impl Barrier for PostgresBarrier {
     async fn lift(&self, ask: &Ask) -> Result<bool> {
         let path = self.path_of(ask);
         let lift = step("SELECT tenure.barrier_lift($1) AS lifted").with(&path);
-        self.session.call(lift).await?.first()?.get("lifted")
+        let mut main = self.session.main().await;
+        let lifted = main.call(lift).await?.first()?.get("lifted")?;
+        announce(&mut main, &path).await;
+        Ok(lifted)
     }
 
     async fn is_held(&self, name: &Name) -> Result<bool> {
@@ -248,13 +258,27 @@ impl Settle for PostgresBarrier {
         let path = self.path_of(ask);
         let mut main = self.session.main().await;
         if !main.is_over() {
-            let unheld = main.call(self.unhold_step(ask, &path)).await;
-            if unheld.is_ok() || !main.is_over() {
-                return unheld.map(drop);
+            match main.call(self.unhold_step(ask, &path)).await {
+                Ok(_) => {
+                    announce(&mut main, &path).await;
+                    return Ok(());
+                }
+                Err(error) if !main.is_over() => return Err(error),
+                Err(_) => {}
             }
         }
         drop(main);
         self.unhold_for_the_dead(ask, &path).await
+    }
+}
+
+const ANNOUNCE: &str = "SELECT tenure.tell_path($1)";
+
+/// Tells those who wait at a barrier that its hold has ended, once that is durable: see `50_barrier.sql`. Should it
+/// fail, they find out by themselves.
+async fn announce(main: &mut MainGuard<'_>, path: &str) {
+    if let Err(error) = main.call(step(ANNOUNCE).with(path)).await {
+        tracing::debug!(%error, "could not announce the end of a hold");
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the sessions of one store share: the connection that hears, and the one that reads.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -69,6 +69,8 @@ pub(crate) struct Client {
     numbers: AtomicU64,
     /// How many topics are heard.
     watching: AtomicUsize,
+    /// Up to which queue the last sweep looked for emptied ones.
+    collected: AtomicI64,
 }
 
 #[derive(Default)]
@@ -125,6 +127,7 @@ impl Client {
             writer: AsyncMutex::new(None),
             numbers: AtomicU64::new(0),
             watching: AtomicUsize::new(0),
+            collected: AtomicI64::new(0),
         });
         client.prepare_reader(&mut reader).await?;
         *client.reader.lock().await = Some(reader);
@@ -240,7 +243,7 @@ impl Client {
             }
             state.swept = Some(now);
         }
-        if let Err(error) = self.read(|| step("SELECT tenure.sweep()")).await {
+        if let Err(error) = self.sweep_all().await {
             tracing::debug!(%error, "could not sweep");
         }
     }
@@ -277,6 +280,32 @@ impl Client {
         // After a failover it may be the reader's that is the old one.
         *self.reader.lock().await = None;
         Err(error::two_servers())
+    }
+
+    /// Sweeps in small steps until there is nothing left to do, unless another does; for half of the time between two
+    /// sweeps at most.
+    async fn sweep_all(&self) -> Result<()> {
+        let over = Instant::now() + SWEEP / 2;
+        loop {
+            let swept = self.read(|| step("SELECT tenure.sweep() AS swept")).await?;
+            match swept.first()?.get::<i32>("swept")? {
+                ..0 => return Ok(()),
+                0..100 => break,
+                _ if Instant::now() >= over => return Ok(()),
+                _ => {}
+            }
+        }
+        loop {
+            let from = self.collected.load(Ordering::Relaxed);
+            let collect = || step("SELECT a_from, more FROM tenure.collect($1)").with(from);
+            let collected = self.read(collect).await?;
+            let collected = collected.first()?;
+            self.collected
+                .store(collected.get("a_from")?, Ordering::Relaxed);
+            if !collected.get::<bool>("more")? || Instant::now() >= over {
+                return Ok(());
+            }
+        }
     }
 
     /// Has the server end those whom its own timeouts do not reach, for somebody who waits for them. Not on

@@ -29,6 +29,13 @@ pub(crate) struct Stand<'v> {
     value: Option<&'v [u8]>,
 }
 
+impl Stand<'_> {
+    /// How many entries of the server's lock table it takes.
+    fn entries(&self) -> usize {
+        1 + usize::from(self.pair.is_some())
+    }
+}
+
 /// Joins a line. What is usual needs no function, which would cost as much again: nobody waits, and the
 /// lock is free. Here CASE keeps the order.
 ///
@@ -55,6 +62,10 @@ const LOOK: &str = "SELECT token, ahead, pg_catalog.set_config('synchronous_comm
 
 /// Joins a line as one more reader of a session that has the lock shared.
 const SHARE: &str = "SELECT tenure.line_share($1, $2, $3, $4, $5, $6) AS token";
+
+/// How often somebody who waits has the server look for sessions that have ended, however far in line it stands:
+/// with the half second in which the server does so once at most, well within the stated bound.
+const WATCH: Duration = Duration::from_millis(800);
 
 /// What a look finds.
 enum Found {
@@ -147,10 +158,18 @@ impl PostgresSession {
                 Found::Wait(patience) => patience,
                 Found::Gone => return Err(error::removed_from_line()),
             };
-            tokio::select! {
-                News::Look | News::Granted(_) = waiting.news() => {}
-                () = tokio::time::sleep(patience) => self.client.end_silent(),
-                () = ask.withdrawn() => return Err(Error::withdrawn()),
+            let look = tokio::time::Instant::now() + patience;
+            loop {
+                let now = tokio::time::Instant::now();
+                if now >= look {
+                    break;
+                }
+                tokio::select! {
+                    News::Look | News::Granted(_) = waiting.news() => break,
+                    // The server tells those who wait behind the dead, wherever in line.
+                    () = tokio::time::sleep_until(look.min(now + WATCH)) => self.client.end_silent(),
+                    () = ask.withdrawn() => return Err(Error::withdrawn()),
+                }
             }
         }
     }
@@ -171,7 +190,7 @@ impl PostgresSession {
         }
         let has = main.own().has_key(stand.key);
         if !has {
-            main.check_room().await?;
+            main.make_room(stand.entries()).await?;
         }
         let share = has && !mine;
         let join = match stand.value {
@@ -239,7 +258,7 @@ impl PostgresSession {
         if let Some(token) = found.token("token")? {
             enter(&mut main, ask, stand, token);
             // Not before: who only looks takes nothing, and is not to lose its place for want of room.
-            if let Err(error) = main.check_room().await {
+            if let Err(error) = main.make_room(0).await {
                 self.leave(&mut main, stand.nonce).await?;
                 return Err(error);
             }
@@ -316,6 +335,7 @@ impl PostgresSession {
         }
         self.tell_ours(ours);
         main.own().leave(nonce);
+        main.return_room().await;
         Ok(())
     }
 
@@ -402,7 +422,9 @@ fn enter(main: &mut MainGuard<'_>, ask: &Ask, stand: &Stand<'_>, token: FencingT
         turning: false,
     };
     let path = Arc::clone(&stand.path);
-    main.own().enter(stand.key, path, stand.nonce, holder);
+    let entries = stand.entries();
+    main.own()
+        .enter(stand.key, path, entries, stand.nonce, holder);
 }
 
 /// A step that failed may have taken the lock all the same: it is not rolled back with the rest.

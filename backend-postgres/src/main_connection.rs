@@ -17,6 +17,10 @@ use tokio::sync::MutexGuard;
 use crate::error;
 use crate::step::{Rows, Step, step};
 
+fn bound(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
 /// The connection, until it is gone.
 pub(crate) struct Main {
     connection: Result<PgConnection, LossReason>,
@@ -33,10 +37,13 @@ pub(crate) struct Main {
 pub(crate) struct Own {
     keys: HashMap<i64, Key>,
     by_nonce: HashMap<u64, i64>,
+    /// How many entries of the server's lock table all keys take.
+    entries: usize,
 }
 
 struct Key {
     path: Arc<str>,
+    entries: usize,
     holders: HashMap<u64, Holder>,
 }
 
@@ -75,10 +82,23 @@ impl Own {
         own.is_some_and(|own| own.holders.keys().any(|of| *of != nonce))
     }
 
-    /// `nonce` has `key` now.
-    pub(crate) fn enter(&mut self, key: i64, path: Arc<str>, nonce: u64, holder: Holder) {
-        let holders = HashMap::new();
-        let own = self.keys.entry(key).or_insert(Key { path, holders });
+    /// `nonce` has `key` now, which takes so many `entries` of the server's lock table.
+    pub(crate) fn enter(
+        &mut self,
+        key: i64,
+        path: Arc<str>,
+        entries: usize,
+        nonce: u64,
+        holder: Holder,
+    ) {
+        let own = self.keys.entry(key).or_insert_with(|| {
+            self.entries += entries;
+            Key {
+                path,
+                entries,
+                holders: HashMap::new(),
+            }
+        });
         own.holders.insert(nonce, holder);
         self.by_nonce.insert(nonce, key);
     }
@@ -106,6 +126,7 @@ impl Own {
         let own = self.keys.get_mut(&key)?;
         let holder = own.holders.remove(&nonce);
         if own.holders.is_empty() {
+            self.entries -= own.entries;
             self.keys.remove(&key);
         }
         holder
@@ -145,14 +166,25 @@ impl Own {
     }
 }
 
-/// How many locks there may be. The lock table is the whole server's: where it is full, nobody can even
-/// connect.
+/// How many locks there may be: see `80_lock_table.sql`. The lock table is the whole server's: where it is full,
+/// nobody can even connect.
+#[derive(Clone, Copy, Default)]
 struct Room {
-    /// A quarter of the table.
+    /// How many locks all reservations of the server may have together: a quarter of the table.
     budget: usize,
-    /// From how many keys of its own on the session counts those of all anew.
-    checked: usize,
+    /// How many the session may have without a reservation: an eighth of the part of the table that PostgreSQL makes
+    /// for one connection.
+    allowance: usize,
+    /// How many it has reserved.
+    reserved: usize,
 }
+
+/// What a session has in the lock table besides its holdings: its own lock, and its reservation.
+const BASE: usize = 2;
+
+/// How many locks more than it needs a session reserves, at least and at most: so that one that takes n locks reserves
+/// O(log n) times.
+const AHEAD: (usize, usize) = (8, 512);
 
 impl Main {
     /// A connection that is to become a lease: see [`MainGuard::begin`].
@@ -161,10 +193,7 @@ impl Main {
             connection: Ok(connection),
             gone: Arc::default(),
             own: Own::default(),
-            room: Room {
-                budget: 0,
-                checked: 0,
-            },
+            room: Room::default(),
             limit,
         }
     }
@@ -228,47 +257,81 @@ impl<'s> MainGuard<'s> {
         }
     }
 
-    /// From now on the session is a lease of `ttl`, and `budget` is a quarter of the server's lock
-    /// table.
-    pub(crate) fn begin(&mut self, ttl: Duration, budget: usize) {
+    /// From now on the session is a lease of `ttl`. The server's lock table has `locks` entries, of which
+    /// `each` are made for one connection.
+    pub(crate) fn begin(&mut self, ttl: Duration, locks: usize, each: usize) {
         self.main.limit = ttl;
-        // Few enough that all connections together may have as many uncounted.
-        let checked = (budget / 64).max(1);
-        self.main.room = Room { budget, checked };
+        self.main.room = Room {
+            budget: locks / 4,
+            // One lock it may always have.
+            allowance: (each / 8).max(BASE + 1),
+            reserved: 0,
+        };
     }
 
     pub(crate) fn own(&mut self) -> &mut Own {
         &mut self.main.own
     }
 
-    /// Refuses one lock more than the server can bear.
-    pub(crate) async fn check_room(&mut self) -> Result<()> {
-        if self.main.own.keys.len() < self.main.room.checked {
+    /// Makes sure that `entries` more of the server's lock table may be used; refuses what would harm others.
+    pub(crate) async fn make_room(&mut self, entries: usize) -> Result<()> {
+        let least = BASE + self.main.own.entries + entries;
+        let Room {
+            budget,
+            allowance,
+            reserved,
+        } = self.main.room;
+        if least <= reserved.max(allowance) {
             return Ok(());
         }
-        let count = step(
-            "SELECT pg_catalog.count(*) AS locks, (SELECT pg_catalog.count(*) FROM tenure.sessions) AS sessions \
-             FROM pg_catalog.pg_locks WHERE locktype = 'advisory'",
-        );
-        let rows = self.call(count).await?;
-        let number = |column| {
-            let number = rows.first()?.get::<i64>(column)?;
-            Ok::<_, Error>(usize::try_from(number).unwrap_or(0))
-        };
-        let (locks, sessions) = (number("locks")?, number("sessions")?.max(1));
-        let budget = self.main.room.budget;
-        if locks >= budget {
-            return Err(Error::new(
-                ErrorKind::TooLarge,
-                format!(
-                    "{locks} advisory locks are held on this PostgreSQL, and a quarter of its lock table is {budget}: raise `max_locks_per_transaction`"
-                ),
-            ));
+        let want = least + (least / 2).clamp(AHEAD.0, AHEAD.1);
+        let reserve = step("SELECT reserved, others FROM tenure.reserve_locks($1, $2, $3)")
+            .with(bound(want))
+            .with(bound(least))
+            .with(bound(budget));
+        let answer = self.call(reserve).await?;
+        let answer = answer.first()?;
+        if let Some(reserved) = answer.get::<Option<i64>>("reserved")? {
+            self.main.room.reserved = usize::try_from(reserved).unwrap_or(0);
+            return Ok(());
         }
-        // All sessions together use up half of what is left before the first of them counts again.
-        self.main.room.checked =
-            self.main.own.keys.len() + ((budget - locks) / (2 * sessions)).max(1);
-        Ok(())
+        let others = answer.get::<Option<i64>>("others")?.unwrap_or_default();
+        Err(Error::new(
+            ErrorKind::TooLarge,
+            format!(
+                "this session holds {} advisory locks, the other connections of this PostgreSQL hold or have reserved {others}, and a quarter of its lock table is {budget}: release some, or raise `max_locks_per_transaction`",
+                BASE + self.main.own.entries
+            ),
+        ))
+    }
+
+    /// Gives back most of a reservation that is hardly used any more. Should that fail, it is made good with the
+    /// next one, or ends with the session.
+    pub(crate) async fn return_room(&mut self) {
+        let used = BASE + self.main.own.entries;
+        let Room {
+            allowance,
+            reserved,
+            ..
+        } = self.main.room;
+        if reserved == 0 || (used > allowance && used > reserved / 4) || self.is_over() {
+            return;
+        }
+        let keep = if used <= allowance { 0 } else { 2 * used };
+        let give = step("SELECT tenure.return_locks($1, $2) AS kept")
+            .with(bound(reserved))
+            .with(bound(keep));
+        let kept = match self.call(give).await {
+            Ok(answer) => answer.first().and_then(|row| row.get::<i64>("kept")),
+            Err(error) => Err(error),
+        };
+        self.main.room.reserved = match kept {
+            Ok(kept) => usize::try_from(kept).unwrap_or(0),
+            Err(error) => {
+                tracing::debug!(%error, "could not give back a reservation of locks");
+                0
+            }
+        };
     }
 
     /// Ends the session here and in the store, without another word.

@@ -26,6 +26,7 @@ const FUNCTIONS: &[&str] = &[
     include_str!("../migrations/functions/40_queue.sql"),
     include_str!("../migrations/functions/50_barrier.sql"),
     include_str!("../migrations/functions/60_stm.sql"),
+    include_str!("../migrations/functions/80_lock_table.sql"),
     include_str!("../migrations/functions/90_sweep.sql"),
 ];
 

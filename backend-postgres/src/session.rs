@@ -10,7 +10,8 @@ use tenure_core::backend::{
     HasStm, Held, Kind, Lease, Locker, Opened, Queue, RwLock, Slots, Stm, Waiting,
 };
 use tenure_core::{
-    Effect, Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions, Store,
+    Effect, Error, ErrorKind, FencingToken, Guarantees, LossReason, Result, SessionId,
+    SessionOptions, Store,
 };
 use tokio::sync::Mutex as AsyncMutex;
 
@@ -127,6 +128,21 @@ impl Backend for PostgresBackend {
         })
     }
 
+    /// The sequence is the schema's: every namespace of the database has the floor.
+    async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
+        let floor = i64::try_from(floor.get()).unwrap_or(i64::MAX);
+        // In a task: the connection that writes is everybody's, and the caller may not poll on.
+        let client = Arc::clone(&self.client);
+        let raising = tokio::spawn(async move {
+            let raise = step("SELECT tenure.raise_tokens($1)").with(floor);
+            client.write(raise).await.map(drop)
+        });
+        raising.await.unwrap_or_else(|broken| {
+            let ended = Error::new(ErrorKind::Internal, "the task that raises it ended early");
+            Err(ended.with_effect(Effect::Unknown).with_source(broken))
+        })
+    }
+
     fn default_ttl(&self) -> Duration {
         self.client.config.ttl
     }
@@ -183,7 +199,8 @@ const SETTINGS: &str = "SELECT \
     pg_catalog.set_config('enable_sort', 'off', false), \
     pg_catalog.current_setting('max_locks_per_transaction')::bigint \
         * (pg_catalog.current_setting('max_connections')::bigint + pg_catalog.current_setting('max_prepared_transactions')::bigint) \
-        AS locks";
+        AS locks, \
+    pg_catalog.current_setting('max_locks_per_transaction')::bigint AS each";
 
 /// And the last of it: `statement_timeout` and `lock_timeout`, because the idle timer does not run
 /// meanwhile. They count from the next step on: the first session after a crash has more to do.
@@ -214,7 +231,11 @@ impl PostgresSession {
                 .with(millis.to_string())
                 .with(opening.as_millis().to_string());
             let settings = guard.call(settings).await?;
-            let locks = settings.first()?.get::<i64>("locks")?;
+            let number = |column| {
+                let number = settings.first()?.get::<i64>(column)?;
+                Ok::<_, Error>(usize::try_from(number).unwrap_or(usize::MAX))
+            };
+            let (locks, each) = (number("locks")?, number("each")?);
             let open = step(OPEN)
                 .with(&client.channel)
                 .with(millis)
@@ -224,7 +245,7 @@ impl PostgresSession {
             let (id, pid) = (opened.get::<i64>("id")?, opened.get::<i32>("pid")?);
             refuse_pooler(client, &mut guard, pid).await?;
             guard.call(step(LEASE).with(millis.to_string())).await?;
-            guard.begin(ttl, usize::try_from(locks / 4).unwrap_or(usize::MAX));
+            guard.begin(ttl, locks, each);
             drop(guard);
             (main, id, pid)
         };

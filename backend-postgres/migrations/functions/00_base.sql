@@ -87,10 +87,15 @@ END $$;
 CREATE OR REPLACE FUNCTION tenure.hex(nonce bigint) RETURNS text LANGUAGE sql IMMUTABLE
     RETURN lpad(to_hex(nonce), 16, '0');
 
+-- What notifies never waits for the disk, or for a standby: PostgreSQL lets one transaction of the whole server that
+-- notifies commit at a time, and keeps those of every other database waiting until it has ended. So what has to be
+-- durable is a step of its own, before.
+
 -- Tells the ask `nonce`, which is heard on `channel`, to look again.
 CREATE OR REPLACE FUNCTION tenure.tell(channel text, nonce bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM pg_notify(channel, tenure.hex(nonce));
 END $$;
 
@@ -98,6 +103,7 @@ END $$;
 CREATE OR REPLACE FUNCTION tenure.tell_granted(channel text, nonce bigint, token bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM pg_notify(channel, tenure.hex(nonce) || ' ' || token);
 END $$;
 
@@ -105,7 +111,19 @@ END $$;
 CREATE OR REPLACE FUNCTION tenure.tell_topic(key bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM pg_notify('tenure_t_' || key, '');
+END $$;
+
+-- For operators: sees to it that every later token of every namespace here is at least `a_floor`. Sets the sequence
+-- some way above it, because another may draw numbers between the look and the step; far fewer than that.
+CREATE OR REPLACE FUNCTION tenure.raise_tokens(a_floor bigint) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    -- Beside `revive`, and another that does the same.
+    PERFORM pg_advisory_xact_lock(hashtextextended('tenure/1/life', 0));
+    IF (SELECT t.last_value FROM tenure.tokens AS t) < a_floor THEN
+        PERFORM setval('tenure.tokens', a_floor + 1048576);
+    END IF;
 END $$;
 
 -- For operators: ends a session and with it all that it holds. Says whether it lived.
@@ -127,6 +145,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
             HINT = 'By the name of a lock: tenure.evict_path(''tenure/1/NAMESPACE/lock/NAME'').';
     END IF;
+    PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM pg_notify(s.channel, 'evict ' || holding)
     FROM tenure.sessions AS s
     WHERE s.id = split_part(holding, ':', 1)::bigint;

@@ -35,14 +35,23 @@ RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ticket record;
     sessions bigint[];
+    buried boolean := false;
 BEGIN
     FOR ticket IN
-        SELECT t.id, t.session, t.shared FROM tenure.tickets AS t
+        SELECT t.id, t.session, t.nonce, t.shared, t.channel FROM tenure.tickets AS t
         WHERE t.key = a_key AND t.id < a_before ORDER BY t.id
     LOOP
         IF NOT tenure.alive(ticket.session) THEN
             PERFORM tenure.line_forget(a_key, ticket.id);
-        ELSIF NOT (a_shared AND ticket.shared) THEN
+            buried := true;
+            CONTINUE;
+        END IF;
+        IF buried THEN
+            -- Nobody else tells it that those before it are gone.
+            PERFORM tenure.tell(ticket.channel, ticket.nonce);
+            buried := false;
+        END IF;
+        IF NOT (a_shared AND ticket.shared) THEN
             SELECT array_agg(DISTINCT b.session) INTO sessions FROM (
                 SELECT t.session FROM tenure.tickets AS t
                 WHERE t.key = a_key AND t.id < a_before ORDER BY t.id LIMIT 64
@@ -198,10 +207,42 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM tenure.tickets AS t WHERE t.session = me AND t.nonce = ANY (a_nonces)
 $$;
 
--- Removes the tickets of dead sessions, or of one that ends. Those behind them find out by themselves, or
--- are nudged afterwards; what another is burying is its business.
-CREATE OR REPLACE FUNCTION tenure.line_bury(dead bigint[]) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- Removes the tickets of dead sessions, or of one that ends. Those behind them are nudged afterwards; what another is
+-- burying is its business.
+CREATE OR REPLACE FUNCTION tenure.line_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM tenure.line_forget(t.key, t.id) FROM tenure.tickets AS t WHERE t.session = ANY (dead);
+END $$;
+
+-- The same for sessions that are dead, and tells those behind them. In one transaction, because a dead ticket counts for
+-- nobody: one that comes meanwhile takes no notice of it, removed or not.
+CREATE OR REPLACE FUNCTION tenure.line_bury_and_nudge(dead bigint[]) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    keys bigint[];
+BEGIN
+    SELECT array_agg(DISTINCT t.key) INTO keys FROM tenure.tickets AS t WHERE t.session = ANY (dead);
+    IF keys IS NOT NULL THEN
+        PERFORM tenure.line_bury(dead);
+        PERFORM tenure.line_nudge('', k.key) FROM unnest(keys) AS k(key);
+    END IF;
+END $$;
+
+-- Does it for all that wait here and whose connection is gone: at most 1000 sessions at a time. By the list of the
+-- server's connections, so that it costs O(sessions), however many wait.
+CREATE OR REPLACE FUNCTION tenure.line_wake() RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    dead bigint[];
+BEGIN
+    -- A role that may not see when a connection began takes another with that number for it: the sweep finds those.
+    WITH connected AS MATERIALIZED (SELECT a.pid, a.backend_start FROM pg_stat_get_activity(NULL) AS a),
+    gone AS MATERIALIZED (
+        SELECT s.id FROM tenure.sessions AS s
+        LEFT JOIN connected AS c ON c.pid = s.pid AND (c.backend_start IS NULL OR c.backend_start = s.started)
+        WHERE c.pid IS NULL AND EXISTS (SELECT FROM tenure.tickets AS t WHERE t.session = s.id)
+        LIMIT 1000
+    )
+    SELECT array_agg(g.id) INTO dead FROM gone AS g WHERE NOT tenure.alive(g.id);
+    IF dead IS NOT NULL THEN
+        PERFORM tenure.line_bury_and_nudge(dead);
+    END IF;
 END $$;

@@ -186,13 +186,17 @@ BEGIN
     END LOOP;
 END $$;
 
--- Forgets vacancies that are an hour old and that nobody watches: at most 1000 at a time.
-CREATE OR REPLACE FUNCTION tenure.election_forget() RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+-- Forgets vacancies that are an hour old and that nobody watches: at most 1000 at a time. Returns how many.
+CREATE OR REPLACE FUNCTION tenure.election_collect() RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    collected integer;
+BEGIN
     DELETE FROM tenure.elections AS e WHERE e.path IN (
         SELECT o.path FROM tenure.elections AS o
         WHERE o.session IS NULL AND o.vacant < clock_timestamp() - interval '1 hour'
             AND (o.watched IS NULL OR o.watched < clock_timestamp())
-        ORDER BY o.path LIMIT 1000 FOR UPDATE SKIP LOCKED
-    )
-$$;
+        LIMIT 1000 FOR UPDATE SKIP LOCKED
+    );
+    GET DIAGNOSTICS collected = ROW_COUNT;
+    RETURN collected;
+END $$;

@@ -568,6 +568,8 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     its_queue := split_part(member, ':', 1)::bigint;
+    -- As every step that has the queue's row: others wait for it. A crash takes the delivery back as well.
+    PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM FROM tenure.queues AS q WHERE q.id = its_queue FOR UPDATE;
     UPDATE tenure.queue_dealt AS d SET session = NULL, nonce = NULL, token = NULL
         WHERE d.queue = its_queue AND d.priority = split_part(member, ':', 2)::integer
@@ -607,27 +609,42 @@ BEGIN
     DELETE FROM tenure.queue_consumers AS c WHERE c.session = ANY (dead);
 END $$;
 
--- Forgets ids whose time is over, and queues that have nothing.
-CREATE OR REPLACE FUNCTION tenure.queue_sweep() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- Forgets ids whose time is over, and queues that have nothing any more, with the consumers that are known there: one
+-- of those that lives is made known again in the queue that takes this one's name. The queues behind `a_from` are
+-- looked at, at most 1000. Says whether to repeat it at once: as long as much was found, so that what is collected
+-- keeps up with what is produced, and no more than an eighth of the queues has nothing.
+CREATE OR REPLACE FUNCTION tenure.queue_collect(INOUT a_from bigint, OUT more boolean) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    its_queue bigint;
+    names integer;
+    seen integer := 0;
+    gone integer := 0;
+    candidate record;
 BEGIN
     DELETE FROM tenure.queue_names AS n WHERE (n.queue, n.name) IN (
         SELECT l.queue, l.name FROM tenure.queue_names AS l
-        WHERE l.until < now() ORDER BY l.until LIMIT 1000 FOR UPDATE SKIP LOCKED
+        WHERE l.until < now() ORDER BY l.until LIMIT 2000 FOR UPDATE SKIP LOCKED
     );
-    -- Some of the queues, beginning anywhere.
-    SELECT (random() * max(q.id))::bigint INTO its_queue FROM tenure.queues AS q;
-    FOR its_queue IN
-        SELECT q.id FROM tenure.queues AS q
-        WHERE q.id IN (SELECT s.id FROM tenure.queues AS s WHERE s.id >= its_queue ORDER BY s.id LIMIT 200)
-            AND q.looked < clock_timestamp() - interval '1 minute' AND tenure.queue_is_idle(q.id)
-        FOR UPDATE SKIP LOCKED
+    GET DIAGNOSTICS names = ROW_COUNT;
+    FOR candidate IN
+        SELECT q.id, q.looked < clock_timestamp() - interval '1 minute' AS is_old FROM tenure.queues AS q
+        WHERE q.id > a_from ORDER BY q.id LIMIT 1000
     LOOP
-        -- Once more: what came before the lock is visible now.
-        DELETE FROM tenure.queues AS q WHERE q.id = its_queue AND tenure.queue_is_idle(its_queue);
+        seen := seen + 1;
+        a_from := candidate.id;
+        CONTINUE WHEN NOT candidate.is_old;
+        CONTINUE WHEN NOT tenure.queue_is_idle(candidate.id);
+        PERFORM FROM tenure.queues AS q WHERE q.id = candidate.id FOR UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND;
+        -- Another look: what came before the lock is visible now.
+        CONTINUE WHEN NOT tenure.queue_is_idle(candidate.id);
+        DELETE FROM tenure.queue_consumers AS c WHERE c.queue = candidate.id;
+        DELETE FROM tenure.queues AS q WHERE q.id = candidate.id;
+        gone := gone + 1;
     END LOOP;
+    more := names = 2000 OR seen = 1000 AND gone * 8 >= seen;
+    IF seen < 1000 THEN
+        a_from := 0;
+    END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION tenure.queue_is_idle(a_queue bigint) RETURNS boolean
@@ -635,5 +652,4 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     SELECT NOT EXISTS (SELECT FROM tenure.queue_items AS i WHERE i.queue = a_queue)
         AND NOT EXISTS (SELECT FROM tenure.queue_waits AS w WHERE w.queue = a_queue)
         AND NOT EXISTS (SELECT FROM tenure.queue_names AS n WHERE n.queue = a_queue)
-        AND NOT EXISTS (SELECT FROM tenure.queue_consumers AS c WHERE c.queue = a_queue)
 $$;

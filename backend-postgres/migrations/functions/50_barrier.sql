@@ -6,6 +6,10 @@ BEGIN
     PERFORM tenure.tell_topic(hashtextextended(a_path, 0));
 END $$;
 
+-- Those who wait at a barrier are told by a step of its own, `tell_path`, once its end is durable: in one transaction,
+-- every notification on the server would wait for the disk, or for a standby. One that hears nothing, because that
+-- step was lost or the holder died, looks by itself.
+
 -- Holds a barrier, once for each nonce. False: another does.
 CREATE OR REPLACE FUNCTION tenure.barrier_hold(me bigint, a_nonce bigint, a_path text, a_bound boolean)
 RETURNS boolean LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -28,7 +32,6 @@ BEGIN
                 RETURN false;
             END IF;
             DELETE FROM tenure.barriers AS b WHERE b.path = a_path;
-            PERFORM tenure.tell_path(a_path);
         END IF;
     END LOOP;
 END $$;
@@ -43,7 +46,6 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    PERFORM tenure.tell_path(a_path);
     IF hold.bound THEN
         RETURN tenure.alive(hold.session);
     END IF;
@@ -62,9 +64,6 @@ BEGIN
     END IF;
     DELETE FROM tenure.barriers AS b
         WHERE b.path = a_path AND b.session = a_session AND b.nonce = a_nonce;
-    IF FOUND THEN
-        PERFORM tenure.tell_path(a_path);
-    END IF;
     RETURN true;
 END $$;
 
@@ -226,9 +225,9 @@ BEGIN
     RETURN tenure.alive(a_session);
 END $$;
 
--- Ends what sessions that have ended held or were inside of.
-CREATE OR REPLACE FUNCTION tenure.barrier_bury(dead bigint[]) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- Ends what sessions that have ended held or were inside of. Does not wait for the disk: it is not heard of otherwise,
+-- and what a crash takes back is that of a dead session.
+CREATE OR REPLACE FUNCTION tenure.barrier_bury(dead bigint[]) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     its_path text;
 BEGIN

@@ -35,9 +35,9 @@ END $$;
 
 -- `idle_session_timeout` does not end a backend that waits for the rest of a request, or for room to send
 -- an answer. Nothing has moved there for longer than the lease. For the whole database, if nobody has
--- looked for half a second: those who wait come here. Returns how many were ended.
-CREATE OR REPLACE FUNCTION tenure.end_silent() RETURNS bigint
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- looked for half a second: those who wait come here. And tells those who wait behind sessions that have ended: where
+-- many of them end at once, nobody behind them would look for a long time. Returns how many were ended.
+CREATE OR REPLACE FUNCTION tenure.end_silent() RETURNS bigint LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     ended bigint;
 BEGIN
@@ -60,15 +60,15 @@ BEGIN
             AND a.pid <> pg_backend_pid()
             -- A role that may see this may not be one that may end it.
             AND (pg_has_role(a.usesysid, 'USAGE') OR pg_has_role('pg_signal_backend', 'USAGE'));
+    PERFORM tenure.line_wake();
     INSERT INTO tenure.sweeps (last, silent) VALUES ('-infinity', clock_timestamp())
         ON CONFLICT (one) DO UPDATE SET silent = excluded.silent;
     RETURN ended;
 END $$;
 
--- Looks after the dead, for the whole database, if nobody has for five seconds. Returns how many there
--- may still be: at most 100 are buried at a time.
-CREATE OR REPLACE FUNCTION tenure.sweep() RETURNS integer
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- Looks after the dead, for the whole database, if nobody has for five seconds: then it returns -1. Else how many it
+-- buried, at most 100: then the caller repeats it at once. `collect` follows.
+CREATE OR REPLACE FUNCTION tenure.sweep() RETURNS integer LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     session bigint;
     dead bigint[] := '{}';
@@ -78,7 +78,7 @@ BEGIN
             WHERE last BETWEEN clock_timestamp() - interval '5 seconds' AND clock_timestamp())
         OR NOT pg_try_advisory_xact_lock(hashtextextended('tenure/1/sweep', 0))
     THEN
-        RETURN 0;
+        RETURN -1;
     END IF;
     -- Whatever is lost of it the next one does again.
     PERFORM set_config('synchronous_commit', 'off', true);
@@ -90,16 +90,31 @@ BEGIN
         dead := dead || session;
         EXIT WHEN cardinality(dead) = 100;
     END LOOP;
+    PERFORM tenure.line_bury_and_nudge(dead);
     PERFORM tenure.bury(dead);
-    PERFORM tenure.queue_sweep();
     PERFORM tenure.barrier_sweep();
     PERFORM tenure.stm_sweep();
-    PERFORM tenure.election_forget();
     IF cardinality(dead) < 100 THEN
         INSERT INTO tenure.sweeps (last) VALUES (clock_timestamp())
             ON CONFLICT (one) DO UPDATE SET last = excluded.last;
     END IF;
     RETURN cardinality(dead);
+END $$;
+
+-- Replaced by `collect`.
+DROP FUNCTION IF EXISTS tenure.queue_sweep(), tenure.election_forget();
+
+-- Collects what nobody needs any more, a bounded batch of each kind: `queue_collect`, whose `a_from` it takes and
+-- returns, and vacancies. Says whether there is more to collect at once.
+CREATE OR REPLACE FUNCTION tenure.collect(INOUT a_from bigint, OUT more boolean) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    vacancies integer;
+BEGIN
+    -- Whatever is lost of it the next one does again.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    vacancies := tenure.election_collect();
+    SELECT c.a_from, c.more INTO a_from, more FROM tenure.queue_collect(a_from) AS c;
+    more := more OR vacancies = 1000;
 END $$;
 
 -- One renewal: that the answer comes back is the point. Says by which backend.
