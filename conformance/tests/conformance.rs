@@ -91,8 +91,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     // Not implemented yet.
     ("etcd", "l2_token_floor_is_kept"),
     ("etcd", "l2_token_floor_survives_a_restart"),
-    ("postgres", "l2_token_floor_is_kept"),
-    ("postgres", "l2_token_floor_survives_a_restart"),
 ];
 
 async fn stage(store: &str, id: &str) -> Box<dyn Harness> {

@@ -10,6 +10,7 @@ use tenure_core::{
 
 use super::cancel::{QUIET, at_every_await_point, was_last};
 pub use super::limits::e4_values_of_every_size_are_seen;
+use super::mass_death::{Wanted, survivor_is_served};
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::harness::{Harness, Linked};
@@ -760,4 +761,9 @@ pub async fn e5_a_leadership_is_taken_up_after_a_restart(harness: &dyn Harness) 
     resign(next).await?;
     promptly("close", resumed.close()).await??;
     held!("taken up under token {token} with its value, proclaimed anew, and resigned")
+}
+
+/// E5: a leader and many candidates die at the same moment.
+pub async fn e5_a_mass_death_delays_no_longer_than_stated(harness: &dyn Harness) -> Verdict {
+    survivor_is_served(harness, Wanted::Leadership).await
 }

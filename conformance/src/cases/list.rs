@@ -205,6 +205,10 @@ macro_rules! for_each_case {
             "L3", "a dead waiter at the head is in the way no longer than stated",
             Some(Line::Expiry), [], expiry_is_bounded
         }
+        lock::l3_a_mass_death_delays_no_longer_than_stated {
+            "L3", "when a holder and many waiters die together, the next live waiter holds by TTL plus the stated bound",
+            Some(Line::Expiry), [], expiry_is_bounded
+        }
         lock::l4_try_lock_leaves_nothing {
             "L4", "try_lock answers at once and leaves nothing behind",
             None, [], always
@@ -357,6 +361,14 @@ macro_rules! for_each_case {
             "R2", "a dead reader is out of the writer's way after its TTL; a living one is not",
             Some(Line::RwOrder), [], rw_by_arrival_and_expiry
         }
+        rw_lock::r2_a_mass_death_of_writers_delays_no_longer_than_stated {
+            "R2", "when a writer and many waiting writers die together, the next live writer holds by TTL plus the stated bound",
+            Some(Line::RwOrder), [], rw_by_arrival_and_expiry
+        }
+        rw_lock::r2_a_mass_death_of_readers_delays_no_longer_than_stated {
+            "R2", "when a writer and many waiting readers die together, the next live reader holds by TTL plus the stated bound",
+            Some(Line::RwOrder), [], rw_by_arrival_and_expiry
+        }
         rw_lock::r3_a_writers_token_is_above_every_earlier_one {
             "R3", "a writer's token is above every token granted before, of either side",
             Some(Line::TokenOrder), [], rw_tokens_rise
@@ -480,6 +492,10 @@ macro_rules! for_each_case {
         election::e5_a_dead_candidate_is_never_elected {
             "E5", "a candidate whose session is gone gets an error, and is never elected",
             None, [Revoke], always
+        }
+        election::e5_a_mass_death_delays_no_longer_than_stated {
+            "E5", "when a leader and many candidates die together, the next live candidate leads by TTL plus the stated bound",
+            Some(Line::Expiry), [], expiry_is_bounded
         }
         election::e5_a_leadership_is_taken_up_after_a_restart {
             "E5", "a resumed session takes up its leadership, and the one who left it has no say",
@@ -697,6 +713,10 @@ macro_rules! for_each_case {
         }
         queue::q2_a_dead_consumers_item_comes_back {
             "Q2", "the item of a consumer that was killed comes back by TTL plus the stated bound",
+            Some(Line::QueueDelivery), [], delivers_until_acknowledged
+        }
+        queue::q2_a_mass_death_delays_no_longer_than_stated {
+            "Q2", "when a consumer and many waiting consumers die together, its item reaches the next by TTL plus the stated bound",
             Some(Line::QueueDelivery), [], delivers_until_acknowledged
         }
         queue::q2_a_closed_consumers_items_come_back_at_once {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tenure_core::{ErrorKind, FenceGate, FencingToken, LockGuard, LossReason, Session};
 
 pub use super::limits::l3_two_hundred_waiters_are_served;
+use super::mass_death::{Wanted, survivor_is_served};
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::harness::{Harness, Linked};
@@ -1028,4 +1029,9 @@ pub async fn l7_an_unconfirmed_release_is_repeated(harness: &dyn Harness) -> Ver
     let took = healed.elapsed();
     give_back(next).await?;
     held!("free {took:?} after the silence in which it was released; TTL {LONG:?}")
+}
+
+/// L3: a holder and many waiters die at the same moment.
+pub async fn l3_a_mass_death_delays_no_longer_than_stated(harness: &dyn Harness) -> Verdict {
+    survivor_is_served(harness, Wanted::Lock).await
 }

@@ -20,6 +20,7 @@ pub mod stm;
 pub mod store;
 
 mod list;
+mod mass_death;
 pub(crate) mod promise;
 pub(crate) mod tools;
 

@@ -13,6 +13,7 @@ pub use super::limits::{
     q1_a_deep_queue_is_whole, q1_items_of_every_size_come_back, q2_a_whole_batch_comes_back,
     q3_every_priority_counts,
 };
+use super::mass_death::{Wanted, survivor_is_served};
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::harness::{Harness, Linked};
@@ -835,4 +836,9 @@ pub async fn l8_queues_are_isolated(harness: &dyn Harness) -> Verdict {
         "{} queues with names inside each other kept their items apart",
         names.len()
     )
+}
+
+/// Q2: a consumer and many waiting consumers die at the same moment.
+pub async fn q2_a_mass_death_delays_no_longer_than_stated(harness: &dyn Harness) -> Verdict {
+    survivor_is_served(harness, Wanted::Item).await
 }

@@ -12,6 +12,7 @@ use tenure_core::{
 };
 
 use super::cancel::{QUIET, at_every_await_point, was_last};
+use super::mass_death::{Wanted, survivor_is_served};
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
 use crate::harness::{Harness, Linked, Need};
@@ -1144,4 +1145,18 @@ impl Client {
         let valid = guard.is_valid();
         book.leave(token, valid);
     }
+}
+
+/// R2: a writer and many waiting writers die at the same moment.
+pub async fn r2_a_mass_death_of_writers_delays_no_longer_than_stated(
+    harness: &dyn Harness,
+) -> Verdict {
+    survivor_is_served(harness, Wanted::WriteSide).await
+}
+
+/// R2: a writer and many waiting readers die at the same moment.
+pub async fn r2_a_mass_death_of_readers_delays_no_longer_than_stated(
+    harness: &dyn Harness,
+) -> Verdict {
+    survivor_is_served(harness, Wanted::ReadSide).await
 }

@@ -107,7 +107,10 @@ pub(crate) const CAUGHT: &[(super::Bug, &[&str])] = &[
     ),
     (
         super::Bug::Election(Bug::PollingCandidate),
-        &["e5_a_resignation_hands_over_at_once"],
+        &[
+            "e5_a_resignation_hands_over_at_once",
+            "e5_a_mass_death_delays_no_longer_than_stated",
+        ],
     ),
     (
         super::Bug::Election(Bug::LastInFirstOut),

@@ -150,7 +150,11 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
     ),
     (
         Bug::LateExpiry,
-        &["r2_a_dead_reader_frees_the_writer_and_nobody_else"],
+        &[
+            "r2_a_dead_reader_frees_the_writer_and_nobody_else",
+            "r2_a_mass_death_of_writers_delays_no_longer_than_stated",
+            "r2_a_mass_death_of_readers_delays_no_longer_than_stated",
+        ],
     ),
     (Bug::FoldedNames, &["l8_read_write_locks_are_isolated"]),
 ];

@@ -183,6 +183,7 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
             "l3_no_wake_up_is_lost_in_a_disturbance",
             "l3_waiters_keep_their_places_in_a_restart",
             "l3_a_dead_waiter_delays_no_longer_than_stated",
+            "l3_a_mass_death_delays_no_longer_than_stated",
         ],
     ),
     (
