@@ -195,6 +195,11 @@ pub(crate) enum Command {
     /// Takes any number of --url. Without one: the embedded store, and every store whose server
     /// program is installed here, started for the purpose.
     Conform(Conform),
+    /// Judge a recorded history again, or export it
+    ///
+    /// Of the file of a run of `conform --long` (`...-run.jsonl`) with all that the verdict used; of a single
+    /// history alone. Exit code 1 if it breaks a promise, or proves nothing.
+    Judge(Judge),
 }
 
 impl Command {
@@ -571,6 +576,22 @@ pub(crate) struct Schema {
     /// Print instead what a role needs that owns nothing
     #[arg(long, value_name = "ROLE")]
     pub(crate) grants: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Judge {
+    /// The file of a run (`...-run.jsonl`), or a single history
+    pub(crate) file: PathBuf,
+
+    /// Write the transactions in another form instead of the verdict
+    #[arg(long, value_enum)]
+    pub(crate) export: Option<Export>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Export {
+    /// The EDN of list-append histories that Elle reads
+    Elle,
 }
 
 // The suite has namespaces and TTLs of its own: what it refuses, its help does not offer.

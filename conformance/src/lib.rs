@@ -26,6 +26,7 @@ pub mod roles;
 pub mod stores;
 pub mod storm;
 pub mod table;
+mod tested;
 pub mod timeline;
 
 pub use async_trait::async_trait;
@@ -33,6 +34,7 @@ pub use case::{Case, Outcome, Promise, Seen, Verdict};
 pub use cases::CASES;
 pub use harness::{Harness, Link, Linked, Need, Operator, Subject, out_of_order, why_out_of_order};
 pub use report::{Column, Entry, FLOOR_PERCENT, Progress, Report, Standing, Tally, run, run_until};
+pub use tested::{TESTED, is_tested};
 pub use timeline::Timeline;
 
 #[doc(hidden)]

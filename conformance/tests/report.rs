@@ -50,6 +50,20 @@ async fn a_report_tells_what_was_held_and_what_is_not_promised() {
     );
 }
 
+#[test]
+fn the_tested_versions_are_those_of_the_matrix() {
+    let matrix = include_str!("../../docs/matrix.md");
+    let deployments = matrix.lines().filter_map(|line| line.strip_prefix("* "));
+    let deployments = deployments.filter_map(|line| line.split_once(": "));
+    let servers = deployments.filter_map(|(_, deployment)| {
+        tenure_conformance::is_tested(deployment)?;
+        deployment.trim_end_matches('.').split(',').next()
+    });
+    let mut servers: Vec<&str> = servers.collect();
+    servers.dedup();
+    assert_eq!(servers, tenure_conformance::TESTED);
+}
+
 #[tokio::test]
 async fn nothing_chosen_is_not_a_pass() {
     let subjects: Vec<Arc<dyn Subject>> = vec![Arc::new(MemorySubject)];

@@ -6,7 +6,7 @@
 
 use tenure_conformance::Subject;
 use tenure_conformance::stores::{MemoryHarness, MemorySubject};
-use tenure_conformance::storm::{self, Kind, Plan, Run, Verdict};
+use tenure_conformance::storm::{self, Histories, Kind, Plan, Run, Verdict};
 use tenure_core::Isolation;
 
 async fn once(subject: &dyn Subject, seed: u64) -> Run {
@@ -41,7 +41,7 @@ async fn weathered(subject: &dyn Subject, seed: u64) -> Run {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_embedded_store_weathers_a_storm() {
     for seed in 1..=2 {
-        weathered(&MemorySubject, seed).await;
+        comes_back(&weathered(&MemorySubject, seed).await);
     }
 }
 
@@ -173,11 +173,8 @@ fn comes_back(run: &Run) {
     use std::io::BufReader;
     use tenure_conformance::checkers::{Event, jsonl, list_append, queue};
 
-    let folder = std::env::temp_dir().join(format!(
-        "tenure-storm-{}-{}",
-        std::process::id(),
-        run.histories.lists.len()
-    ));
+    let folder =
+        std::env::temp_dir().join(format!("tenure-storm-{}-{}", std::process::id(), run.seed));
     let files = run.histories.write(&folder, "run").unwrap();
     let open = |name: &str| {
         let path = files.iter().find(|path| path.ends_with(name)).unwrap();
@@ -189,6 +186,17 @@ fn comes_back(run: &Run) {
     assert_eq!(lists, run.histories.lists);
     let items: Vec<queue::QueueOperation> = jsonl::read(open("run-queue.jsonl")).unwrap();
     assert_eq!(items, run.histories.items);
+    let name = |verdict: &Verdict| match verdict {
+        Verdict::Violated { what, .. } => what.clone(),
+        other => format!("{other:?}"),
+    };
+    let again = storm::replay(&files[0]).unwrap();
+    assert_eq!(name(&again), name(&run.verdict));
+    let all = Histories::read(&files[0]).unwrap();
+    assert_eq!(all.evidence, run.histories.evidence);
+    let edn = storm::elle(&files[0]).unwrap();
+    let invoked = edn.lines().filter(|line| line.contains(":type :invoke"));
+    assert_eq!(invoked.count(), lists.len());
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

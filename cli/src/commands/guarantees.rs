@@ -1,6 +1,7 @@
 //! `tenure guarantees`.
 
 use serde_json::json;
+use tenure_conformance::{TESTED, is_tested};
 
 use crate::args::Global;
 use crate::exit::{self, Failure};
@@ -17,6 +18,7 @@ pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
             object.set("rule", row.line.rule().into());
             object.set("value", json!(row.value));
             object.set("reason", json!(row.reason));
+            object.set("tested", json!(is_tested(&guarantees.deployment)));
             object.print()?;
         }
     } else {
@@ -35,6 +37,12 @@ pub(crate) async fn run(global: &Global) -> Result<u8, Failure> {
             table.add_row([row.line.rule(), row.line.title(), &value, &reason]);
         }
         output::line(&output::printable_lines(&table.to_string()))?;
+        if is_tested(&guarantees.deployment) == Some(false) {
+            output::line(&format!(
+                "claimed, not tested: the published matrix was run with {}",
+                TESTED.join(", ")
+            ))?;
+        }
     }
     Ok(exit::DONE)
 }

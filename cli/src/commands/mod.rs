@@ -5,6 +5,7 @@ mod conform;
 mod data;
 mod election;
 mod guarantees;
+mod judge;
 mod lock;
 mod long;
 mod queue;
@@ -50,6 +51,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8, Failure> {
             Command::TokenFloor(args) => token_floor::run(&global, &args).await,
             Command::Guarantees => guarantees::run(&global).await,
             Command::Schema(args) => schema::run(&global, &args),
+            Command::Judge(args) => judge::run(&args),
             Command::Conform(args) => conform::run(&global, &args).await,
         }
     });

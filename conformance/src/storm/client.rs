@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use tenure_core::{Result, Session, SessionId, Store};
 use tokio::sync::{Notify, oneshot};
 
@@ -16,9 +17,10 @@ use super::leaders::Office;
 use super::locks::Lock;
 use super::progress::Progress;
 use super::shelf::Shelf;
-use super::{Earlier, Histories, Plan, Said};
+use super::{Earlier, Evidence, Histories, Plan, Said};
 use crate::case::Outcome;
 use crate::cases::{Paused, Process, Random, open_on};
+use crate::checkers::jsonl::nanos;
 use crate::checkers::list_append::{Keys, Lists, Step};
 use crate::checkers::queue::{QueueAnswer, QueueCall};
 use crate::checkers::rw_lock::Side;
@@ -135,10 +137,12 @@ pub(super) struct Shared {
 }
 
 /// A time in which a client may believe for longer than it holds; every client, if none is named.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Excuse {
     pub(super) client: Option<usize>,
+    #[serde(with = "nanos")]
     pub(super) from: Duration,
+    #[serde(with = "nanos")]
     pub(super) to: Duration,
 }
 
@@ -156,9 +160,10 @@ impl Excuse {
 }
 
 /// A delivery that its session counted as valid, and a newer one of the same item before that.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Doubled {
     pub(super) client: usize,
+    #[serde(with = "nanos")]
     pub(super) at: Duration,
     pub(super) item: u64,
     pub(super) tokens: [u64; 2],
@@ -323,6 +328,7 @@ impl Shared {
             lists: lists.unwrap_or_default(),
             items: items.unwrap_or_default(),
             earlier: epochs.iter().filter_map(earlier).collect(),
+            evidence: Evidence::default(),
         }
     }
 

@@ -8,6 +8,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Counts;
 use super::client::{Doubled, Excuse, Shared};
 use crate::case::Outcome;
@@ -44,6 +46,133 @@ pub struct Histories {
     /// What came before the events in which the store may have forgotten it. `lists` and `items` are from
     /// after the last.
     pub earlier: Vec<Earlier>,
+    /// What else the verdict rests on.
+    pub evidence: Evidence,
+}
+
+/// What a verdict rests on besides the histories: with both it can be given again.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Evidence {
+    /// The seed of the run.
+    pub seed: u64,
+    /// The TTL of all sessions.
+    #[serde(with = "jsonl::nanos")]
+    pub ttl: Duration,
+    /// How much later than its TTL a dead session may be gone.
+    #[serde(with = "jsonl::nanos")]
+    pub late: Duration,
+    /// Whether the store says that its queue has an order.
+    pub ordered: bool,
+    /// Whether the store says that observers of an election never go back.
+    pub converges: bool,
+    /// When a client may have believed for longer than it held.
+    pub(super) excused: Vec<Excuse>,
+    /// When the store was killed and did not keep what was held.
+    pub killed: Vec<Span>,
+    /// When something went wrong, until all was as before.
+    pub troubles: Vec<Span>,
+    /// Deliveries that counted as valid beside a newer one.
+    pub(super) doubled: Vec<Doubled>,
+    /// Updates that the registers behind the locks lost, in words.
+    pub registers: Vec<String>,
+    /// What a client saw at once that must not be, in words.
+    pub broken: Option<String>,
+    /// What cut the run short: a hang, for instance.
+    pub stopped: Option<Stopped>,
+    /// Why the run proves nothing although nothing was broken.
+    pub insufficient: Option<String>,
+}
+
+/// What cut a run short.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Stopped {
+    /// Whether that breaks a promise by itself.
+    pub violated: bool,
+    /// What it was.
+    pub why: String,
+}
+
+/// A time, by the clock of the histories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Span {
+    /// Its beginning.
+    #[serde(with = "jsonl::nanos")]
+    pub from: Duration,
+    /// Its end.
+    #[serde(with = "jsonl::nanos")]
+    pub to: Duration,
+}
+
+impl Span {
+    fn all(times: Vec<(Duration, Duration)>) -> Vec<Self> {
+        let spans = times.into_iter();
+        spans.map(|(from, to)| Self { from, to }).collect()
+    }
+
+    fn pairs(spans: &[Self]) -> Vec<(Duration, Duration)> {
+        spans.iter().map(|span| (span.from, span.to)).collect()
+    }
+}
+
+impl Evidence {
+    pub(super) fn of(seed: u64, shared: &Shared, ended: &Result<(), Outcome>) -> Self {
+        let locks = shared
+            .locks
+            .iter()
+            .map(|lock| lock.judge(shared.plan.fenced));
+        let seat = shared.office.seat.judge(shared.plan.fenced);
+        let doubled = shared.doubled.lock();
+        Self {
+            seed,
+            ttl: shared.ttl,
+            late: shared.late(),
+            ordered: shared.said.ordered,
+            converges: shared.said.converges,
+            excused: shared.excused(),
+            killed: Span::all(shared.killed()),
+            troubles: Span::all(shared.troubles()),
+            doubled: doubled.unwrap_or_else(PoisonError::into_inner).clone(),
+            registers: match ended {
+                Ok(()) => locks.chain([seat]).filter_map(Result::err).collect(),
+                // One that was cut short may lack an increment that was counted.
+                Err(_) => Vec::new(),
+            },
+            broken: shared.broken(),
+            stopped: ended.as_ref().err().map(|outcome| Stopped {
+                violated: matches!(outcome, Outcome::Violated { .. }),
+                why: outcome.details(),
+            }),
+            insufficient: None,
+        }
+    }
+}
+
+/// The first lines of a file that holds a run together: its evidence, and which files have its histories.
+#[derive(Debug, Serialize, Deserialize)]
+struct RunFile {
+    evidence: Evidence,
+    locks: Vec<String>,
+    leaders: String,
+    election: String,
+    rw_lock: String,
+    epochs: Vec<EpochFile>,
+    lists: String,
+    queue: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct EpochFile {
+    #[serde(with = "jsonl::nanos")]
+    until: Duration,
+    lists: String,
+    queue: String,
+}
+
+impl jsonl::Line for RunFile {
+    const KIND: &'static str = "run";
 }
 
 /// Lists and a queue that the store may have forgotten.
@@ -71,42 +200,116 @@ impl Earlier {
 }
 
 impl Histories {
-    /// Writes them into `folder`, as files whose names begin with `name`, and returns their paths.
-    /// [`jsonl::read`] reads them back.
+    /// Writes them into `folder`, as files whose names begin with `name`, and returns their paths. The first is that of
+    /// the run, from which [`replay`](super::replay) gives the verdict again.
     ///
     /// # Errors
     ///
     /// What the operating system says.
     pub fn write(&self, folder: &Path, name: &str) -> io::Result<Vec<PathBuf>> {
         fs::create_dir_all(folder)?;
-        let mut paths = Vec::new();
-        for (number, events) in (1..).zip(&self.locks) {
-            let path = folder.join(format!("{name}-lock-{number}.jsonl"));
-            paths.push(written(path, events)?);
-        }
-        let file = |what: &str| folder.join(format!("{name}-{what}.jsonl"));
-        paths.push(written(file("leaders"), &self.seat)?);
-        paths.push(written(file("election"), &self.words)?);
-        paths.push(written(file("rw-lock"), &self.shelf)?);
-        let earlier = (1..).zip(&self.earlier);
-        let earlier = earlier.map(|(number, epoch)| {
-            let until = epoch.until.as_millis();
-            let name = format!("{name}-epoch-{number}-until-{until}-ms");
-            (name, &epoch.lists, &epoch.items)
+        let file = |what: &str| format!("{name}-{what}.jsonl");
+        let epochs = (1..).zip(&self.earlier).map(|(number, epoch)| EpochFile {
+            until: epoch.until,
+            lists: file(&format!("epoch-{number}-lists")),
+            queue: file(&format!("epoch-{number}-queue")),
         });
-        let present = std::iter::once((name.to_owned(), &self.lists, &self.items));
-        for (name, lists, items) in earlier.chain(present) {
-            let file = |what: &str| folder.join(format!("{name}-{what}.jsonl"));
-            paths.push(written(file("lists"), lists)?);
-            paths.push(written(file("queue"), items)?);
+        let run = RunFile {
+            evidence: self.evidence.clone(),
+            locks: (1..=self.locks.len())
+                .map(|number| file(&format!("lock-{number}")))
+                .collect(),
+            leaders: file("leaders"),
+            election: file("election"),
+            rw_lock: file("rw-lock"),
+            epochs: epochs.collect(),
+            lists: file("lists"),
+            queue: file("queue"),
+        };
+        let mut paths = Vec::new();
+        for (file, events) in run.locks.iter().zip(&self.locks) {
+            paths.push(written(folder.join(file), events)?);
         }
+        paths.push(written(folder.join(&run.leaders), &self.seat)?);
+        paths.push(written(folder.join(&run.election), &self.words)?);
+        paths.push(written(folder.join(&run.rw_lock), &self.shelf)?);
+        for (file, epoch) in run.epochs.iter().zip(&self.earlier) {
+            paths.push(written(folder.join(&file.lists), &epoch.lists)?);
+            paths.push(written(folder.join(&file.queue), &epoch.items)?);
+        }
+        paths.push(written(folder.join(&run.lists), &self.lists)?);
+        paths.push(written(folder.join(&run.queue), &self.items)?);
+        // Last, so that a run's file names no file that is not there.
+        paths.insert(0, written(folder.join(file("run")), &[run])?);
         Ok(paths)
+    }
+
+    /// Reads back what [`write`](Self::write) wrote: the file of the run, and those that it names.
+    ///
+    /// # Errors
+    ///
+    /// The file that could not be read, and why.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let run = read::<RunFile>(path)?.pop();
+        let run = run.ok_or_else(|| invalid(path, "it has no line behind the first"))?;
+        let mut histories = Self {
+            seat: read(&folder.join(&run.leaders))?,
+            words: read(&folder.join(&run.election))?,
+            shelf: read(&folder.join(&run.rw_lock))?,
+            lists: read(&folder.join(&run.lists))?,
+            items: read(&folder.join(&run.queue))?,
+            evidence: run.evidence,
+            ..Self::default()
+        };
+        for file in &run.locks {
+            histories.locks.push(read(&folder.join(file))?);
+        }
+        for epoch in &run.epochs {
+            histories.earlier.push(Earlier {
+                until: epoch.until,
+                lists: read(&folder.join(&epoch.lists))?,
+                items: read(&folder.join(&epoch.queue))?,
+            });
+        }
+        Ok(histories)
     }
 }
 
 fn written<L: jsonl::Line>(path: PathBuf, history: &[L]) -> io::Result<PathBuf> {
     jsonl::write(&mut BufWriter::new(File::create(&path)?), history)?;
     Ok(path)
+}
+
+fn invalid(path: &Path, why: impl std::fmt::Display) -> io::Error {
+    let what = format!("{}: {why}", path.display());
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// The lines of a file of histories.
+pub(super) fn read<L: jsonl::Line>(path: &Path) -> io::Result<Vec<L>> {
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let file = File::open(path).map_err(named)?;
+    jsonl::read(io::BufReader::new(file)).map_err(|error| invalid(path, error))
+}
+
+/// The verdict of one history that has no run around it: nobody is excused, and nothing need have come to an end.
+/// Nothing if its kind is not one of the long form's.
+pub(super) fn judge_alone(path: &Path, kind: &str) -> io::Result<Option<Result<(), Outcome>>> {
+    let verdict = match kind {
+        "lock" => judge_lock("", &read::<Event>(path)?),
+        "rw_lock" => judge_shelf(&read::<RwEvent>(path)?, &[]),
+        "election" => judge_words(&read::<ElectionOperation>(path)?),
+        "list-append" => judge_lists(&read::<Transaction>(path)?),
+        "queue" => {
+            let items = read::<QueueOperation>(path)?;
+            let account = total_queue::check_undrained(&items, &Leeway::within(Duration::MAX));
+            judge_account(&items, &account, true)
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(verdict))
 }
 
 pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
@@ -131,7 +334,7 @@ pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
     let queues = histories.earlier.iter().map(|epoch| epoch.cut().1);
     let (mut deliveries, mut ordered) = (0, 0);
     for items in queues.chain(present) {
-        let (_, account) = queue_account(&items, shared, false);
+        let (_, account) = queue_account(&items, &histories.evidence, false);
         deliveries += account.delivered + account.redelivered;
         ordered += account.ordered;
     }
@@ -154,29 +357,28 @@ pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
 }
 
 /// What is wrong with a run. Of one that did not `end` as it has to, only what no later look could explain.
-pub(super) fn judge(histories: &Histories, shared: &Shared, ended: bool) -> Result<(), Outcome> {
-    let excused = shared.excused();
-    for (lock, events) in shared.locks.iter().zip(&histories.locks) {
-        judge_lock("", &without_belief(events, &excused))?;
-        if ended {
-            lock.judge(shared.plan.fenced).map_err(Outcome::violated)?;
-        }
+pub(super) fn judge(histories: &Histories) -> Result<(), Outcome> {
+    let evidence = &histories.evidence;
+    let excused = &evidence.excused;
+    for events in &histories.locks {
+        judge_lock("", &without_belief(events, excused))?;
     }
-    judge_election(histories, shared, ended)?;
-    judge_shelf(&histories.shelf, &excused)?;
-    if let Some(broken) = shared.broken() {
+    judge_election(histories)?;
+    if let Some(lost) = evidence.registers.first() {
+        return Err(Outcome::violated(lost));
+    }
+    judge_shelf(&histories.shelf, excused)?;
+    if let Some(broken) = &evidence.broken {
         return Err(Outcome::violated(broken));
     }
     for epoch in &histories.earlier {
         let (lists, items) = epoch.cut();
         judge_lists(&lists)?;
-        judge_queue(&items, shared, false)?;
+        judge_queue(&items, evidence, false)?;
     }
     judge_lists(&histories.lists)?;
-    let doubled = shared.doubled.lock();
-    let doubled = doubled.unwrap_or_else(PoisonError::into_inner).clone();
     let excuse = |one: &Doubled| excused.iter().any(|e| e.covers(one.client, one.at));
-    if let Some(one) = doubled.iter().find(|one| !excuse(one)) {
+    if let Some(one) = evidence.doubled.iter().find(|one| !excuse(one)) {
         let [old, new] = one.tokens;
         return Err(Outcome::violated(format!(
             "the queue: client {} counted its delivery of item {} under token {old} as valid at {:.3?}, after another had it under token {new}",
@@ -184,7 +386,7 @@ pub(super) fn judge(histories: &Histories, shared: &Shared, ended: bool) -> Resu
         )));
     }
     // What was not taken in the end of a run that was cut short may be there.
-    judge_queue(&histories.items, shared, ended)
+    judge_queue(&histories.items, evidence, evidence.stopped.is_none())
 }
 
 fn judge_lists(lists: &[Transaction]) -> Result<(), Outcome> {
@@ -200,18 +402,18 @@ fn judge_lists(lists: &[Transaction]) -> Result<(), Outcome> {
 /// The same history as far as nothing was forgotten in it, and what it says.
 fn queue_account(
     items: &[QueueOperation],
-    shared: &Shared,
+    evidence: &Evidence,
     drained: bool,
 ) -> (Vec<QueueOperation>, Account) {
-    let killed = shared.killed();
+    let killed = Span::pairs(&evidence.killed);
     let items = without_forgotten_items(items, &killed);
     let items = with_forgotten_counts(&items, &killed);
     // So long an answer that was lost may have an item: until its client gives up, its link is healed, and
     // its session has ended.
-    let mut leeway = Leeway::within(shared.ttl * 6 + shared.late() * 2);
+    let mut leeway = Leeway::within(evidence.ttl * 6 + evidence.late * 2);
     // And where nothing is wrong: whoever cannot say so for longer has lost its session, and the item with it.
-    leeway.given_back = Some(shared.ttl + shared.late());
-    leeway.trouble = shared.troubles();
+    leeway.given_back = Some(evidence.ttl + evidence.late);
+    leeway.trouble = Span::pairs(&evidence.troubles);
     let forgotten = killed.iter();
     let forgotten = forgotten.map(|(from, to)| (from.saturating_sub(SPARE), *to));
     leeway.forgotten = forgotten.collect();
@@ -222,36 +424,49 @@ fn queue_account(
     (items, account)
 }
 
-fn judge_queue(items: &[QueueOperation], shared: &Shared, drained: bool) -> Result<(), Outcome> {
-    let (items, account) = queue_account(items, shared, drained);
+fn judge_queue(
+    items: &[QueueOperation],
+    evidence: &Evidence,
+    drained: bool,
+) -> Result<(), Outcome> {
+    let (items, account) = queue_account(items, evidence, drained);
+    judge_account(&items, &account, evidence.ordered)
+}
+
+fn judge_account(
+    items: &[QueueOperation],
+    account: &Account,
+    ordered: bool,
+) -> Result<(), Outcome> {
     let overtaking = account.overtakings.first();
-    let overtaking = overtaking.filter(|_| shared.said.ordered);
+    let overtaking = overtaking.filter(|_| ordered);
     let Some(violation) = account.violations.first().or(overtaking) else {
         return Ok(());
     };
-    let picture = queue::timeline(&items, &violation.places);
+    let picture = queue::timeline(items, &violation.places);
     let broken = Outcome::violated(format!("the queue: {}", violation.what));
     Err(broken.with_history(picture))
 }
 
-fn judge_election(histories: &Histories, shared: &Shared, ended: bool) -> Result<(), Outcome> {
-    let seat = without_belief(&histories.seat, &shared.excused());
+fn judge_election(histories: &Histories) -> Result<(), Outcome> {
+    let evidence = &histories.evidence;
+    let seat = without_belief(&histories.seat, &evidence.excused);
     judge_lock("the election, ", &seat)?;
-    if ended {
-        let register = shared.office.seat.judge(shared.plan.fenced);
-        register.map_err(Outcome::violated)?;
-    }
     // Where an event may forget the latest changes, observers show an older state after it.
     let forgets = histories.earlier.iter().map(|epoch| epoch.until);
     let known = forgets
         .min()
-        .filter(|_| !shared.said.converges)
+        .filter(|_| !evidence.converges)
         .unwrap_or(Duration::MAX);
     let words = histories.words.iter().cloned();
     let mut words: Vec<_> = words.filter_map(|word| word.as_of(known)).collect();
-    ask_without_belief(&mut words, &shared.excused());
-    election::check(&words).map_err(|violation| {
-        let picture = election::timeline(&words, &violation.places);
+    ask_without_belief(&mut words, &evidence.excused);
+    judge_words(&words)
+}
+
+fn judge_words(words: &[ElectionOperation]) -> Result<(), Outcome> {
+    election::check(words).map_err(|violation| {
+        let picture = election::timeline(words, &violation.places);
         Outcome::violated(format!("the election: {}", violation.what)).with_history(picture)
     })
 }

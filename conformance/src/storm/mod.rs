@@ -25,6 +25,7 @@ mod leaders;
 mod lists;
 mod locks;
 mod progress;
+mod replay;
 mod report;
 mod shelf;
 mod sweep;
@@ -46,7 +47,8 @@ use crate::patient::unless_away;
 use crate::timeline::Timeline;
 use client::{Crew, Role, Shared};
 pub use faults::{Fault, Kind, Schedule};
-pub use judge::{Earlier, Histories};
+pub use judge::{Earlier, Evidence, Histories, Span, Stopped};
+pub use replay::{elle, replay};
 pub use report::{Row, Summary};
 pub use sweep::{Progress, Sweep, sweep};
 
@@ -280,9 +282,14 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
             _ => None,
         };
         run.verdict = match gone {
-            Some(error) => Verdict::Invalid {
-                why: format!("the store is gone: {error}"),
-            },
+            Some(error) => {
+                let why = format!("the store is gone: {error}");
+                run.histories.evidence.stopped = Some(Stopped {
+                    violated: false,
+                    why: why.clone(),
+                });
+                Verdict::Invalid { why }
+            }
             None => verdict(stopped),
         };
     }
@@ -296,6 +303,7 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
     });
     if let (Verdict::Passed, Err(error)) = (&run.verdict, cleaned) {
         let why = format!("what was left could not be removed: {error}");
+        run.histories.evidence.insufficient = Some(why.clone());
         run.verdict = Verdict::Invalid { why };
     }
     run.took = started.elapsed();
@@ -435,9 +443,22 @@ async fn weather(
     // Whatever came of it, what the clients saw is kept, and judged: a run that is cut short may have
     // shown enough.
     run.histories = shared.histories();
+    run.histories.evidence = Evidence::of(run.seed, &shared, &ended);
     run.counts = judge::count(&run.histories, &shared);
-    judge::judge(&run.histories, &shared, ended.is_ok())?;
+    judge::judge(&run.histories)?;
     ended?;
+    let proved = proves(plan, run, &shared, &schedule);
+    run.histories.evidence.insufficient = proved.as_ref().err().map(Outcome::details);
+    proved
+}
+
+/// Whether enough happened in a run in which nothing was broken.
+fn proves(
+    plan: &Plan,
+    run: &Run,
+    shared: &Shared,
+    schedule: &Schedule,
+) -> std::result::Result<(), Outcome> {
     if shared.least() * 100 < plan.operations {
         return Err(Outcome::not_run(format!(
             "among {} operations only {} of one kind came to something: too few to prove anything",
