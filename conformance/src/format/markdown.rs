@@ -258,7 +258,7 @@ mod tests {
             "### `l1_contenders_exclude_each_other` on memory\n",
             "```text\ntwo at once:\n    client 0\n```\n",
             "### token order survives on memory: denied, shown\n\nnothing is kept\n\nShown by `l2_tokens_survive_a_restart`:\n",
-            "Not shown by 1 case: there is no way to restart the store.\n",
+            "no control for 1 case: there is no way to restart the store.\n",
             "* plain \\| redis: 1 case: there is no way to cut a connection\n  (`l3_no_wake_up_is_lost_in_a_reconnect`)\n",
         ] {
             assert!(text.contains(expected), "no {expected:?} in {text}");
