@@ -161,12 +161,6 @@ const PLANTED: &[Planted] = &[
                 return free && inner.claim.set(token).is_ok();",
     },
     Planted {
-        name: "session: does not say that it was lost",
-        file: "drive.rs",
-        before: "        // Past the deadline for one is past it for all: a renewal that comes back now is too late.",
-        fault: "return Err(self.overdue());",
-    },
-    Planted {
         name: "session: is revived by a late renewal",
         file: "drive.rs",
         before: "        if let Some(reason) = self.loss.get() {

@@ -259,10 +259,9 @@ mod tests {
             "flight: a grant that crossed is kept" by "deadlock",
             "flight: an ending is dropped with its caller" by "deadlock";
         a_lock_goes_from_hand_to_hand_although_answers_are_lost in 200,
-            "flight: a dropped request is dropped" by "lease ran out";
+            "flight: a dropped request is dropped" by "ran out";
         what_is_valid_is_held in 400,
-            "session: does not say that it was lost" by "exceeded max_steps",
-            "session: is revived by a late renewal" by "valid again",
+            "session: is revived by a late renewal" by "lost while it is not",
             "session: counts from the arrival of the answer" by "valid, and not held";
         a_session_is_detached in 400,
             "holding: is released after the end" by "gone, and to be kept";
