@@ -185,7 +185,7 @@ pub(crate) async fn cancelled_waiters_keep_the_order(harness: &dyn Harness, role
         })
     };
     let mut sessions = Vec::new();
-    for number in 0..5 {
+    for number in 0..5_usize {
         // Two waiters for each session, so that the order inside one counts, too.
         if number.is_multiple_of(2) {
             sessions.push(open(harness, LONG).await?);

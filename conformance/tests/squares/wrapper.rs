@@ -744,7 +744,10 @@ struct Place {
 
 impl Place {
     async fn comes(&self) {
-        while !self.in_order {
+        if self.in_order {
+            return;
+        }
+        loop {
             let turned = self.world.turned.load(Ordering::SeqCst);
             {
                 let queues = self.world.queues.lock().unwrap();
