@@ -164,7 +164,8 @@ async fn no_notification_waits_for_a_standby() {
     let mut all = sessions(&server, "postgres", 16).await;
     let mut one = || all.pop().unwrap();
     let held = one();
-    let mut acts: Vec<(&str, Box<dyn FnOnce() -> Act>)> = Vec::new();
+    type Start = Box<dyn FnOnce() -> Act>;
+    let mut acts: Vec<(&str, Start)> = Vec::new();
 
     let barrier = held.barrier("released").unwrap();
     barrier.hold(HoldFor::Session).await.unwrap();
