@@ -333,11 +333,19 @@ impl Core {
             self.lose(reason);
             return Err(self.loss.get().unwrap_or(reason));
         }
-        // The clock first: a renewal that comes in between moves the deadline, and then nothing is lost.
-        let now = self.clock.now();
-        let left = self.deadline().since(now);
-        if !left.is_zero() {
-            return Ok(left);
+        let mut deadline = self.deadline();
+        loop {
+            // The clock last: what is said to be valid was so when the clock was read.
+            let left = deadline.since(self.clock.now());
+            if !left.is_zero() {
+                return Ok(left);
+            }
+            // A renewal that came in between has moved the deadline: then nothing is lost.
+            let moved = self.deadline();
+            if moved == deadline {
+                break;
+            }
+            deadline = moved;
         }
         // Past the deadline for one is past it for all: a renewal that comes back now is too late.
         self.lose(self.overdue());

@@ -260,8 +260,8 @@ mod tests {
             "flight: an ending is dropped with its caller" by "deadlock";
         a_lock_goes_from_hand_to_hand_although_answers_are_lost in 200,
             "flight: a dropped request is dropped" by "ran out";
-        what_is_valid_is_held in 400,
-            "session: is revived by a late renewal" by "lost while it is not",
+        what_is_valid_is_held in 2_000,
+            "session: is revived by a late renewal" by "valid again",
             "session: counts from the arrival of the answer" by "valid, and not held";
         a_session_is_detached in 400,
             "holding: is released after the end" by "gone, and to be kept";
