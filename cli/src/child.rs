@@ -58,6 +58,13 @@ fn slack(kill_after: Duration, ttl: Duration) -> Duration {
     (spare / 4).min(ttl / 20).min(Duration::from_millis(250))
 }
 
+/// When what is `left` is over.
+fn deadline(left: impl FnOnce() -> Duration) -> Duration {
+    // The clock first: a pause in between makes the deadline earlier, never later.
+    let now = processes::now();
+    now + left()
+}
+
 /// Runs a command for as long as `holding` lasts.
 ///
 /// Signals that come here go on to it. Once the holding is lost, or so early before its deadline that SIGKILL
@@ -78,10 +85,11 @@ pub(crate) async fn run(
     if let Some(reason) = holding.loss() {
         return Err(crate::hold::lost(holding, Some(reason)));
     }
-    let mut running = Running::start(&orders, holding)?;
+    // The watchdog acts a moment after this process would, and still before the deadline.
+    let left = || holding.remaining().saturating_sub(slack / 2);
+    let mut running = Running::start(&orders, holding, deadline(left))?;
     loop {
-        // The watchdog acts a moment after this process would, and still before the deadline.
-        running.may_run_for(|| holding.remaining().saturating_sub(slack / 2));
+        running.may_run_until(deadline(left));
         if let Some(reason) = holding.loss() {
             let grace = match reason {
                 // The deadline has passed: this process, or the machine, was paused.
@@ -93,13 +101,13 @@ pub(crate) async fn run(
             let status = running.end(signals, grace).await?;
             return Ok(Ended::Lost(Some(reason), status));
         }
-        let left = holding.remaining();
-        if left <= reserve {
-            let grace = orders.kill_after.min(left);
+        let remaining = holding.remaining();
+        if remaining <= reserve {
+            let grace = orders.kill_after.min(remaining);
             let status = running.end(signals, grace).await?;
             return Ok(Ended::Lost(holding.loss(), status));
         }
-        let look = (left - reserve).min(ttl / 10);
+        let look = (remaining - reserve).min(ttl / 10);
         tokio::select! {
             biased;
             // Looked at first: after a pause of this process everything is ready at once, and a
@@ -137,7 +145,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(orders: &Orders<'_>, holding: &Holding) -> Result<Self, Failure> {
+    fn start(orders: &Orders<'_>, holding: &Holding, deadline: Duration) -> Result<Self, Failure> {
         let own_group = match orders.process_group {
             ProcessGroup::Auto => orders.input.is_some() || !io::stdin().is_terminal(),
             ProcessGroup::Always => true,
@@ -149,6 +157,8 @@ impl Running {
             true => Task::OwnGroup(kill_after),
             false => Task::Told,
         })?;
+        // Before the command runs: this process may be paused at any time.
+        watchdog.tell(Message::Deadline(deadline));
         let group = processes::pid(watchdog.group()).map_err(unwatched)?;
         let group = own_group.then_some(group);
         let mut child = start(orders, group, holding)?;
@@ -169,7 +179,7 @@ impl Running {
             watchdog,
             kill_after,
             ending: None,
-            told: Duration::ZERO,
+            told: deadline,
             status: None,
             over: false,
             _feeding: feeding,
@@ -177,10 +187,7 @@ impl Running {
     }
 
     /// Tells the watchdog of a deadline that has moved: renewals move it by a third of the TTL.
-    fn may_run_for(&mut self, left: impl FnOnce() -> Duration) {
-        // The clock first: a pause in between makes the deadline earlier, never later.
-        let now = processes::now();
-        let deadline = now + left();
+    fn may_run_until(&mut self, deadline: Duration) {
         if deadline > self.told + Duration::from_millis(5) {
             self.told = deadline;
             self.watchdog.tell(Message::Deadline(deadline));
