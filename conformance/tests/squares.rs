@@ -178,6 +178,8 @@ fn reaches(role: Role, what: &str, bug: Bug) -> bool {
             // Waiting for these leaves nothing in the store.
             !matches!(role, Hold | Participant)
         }
+        // The wrapper does not break the late release of the single deliveries of a batch.
+        Bug::ReleasesTheNext | Bug::ReleasesInAllNamespaces => role != Batch,
         Bug::SharedInItsSession => !matches!(role, Reader | Delivery | Batch),
         _ => true,
     }

@@ -361,8 +361,9 @@ impl Harness for PostgresHarness {
 
     fn offers(&self) -> &[Need] {
         // No cut: the connection is the lease, and nothing is left to see after it.
+        // No count of requests: the first waiter looks for a dead holder twice a second by design, and the rule has no
+        // measure yet that tells such a slow check from polling. docs/postgres.md states it.
         const OWN: &[Need] = &[
-            Need::Requests,
             Need::Silence,
             Need::Mute,
             Need::Elsewhere,
@@ -477,12 +478,14 @@ impl Operator for PostgresHarness {
         let root = literal(&format!("{}/", namespace_root(&self.namespace)));
         // Names are verbatim in interop mode: they have no root.
         let all = self.interop;
+        // A vacancy holds nothing: its row has no session, and the sweep removes it after an hour.
         // Locks know no names, only keys: they are those of this database, whatever their namespace.
         let keys = format!(
             "SELECT t.path || '#' || t.session || ':' || tenure.hex(t.nonce) FROM tenure.tickets AS t \
              WHERE starts_with(t.path, {root}) OR {all} UNION ALL \
              SELECT 'leader/' || e.path || '#' || e.session || ':' || tenure.hex(e.nonce) \
-             FROM tenure.elections AS e WHERE starts_with(e.path, {root}) AND tenure.alive(e.session) \
+             FROM tenure.elections AS e WHERE starts_with(e.path, {root}) AND e.session IS NOT NULL \
+             AND tenure.alive(e.session) \
              UNION ALL \
              SELECT p.path || '#' || p.session || ':' || tenure.hex(p.nonce) FROM tenure.participants AS p \
              WHERE starts_with(p.path, {root}) UNION ALL \
