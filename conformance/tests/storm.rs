@@ -173,8 +173,10 @@ fn comes_back(run: &Run) {
     use std::io::BufReader;
     use tenure_conformance::checkers::{Event, jsonl, list_append, queue};
 
-    let folder =
-        std::env::temp_dir().join(format!("tenure-storm-{}-{}", std::process::id(), run.seed));
+    // Of its own: runs on several stores have the same seed, and one of them ends first.
+    static RUNS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let number = RUNS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("tenure-storm-{}-{number}", std::process::id()));
     let files = run.histories.write(&folder, "run").unwrap();
     let open = |name: &str| {
         let path = files.iter().find(|path| path.ends_with(name)).unwrap();

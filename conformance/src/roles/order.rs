@@ -76,7 +76,7 @@ pub(crate) async fn one_at_a_time(harness: &dyn Harness, role: Role) -> Verdict 
     let mut grants = 0;
     for mut contender in contenders {
         let (had, token, clash) = contender
-            .end(PROMPT * 3, "the end of a contender")
+            .end(PROMPT * 10, "the end of a contender")
             .await??;
         ensure!(
             !clash,
