@@ -506,7 +506,7 @@ async fn what_nobody_leads_or_watches_is_forgotten() {
     sql.execute("UPDATE tenure.elections SET vacant = NULL WHERE session IS NOT NULL")
         .await
         .unwrap();
-    sql.execute("SELECT tenure.election_forget()")
+    sql.execute("SELECT tenure.election_collect()")
         .await
         .unwrap();
     assert_eq!(db.number("SELECT count(*) FROM tenure.elections").await, 3);

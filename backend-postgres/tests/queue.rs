@@ -409,7 +409,7 @@ async fn ids_are_known_in_the_queue_and_for_a_while_after() {
         "UPDATE tenure.queue_names SET until = clock_timestamp()".to_owned(),
     )
     .await;
-    execute(&db, "SELECT tenure.queue_sweep()".to_owned()).await;
+    execute(&db, "SELECT tenure.queue_collect(0)".to_owned()).await;
     assert_eq!(
         db.number("SELECT count(*) FROM tenure.queue_names").await,
         0
@@ -757,7 +757,7 @@ async fn what_is_over_is_swept() {
         execute(&db, old.to_owned()).await;
         // It begins anywhere.
         for _ in 0..20 {
-            execute(&db, "SELECT tenure.queue_sweep()".to_owned()).await;
+            execute(&db, "SELECT tenure.queue_collect(0)".to_owned()).await;
         }
         db.number("SELECT count(*) FROM tenure.queues").await
     };
