@@ -7,7 +7,7 @@ mod support;
 
 use std::process::Command;
 
-use support::{PATIENCE, run, run_with_input, says, tenure, tenure_done};
+use support::{PATIENCE, run, run_with_input, says, tenure, tenure_done, with_default_signals};
 use tenure_testbed::{Process, Signal};
 
 /// `tenure lock NAME -- sh -c SCRIPT`.
@@ -105,14 +105,6 @@ fn hostile_names_are_names() {
     assert_eq!(done.stdout, "-rf\n");
 }
 
-/// Whether the tests themselves run under `nohup`, and the command with them.
-fn hangup_is_ignored() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & 1 == 1)
-}
-
 #[test]
 fn without_a_command_it_holds_until_told() {
     for (signal, code) in [
@@ -121,9 +113,6 @@ fn without_a_command_it_holds_until_told() {
         (Signal::HUP, 0),
         (Signal::QUIT, 0),
     ] {
-        if signal == Signal::HUP && hangup_is_ignored() {
-            continue; // by design: see the command's `signals.rs`
-        }
         let mut holder = Process::spawn(tenure(["lock", "orders"])).unwrap();
         let line = holder.expect_line("token=", PATIENCE).unwrap();
         let token = line.strip_prefix("orders token=").unwrap();
@@ -181,9 +170,6 @@ fn signals_reach_the_child() {
         (Signal::USR1, "USR1"),
         (Signal::WINCH, "WINCH"),
     ] {
-        if signal == Signal::HUP && hangup_is_ignored() {
-            continue; // by design: see the command's `signals.rs`
-        }
         holder.signal(signal).unwrap();
         let line = holder.expect_line("got", PATIENCE).unwrap();
         assert_eq!(line, format!("got {name}"));
@@ -224,7 +210,7 @@ fn ctrl_c_comes_once() {
         env!("CARGO_BIN_EXE_tenure"),
         path.display()
     );
-    let mut command = Command::new("script");
+    let mut command = with_default_signals("script");
     command
         .args(["-q", "-e", "-c", &line, "/dev/null"])
         .env_remove("TENURE_URL");

@@ -12,9 +12,17 @@ use tenure_testbed::Process;
 /// Longer than anything takes on a busy machine, so that only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A program that ignores no signal. What runs the tests may ignore some, as `nohup` and a shell's `&` do, and whoever
+/// it starts inherits that.
+pub(crate) fn with_default_signals(program: &str) -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,QUIT,TERM", program]);
+    command
+}
+
 /// `tenure` with these arguments, and no store in its environment.
 pub(crate) fn tenure<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tenure"));
+    let mut command = with_default_signals(env!("CARGO_BIN_EXE_tenure"));
     command.args(args);
     command
         .env_remove("TENURE_URL")

@@ -777,7 +777,7 @@ macro_rules! for_each_case {
         }
         floor::l2_token_floor_survives_a_restart {
             "L2", "a token floor that was raised holds after a restart of the store",
-            Some(Line::TokenOrder), [Restart], tokens_survive_a_restart
+            Some(Line::Durability), [Restart], durable
         }
         lock::l3_two_hundred_waiters_are_served {
             "L3", "two hundred waiters of several sessions are all served",

@@ -75,10 +75,11 @@ pub(crate) async fn kept_for_ttls(harness: &dyn Harness, role: Role) -> Verdict 
 pub(crate) async fn a_long_ttl_is_kept(harness: &dyn Harness, role: Role) -> Verdict {
     let (scene, link) = Scene::linked(harness, role, harness.ttl() * 4).await?;
     let ttl = scene.holder.ttl();
+    let deadline = scene.renewed().await?;
     link.silence();
     let silent = Instant::now();
     scene
-        .is_kept_for(ttl * 9 / 10, "in a silence of 9/10 of its TTL")
+        .is_kept_in_a_silence(ttl * 9 / 10, deadline, "in a silence of 9/10 of its TTL")
         .await?;
     link.heal();
     held!(
@@ -91,9 +92,10 @@ pub(crate) async fn a_long_ttl_is_kept(harness: &dyn Harness, role: Role) -> Ver
 pub(crate) async fn kept_in_a_silence(harness: &dyn Harness, role: Role) -> Verdict {
     let (scene, link) = Scene::linked(harness, role, harness.ttl()).await?;
     let ttl = scene.holder.ttl();
+    let deadline = scene.renewed().await?;
     link.silence();
     scene
-        .is_kept_for(ttl / 2, "in a silence of half its TTL")
+        .is_kept_in_a_silence(ttl / 2, deadline, "in a silence of half its TTL")
         .await?;
     link.heal();
     scene

@@ -78,6 +78,34 @@ impl Scene {
         self.is_kept(when).await
     }
 
+    /// Waits until the session was renewed a moment ago, so that nearly a whole TTL is left, and returns when that ends.
+    /// How long the setting of the stage took on a busy machine is no matter then.
+    pub(super) async fn renewed(&self) -> Step<Instant> {
+        let ttl = self.holder.ttl();
+        let fresh = async {
+            while self.holder.remaining() < ttl * 19 / 20 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            Instant::now() + self.holder.remaining().min(ttl)
+        };
+        within(ttl + SLACK, "a renewal", fresh).await
+    }
+
+    /// As [`is_kept_for`](Self::is_kept_for), in a silence: an answer that came after `deadline` says nothing.
+    pub(super) async fn is_kept_in_a_silence(
+        &self,
+        period: Duration,
+        deadline: Instant,
+        when: &str,
+    ) -> Step<()> {
+        match self.is_kept_for(period, when).await {
+            Err(_) if Instant::now() >= deadline => Err(crate::case::Outcome::not_run(
+                "the answers took so long that the lease was over",
+            )),
+            judged => judged,
+        }
+    }
+
     /// The holder counts everything as its own.
     pub(super) fn is_valid(&self, when: &str) -> Step<()> {
         for held in &self.held {
