@@ -41,6 +41,7 @@ missing_packages() {
     has "${TENURE_ETCD:-etcd}" || echo etcd-server
     has "${TENURE_ETCDCTL:-etcdctl}" || echo etcd-client
     has "${TENURE_REDIS_SERVER:-redis-server}" || echo redis-server
+    has python3 || echo python3
     redis_py_works || echo python3-redis
     has_postgres || echo postgresql
     has_pgbouncer || echo pgbouncer
@@ -110,10 +111,6 @@ has cargo || die "please install Rust first: https://rustup.rs"
 [ "${1-}" != -- ] || shift
 install_missing
 
-say "building everything"
-cargo build --workspace --all-targets --all-features --locked
-say "running all tests"
-# All packages in one go: cargo builds the same crates anew where others are asked for beside them.
-cargo test --workspace --all-features --locked \
-    --config 'target."cfg(all())".runner=["scripts/run-test.sh"]' -- "$@"
+say "building and running all tests"
+scripts/run-tests.py "$@"
 count_cases
