@@ -202,6 +202,52 @@ async fn concurrent_producers_and_consumers_keep_the_order() {
     assert_eq!(db.number(ROWS).await, 0);
 }
 
+/// What the next of the crowd got: as a rule the one that waits longest, but one that looks by itself may be faster.
+async fn next_of(
+    crowd: &mut Vec<tokio::task::JoinHandle<Got>>,
+    what: &str,
+) -> Delivery<PostgresQueue> {
+    let ended = std::future::poll_fn(|context| {
+        for (at, task) in crowd.iter_mut().enumerate() {
+            if let std::task::Poll::Ready(got) = std::pin::Pin::new(task).poll(context) {
+                return std::task::Poll::Ready((at, got));
+            }
+        }
+        std::task::Poll::Pending
+    });
+    let (at, got) = within(PROMPT, what, ended).await;
+    drop(crowd.remove(at));
+    got.unwrap().unwrap()
+}
+
+/// A consumer that looks by itself, for what nobody told it of, keeps its place in line.
+#[tokio::test]
+async fn consumers_that_look_by_themselves_keep_their_places() {
+    const LOOKED: &str = "SELECT (extract(epoch FROM looked) * 1000000)::bigint FROM tenure.queues";
+    const PLACES: &str = "SELECT sum(id)::bigint FROM tenure.queue_waits";
+    let db = Database::new().await;
+    let sessions = [db.session(TTL).await, db.session(TTL).await];
+    let mut crowd = Vec::new();
+    for number in 0..4 {
+        let queue = sessions[number % 2].queue("q").unwrap();
+        crowd.push(waiting(&db, &queue, number as i64 + 1).await);
+    }
+    let places = db.number(PLACES).await;
+    // Looks of either session: each looks more seldom than once in two of the other's.
+    let mut looks = HashSet::new();
+    within(PROMPT, "the looks", async {
+        while looks.len() < 6 {
+            looks.insert(db.number(LOOKED).await);
+        }
+    })
+    .await;
+    assert_eq!(db.number(PLACES).await, places);
+    for task in crowd {
+        task.abort();
+    }
+    db.until(WAITS, 0).await;
+}
+
 #[tokio::test]
 async fn an_item_wakes_one_and_a_batch_wakes_as_many() {
     let db = Database::new().await;
@@ -213,11 +259,11 @@ async fn an_item_wakes_one_and_a_batch_wakes_as_many() {
     }
     let producer = queue(&db, TTL, "q").await;
     producer.enqueue("one").await.unwrap();
-    let first = within(PROMPT, "the first", crowd.remove(0)).await.unwrap();
-    assert_eq!(text(&first.unwrap()), "one");
+    let first = next_of(&mut crowd, "the first").await;
+    assert_eq!(text(&first), "one");
+    drop(first);
     // Dropped, it wakes another.
-    let second = within(PROMPT, "the second", crowd.remove(0)).await.unwrap();
-    let second = second.unwrap();
+    let second = next_of(&mut crowd, "the second").await;
     assert_eq!((text(&second), second.count()), ("one", 2));
     second.ack().await.unwrap();
     assert_eq!(crowd.iter().filter(|task| task.is_finished()).count(), 0);
@@ -751,7 +797,6 @@ async fn what_is_over_is_swept() {
     let task = waiting(&db, &queue, 1).await;
     task.abort();
     db.until(WAITS, 0).await;
-    // Not while it has a consumer.
     let old = "UPDATE tenure.queues SET looked = looked - interval '1 hour'";
     let sweep = async || {
         execute(&db, old.to_owned()).await;
@@ -761,9 +806,16 @@ async fn what_is_over_is_swept() {
         }
         db.number("SELECT count(*) FROM tenure.queues").await
     };
+    // A consumer that lives keeps no emptied queue, and is known again in the queue that takes its name.
+    assert_eq!(sweep().await, 0);
+    queue.enqueue("of a consumer").await.unwrap();
+    let held = next(&queue).await;
     assert_eq!(sweep().await, 1);
-    session.close().await.unwrap();
     let other = db.session(TTL).await;
+    session.close().await.unwrap();
+    assert_eq!(held.lost().await, LossReason::Closed);
+    expect(&other.queue("q").unwrap(), "of a consumer", 2).await;
+    assert_eq!(sweep().await, 0);
     let again = other.queue("q").unwrap();
     again.enqueue("b").await.unwrap();
     assert_eq!(sweep().await, 1);

@@ -180,8 +180,8 @@ BEGIN
         queue := tenure.queue_open(a_path);
     END IF;
     IF a_stood THEN
-        DELETE FROM tenure.queue_waits AS w WHERE w.session = me AND w.nonce = a_nonce;
-        PERFORM FROM tenure.queue_waits AS w WHERE w.queue = queue_take.queue AND w.id > told LIMIT 1;
+        PERFORM FROM tenure.queue_waits AS w WHERE w.queue = queue_take.queue AND w.id > told
+            AND (w.session, w.nonce) IS DISTINCT FROM (me, a_nonce) LIMIT 1;
         others := FOUND;
     END IF;
     returned := tenure.queue_refresh(queue, me);
@@ -274,6 +274,10 @@ BEGIN
         END IF;
         EXIT WHEN cardinality(tokens) = a_most AND NOT others;
     END LOOP;
+    -- One that finds nothing keeps its place: most looks are of those whom nobody told of anything.
+    IF a_stood AND (tokens IS NOT NULL OR letters) THEN
+        DELETE FROM tenure.queue_waits AS w WHERE w.session = me AND w.nonce = a_nonce;
+    END IF;
     -- What came back by itself, and is not for us.
     IF returned > 0 THEN
         SELECT t.a_told, t.a_ours INTO told, ours
