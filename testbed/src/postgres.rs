@@ -329,6 +329,38 @@ impl PostgresServer {
         self.probe().wait_async().await
     }
 
+    /// Takes a base backup of the running server (`pg_basebackup`): [`restore`](Self::restore) returns to it. A second
+    /// one replaces the first. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] when the backup fails.
+    pub fn save_backup(&self) -> Result<()> {
+        let backup = backup_path(&self.reaper);
+        if backup.exists() {
+            std::fs::remove_dir_all(&backup).doing("remove the old backup")?;
+        }
+        self.programs.copy(&backup, self.user, self)
+    }
+
+    /// Kills the server, replaces its data by the last [`save_backup`](Self::save_backup), and starts it on the same
+    /// port: whatever was written since is gone. Blocks the thread until it serves.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] without a backup; [`Error::Start`], with the end of the log.
+    pub fn restore(&mut self) -> Result<()> {
+        self.kill()?;
+        let (data, backup) = (self.data_dir(), backup_path(&self.reaper));
+        // The backup stays, to be restored again.
+        std::fs::metadata(&backup).doing("find the backup")?;
+        std::fs::remove_dir_all(&data).doing("remove the data")?;
+        let mut copy = Command::new("cp");
+        copy.arg("--archive").arg(&backup).arg(&data);
+        run::<&str>(copy, &[])?;
+        self.restart()
+    }
+
     /// SIGSTOP, for every process of the server: connections stay open and silent. Returns when all have
     /// stopped.
     ///
@@ -443,6 +475,10 @@ impl Drop for PostgresServer {
 
 fn data_path(reaper: &Reaper) -> PathBuf {
     reaper.folder().join("data")
+}
+
+fn backup_path(reaper: &Reaper) -> PathBuf {
+    reaper.folder().join("backup")
 }
 
 fn log_path(reaper: &Reaper) -> PathBuf {
