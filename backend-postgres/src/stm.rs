@@ -29,7 +29,7 @@ pub struct PostgresStm {
 /// One statement, hence one snapshot: the revision, and what stands under each key.
 const READ: &str = "SELECT coalesce((SELECT r.revision FROM tenure.revisions AS r WHERE r.root = $1), 0) AS revision, \
     k.n, d.value, d.created, d.modified, d.version \
-    FROM (SELECT) AS one LEFT JOIN pg_catalog.unnest($2::text[]) WITH ORDINALITY AS k(path, n) ON true \
+    FROM (SELECT) AS one LEFT JOIN pg_catalog.unnest($2::pg_catalog.text[]) WITH ORDINALITY AS k(path, n) ON true \
     LEFT JOIN LATERAL (SELECT * FROM tenure.data AS d WHERE d.path = k.path OFFSET 0) AS d ON true \
     ORDER BY k.n";
 
