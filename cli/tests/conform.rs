@@ -290,7 +290,7 @@ fn a_store_that_goes_away_is_69() {
     let mut server = tenure_testbed::RedisServer::start().unwrap();
     let url = server.url();
     // It takes as long as the lease of a dead holder.
-    let only = ["--only", "s3_freed_within_the_stated_bound"];
+    let only = ["--only", "s3_lock_ends_after_a_silence"];
     let running =
         std::thread::spawn(move || tenure_done(["conform", "--url", &url].iter().chain(&only)));
     support::until("a session", || {

@@ -22,9 +22,9 @@ const WITHOUT: &[(&str, Need)] = &[
 /// What cannot be attacked on a store for want of a control, and why that is right.
 const NOT_RUN: &[(&str, &str)] = &[
     // A call within the process: there is no connection that could be reset,
-    ("memory", "l3_no_wake_up_is_lost_in_a_reconnect"),
-    ("memory", "b1_no_release_is_missed_in_a_reconnect"),
-    ("memory", "b2_nothing_is_missed_in_a_reconnect"),
+    ("memory", "l3_lock_wakes_after_a_cut"),
+    ("memory", "l3_hold_wakes_after_a_cut"),
+    ("memory", "l3_participant_wakes_after_a_cut"),
     // and there are no operators' habits such as compaction.
     ("memory", "l3_no_wake_up_is_lost_in_a_disturbance"),
     ("memory", "e4_an_observer_bears_disturbances"),
@@ -84,15 +84,15 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("postgres", "s5_too_many_holdings_are_refused"),
     // The connection is the lease: a session does not outlive a reset. What else is reset in passing,
     // the disturbances show.
-    ("postgres", "l3_no_wake_up_is_lost_in_a_reconnect"),
-    ("postgres", "b1_no_release_is_missed_in_a_reconnect"),
+    ("postgres", "l3_lock_wakes_after_a_cut"),
+    ("postgres", "l3_hold_wakes_after_a_cut"),
     // One server alone. One with a standby is a set-up of its own.
     ("postgres", "s3_a_failover_prolongs_nothing"),
     ("postgres", "q1_items_outlive_a_failover"),
     ("postgres", "store_commits_outlive_a_failover"),
     ("postgres", "l2_tokens_survive_a_failover"),
     ("postgres", "e4_an_observer_never_goes_back_in_a_failover"),
-    ("postgres", "b2_nothing_is_missed_in_a_reconnect"),
+    ("postgres", "l3_participant_wakes_after_a_cut"),
     // Not implemented yet.
     ("etcd", "l2_token_floor_is_kept"),
     ("etcd", "l2_token_floor_survives_a_restart"),

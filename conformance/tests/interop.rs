@@ -99,7 +99,9 @@ async fn queues_shared_with_go_keep_what_they_promise() {
         survived: &[Line::QueueDelivery, Line::QueueOrder, Line::NameIsolation],
         shown: &[],
     };
-    let cases = |case: &Case| case.rule.starts_with('Q') || case.id == "l8_queues_are_isolated";
+    let cases = |case: &Case| {
+        case.rule.starts_with('Q') || case.id == "l8_delivery_meets_no_other_name_or_kind"
+    };
     let start = async || EtcdHarness::start().await.unwrap().interop();
     denied.check(cases, 15, start).await;
 }
@@ -119,7 +121,7 @@ async fn locks_shared_with_redis_py_keep_what_they_promise() {
             Line::NameIsolation,
         ],
         // A name is the same key in every namespace.
-        shown: &[("l8_namespaces_are_isolated", Line::NameIsolation)],
+        shown: &[("l8_lock_meets_no_other_namespace", Line::NameIsolation)],
     };
     let start = async || RedisHarness::start().await.unwrap().interop();
     denied.check(of_locks, 60, start).await;
@@ -144,7 +146,7 @@ async fn locks_shared_with_sql_clients_keep_what_they_promise() {
         ],
         shown: &[
             // A name is the same key in every namespace.
-            ("l8_namespaces_are_isolated", Line::NameIsolation),
+            ("l8_lock_meets_no_other_namespace", Line::NameIsolation),
             // A session ends with its connection.
             ("s3_a_restart_frees_nothing_early", Line::EarlyRelease),
         ],

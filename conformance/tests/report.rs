@@ -14,7 +14,7 @@ async fn a_report_tells_what_was_held_and_what_is_not_promised() {
     let chosen = [
         "l2_tokens_survive_a_restart",
         "l8_bad_names_are_refused",
-        "l3_no_wake_up_is_lost_in_a_reconnect",
+        "l3_lock_wakes_after_a_cut",
     ];
     let report = run(
         subjects,

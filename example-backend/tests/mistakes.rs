@@ -51,7 +51,7 @@ async fn shows(mistake: Mistake, id: &str, promise: &str, how: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_counted_in_each_process_are_found() {
-    let case = "l2_tokens_rise_with_every_grant";
+    let case = "l2_lock_tokens_rise";
     shows(
         Mistake::CountAtHome,
         case,
@@ -63,7 +63,7 @@ async fn tokens_counted_in_each_process_are_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_by_name_alone_is_found() {
-    let case = "l7_a_late_release_spares_the_successor";
+    let case = "l7_lock_late_release_spares_the_next";
     shows(
         Mistake::ReleaseByName,
         case,

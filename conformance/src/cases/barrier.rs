@@ -11,10 +11,7 @@ use tenure_core::{
 use super::cancel::{QUIET, at_every_await_point, was_last};
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
-use crate::harness::{Harness, Link, Linked};
-
-/// How long a client may take to find its way back to the store.
-const RECONNECT: Duration = Duration::from_secs(12);
+use crate::harness::Harness;
 
 /// Long enough for one who passes too early to be seen.
 const A_WHILE: Duration = Duration::from_millis(300);
@@ -125,33 +122,6 @@ pub async fn b1_a_hold_ends_with_its_session_or_outlives_it(harness: &dyn Harnes
     held!("the hold for a session ended with it, the one for good did not")
 }
 
-/// B4: the hold of one who died ends with its TTL.
-pub async fn b4_a_dead_holders_barrier_is_free(harness: &dyn Harness) -> Verdict {
-    let bound = expiry_bound(harness).await?;
-    let process = Process::start()?;
-    let (store, ttl) = (harness.connect().await?, harness.ttl());
-    let holding = async move {
-        let session = open_on(&store, ttl).await?;
-        session.barrier("gate")?.hold(HoldFor::Session).await?;
-        Ok::<_, tenure_core::Error>(session)
-    };
-    let session = process.run(holding).await??;
-    let guest = open(harness, LONG).await?;
-    let mut waiter = sleeper(guest.barrier("gate")?);
-    none_passes("a waiter passed a held barrier", &[&waiter]).await?;
-    process.kill().await;
-    let killed = Instant::now();
-    let limit = session.ttl() + bound + SLACK;
-    waiter
-        .end(limit, "the end of a dead holder's hold")
-        .await??;
-    held!(
-        "free {:?} after its holder died; the TTL was {:?}, the stated bound is {bound:?}",
-        killed.elapsed(),
-        session.ttl()
-    )
-}
-
 /// B1: a release wakes those who wait also if the barrier is held again right after it.
 pub async fn b1_every_release_is_heard(harness: &dyn Harness) -> Verdict {
     const ROUNDS: usize = 20;
@@ -169,94 +139,6 @@ pub async fn b1_every_release_is_heard(harness: &dyn Harness) -> Verdict {
         waiter.end(PROMPT, &what).await??;
     }
     held!("{ROUNDS} releases, each with a new hold right after it, were all heard")
-}
-
-/// B1: a release that happened while the waiter's link was silent is heard of after it.
-pub async fn b1_no_release_is_missed_in_a_silence(harness: &dyn Harness) -> Verdict {
-    let Linked { store, link } = harness.linked().await?;
-    let guest = promptly("open", open_on(&store, LONG)).await??;
-    let keeper = open(harness, LONG).await?;
-    let held = keeper.barrier("gate")?;
-    promptly("hold", held.hold(HoldFor::Session)).await??;
-    let mut waiter = sleeper(guest.barrier("gate")?);
-    none_passes("a waiter passed a held barrier", &[&waiter]).await?;
-    link.silence();
-    ensure!(release(&held).await?, "a release found nothing held");
-    tokio::time::sleep(A_WHILE).await;
-    link.heal();
-    let healed = Instant::now();
-    waiter.end(RECONNECT, "a return after a silence").await??;
-    held!("returned {:?} after the silence", healed.elapsed())
-}
-
-/// B1: neither is one that happened around a cut of the connection.
-pub async fn b1_no_release_is_missed_in_a_reconnect(harness: &dyn Harness) -> Verdict {
-    let Linked { store, link } = harness.linked().await?;
-    let guest = promptly("open", open_on(&store, LONG)).await??;
-    let keeper = open(harness, LONG).await?;
-    let held = keeper.barrier("gate")?;
-    for cut_first in [true, false] {
-        promptly("hold", held.hold(HoldFor::Session)).await??;
-        let mut waiter = sleeper(guest.barrier("gate")?);
-        none_passes("a waiter passed a held barrier", &[&waiter]).await?;
-        if cut_first {
-            link.cut();
-            none_passes("a cut let a waiter pass", &[&waiter]).await?;
-        }
-        ensure!(release(&held).await?, "a release found nothing held");
-        if !cut_first {
-            link.cut();
-        }
-        waiter.end(RECONNECT, "a return after a cut").await??;
-    }
-    held!("the releases before and after a cut were heard, and the cut itself let nobody pass")
-}
-
-/// B1: a hold whose caller went away, at whichever await point, leaves nothing.
-pub async fn b1_a_cancelled_hold_leaves_nothing(harness: &dyn Harness) -> Verdict {
-    let (caller, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (mine, others) = (caller.barrier("gate")?, other.barrier("gate")?);
-    let mut verdict = None;
-    for hold_for in [HoldFor::Session, HoldFor::Good] {
-        let baseline = count_keys(harness).await?;
-        let done: Verdict = at_every_await_point!("hold", |polls| {
-            let mut hold = give_up_after(polls, QUIET, mine.hold(hold_for)).await;
-            // One that was given up before may reach the store late, and is lifted then.
-            let begun = Instant::now();
-            while let GaveUp::Finished(Err(error)) = &hold
-                && error.kind() == ErrorKind::Conflict
-                && polls > 0
-                && begun.elapsed() < PROMPT
-            {
-                promptly("the end of a late hold", becomes_unheld(&others)).await??;
-                hold = give_up_after(polls, QUIET, mine.hold(hold_for)).await;
-            }
-            let last = was_last(hold)?;
-            if last {
-                ensure!(release(&mine).await?, "a hold that returned is not held");
-            }
-            promptly("the end of a cancelled hold", becomes_unheld(&others)).await??;
-            keys_return_to(baseline, PROMPT, harness).await?;
-            Ok(last)
-        });
-        verdict = Some(done?);
-    }
-    verdict.ok_or_else(|| Outcome::not_run("no hold was tried"))
-}
-
-/// Holds it as soon as that is possible, and gives it free.
-async fn becomes_unheld(barrier: &BarrierHandle) -> Result<()> {
-    loop {
-        match barrier.hold(HoldFor::Session).await {
-            Err(error) if error.kind() == ErrorKind::Conflict => {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            held => {
-                held?;
-                return barrier.release().await.map(drop);
-            }
-        }
-    }
 }
 
 /// Sessions of `n` connections, and the double barrier that they meet at.
@@ -392,69 +274,6 @@ pub async fn b2_generations_do_not_meet(harness: &dyn Harness) -> Verdict {
             .await??;
     }
     held!("{PARTY} participants made {ROUNDS} rounds, and none met another generation")
-}
-
-/// B2: an entry and a leaving that happened around a cut of the connection are heard of.
-pub async fn b2_nothing_is_missed_in_a_reconnect(harness: &dyn Harness) -> Verdict {
-    let Linked { store, link } = harness.linked().await?;
-    nothing_is_missed(harness, store, link, |link| link.cut(), |_| {}).await?;
-    held!("entries and leavings before and after a cut were heard, and the cut let nobody pass")
-}
-
-/// B2: nor are those that happened while the link was silent.
-pub async fn b2_nothing_is_missed_in_a_silence(harness: &dyn Harness) -> Verdict {
-    let Linked { store, link } = harness.linked().await?;
-    nothing_is_missed(
-        harness,
-        store,
-        link,
-        |link| link.silence(),
-        |link| link.heal(),
-    )
-    .await?;
-    held!("entries and leavings in a silence were heard of after it")
-}
-
-async fn nothing_is_missed(
-    harness: &dyn Harness,
-    store: tenure_core::Store,
-    link: Box<dyn Link>,
-    trouble: fn(&dyn Link),
-    end: fn(&dyn Link),
-) -> Step<()> {
-    let far = promptly("open", open_on(&store, LONG)).await??;
-    let near = open(harness, LONG).await?;
-    let (far, near) = (
-        far.double_barrier("phase", 2)?,
-        near.double_barrier("phase", 2)?,
-    );
-    for trouble_first in [true, false] {
-        let mut waiting = entering(far.clone());
-        none_passes("one was let in alone", &[&waiting]).await?;
-        if trouble_first {
-            trouble(&*link);
-            none_passes("trouble let one in alone", &[&waiting]).await?;
-        }
-        let inside = within(RECONNECT, "the second one's entry", near.enter()).await??;
-        if !trouble_first {
-            trouble(&*link);
-        }
-        end(&*link);
-        let other = waiting.end(RECONNECT, "an entry after trouble").await??;
-        let mut waiting = leaving(other);
-        none_passes("one was let out alone", &[&waiting]).await?;
-        if trouble_first {
-            trouble(&*link);
-            none_passes("trouble let one out alone", &[&waiting]).await?;
-        }
-        within(RECONNECT, "the second one's leaving", inside.leave()).await??;
-        if !trouble_first {
-            trouble(&*link);
-        }
-        end(&*link);
-        waiting.end(RECONNECT, "a leaving after trouble").await??;
-    }
-    Ok(())
 }
 
 /// B3: one too many is refused at once, until all have left; then the barrier serves again.
@@ -667,28 +486,6 @@ pub async fn b4_a_barrier_outlives_its_participants(harness: &dyn Harness) -> Ve
     held!("after both participants had died inside, the next two were served as the first were")
 }
 
-/// B4: who gave up waiting does not count, and leaves nothing, at whichever await point.
-pub async fn b4_a_cancelled_enter_leaves_nothing(harness: &dyn Harness) -> Verdict {
-    let party = party(harness, 2).await?;
-    let (caller, other) = (&party[0].1, &party[1].1);
-    let baseline = count_keys(harness).await?;
-    let limited = caller.enter_timeout(Duration::from_millis(100)).await;
-    refused("enter_timeout", limited, &[ErrorKind::TimedOut])?;
-    at_every_await_point!("enter", |polls| {
-        let last = was_last(give_up_after(polls, QUIET, caller.enter()).await)?;
-        // Its request may still be on its way, and meet another's before it is taken back: once.
-        let met = other.enter_timeout(Duration::from_millis(100)).await;
-        let kinds = [ErrorKind::TimedOut, ErrorKind::Conflict];
-        match met {
-            Ok(met) => promptly("leaving one who had gone away", met.leave()).await??,
-            refusal => drop(refused("one after a cancelled one", refusal, &kinds)?),
-        }
-        alone_again(other).await?;
-        keys_return_to(baseline, PROMPT, harness).await?;
-        Ok(last)
-    })
-}
-
 /// B4: nor does one who gave up in the moment of being let in hold up the others.
 pub async fn b4_a_cancelled_last_enter_holds_nobody_up(harness: &dyn Harness) -> Verdict {
     let party = party(harness, 2).await?;
@@ -748,6 +545,28 @@ pub async fn b2_a_cancelled_leave_still_leaves(harness: &dyn Harness) -> Verdict
         };
         let last = was_last(give_up_after(polls, QUIET, one.leave()).await)?;
         promptly("leaving when the other gave up leaving", two.leave()).await??;
+        keys_return_to(baseline, PROMPT, harness).await?;
+        Ok(last)
+    })
+}
+
+/// B4: who gave up waiting does not count, and leaves nothing, at whichever await point.
+pub async fn b4_a_cancelled_enter_leaves_nothing(harness: &dyn Harness) -> Verdict {
+    let party = party(harness, 2).await?;
+    let (caller, other) = (&party[0].1, &party[1].1);
+    let baseline = count_keys(harness).await?;
+    let limited = caller.enter_timeout(Duration::from_millis(100)).await;
+    refused("enter_timeout", limited, &[ErrorKind::TimedOut])?;
+    at_every_await_point!("enter", |polls| {
+        let last = was_last(give_up_after(polls, QUIET, caller.enter()).await)?;
+        // Its request may still be on its way, and meet another's before it is taken back: once.
+        let met = other.enter_timeout(Duration::from_millis(100)).await;
+        let kinds = [ErrorKind::TimedOut, ErrorKind::Conflict];
+        match met {
+            Ok(met) => promptly("leaving one who had gone away", met.leave()).await??,
+            refusal => drop(refused("one after a cancelled one", refusal, &kinds)?),
+        }
+        alone_again(other).await?;
         keys_return_to(baseline, PROMPT, harness).await?;
         Ok(last)
     })

@@ -70,39 +70,6 @@ async fn nothing_is_left(
     keys_return_to(baseline, PROMPT, harness).await
 }
 
-/// L5: `lock` of a free lock.
-pub async fn l5_cancelled_lock_leaves_nothing(harness: &dyn Harness) -> Verdict {
-    let (caller, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (handle, probe) = (caller.locker("free")?, other.locker("free")?);
-    let baseline = count_keys(harness).await?;
-    at_every_await_point!("lock of a free lock", |polls| {
-        let last = was_last(give_up_after(polls, QUIET, handle.lock()).await)?;
-        nothing_is_left(harness, &probe, baseline).await?;
-        Ok(last)
-    })
-}
-
-/// L5: `lock` of a lock that another holds.
-pub async fn l5_cancelled_wait_leaves_nothing(harness: &dyn Harness) -> Verdict {
-    let (holder, caller, other) = (
-        open(harness, LONG).await?,
-        open(harness, LONG).await?,
-        open(harness, LONG).await?,
-    );
-    let (handle, probe) = (caller.locker("held")?, other.locker("held")?);
-    let baseline = count_keys(harness).await?;
-    at_every_await_point!("lock of a held lock", |polls| {
-        let guard = promptly("lock", holder.locker("held")?.lock()).await??;
-        let held = count_keys(harness).await?;
-        let last = was_last(give_up_after(polls, QUIET, handle.lock()).await)?;
-        // Withdrawn while the holder still holds, not by the holder's release.
-        keys_return_to(held, PROMPT, harness).await?;
-        give_back(guard).await?;
-        nothing_is_left(harness, &probe, baseline).await?;
-        Ok(last)
-    })
-}
-
 /// L5: `try_lock`, of a free lock and of a held one.
 pub async fn l5_cancelled_try_lock_leaves_nothing(harness: &dyn Harness) -> Verdict {
     let (caller, other) = (open(harness, LONG).await?, open(harness, LONG).await?);

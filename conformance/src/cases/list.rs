@@ -21,29 +21,9 @@ macro_rules! for_each_case {
             "S1", "a lease has at least the TTL asked for, and a TTL of zero is refused",
             None, [], always
         }
-        session::s1_a_renewed_session_outlives_its_ttl {
-            "S1", "a session whose process lives is kept alive, far beyond its TTL",
-            None, [], always
-        }
-        session::s1_closing_frees_everything_at_once {
-            "S1", "closing a session frees all that it held, without waiting for the TTL",
-            None, [], always
-        }
-        session::s1_dropping_frees_in_the_background {
-            "S1", "dropping a session frees all that it held, without waiting for the TTL",
-            None, [], always
-        }
-        session::s2_loss_is_signalled_against_a_silent_store {
-            "S2", "the loss is signalled by the deadline though the store is silent, and before another holds the lock",
-            Some(Line::LossSignal), [Silence], loss_by_deadline
-        }
         session::s2_loss_is_signalled_when_answers_are_lost {
             "S2", "renewals that arrive but are not answered do not prolong validity",
             Some(Line::LossSignal), [Mute], loss_by_deadline
-        }
-        session::s2_a_short_silence_is_survived {
-            "S2", "a silence shorter than the TTL costs nothing",
-            None, [Silence], always
         }
         session::s2_validity_is_right_after_a_pause {
             "S2", "a process that was stopped beyond its deadline knows in its first instruction",
@@ -56,14 +36,6 @@ macro_rules! for_each_case {
         session::s2_slow_answers_do_not_prolong_validity {
             "S2", "validity is counted from the request of a renewal, however late its answer comes",
             Some(Line::LossSignal), [Silence, Hold], loss_by_deadline
-        }
-        session::s3_freed_no_earlier_than_the_ttl {
-            "S3", "a dead session's holdings stay for the TTL after its last renewal",
-            Some(Line::EarlyRelease), [Silence], never_early
-        }
-        session::s3_freed_within_the_stated_bound {
-            "S3", "a crashed holder's lock is free by TTL plus the stated bound",
-            Some(Line::Expiry), [], expiry_is_bounded
         }
         event::s3_a_restart_frees_nothing_early {
             "S3", "a restart of the store frees nothing that a live session holds",
@@ -93,10 +65,6 @@ macro_rules! for_each_case {
             "S4", "a closed session says so to its guards, and to those who ask it for more",
             None, [], always
         }
-        session::s4_a_revoked_session_is_noticed {
-            "S4", "a session that an operator revoked is lost with its next renewal, and says `revoked`",
-            None, [Revoke], always
-        }
         session::s4_a_detached_session_is_resumed_once {
             "S4", "of several processes one resumes a detached session, with what it holds",
             Some(Line::Resume), [], resumable
@@ -121,14 +89,6 @@ macro_rules! for_each_case {
             "S5", "more holdings than a session carries are refused with TooLarge, and harm nobody",
             None, [Capacity], always
         }
-        lock::l1_two_tasks_of_a_session_exclude_each_other {
-            "L1", "a second acquire of the same session waits: no silent re-entrancy",
-            Some(Line::MutualExclusion), [], always
-        }
-        lock::l1_contenders_exclude_each_other {
-            "L1", "many clients, no faults, never two inside",
-            Some(Line::MutualExclusion), [], always
-        }
         lock::l1_a_paused_holder_is_succeeded_after_its_end {
             "L1", "a stopped holder is succeeded only once it is no longer valid",
             Some(Line::MutualExclusion), [], always
@@ -149,10 +109,6 @@ macro_rules! for_each_case {
             "L1", "a store whose clock is set forward lets no second holder in beside the first",
             Some(Line::MutualExclusion), [ClockJump], one_holder_always
         }
-        lock::l2_tokens_rise_with_every_grant {
-            "L2", "tokens rise over sessions, connections, crashes and pauses",
-            Some(Line::TokenOrder), [], tokens_rise
-        }
         lock::l2_a_stale_token_is_refused_at_the_resource {
             "L2", "a resource that checks tokens refuses a late writer; one that does not, does not",
             Some(Line::TokenOrder), [], tokens_rise
@@ -169,29 +125,9 @@ macro_rules! for_each_case {
             "L2", "the store's clock does not turn tokens back, whichever way it jumps",
             Some(Line::TokenOrder), [ClockJump], tokens_rise
         }
-        lock::l3_first_come_first_served_across_connections {
-            "L3", "waiters of many processes are granted in the order of their arrival",
-            Some(Line::HandOff), [], fifo
-        }
-        lock::l3_first_come_first_served_inside_a_session {
-            "L3", "waiters of one session are granted in the order of their arrival",
-            Some(Line::HandOff), [], fifo
-        }
         lock::l3_try_lock_does_not_overtake {
             "L3", "try_lock does not overtake those who stand in line",
             Some(Line::HandOff), [], fifo
-        }
-        lock::l3_a_release_hands_over_at_once {
-            "L3", "a release wakes the next in line; nobody polls for it",
-            None, [], always
-        }
-        lock::l3_no_wake_up_is_lost_in_a_reconnect {
-            "L3", "a waiter whose connection is reset around the release still hears of it",
-            None, [Cut], always
-        }
-        lock::l3_no_wake_up_is_lost_in_a_silence {
-            "L3", "a waiter hears after a silence of the release that fell into it",
-            None, [Silence], always
         }
         lock::l3_no_wake_up_is_lost_in_a_disturbance {
             "L3", "what operators do to the store in passing leaves no waiter asleep",
@@ -208,22 +144,6 @@ macro_rules! for_each_case {
         lock::l3_a_mass_death_delays_no_longer_than_stated {
             "L3", "when a holder and many waiters die together, the next live waiter holds by TTL plus the stated bound",
             Some(Line::Expiry), [], expiry_is_bounded
-        }
-        lock::l4_try_lock_leaves_nothing {
-            "L4", "try_lock answers at once and leaves nothing behind",
-            None, [], always
-        }
-        lock::l4_lock_timeout_bounds_the_wait {
-            "L4", "lock_timeout waits as long as asked, and leaves nothing behind",
-            None, [], always
-        }
-        cancel::l5_cancelled_lock_leaves_nothing {
-            "L5", "lock, dropped at any await point while the lock is free, leaves nothing",
-            Some(Line::Cancellation), [], prompt_cancellation
-        }
-        cancel::l5_cancelled_wait_leaves_nothing {
-            "L5", "lock, dropped at any await point while it waits, leaves nothing",
-            Some(Line::Cancellation), [], prompt_cancellation
         }
         cancel::l5_cancelled_try_lock_leaves_nothing {
             "L5", "try_lock, dropped at any await point, leaves nothing",
@@ -265,14 +185,6 @@ macro_rules! for_each_case {
             "L5", "a request that arrives after its caller has gone leaves nothing",
             Some(Line::Cancellation), [Silence], prompt_cancellation
         }
-        lock::l6_a_waiter_ends_when_its_session_is_closed {
-            "L6", "a waiter whose session is closed gets an error, and is in nobody's way",
-            None, [], always
-        }
-        lock::l6_a_waiter_ends_when_its_session_is_lost {
-            "L6", "a waiter whose session runs out gets an error, and is never granted",
-            None, [Silence], always
-        }
         lock::l6_a_waiter_ends_when_its_session_is_revoked {
             "L6", "a waiter whose session an operator revoked gets an error, and is in nobody's way",
             None, [Revoke], always
@@ -280,14 +192,6 @@ macro_rules! for_each_case {
         lock::l6_a_waiter_deleted_with_its_predecessor_is_not_granted {
             "L6", "a waiter that an operator removed with the holder before it is not granted its place",
             None, [Revoke, Delete, Keys], always
-        }
-        lock::l7_dropping_a_guard_releases {
-            "L7", "dropping a guard releases",
-            None, [], always
-        }
-        lock::l7_a_late_release_spares_the_successor {
-            "L7", "a release after the loss says Lost, and frees nothing of the new holder's",
-            Some(Line::FencedRelease), [], fenced_release
         }
         lock::l7_a_late_release_spares_a_reclaimed_holding {
             "L7", "what was reclaimed elsewhere is not freed by whatever the first holder still does",
@@ -308,10 +212,6 @@ macro_rules! for_each_case {
         names::l8_names_are_isolated {
             "L8", "names that look alike, nest or are hostile never block each other",
             Some(Line::NameIsolation), [], isolated_names
-        }
-        names::l8_namespaces_are_isolated {
-            "L8", "the same name in another namespace is another lock",
-            Some(Line::NameIsolation), [Elsewhere], isolated_names
         }
         names::l8_bad_names_are_refused {
             "L8", "empty, oversized and NUL-bearing names are refused",
@@ -381,18 +281,6 @@ macro_rules! for_each_case {
             "S4", "a resumed session takes up reading what it read, writing what it wrote",
             Some(Line::Resume), [], rw_resumable
         }
-        rw_lock::l4_try_read_and_try_write_leave_nothing {
-            "L4", "try_read and try_write answer at once and leave nothing behind",
-            None, [], rw_locks
-        }
-        rw_lock::l4_read_and_write_timeouts_bound_the_wait {
-            "L4", "read_timeout and write_timeout wait as long as asked, and leave nothing behind",
-            None, [], rw_locks
-        }
-        rw_lock::l5_cancelled_read_and_write_leave_nothing {
-            "L5", "read and write, dropped at any await point, free or held, leave nothing",
-            Some(Line::Cancellation), [], rw_prompt_cancellation
-        }
         rw_lock::l5_cancelled_downgrade_releases {
             "L5", "downgrade, dropped at any await point, releases",
             Some(Line::Cancellation), [], rw_prompt_cancellation
@@ -401,21 +289,9 @@ macro_rules! for_each_case {
             "L5", "a reader or writer whose request arrives after its caller has gone leaves nothing",
             Some(Line::Cancellation), [Silence], rw_prompt_cancellation
         }
-        rw_lock::l6_waiting_readers_and_writers_end_with_their_session {
-            "L6", "readers and writers whose session is closed get an error, and are in nobody's way",
-            None, [], rw_locks
-        }
         rw_lock::l7_dropping_a_read_or_write_guard_releases {
             "L7", "dropping a guard of a reader, a writer or a downgraded writer releases",
             None, [], rw_locks
-        }
-        rw_lock::l7_a_late_release_spares_the_other_side {
-            "L7", "a reader's or writer's release after the loss says Lost, and frees nothing of the next",
-            Some(Line::FencedRelease), [], rw_fenced_release
-        }
-        rw_lock::l8_read_write_locks_are_isolated {
-            "L8", "read-write locks block neither other names nor the locks so called",
-            Some(Line::NameIsolation), [], rw_isolated_names
         }
         election::e1_one_leads_at_a_time {
             "E1", "many candidates, never two leaders, and leader() sees the one there is",
@@ -465,26 +341,6 @@ macro_rules! for_each_case {
             "E4", "an observer shows nothing older after a failover",
             Some(Line::Observers), [Failover], observers_converge
         }
-        election::e5_candidates_lead_in_the_order_of_arrival {
-            "E5", "candidates lead in the order in which they arrived",
-            Some(Line::HandOff), [], fifo
-        }
-        election::e5_a_resignation_hands_over_at_once {
-            "E5", "a resignation elects the next at once; nobody polls for it",
-            None, [], always
-        }
-        election::e5_a_refused_candidate_leaves_nothing {
-            "E5", "try_campaign and campaign_timeout are bounded, and leave nothing when refused",
-            None, [], always
-        }
-        election::e5_a_cancelled_campaign_leaves_nothing {
-            "E5", "campaign, dropped at any await point while nobody leads, leaves nothing",
-            Some(Line::Cancellation), [], prompt_cancellation
-        }
-        election::e5_a_cancelled_candidate_leaves_nothing {
-            "E5", "campaign, dropped at any await point while another leads, leaves nothing",
-            Some(Line::Cancellation), [], prompt_cancellation
-        }
         election::e5_a_cancelled_resignation_still_resigns {
             "E5", "resign, dropped at any await point, resigns all the same",
             Some(Line::Cancellation), [], prompt_cancellation
@@ -517,18 +373,6 @@ macro_rules! for_each_case {
             "B1", "a release lets those go who wait, also if the barrier is held again right after it",
             None, [], always
         }
-        barrier::b1_no_release_is_missed_in_a_silence {
-            "B1", "a release in a silence of the waiter's link is heard of after it",
-            None, [Silence], always
-        }
-        barrier::b1_no_release_is_missed_in_a_reconnect {
-            "B1", "a release around a cut of the waiter's connection is heard of, and the cut lets nobody pass",
-            None, [Cut], always
-        }
-        barrier::b1_a_cancelled_hold_leaves_nothing {
-            "B1", "a hold whose caller went away, at any await point, is lifted",
-            None, [], always
-        }
         barrier::b2_nobody_passes_before_all_are_there {
             "B2", "nobody is let in before all have come, nor out before all have left",
             None, [], always
@@ -536,14 +380,6 @@ macro_rules! for_each_case {
         barrier::b2_generations_do_not_meet {
             "B2", "round after round, nobody meets one of another round",
             None, [], always
-        }
-        barrier::b2_nothing_is_missed_in_a_reconnect {
-            "B2", "entries and leavings around a cut are heard of, and the cut lets nobody pass",
-            None, [Cut], always
-        }
-        barrier::b2_nothing_is_missed_in_a_silence {
-            "B2", "entries and leavings in a silence are heard of after it",
-            None, [Silence], always
         }
         barrier::b2_a_cancelled_leave_still_leaves {
             "B2", "who gives up leaving, at any await point, has left all the same",
@@ -560,10 +396,6 @@ macro_rules! for_each_case {
         barrier::b3_another_count_is_refused {
             "B3", "who gives another count than those who are there is refused",
             None, [], always
-        }
-        barrier::b4_a_dead_holders_barrier_is_free {
-            "B4", "a barrier held by a dead session is free by TTL plus the stated bound",
-            Some(Line::Barriers), [], the_dead_do_not_count
         }
         barrier::b4_the_dead_let_nobody_in {
             "B4", "one who died while waiting lets nobody in",
@@ -711,16 +543,8 @@ macro_rules! for_each_case {
             "Q2", "a nacked item comes back with its count raised, and under a greater token",
             Some(Line::QueueDelivery), [], delivers_until_acknowledged
         }
-        queue::q2_a_dead_consumers_item_comes_back {
-            "Q2", "the item of a consumer that was killed comes back by TTL plus the stated bound",
-            Some(Line::QueueDelivery), [], delivers_until_acknowledged
-        }
         queue::q2_a_mass_death_delays_no_longer_than_stated {
             "Q2", "when a consumer and many waiting consumers die together, its item reaches the next by TTL plus the stated bound",
-            Some(Line::QueueDelivery), [], delivers_until_acknowledged
-        }
-        queue::q2_a_closed_consumers_items_come_back_at_once {
-            "Q2", "the items of a session that is closed come back without waiting for the TTL",
             Some(Line::QueueDelivery), [], delivers_until_acknowledged
         }
         queue::q2_a_delay_is_kept {
@@ -747,29 +571,13 @@ macro_rules! for_each_case {
             "Q4", "acknowledging an item that another has by now fails with Lost, and spares the other",
             Some(Line::FencedRelease), [Delete], fenced_release
         }
-        queue::q5_an_enqueue_wakes_a_waiting_consumer {
-            "Q5", "an item reaches a consumer that waits for it at once, from elsewhere too",
-            None, [], always
-        }
         queue::q5_an_item_wakes_one_consumer {
             "Q5", "of those who wait an item wakes one",
             None, [], always
         }
-        queue::q6_cancelled_dequeue_loses_nothing {
-            "Q6", "a dequeue that is dropped at any await point leaves the item as it was",
-            Some(Line::Cancellation), [], prompt_cancellation
-        }
-        queue::q6_cancelled_wait_takes_nothing {
-            "Q6", "a dequeue that was dropped while it waited takes nothing that comes later",
-            Some(Line::Cancellation), [], prompt_cancellation
-        }
         queue::q6_a_dequeue_cut_off_loses_nothing {
             "Q6", "what a dequeue got or may get over a silent connection goes back when it is dropped",
             Some(Line::Cancellation), [Silence, Mute], prompt_cancellation
-        }
-        queue::l8_queues_are_isolated {
-            "L8", "queues whose names contain each other, and a lock of the same name, do not meet",
-            Some(Line::NameIsolation), [], isolated_names
         }
         floor::l2_token_floor_is_kept {
             "L2", "after the token floor was raised every grant has at least that token; holders and waiters from before keep what they have",

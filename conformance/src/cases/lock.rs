@@ -1,10 +1,9 @@
 //! Locks: rules L1 to L4, L6 and L7.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tenure_core::{ErrorKind, FenceGate, FencingToken, LockGuard, LossReason, Session};
+use tenure_core::{ErrorKind, FenceGate, LockGuard, LossReason, Session};
 
 pub use super::limits::l3_two_hundred_waiters_are_served;
 use super::mass_death::{Wanted, survivor_is_served};
@@ -15,102 +14,6 @@ use crate::harness::{Harness, Linked};
 /// How long a waiter may take to hear of a release when its connection broke meanwhile: to
 /// connect anew takes time, but nowhere near the third of [`LONG`] after which things are checked.
 const RECONNECT: Duration = Duration::from_secs(12);
-
-/// L1: no silent re-entrancy.
-pub async fn l1_two_tasks_of_a_session_exclude_each_other(harness: &dyn Harness) -> Verdict {
-    let session = open(harness, LONG).await?;
-    let handle = session.locker("once")?;
-    let first = promptly("lock", handle.lock()).await??;
-    ensure!(
-        is_taken(&handle).await?,
-        "try_lock took a lock that the same session holds"
-    );
-    let mut arrivals = Arrivals::watch(harness).await?;
-    let mut second = waiter(handle.clone());
-    arrivals.one_more().await?;
-    ensure!(
-        !second.is_finished(),
-        "a second lock of the same session did not wait"
-    );
-    let token = first.token();
-    give_back(first).await?;
-    let second = second.end(PROMPT, "the second task's grant").await??;
-    ensure!(
-        second.token() > token,
-        "the second grant has token {}, the first had {token}",
-        second.token()
-    );
-    held!(
-        "the second task waited for the first; tokens {token}, {}",
-        second.token()
-    )
-}
-
-/// L1: many clients, no faults, never two at a time.
-pub async fn l1_contenders_exclude_each_other(harness: &dyn Harness) -> Verdict {
-    const CONNECTIONS: usize = 3;
-    const ROUNDS: usize = 8;
-    let inside = Arc::new(AtomicUsize::new(0));
-    let overlaps = Arc::new(AtomicUsize::new(0));
-    // Read, await, write: the unguarded form of it loses updates as soon as two are inside.
-    let counter = Arc::new(AtomicUsize::new(0));
-    // All before the first begins: opening may take longer than all its rounds.
-    let mut sessions = Vec::new();
-    for _ in 0..CONNECTIONS {
-        sessions.push(open(harness, LONG).await?);
-    }
-    let mut tasks = Vec::new();
-    for session in &sessions {
-        for flavour in 0..3 {
-            let handle = session.locker("contended")?;
-            let (inside, overlaps, counter) = (
-                Arc::clone(&inside),
-                Arc::clone(&overlaps),
-                Arc::clone(&counter),
-            );
-            tasks.push(spawn(async move {
-                for _ in 0..ROUNDS {
-                    let guard = match flavour {
-                        0 | 1 => handle.lock().await?,
-                        _ => loop {
-                            match handle.try_lock().await {
-                                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                                    tokio::time::sleep(Duration::from_millis(1)).await;
-                                }
-                                done => break done?,
-                            }
-                        },
-                    };
-                    overlaps.fetch_add(inside.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-                    let seen = counter.load(Ordering::SeqCst);
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                    counter.store(seen + 1, Ordering::SeqCst);
-                    inside.fetch_sub(1, Ordering::SeqCst);
-                    guard.release().await?;
-                }
-                Ok::<_, tenure_core::Error>(())
-            }));
-        }
-    }
-    let grants = tasks.len() * ROUNDS;
-    for task in &mut tasks {
-        task.end(Duration::from_secs(30), "the contenders' rounds")
-            .await??;
-    }
-    let (overlaps, counter) = (
-        overlaps.load(Ordering::SeqCst),
-        counter.load(Ordering::SeqCst),
-    );
-    ensure!(
-        overlaps == 0 && counter == grants,
-        "of {grants} grants {overlaps} met another inside, and {} updates were lost",
-        grants - counter
-    );
-    held!(
-        "{grants} grants to {} tasks on {CONNECTIONS} connections, one at a time",
-        tasks.len()
-    )
-}
 
 /// A holder that stopped, and its successor.
 struct Succession {
@@ -174,53 +77,6 @@ pub async fn l1_a_paused_holder_is_succeeded_after_its_end(harness: &dyn Harness
     )
 }
 
-/// L2: tokens rise over sessions, connections, crashes, and a lock that was free in between.
-pub async fn l2_tokens_rise_with_every_grant(harness: &dyn Harness) -> Verdict {
-    let mut last: Option<FencingToken> = None;
-    let mut grants = 0;
-    let mut next = |token: FencingToken, after: &str| {
-        ensure!(
-            last < Some(token),
-            "token {token} was granted after {}, {after}",
-            last.unwrap_or(token)
-        );
-        ensure!(
-            token <= FencingToken::MAX,
-            "token {token} is not below 2^53"
-        );
-        (last, grants) = (Some(token), grants + 1);
-        Ok(())
-    };
-    let standing = open(harness, LONG).await?;
-    for _ in 0..3 {
-        let passing = open(harness, LONG).await?;
-        for handle in [passing.locker("numbered")?, standing.locker("numbered")?] {
-            let guard = promptly("lock", handle.lock()).await??;
-            next(guard.token(), "by lock")?;
-            ensure!(is_taken(&handle).await?, "a held lock was granted again");
-            give_back(guard).await?;
-            let guard = promptly("try_lock", handle.try_lock()).await??;
-            next(guard.token(), "by try_lock")?;
-            give_back(guard).await?;
-            let limited = handle.lock_timeout(PROMPT);
-            let guard = promptly("lock_timeout", limited).await??;
-            next(guard.token(), "by lock_timeout")?;
-            give_back(guard).await?;
-        }
-        promptly("close", passing.close()).await??;
-    }
-    let process = Process::start()?;
-    let store = harness.connect().await?;
-    let (session, guard) = process.holds(store, harness.ttl(), "numbered").await?;
-    next(guard.token(), "in another process")?;
-    process.kill().await;
-    let limit = session.ttl() + expiry_bound(harness).await? + SLACK;
-    let free = becomes_free(limit, "after a crash", &standing.locker("numbered")?).await?;
-    next(free.token(), "after a crash")?;
-    give_back(free).await?;
-    held!("{grants} grants, each with a greater token")
-}
-
 /// L2: a resource that checks tokens refuses a late writer. One that does not, does not: the
 /// control that must let the write through, or the case would prove nothing.
 pub async fn l2_a_stale_token_is_refused_at_the_resource(harness: &dyn Harness) -> Verdict {
@@ -258,87 +114,6 @@ pub async fn l2_a_stale_token_is_refused_at_the_resource(harness: &dyn Harness) 
         "a write under the old token {old} passed the gate that had seen {new}"
     );
     held!("the gate refused token {old} after {new}; without a gate the late write went through")
-}
-
-/// Waiters queue up one by one; in which order are they granted?
-async fn first_come_first_served(harness: &dyn Harness, sessions: &[Session]) -> Verdict {
-    const WAITERS: usize = 6;
-    let first = open(harness, LONG).await?;
-    let guard = promptly("lock", first.locker("line")?.lock()).await??;
-    let order = Arc::new(Mutex::new(Vec::new()));
-    let mut arrivals = Arrivals::watch(harness).await?;
-    let mut waiters = Vec::new();
-    for number in 0..WAITERS {
-        let handle = sessions[number % sessions.len()].locker("line")?;
-        let order = Arc::clone(&order);
-        waiters.push(spawn(async move {
-            let guard = handle.lock().await?;
-            order
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(number);
-            // Long enough that a second grant at the same time would show in the order.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            guard.release().await
-        }));
-        arrivals.one_more().await?;
-    }
-    give_back(guard).await?;
-    for waiter in &mut waiters {
-        waiter
-            .end(PROMPT * 2, "the grants to all who waited")
-            .await??;
-    }
-    let order = order.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    ensure!(
-        order.is_sorted(),
-        "arrived as 0 to {}, granted in the order {order:?}",
-        WAITERS - 1
-    );
-    held!(
-        "{WAITERS} waiters on {} connections, granted as they came",
-        sessions.len()
-    )
-}
-
-/// L3: first come, first served, between processes.
-pub async fn l3_first_come_first_served_across_connections(harness: &dyn Harness) -> Verdict {
-    let mut sessions = Vec::new();
-    for _ in 0..3 {
-        sessions.push(open(harness, LONG).await?);
-    }
-    first_come_first_served(harness, &sessions).await
-}
-
-/// L3: first come, first served, inside one session.
-pub async fn l3_first_come_first_served_inside_a_session(harness: &dyn Harness) -> Verdict {
-    let sessions = [open(harness, LONG).await?];
-    first_come_first_served(harness, &sessions).await
-}
-
-/// L3: a release wakes the next; nobody polls for it.
-pub async fn l3_a_release_hands_over_at_once(harness: &dyn Harness) -> Verdict {
-    let sessions = [open(harness, LONG).await?, open(harness, LONG).await?];
-    let mut guard = promptly("lock", sessions[1].locker("relay")?.lock()).await??;
-    let mut took = Vec::new();
-    for round in 0..10 {
-        let mut arrivals = Arrivals::watch(harness).await?;
-        let mut next = waiter(sessions[round % 2].locker("relay")?);
-        arrivals.one_more().await?;
-        let at = Instant::now();
-        give_back(guard).await?;
-        guard = next
-            .end(PROMPT, "the grant to the next after a release")
-            .await??;
-        took.push(at.elapsed());
-    }
-    took.sort_unstable();
-    let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
-    ensure!(
-        median < Duration::from_secs(1),
-        "the median of ten hand-overs took {median:?}"
-    );
-    held!("ten hand-overs, median {median:?}, longest {most:?}")
 }
 
 /// L3: `try_lock` does not overtake those who wait.
@@ -383,34 +158,15 @@ pub async fn l3_try_lock_does_not_overtake(harness: &dyn Harness) -> Verdict {
     held!("five times the one in line came first")
 }
 
-/// What happens to a waiter's connection or store.
-enum Trouble<'a> {
-    Cut(Box<dyn crate::Link>),
-    Disturbance(&'a dyn crate::Operator),
-}
-
-impl Trouble<'_> {
-    async fn strike(&self) -> tenure_core::Result<()> {
-        match self {
-            Self::Cut(link) => link.cut(),
-            Self::Disturbance(operator) => operator.disturb().await?,
-        }
-        Ok(())
-    }
-}
-
-/// Rounds in which trouble comes over a waiter while the lock is released.
-async fn not_left_asleep(
-    harness: &dyn Harness,
-    waiting_session: &Session,
-    trouble: Trouble<'_>,
-) -> std::result::Result<Vec<Duration>, Outcome> {
-    let holder = open(harness, LONG).await?;
+/// L3: what operators do to the store in passing does not leave a waiter asleep.
+pub async fn l3_no_wake_up_is_lost_in_a_disturbance(harness: &dyn Harness) -> Verdict {
+    let (holder, waiting) = (open(harness, LONG).await?, open(harness, LONG).await?);
+    let operator = operator(harness)?;
     let mut took = Vec::new();
     for round in 0..3 {
         let guard = within(RECONNECT, "lock", holder.locker("bed")?.lock()).await??;
         let mut arrivals = Arrivals::watch(harness).await?;
-        let mut sleeper = waiter(waiting_session.locker("bed")?);
+        let mut sleeper = waiter(waiting.locker("bed")?);
         arrivals.one_more().await?;
         let mut guard = Some(guard);
         // The release before, amid and after it.
@@ -423,11 +179,11 @@ async fn not_left_asleep(
         if round == 1
             && let Some(guard) = guard.take()
         {
-            let (released, disturbed) = tokio::join!(let_go(guard), trouble.strike());
+            let (released, disturbed) = tokio::join!(let_go(guard), operator.disturb());
             released?;
             disturbed?;
         } else {
-            trouble.strike().await?;
+            operator.disturb().await?;
         }
         if let Some(guard) = guard.take() {
             let_go(guard).await?;
@@ -438,44 +194,6 @@ async fn not_left_asleep(
         took.push(at.elapsed());
         let_go(woken).await?;
     }
-    Ok(took)
-}
-
-/// L3: a waiter whose connection is reset at any time around the release still hears of it.
-pub async fn l3_no_wake_up_is_lost_in_a_reconnect(harness: &dyn Harness) -> Verdict {
-    let Linked { store, link } = harness.linked().await?;
-    let session = promptly("open", open_on(&store, LONG)).await??;
-    let took = not_left_asleep(harness, &session, Trouble::Cut(link)).await?;
-    held!("granted {took:?} after a release around which the connection was cut")
-}
-
-/// L3: a release that happened while the waiter's link was silent is heard of after it.
-pub async fn l3_no_wake_up_is_lost_in_a_silence(harness: &dyn Harness) -> Verdict {
-    let Linked { store, link } = harness.linked().await?;
-    let session = promptly("open", open_on(&store, LONG)).await??;
-    let holder = open(harness, LONG).await?;
-    let guard = promptly("lock", holder.locker("bed")?.lock()).await??;
-    let mut arrivals = Arrivals::watch(harness).await?;
-    let mut sleeper = waiter(session.locker("bed")?);
-    arrivals.one_more().await?;
-    link.silence();
-    give_back(guard).await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    link.heal();
-    let healed = Instant::now();
-    let woken = sleeper
-        .end(RECONNECT, "the waiter's grant after a silence")
-        .await??;
-    let took = healed.elapsed();
-    let_go(woken).await?;
-    held!("granted {took:?} after the silence in which the lock was released")
-}
-
-/// L3: what operators do to the store in passing does not leave a waiter asleep.
-pub async fn l3_no_wake_up_is_lost_in_a_disturbance(harness: &dyn Harness) -> Verdict {
-    let session = open(harness, LONG).await?;
-    let trouble = Trouble::Disturbance(operator(harness)?);
-    let took = not_left_asleep(harness, &session, trouble).await?;
     held!("granted {took:?} after a release around which the store was disturbed")
 }
 
@@ -546,62 +264,6 @@ pub async fn l3_a_dead_waiter_delays_no_longer_than_stated(harness: &dyn Harness
     )
 }
 
-/// L4: `try_lock` answers at once and leaves nothing.
-pub async fn l4_try_lock_leaves_nothing(harness: &dyn Harness) -> Verdict {
-    let (holder, hasty, third) = (
-        open(harness, LONG).await?,
-        open(harness, LONG).await?,
-        open(harness, LONG).await?,
-    );
-    let empty = count_keys(harness).await?;
-    let guard = promptly("try_lock", holder.locker("asked")?.try_lock()).await??;
-    let taken = count_keys(harness).await?;
-    let handle = hasty.locker("asked")?;
-    let mut slowest = Duration::ZERO;
-    for _ in 0..10 {
-        let at = Instant::now();
-        ensure!(is_taken(&handle).await?, "a held lock was granted again");
-        slowest = slowest.max(at.elapsed());
-    }
-    keys_return_to(taken, PROMPT, harness).await?;
-    give_back(guard).await?;
-    keys_return_to(empty, PROMPT, harness).await?;
-    let next = becomes_free(PROMPT, "after ten refusals", &third.locker("asked")?).await?;
-    give_back(next).await?;
-    held!("ten refusals, the slowest after {slowest:?}, left nothing")
-}
-
-/// L4: `lock_timeout` waits no longer than asked, no shorter either, and leaves nothing.
-pub async fn l4_lock_timeout_bounds_the_wait(harness: &dyn Harness) -> Verdict {
-    let (holder, other, third) = (
-        open(harness, LONG).await?,
-        open(harness, LONG).await?,
-        open(harness, LONG).await?,
-    );
-    let handle = other.locker("limited")?;
-    let guard = promptly("lock", holder.locker("limited")?.lock()).await??;
-    let taken = count_keys(harness).await?;
-    let mut waits = Vec::new();
-    for limit in [0, 50, 700].map(Duration::from_millis) {
-        let at = Instant::now();
-        let answer = within(limit + PROMPT, "lock_timeout", handle.lock_timeout(limit)).await?;
-        let took = at.elapsed();
-        refused("a wait with a limit", answer, &[ErrorKind::TimedOut])?;
-        ensure!(
-            took >= limit && took <= limit + SLACK,
-            "a wait of {limit:?} took {took:?}"
-        );
-        waits.push(took);
-    }
-    keys_return_to(taken, PROMPT, harness).await?;
-    give_back(guard).await?;
-    let next = promptly("the next lock", third.locker("limited")?.lock()).await??;
-    give_back(next).await?;
-    let guard = promptly("lock_timeout of a free lock", handle.lock_timeout(LONG)).await??;
-    give_back(guard).await?;
-    held!("waits of 0, 50 and 700 ms took {waits:?} and left nothing")
-}
-
 /// A waiter, the lock it waits for, and who comes after it.
 struct Queue {
     guard: LockGuard,
@@ -651,14 +313,6 @@ impl Queue {
     }
 }
 
-/// L6: a waiter whose session is closed gets an error and is in nobody's way.
-pub async fn l6_a_waiter_ends_when_its_session_is_closed(harness: &dyn Harness) -> Verdict {
-    let session = open(harness, LONG).await?;
-    let queue = queue(harness, &session).await?;
-    promptly("close", session.close()).await??;
-    queue.judge(PROMPT, PROMPT, LossReason::Closed).await
-}
-
 /// L6: a waiter whose session was revoked by an operator gets an error.
 pub async fn l6_a_waiter_ends_when_its_session_is_revoked(harness: &dyn Harness) -> Verdict {
     let session = open(harness, harness.ttl()).await?;
@@ -666,19 +320,6 @@ pub async fn l6_a_waiter_ends_when_its_session_is_revoked(harness: &dyn Harness)
     let queue = queue(harness, &session).await?;
     operator(harness)?.revoke(session.id()).await?;
     queue.judge(limit, PROMPT, LossReason::Revoked).await
-}
-
-/// L6: a waiter whose session runs out gets an error, and is not granted when it could have been.
-pub async fn l6_a_waiter_ends_when_its_session_is_lost(harness: &dyn Harness) -> Verdict {
-    let Linked { store, link } = harness.linked().await?;
-    let session = promptly("open", open_on(&store, harness.ttl())).await??;
-    let queue = queue(harness, &session).await?;
-    link.silence();
-    let limit = session.ttl() - margin(session.ttl()) + SLACK;
-    let clear = session.ttl() + expiry_bound(harness).await? + SLACK;
-    let verdict = queue.judge(limit, clear, LossReason::Unreachable).await;
-    link.heal();
-    verdict
 }
 
 /// L6: a waiter that was removed together with the holder before it is not granted in its place.
@@ -842,43 +483,6 @@ async fn deleted_with_its_holder(
         }
     }
     Ok(true)
-}
-
-/// L7: dropping a guard gives the lock back.
-pub async fn l7_dropping_a_guard_releases(harness: &dyn Harness) -> Verdict {
-    let session = open(harness, LONG).await?;
-    let other = open(harness, LONG).await?;
-    let guard = promptly("lock", session.locker("dropped")?.lock()).await??;
-    let mut arrivals = Arrivals::watch(harness).await?;
-    let mut next = waiter(other.locker("dropped")?);
-    arrivals.one_more().await?;
-    let at = Instant::now();
-    drop(guard);
-    let next = next
-        .end(PROMPT, "the grant to the next after a drop")
-        .await??;
-    let took = at.elapsed();
-    ensure!(session.is_valid(), "dropping a guard ended its session");
-    give_back(next).await?;
-    held!("granted to the next {took:?} after the drop")
-}
-
-/// L7: one who lost the lock is told so, and does not free it for the one who has it now.
-pub async fn l7_a_late_release_spares_the_successor(harness: &dyn Harness) -> Verdict {
-    let it = succession(harness).await?;
-    let probe = open(harness, LONG).await?.locker("estate")?;
-    let first = it.first;
-    let answer = it.process.run(async move { first.release().await }).await?;
-    refused(
-        "a release by one who was stopped",
-        answer,
-        &[ErrorKind::Lost],
-    )?;
-    // What core sends after it in the background must not free the lock either.
-    stays_taken(&probe, "the successor").await?;
-    ensure!(it.second.is_valid(), "the successor's guard was lost");
-    give_back(it.second).await?;
-    held!("the late release said Lost, and the successor kept the lock")
 }
 
 /// L7: when an operator deletes a holding, its holder is told though its session lives.

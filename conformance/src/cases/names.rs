@@ -119,24 +119,6 @@ pub async fn l8_names_are_isolated(harness: &dyn Harness) -> Verdict {
     )
 }
 
-/// L8: the same name in another namespace is another lock.
-pub async fn l8_namespaces_are_isolated(harness: &dyn Harness) -> Verdict {
-    let here = open(harness, LONG).await?;
-    let there = open_on(&harness.elsewhere().await?, LONG).await?;
-    let mut guards = Vec::new();
-    for name in ["a", "lock/a", "a/b", "../a"] {
-        for session in [&here, &there] {
-            match promptly("try_lock", session.locker(name)?.try_lock()).await? {
-                Ok(guard) => guards.push(guard),
-                Err(error) => {
-                    ensure!(false, "{name:?} is blocked from another namespace: {error}");
-                }
-            }
-        }
-    }
-    held!("{} locks of the same names in two namespaces", guards.len())
-}
-
 /// L8: names that no store could take are refused before anything is sent.
 pub async fn l8_bad_names_are_refused(harness: &dyn Harness) -> Verdict {
     let session = open(harness, LONG).await?;

@@ -213,14 +213,6 @@ pub(crate) fn rw_prompt_cancellation(g: &Guarantees) -> Promise {
     all([rw_locks(g), prompt_cancellation(g)])
 }
 
-pub(crate) fn rw_fenced_release(g: &Guarantees) -> Promise {
-    all([rw_locks(g), fenced_release(g)])
-}
-
-pub(crate) fn rw_isolated_names(g: &Guarantees) -> Promise {
-    all([rw_locks(g), isolated_names(g)])
-}
-
 /// Nobody need have transactions; who has them keeps these rules.
 pub(crate) fn transactions(g: &Guarantees) -> Promise {
     claims(Line::Isolation, &g.isolation, |it| {

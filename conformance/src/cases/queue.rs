@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tenure_core::{Delivery, ErrorKind, Item, MAX_BATCH, QueueHandle, Result};
 
-use super::cancel::{QUIET, at_every_await_point};
+use super::cancel::QUIET;
 pub use super::limits::{
     q1_a_deep_queue_is_whole, q1_items_of_every_size_come_back, q2_a_whole_batch_comes_back,
     q3_every_priority_counts,
@@ -397,71 +397,6 @@ pub async fn q2_what_comes_back_counts_its_deliveries(harness: &dyn Harness) -> 
     held!("delivered 4 times, counted 1 to 4, under rising tokens")
 }
 
-/// Q2: a consumer is killed.
-pub async fn q2_a_dead_consumers_item_comes_back(harness: &dyn Harness) -> Verdict {
-    let other = open(harness, LONG).await?;
-    let queue = other.queue("orphans")?;
-    put(&queue, "first").await?;
-    put(&queue, "second").await?;
-    let process = Process::start()?;
-    let (store, ttl) = (harness.connect().await?, harness.ttl());
-    let taking = async move {
-        let session = open_on(&store, ttl).await?;
-        let delivery = session.queue("orphans")?.dequeue().await?;
-        Ok::<_, tenure_core::Error>((session, delivery))
-    };
-    let (session, delivery) = process.run(taking).await??;
-    ensure!(
-        text(&delivery) == "first" && delivery.count() == 1,
-        "`first` was due, `{}` came",
-        text(&delivery)
-    );
-    let limit = session.ttl() + expiry_bound(harness).await? + SLACK;
-    process.kill().await;
-    let at = Instant::now();
-    // The one who waits while the lease ends.
-    let second = expect(&queue, "second", 1).await?;
-    let back = within(
-        limit,
-        "the return of a dead consumer's item",
-        queue.dequeue(),
-    );
-    let back = back.await??;
-    let took = at.elapsed();
-    ensure!(
-        text(&back) == "first" && back.count() == 2 && back.token() > delivery.token(),
-        "`first` was due again; `{}` came in delivery {}",
-        text(&back),
-        back.count()
-    );
-    ack(back).await?;
-    ack(second).await?;
-    held!("back {took:?} after the kill, counted as delivery 2")
-}
-
-/// Q2: a session ends in an orderly way.
-pub async fn q2_a_closed_consumers_items_come_back_at_once(harness: &dyn Harness) -> Verdict {
-    let (one, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (here, there) = (one.queue("left")?, other.queue("left")?);
-    put(&here, "a").await?;
-    put(&here, "b").await?;
-    let kept = [expect(&here, "a", 1).await?, expect(&here, "b", 1).await?];
-    let mut waiting = consumer(there.clone());
-    promptly("close", one.close()).await??;
-    let first = waiting.end(PROMPT, "the return of the items").await??;
-    ensure!(
-        text(&first) == "a" && first.count() == 2,
-        "`a` was due again, `{}` came in delivery {}",
-        text(&first),
-        first.count()
-    );
-    ack(first).await?;
-    ack(expect(&there, "b", 2).await?).await?;
-    drop(kept);
-    expect_empty(&there).await?;
-    held!("both items came back when the session was closed, in their order")
-}
-
 /// Q2: a delay.
 pub async fn q2_a_delay_is_kept(harness: &dyn Harness) -> Verdict {
     const DELAY: Duration = Duration::from_secs(1);
@@ -612,53 +547,6 @@ pub async fn q3_what_comes_back_keeps_its_place(harness: &dyn Harness) -> Verdic
     held!("after two nacks and two closed sessions each item came at its place")
 }
 
-/// Q4: a late acknowledgement.
-pub async fn q4_a_late_ack_is_refused(harness: &dyn Harness) -> Verdict {
-    let (one, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (here, there) = (one.queue("late")?, other.queue("late")?);
-    put(&here, "work").await?;
-    let late = expect(&here, "work", 1).await?;
-    operator(harness)?.delete(late.key()).await?;
-    let taken = expect(&there, "work", 2).await?;
-    let refused_one = promptly("ack", late.ack()).await?;
-    refused("a late ack", refused_one, &[ErrorKind::Lost])?;
-    // A late nack as well: of a delivery that is no more.
-    promptly("nack", taken.nack()).await??;
-    let late = expect(&here, "work", 3).await?;
-    operator(harness)?.delete(late.key()).await?;
-    let taken = expect(&there, "work", 4).await?;
-    let refused_one = promptly("nack", late.nack()).await?;
-    refused("a late nack", refused_one, &[ErrorKind::Lost])?;
-    expect_empty(&here).await?;
-    ack(taken).await?;
-    let left = promptly("len", here.len()).await??;
-    ensure!(left == 0, "{left} items are left");
-    held!("a late ack and a late nack were told Lost; the item stayed with the other consumer")
-}
-
-/// Q5: no polling.
-pub async fn q5_an_enqueue_wakes_a_waiting_consumer(harness: &dyn Harness) -> Verdict {
-    const ROUNDS: usize = 10;
-    let (one, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (producing, consuming) = (one.queue("woken")?, other.queue("woken")?);
-    let mut slowest = Duration::ZERO;
-    for round in 0..ROUNDS {
-        let mut waiting = consumer(consuming.clone());
-        // Time to fall asleep; too little of it makes the round easier, not wrong.
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        ensure!(
-            !waiting.is_finished(),
-            "round {round}: delivered before anything was put in"
-        );
-        let at = Instant::now();
-        put(&producing, format!("{round}")).await?;
-        let delivery = waiting.end(PROMPT, "delivery to one who waits").await??;
-        slowest = slowest.max(at.elapsed());
-        ack(delivery).await?;
-    }
-    held!("{ROUNDS} items reached one who waited, the slowest after {slowest:?}")
-}
-
 /// Q5: one item, one consumer.
 pub async fn q5_an_item_wakes_one_consumer(harness: &dyn Harness) -> Verdict {
     const WAITERS: usize = 5;
@@ -700,80 +588,6 @@ pub async fn q5_an_item_wakes_one_consumer(harness: &dyn Harness) -> Verdict {
         ack(delivery).await?;
     }
     held!("{WAITERS} items, put in one by one, woke {WAITERS} consumers one by one")
-}
-
-/// Q6: `dequeue` of an item that is there.
-pub async fn q6_cancelled_dequeue_loses_nothing(harness: &dyn Harness) -> Verdict {
-    let (caller, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (here, there) = (caller.queue("held")?, other.queue("held")?);
-    put(&there, "a").await?;
-    put(&there, "b").await?;
-    ack(expect(&here, "a", 1).await?).await?;
-    let mut count = 0;
-    let many = at_every_await_point!("dequeue_many", |polls| {
-        let given_up = give_up_after(polls, QUIET, here.dequeue_many(5)).await;
-        let last = matches!(given_up, GaveUp::Finished(_) | GaveUp::Quiet);
-        if let GaveUp::Finished(deliveries) = given_up {
-            // Delivered after all, and let go of: that counts.
-            count += u32::from(!deliveries?.is_empty());
-        }
-        let back = expect(&there, "b", count + 1).await?;
-        count += 1;
-        promptly("nack", back.nack()).await??;
-        Ok(last)
-    })?;
-    at_every_await_point!("try_dequeue", |polls| {
-        let given_up = give_up_after(polls, QUIET, here.try_dequeue()).await;
-        let last = matches!(given_up, GaveUp::Finished(_) | GaveUp::Quiet);
-        if let GaveUp::Finished(delivery) = given_up {
-            count += u32::from(delivery?.is_some());
-        }
-        let back = expect(&there, "b", count + 1).await?;
-        count += 1;
-        promptly("nack", back.nack()).await??;
-        Ok(last)
-    })?;
-    Ok(many)
-}
-
-/// Q6: `dequeue` of an empty queue.
-pub async fn q6_cancelled_wait_takes_nothing(harness: &dyn Harness) -> Verdict {
-    let (caller, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (here, there) = (caller.queue("awaited")?, other.queue("awaited")?);
-    at_every_await_point!("dequeue of an empty queue", |polls| {
-        let given_up = give_up_after(polls, QUIET, here.dequeue()).await;
-        let last = matches!(given_up, GaveUp::Finished(_) | GaveUp::Quiet);
-        put(&there, "a").await?;
-        ack(expect(&there, "a", 1).await?).await?;
-        Ok(last)
-    })?;
-    let limited = promptly(
-        "dequeue_timeout",
-        here.dequeue_timeout(Duration::from_millis(100)),
-    );
-    refused("an empty queue", limited.await?, &[ErrorKind::TimedOut])?;
-    // An item and a time-out that cross.
-    const ROUNDS: u64 = 20;
-    let mut crossed = 0;
-    for round in 0..ROUNDS {
-        let limit = Duration::from_micros(3_000 + 100 * round);
-        let mut waiting = spawn({
-            let here = here.clone();
-            async move { here.dequeue_timeout(limit).await }
-        });
-        tokio::time::sleep(Duration::from_millis(3)).await;
-        put(&there, "crossing").await?;
-        let got = waiting.end(PROMPT, "the end of a limited wait").await?;
-        let delivery = match got {
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                crossed += 1;
-                expect(&there, "crossing", 1).await?
-            }
-            got => got?,
-        };
-        ack(delivery).await?;
-    }
-    held!("a wait that was dropped took nothing; {crossed} of {ROUNDS} time-outs met an item")
 }
 
 /// Q6: the connection is silent when the caller goes.
@@ -818,27 +632,31 @@ pub async fn q6_a_dequeue_cut_off_loses_nothing(harness: &dyn Harness) -> Verdic
     held!("dropped during a silence, each dequeue left the item to others, uncounted")
 }
 
-/// L8: queues too.
-pub async fn l8_queues_are_isolated(harness: &dyn Harness) -> Verdict {
-    let session = open(harness, LONG).await?;
-    let lock = promptly("lock", session.locker("job")?.lock()).await??;
-    let names = ["job", "job/", "job/items", "jobs", "Job", "job/claims"];
-    for name in names {
-        put(&session.queue(name)?, name).await?;
-    }
-    for name in names {
-        let queue = session.queue(name)?;
-        ack(expect(&queue, name, 1).await?).await?;
-        expect_empty(&queue).await?;
-    }
-    give_back(lock).await?;
-    held!(
-        "{} queues with names inside each other kept their items apart",
-        names.len()
-    )
-}
-
 /// Q2: a consumer and many waiting consumers die at the same moment.
 pub async fn q2_a_mass_death_delays_no_longer_than_stated(harness: &dyn Harness) -> Verdict {
     survivor_is_served(harness, Wanted::Item).await
+}
+
+/// Q4: a late acknowledgement.
+pub async fn q4_a_late_ack_is_refused(harness: &dyn Harness) -> Verdict {
+    let (one, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
+    let (here, there) = (one.queue("late")?, other.queue("late")?);
+    put(&here, "work").await?;
+    let late = expect(&here, "work", 1).await?;
+    operator(harness)?.delete(late.key()).await?;
+    let taken = expect(&there, "work", 2).await?;
+    let refused_one = promptly("ack", late.ack()).await?;
+    refused("a late ack", refused_one, &[ErrorKind::Lost])?;
+    // A late nack as well: of a delivery that is no more.
+    promptly("nack", taken.nack()).await??;
+    let late = expect(&here, "work", 3).await?;
+    operator(harness)?.delete(late.key()).await?;
+    let taken = expect(&there, "work", 4).await?;
+    let refused_one = promptly("nack", late.nack()).await?;
+    refused("a late nack", refused_one, &[ErrorKind::Lost])?;
+    expect_empty(&here).await?;
+    ack(taken).await?;
+    let left = promptly("len", here.len()).await??;
+    ensure!(left == 0, "{left} items are left");
+    held!("a late ack and a late nack were told Lost; the item stayed with the other consumer")
 }

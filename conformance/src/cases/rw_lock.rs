@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use tenure_core::backend::Side;
 use tenure_core::{
-    ErrorKind, FencingToken, Holding, LossReason, ReadGuard, Result, RwLockHandle, Session,
-    WriteGuard,
+    ErrorKind, FencingToken, Holding, ReadGuard, Result, RwLockHandle, Session, WriteGuard,
 };
 
-use super::cancel::{QUIET, at_every_await_point, was_last};
+use super::cancel::{at_every_await_point, was_last};
 use super::mass_death::{Wanted, survivor_is_served};
 use super::tools::*;
 use crate::case::{Outcome, Verdict};
@@ -624,109 +623,6 @@ pub async fn s4_a_resumed_session_takes_up_its_side(harness: &dyn Harness) -> Ve
     held!("reader, writer and downgraded writer were taken up as such, and as nothing else")
 }
 
-/// L4: `try_read` and `try_write` answer at once and leave nothing behind.
-pub async fn l4_try_read_and_try_write_leave_nothing(harness: &dyn Harness) -> Verdict {
-    let (session, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (lock, probe) = (session.rw_lock("tried")?, other.rw_lock("tried")?);
-    let baseline = count_keys(harness).await?;
-    for (held, tried) in [
-        (Side::Write, Side::Read),
-        (Side::Write, Side::Write),
-        (Side::Read, Side::Write),
-    ] {
-        let guard = taken(&lock, held).await?;
-        let one = count_keys(harness).await?;
-        for _ in 0..5 {
-            ensure!(
-                is_refused(&probe, tried).await?,
-                "{tried:?} was granted beside {held:?}"
-            );
-        }
-        keys_return_to(one, PROMPT, harness).await?;
-        give(guard).await?;
-        nothing_is_left(harness, &probe, baseline).await?;
-    }
-    held!("15 refused tries left nothing")
-}
-
-/// L4: `read_timeout` and `write_timeout` wait as long as asked, and leave nothing behind.
-pub async fn l4_read_and_write_timeouts_bound_the_wait(harness: &dyn Harness) -> Verdict {
-    const LIMIT: Duration = Duration::from_millis(300);
-    let (session, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (lock, probe) = (session.rw_lock("limited")?, other.rw_lock("limited")?);
-    let baseline = count_keys(harness).await?;
-    let mut waited = Duration::ZERO;
-    for (held, tried) in [(Side::Write, Side::Read), (Side::Read, Side::Write)] {
-        let guard = taken(&lock, held).await?;
-        let one = count_keys(harness).await?;
-        let at = Instant::now();
-        let answer = promptly("an end of the wait", take_within(&probe, tried, LIMIT)).await?;
-        waited = waited.max(at.elapsed());
-        refused("a wait with a limit", answer, &[ErrorKind::TimedOut])?;
-        ensure!(
-            at.elapsed() >= LIMIT,
-            "asked to wait {LIMIT:?}, and gave up after {:?}",
-            at.elapsed()
-        );
-        keys_return_to(one, PROMPT, harness).await?;
-        give(guard).await?;
-        nothing_is_left(harness, &probe, baseline).await?;
-    }
-    held!("gave up after {LIMIT:?} and at most {waited:?}, and left nothing")
-}
-
-/// L5: `read` and `write`, dropped at any await point, of a free lock and of a held one.
-pub async fn l5_cancelled_read_and_write_leave_nothing(harness: &dyn Harness) -> Verdict {
-    for side in [Side::Read, Side::Write] {
-        cancelled_free(harness, side).await?;
-        cancelled_held(harness, side).await?;
-    }
-    held!("read and write, dropped at every await point, free and held, left nothing")
-}
-
-async fn cancelled_free(harness: &dyn Harness, side: Side) -> Verdict {
-    let (caller, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (lock, probe) = (caller.rw_lock("free")?, other.rw_lock("free")?);
-    let baseline = count_keys(harness).await?;
-    at_every_await_point!("taking a free read-write lock", |polls| {
-        let last = was_last(give_up_after(polls, QUIET, take(&lock, side)).await)?;
-        nothing_is_left(harness, &probe, baseline).await?;
-        Ok(last)
-    })
-}
-
-async fn cancelled_held(harness: &dyn Harness, side: Side) -> Verdict {
-    let (holder, caller, other) = (
-        open(harness, LONG).await?,
-        open(harness, LONG).await?,
-        open(harness, LONG).await?,
-    );
-    let (held, lock, probe) = (
-        holder.rw_lock("held")?,
-        caller.rw_lock("held")?,
-        other.rw_lock("held")?,
-    );
-    // A reader waits for a writer; a writer is to be in the way of nobody once it has gone.
-    let holds = match side {
-        Side::Read => Side::Write,
-        Side::Write => Side::Read,
-    };
-    let baseline = count_keys(harness).await?;
-    at_every_await_point!("taking a held read-write lock", |polls| {
-        let guard = taken(&held, holds).await?;
-        let one = count_keys(harness).await?;
-        let last = was_last(give_up_after(polls, QUIET, take(&lock, side)).await)?;
-        // Withdrawn while the holder still holds, not by the holder's release.
-        keys_return_to(one, PROMPT, harness).await?;
-        if holds == Side::Read {
-            give(comes_free(PROMPT, &probe, Side::Read).await?).await?;
-        }
-        give(guard).await?;
-        nothing_is_left(harness, &probe, baseline).await?;
-        Ok(last)
-    })
-}
-
 /// L5: `downgrade`, dropped at any await point, releases.
 pub async fn l5_cancelled_downgrade_releases(harness: &dyn Harness) -> Verdict {
     let (caller, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
@@ -767,37 +663,6 @@ pub async fn l5_a_late_read_or_write_leaves_nothing(harness: &dyn Harness) -> Ve
     held!("a reader and a writer went away while the link was silent, and left nothing")
 }
 
-/// L6: those who wait in a session that is closed get an error and are in nobody's way.
-pub async fn l6_waiting_readers_and_writers_end_with_their_session(
-    harness: &dyn Harness,
-) -> Verdict {
-    let (holder, session) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let guard = taken(&holder.rw_lock("ending")?, Side::Write).await?;
-    let mut ending = Vec::new();
-    for side in [Side::Write, Side::Read] {
-        let lock = session.rw_lock("ending")?;
-        let mut arrivals = Arrivals::watch(harness).await?;
-        ending.push(spawn(async move { take(&lock, side).await }));
-        arrivals.one_more().await?;
-    }
-    let behind = Waiting::start(harness, "ending", Side::Write).await?;
-    promptly("close", session.close()).await??;
-    for one in &mut ending {
-        let answer = one
-            .end(PROMPT, "the end of a wait whose session ended")
-            .await?;
-        let error = refused("a wait whose session ended", answer, &[ErrorKind::Lost])?;
-        ensure!(
-            error.loss() == Some(LossReason::Closed),
-            "a wait whose session was closed was told {error}"
-        );
-    }
-    nobody_comes_in(&[&behind], "while the holder holds").await?;
-    give(guard).await?;
-    give(behind.granted("behind those who ended").await?.0).await?;
-    held!("reader and writer ended with their session, and the one behind them came next")
-}
-
 /// L7: dropping a guard of either side releases.
 pub async fn l7_dropping_a_read_or_write_guard_releases(harness: &dyn Harness) -> Verdict {
     let (session, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
@@ -811,80 +676,6 @@ pub async fn l7_dropping_a_read_or_write_guard_releases(harness: &dyn Harness) -
     drop(promptly("downgrade", turned.downgrade()).await??);
     nothing_is_left(harness, &probe, baseline).await?;
     held!("free soon after the drop of a reader, a writer and a downgraded writer")
-}
-
-/// L7: a reader that was stopped beyond its TTL says Lost, and frees nothing of the writer's that
-/// came after it; nor does a writer of the readers'.
-pub async fn l7_a_late_release_spares_the_other_side(harness: &dyn Harness) -> Verdict {
-    for (side, next) in [(Side::Read, Side::Write), (Side::Write, Side::Read)] {
-        let process = Process::start()?;
-        let (store, ttl) = (harness.connect().await?, harness.ttl());
-        let taking = async move {
-            let session = open_on(&store, ttl).await?;
-            let guard = try_take(&session.rw_lock("estate")?, side).await?;
-            Ok::<_, tenure_core::Error>((session, guard))
-        };
-        let (stopped, late) = process.run(taking).await??;
-        let mut heir = Waiting::start(harness, "estate", next).await?;
-        let limit = stopped.ttl() + expiry_bound(harness).await? + SLACK;
-        let paused = process.pause().await;
-        let what = "the grant to the next after the holder was stopped";
-        let heirs = heir.task.end(limit, what).await??;
-        drop(paused);
-        let answer = process.run(async move { late.release().await }).await?;
-        refused(
-            "a release by one who was stopped",
-            answer,
-            &[ErrorKind::Lost],
-        )?;
-        let probe = open(harness, LONG).await?.rw_lock("estate")?;
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_millis(600) {
-            ensure!(
-                is_refused(&probe, Side::Write).await?,
-                "the late release of {side:?} freed what the {next:?} after it holds"
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        ensure!(heirs.is_valid(), "the successor's guard was lost");
-        give(heirs).await?;
-    }
-    held!("late releases of a reader and a writer said Lost, and the successors kept the lock")
-}
-
-/// L8: other names, and other primitives of the same name, are in nobody's way.
-pub async fn l8_read_write_locks_are_isolated(harness: &dyn Harness) -> Verdict {
-    let (session, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let names = [
-        "a", "A", "a/", "a/read", "a/write", "a/read/", "read", "w", "r", "%2F", "/",
-    ];
-    let mut guards = Vec::new();
-    for name in names {
-        match promptly("try_write", session.rw_lock(name)?.try_write()).await? {
-            Ok(guard) => guards.push(guard),
-            Err(error) => ensure!(false, "{name:?} is blocked by another name: {error}"),
-        }
-    }
-    for name in names {
-        ensure!(
-            is_refused(&other.rw_lock(name)?, Side::Read).await?,
-            "{name:?} is held to write, and was granted to a reader"
-        );
-        match promptly("try_lock", other.locker(name)?.try_lock()).await? {
-            Ok(guard) => give_back(guard).await?,
-            Err(error) => ensure!(
-                false,
-                "the lock {name:?} is blocked by its namesake: {error}"
-            ),
-        }
-    }
-    for guard in guards {
-        promptly("a release", guard.release()).await??;
-    }
-    held!(
-        "{} names, held to write, blocked neither each other nor the locks so called",
-        names.len()
-    )
 }
 
 /// R1, R3: random readers and writers under random faults.

@@ -39,92 +39,12 @@ pub async fn s1_the_ttl_is_at_least_what_was_asked(harness: &dyn Harness) -> Ver
     held!("{}", granted.join(", "))
 }
 
-/// S1: a session whose process lives is kept alive, far beyond its TTL.
-pub async fn s1_a_renewed_session_outlives_its_ttl(harness: &dyn Harness) -> Verdict {
-    let session = open(harness, harness.ttl()).await?;
-    let other = open(harness, LONG).await?;
-    let guard = promptly("lock", session.locker("kept")?.lock()).await??;
-    let probe = other.locker("kept")?;
-    let started = Instant::now();
-    while started.elapsed() < session.ttl() * 5 / 2 {
-        ensure!(
-            guard.is_valid(),
-            "{:?} after the open, the session had ended: {:?}",
-            started.elapsed(),
-            guard.loss()
-        );
-        ensure!(
-            is_taken(&probe).await?,
-            "{:?} after the open, the store had freed the lock of a session that lives",
-            started.elapsed()
-        );
-        tokio::time::sleep(session.ttl() / 10).await;
-    }
-    give_back(guard).await?;
-    held!(
-        "held for {:?} with a TTL of {:?}",
-        started.elapsed(),
-        session.ttl()
-    )
-}
-
-/// S1: closing frees everything at once.
-pub async fn s1_closing_frees_everything_at_once(harness: &dyn Harness) -> Verdict {
-    let baseline = count_keys(harness).await?;
-    let holder = open(harness, LONG).await?;
-    let other = open(harness, LONG).await?;
-    let mut guards = Vec::new();
-    for name in ["a", "b", "c"] {
-        guards.push(promptly("lock", holder.locker(name)?.lock()).await??);
-    }
-    let mut arrivals = Arrivals::watch(harness).await?;
-    let mut waiting = waiter(other.locker("a")?);
-    arrivals.one_more().await?;
-    promptly("close", holder.close()).await??;
-    ensure!(
-        guards.iter().all(|guard| !guard.is_valid()),
-        "a guard of a closed session is valid"
-    );
-    let first = waiting
-        .end(PROMPT, "the waiter's grant after a close")
-        .await??;
-    for name in ["b", "c"] {
-        give_back(becomes_free(PROMPT, "after a close", &other.locker(name)?).await?).await?;
-    }
-    drop((first, guards));
-    promptly("close", other.close()).await??;
-    keys_return_to(baseline, PROMPT, harness).await?;
-    held!("three locks of a session of {LONG:?} were free within {PROMPT:?} of its close")
-}
-
-/// S1: dropping the session and all that came of it does what closing does.
-pub async fn s1_dropping_frees_in_the_background(harness: &dyn Harness) -> Verdict {
-    let baseline = count_keys(harness).await?;
-    let other = open(harness, LONG).await?;
-    let probe = other.locker("dropped")?;
-    {
-        let session = open(harness, LONG).await?;
-        let handle = session.locker("dropped")?;
-        let _guard = promptly("lock", handle.lock()).await??;
-        ensure!(
-            is_taken(&probe).await?,
-            "a held lock was granted to another"
-        );
-    }
-    give_back(becomes_free(PROMPT, "after the drop", &probe).await?).await?;
-    promptly("close", other.close()).await??;
-    keys_return_to(baseline, PROMPT, harness).await?;
-    held!("the lock of a dropped session of {LONG:?} was free within {PROMPT:?}")
-}
-
 /// What happens when the holder's connection fails under it.
 struct Drama {
     /// The TTL granted.
     ttl: Duration,
     /// When the fault began.
     fault: Instant,
-    /// When the holder's validity ended, by its own account while it lasted.
-    deadline: Instant,
     /// When the loss was signalled, and why.
     signalled: Instant,
     reason: LossReason,
@@ -160,16 +80,11 @@ async fn drama(
 
     let fault = Instant::now();
     fail(&*link);
-    let mut deadline = fault;
     let latest = ttl * 2 + SLACK;
     loop {
-        // In this order: the clock must be read before the time left.
-        let now = Instant::now();
-        let left = guard.remaining();
-        if left.is_zero() {
+        if guard.remaining().is_zero() {
             break;
         }
-        deadline = deadline.max(now + left);
         ensure!(
             fault.elapsed() < latest,
             "{:?} after its link failed, the holder of a lease of {ttl:?} still counts itself valid",
@@ -190,7 +105,6 @@ async fn drama(
     Ok(Drama {
         ttl,
         fault,
-        deadline,
         signalled,
         reason,
         granted,
@@ -234,44 +148,9 @@ impl Drama {
     }
 }
 
-/// S2: the loss is signalled by the deadline though the store has gone silent, and before anyone
-/// else holds the lock.
-pub async fn s2_loss_is_signalled_against_a_silent_store(harness: &dyn Harness) -> Verdict {
-    drama(harness, |link| link.silence()).await?.judge_signal()
-}
-
 /// S2: renewals that arrive and are not answered do not count.
 pub async fn s2_loss_is_signalled_when_answers_are_lost(harness: &dyn Harness) -> Verdict {
     drama(harness, |link| link.mute()).await?.judge_signal()
-}
-
-/// S2: a pause shorter than the TTL costs nothing.
-pub async fn s2_a_short_silence_is_survived(harness: &dyn Harness) -> Verdict {
-    let ttl = harness.ttl() * 3;
-    let Linked { store, link } = harness.linked().await?;
-    let session = promptly("open", open_on(&store, ttl)).await??;
-    let guard = promptly("lock", session.locker("patient")?.lock()).await??;
-    let started = Instant::now();
-    // A renewal is due after a third of the TTL, and falls into the silence.
-    let silence = ttl / 2;
-    link.silence();
-    tokio::time::sleep(silence).await;
-    link.heal();
-    while started.elapsed() < ttl * 5 / 4 {
-        ensure!(
-            guard.is_valid(),
-            "lost ({:?}) {:?} after a silence of {silence:?} began; TTL {:?}",
-            guard.loss(),
-            started.elapsed(),
-            session.ttl()
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    give_back(guard).await?;
-    held!(
-        "a silence of {silence:?} was survived with a TTL of {:?}",
-        session.ttl()
-    )
 }
 
 /// S2: a process that was stopped beyond its deadline knows in its first instruction.
@@ -406,61 +285,6 @@ async fn slow_answer(harness: &dyn Harness) -> std::result::Result<Option<Durati
     Ok((!prolonged.is_zero()).then_some(prolonged))
 }
 
-/// S3: a dead session's holdings stay for the TTL after its last renewal.
-pub async fn s3_freed_no_earlier_than_the_ttl(harness: &dyn Harness) -> Verdict {
-    let drama = drama(harness, |link| link.silence()).await?;
-    let earliest = drama.deadline + margin(drama.ttl);
-    // A hair for the difference between two clocks.
-    ensure!(
-        drama.granted + Duration::from_millis(10) >= earliest,
-        "granted to the next {:?} before the TTL ({:?}) after the last renewal had passed",
-        earliest - drama.granted,
-        drama.ttl
-    );
-    held!(
-        "granted to the next {:?} after the end of the TTL ({:?})",
-        drama.granted.saturating_duration_since(earliest),
-        drama.ttl
-    )
-}
-
-/// S3: a crashed holder's lock is free by the stated bound, and not before its TTL.
-pub async fn s3_freed_within_the_stated_bound(harness: &dyn Harness) -> Verdict {
-    let bound = expiry_bound(harness).await?;
-    let process = Process::start()?;
-    let store = harness.connect().await?;
-    let (session, guard) = process.holds(store, harness.ttl(), "crashed").await?;
-    let other = open(harness, LONG).await?;
-    let mut arrivals = Arrivals::watch(harness).await?;
-    let mut waiting = waiter(other.locker("crashed")?);
-    arrivals.one_more().await?;
-    // Before the kill, which ends validity at once. A renewal in between makes it later only.
-    let earliest = Instant::now() + guard.remaining() + margin(session.ttl());
-    process.kill().await;
-    let killed = Instant::now();
-    let limit = session.ttl() + bound + SLACK;
-    let second = waiting
-        .end(limit, "the grant to the next after the holder's crash")
-        .await??;
-    let granted = Instant::now();
-    ensure!(
-        granted + Duration::from_millis(10) >= earliest,
-        "the lock of a crashed holder was granted {:?} before its TTL had passed",
-        earliest - granted
-    );
-    ensure!(
-        second.token() > guard.token(),
-        "the successor's token {} is not above {}",
-        second.token(),
-        guard.token()
-    );
-    held!(
-        "free {:?} after the crash; TTL {:?}, stated bound {bound:?}",
-        granted - killed,
-        session.ttl()
-    )
-}
-
 /// S4: a closed session says so, to its guards and to those who ask it for more.
 pub async fn s4_a_closed_session_says_closed(harness: &dyn Harness) -> Verdict {
     let session = open(harness, LONG).await?;
@@ -488,28 +312,6 @@ pub async fn s4_a_closed_session_says_closed(harness: &dyn Harness) -> Verdict {
     );
     refused("a late release", guard.release().await, &[ErrorKind::Lost])?;
     held!("session, guard, signal and errors say `closed`")
-}
-
-/// S4, L7: an operator who revokes a session is noticed with the next renewal.
-pub async fn s4_a_revoked_session_is_noticed(harness: &dyn Harness) -> Verdict {
-    let session = open(harness, harness.ttl()).await?;
-    let guard = promptly("lock", session.locker("revoked")?.lock()).await??;
-    let ttl = session.ttl();
-    let revoked = Instant::now();
-    operator(harness)?.revoke(session.id()).await?;
-    let reason = within(
-        ttl + SLACK,
-        "the loss signal after a revocation",
-        guard.lost(),
-    )
-    .await?;
-    ensure!(
-        reason == LossReason::Revoked,
-        "an operator revoked the session, and the loss says `{reason}`"
-    );
-    let noticed = revoked.elapsed();
-    refused("a late release", guard.release().await, &[ErrorKind::Lost])?;
-    held!("noticed after {noticed:?} with a TTL of {ttl:?}")
 }
 
 /// S4: a detached session can be taken over once, with what it holds.

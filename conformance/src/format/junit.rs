@@ -240,7 +240,7 @@ mod tests {
         );
         assert_eq!(
             failure.parent().unwrap().attribute("name"),
-            Some("l1_contenders_exclude_each_other")
+            Some("l1_lock_excludes_others")
         );
         let skipped = named(memory, "skipped")[0].attribute("message").unwrap();
         assert_eq!(

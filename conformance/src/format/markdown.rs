@@ -255,11 +255,11 @@ mod tests {
             "| mutual exclusion (L1) | always: **BROKEN** | always: not tested |\n",
             "| token order survives (L2) | client crash: denied, shown | client crash: denied, no control here |\n",
             "| everything else | held | not tested |\n",
-            "### `l1_contenders_exclude_each_other` on memory\n",
+            "### `l1_lock_excludes_others` on memory\n",
             "```text\ntwo at once:\n    client 0\n```\n",
             "### token order survives on memory: denied, shown\n\nnothing is kept\n\nShown by `l2_tokens_survive_a_restart`:\n",
             "no control for 1 case: there is no way to restart the store.\n",
-            "* plain \\| redis: 1 case: there is no way to cut a connection\n  (`l3_no_wake_up_is_lost_in_a_reconnect`)\n",
+            "* plain \\| redis: 1 case: there is no way to cut a connection\n  (`l3_lock_wakes_after_a_cut`)\n",
         ] {
             assert!(text.contains(expected), "no {expected:?} in {text}");
         }

@@ -92,7 +92,7 @@ pub(crate) fn report() -> Report {
                 guarantees: Ok(guarantees("embedded 1.0")),
                 entries: vec![
                     entry(
-                        "l1_contenders_exclude_each_other",
+                        "l1_lock_excludes_others",
                         broken("two at once:\n    client 0"),
                     ),
                     entry(
@@ -103,7 +103,7 @@ pub(crate) fn report() -> Report {
                         ),
                     ),
                     entry(
-                        "s1_closing_frees_everything_at_once",
+                        "s1_lock_ends_with_its_session",
                         Outcome::held("12 locks, freed in 3 ms"),
                     ),
                 ],
@@ -117,7 +117,7 @@ pub(crate) fn report() -> Report {
                         denied("no fsync", Seen::NoControl(nothing.to_owned())),
                     ),
                     entry(
-                        "l3_no_wake_up_is_lost_in_a_reconnect",
+                        "l3_lock_wakes_after_a_cut",
                         Outcome::excused("there is no way to cut a connection"),
                     ),
                 ],
@@ -138,25 +138,22 @@ pub(super) fn empty() -> Report {
 /// The worst of texts, wherever a text may come from outside.
 pub(super) fn hostile() -> Report {
     let ends = [
-        ("l1_contenders_exclude_each_other", broken(HOSTILE)),
+        ("l1_lock_excludes_others", broken(HOSTILE)),
         (
             "l2_tokens_survive_a_restart",
             denied(HOSTILE, Seen::Counterexample(HOSTILE.to_owned())),
         ),
         (
-            "l2_tokens_rise_with_every_grant",
+            "l2_lock_tokens_rise",
             denied(HOSTILE, Seen::Survived(HOSTILE.to_owned())),
         ),
         (
             "l2_tokens_survive_clock_jumps",
             denied(HOSTILE, Seen::NotBroughtAbout(HOSTILE.to_owned())),
         ),
+        ("s1_lock_ends_with_its_session", Outcome::held(HOSTILE)),
         (
-            "s1_closing_frees_everything_at_once",
-            Outcome::held(HOSTILE),
-        ),
-        (
-            "s1_dropping_frees_in_the_background",
+            "s1_lock_ends_with_a_dropped_session",
             Outcome::not_run(HOSTILE),
         ),
     ];

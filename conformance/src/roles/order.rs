@@ -7,7 +7,7 @@ use std::time::Duration;
 use tenure_core::{FencingToken, Session};
 use tokio::time::Instant;
 
-use super::scene::{Contest, end};
+use super::scene::{Contest, end, settle, waits};
 use super::{Held, Role, Step};
 use crate::case::Verdict;
 use crate::cases::tools::*;
@@ -22,9 +22,22 @@ pub(crate) async fn one_at_a_time(harness: &dyn Harness, role: Role) -> Verdict 
     const ROUNDS: usize = 6;
     let first = open(harness, LONG).await?;
     promptly("enqueue", role.prepare(&first, "contended")).await??;
-    let mut sessions = vec![first.clone(), first];
+    let mut sessions = vec![first.clone(), first.clone()];
     for _ in 0..3 {
         sessions.push(open(harness, LONG).await?);
+    }
+    if !matches!(role, Role::Reader) {
+        // Another task of the holder's own session: no holding is granted twice.
+        let held = promptly("a grant of what is free", role.acquire(&first, "contended")).await??;
+        let mut again = waits(role, &first, "contended");
+        settle().await;
+        let twice = again.is_finished() && again.end(PROMPT, "an answer").await?.is_ok();
+        ensure!(
+            !twice,
+            "a second task of the holder's session was granted it too"
+        );
+        drop(again);
+        promptly("a release", held.release()).await??;
     }
     let inside = Arc::new(Mutex::new(Inside::default()));
     let mut contenders = Vec::new();

@@ -82,13 +82,18 @@ impl Scene {
     /// How long the setting of the stage took on a busy machine is no matter then.
     pub(super) async fn renewed(&self) -> Step<Instant> {
         let ttl = self.holder.ttl();
-        let fresh = async {
-            while self.holder.remaining() < ttl * 19 / 20 {
+        let renewed = async {
+            let mut before = self.holder.remaining();
+            loop {
                 tokio::time::sleep(Duration::from_millis(2)).await;
+                let left = self.holder.remaining();
+                if left > before {
+                    break Instant::now() + left.min(ttl);
+                }
+                before = left;
             }
-            Instant::now() + self.holder.remaining().min(ttl)
         };
-        within(ttl + SLACK, "a renewal", fresh).await
+        within(ttl + SLACK, "a renewal", renewed).await
     }
 
     /// As [`is_kept_for`](Self::is_kept_for), in a silence: an answer that came after `deadline` says nothing.

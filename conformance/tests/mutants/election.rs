@@ -54,10 +54,7 @@ pub(crate) enum Bug {
 pub(crate) const CAUGHT: &[(super::Bug, &[&str])] = &[
     (
         super::Bug::Election(Bug::EverybodyLeads),
-        &[
-            "e1_one_leads_at_a_time",
-            "e5_a_refused_candidate_leaves_nothing",
-        ],
+        &["e1_one_leads_at_a_time", "l4_leadership_try_leaves_nothing"],
     ),
     (
         super::Bug::Election(Bug::ConstantToken),
@@ -108,26 +105,26 @@ pub(crate) const CAUGHT: &[(super::Bug, &[&str])] = &[
     (
         super::Bug::Election(Bug::PollingCandidate),
         &[
-            "e5_a_resignation_hands_over_at_once",
+            "l3_leadership_is_handed_on_at_once",
             "e5_a_mass_death_delays_no_longer_than_stated",
         ],
     ),
     (
         super::Bug::Election(Bug::LastInFirstOut),
-        &["e5_candidates_lead_in_the_order_of_arrival"],
+        &["l3_leadership_keeps_order_when_waiters_give_up"],
     ),
     (
         super::Bug::Election(Bug::TryQueues),
-        &["e5_a_refused_candidate_leaves_nothing"],
+        &["l4_leadership_try_leaves_nothing"],
     ),
     (
         super::Bug::Election(Bug::WithdrawNothing),
-        &["e5_a_cancelled_candidate_leaves_nothing"],
+        &["l5_leadership_cancelled_acquire_leaves_nothing"],
     ),
     (
         super::Bug::Election(Bug::ResignNothing),
         &[
-            "e5_a_cancelled_campaign_leaves_nothing",
+            "l5_leadership_cancelled_acquire_leaves_nothing",
             "e5_a_cancelled_resignation_still_resigns",
         ],
     ),

@@ -52,7 +52,7 @@ pub(crate) enum Bug {
     WithdrawCounts,
     /// Of items with a priority that were nacked, none is left.
     ForgetsPriorities,
-    /// Two names that only differ behind a slash are one.
+    /// What is enqueued to a name that ends with a slash is enqueued to the one without.
     FoldedNames,
 }
 
@@ -67,10 +67,10 @@ pub(crate) const CAUGHT: &[(AnyBug, &[&str])] = &[
         &[
             "q1_an_item_is_delivered_until_it_is_acknowledged",
             "q2_what_comes_back_counts_its_deliveries",
-            "q2_a_dead_consumers_item_comes_back",
-            "q2_a_closed_consumers_items_come_back_at_once",
+            "s3_delivery_ends_after_a_silence",
+            "s1_delivery_ends_with_its_session",
             "q3_what_comes_back_keeps_its_place",
-            "q6_cancelled_dequeue_loses_nothing",
+            "l5_delivery_cancelled_acquire_leaves_nothing",
         ],
     ),
     (
@@ -121,14 +121,14 @@ pub(crate) const CAUGHT: &[(AnyBug, &[&str])] = &[
     (
         bug(Bug::Polling),
         &[
-            "q5_an_enqueue_wakes_a_waiting_consumer",
+            "l3_delivery_is_handed_on_at_once",
             "q2_a_mass_death_delays_no_longer_than_stated",
         ],
     ),
     (
         bug(Bug::WithdrawNothing),
         &[
-            "q6_cancelled_wait_takes_nothing",
+            "l5_delivery_cancelled_acquire_leaves_nothing",
             "q6_a_dequeue_cut_off_loses_nothing",
         ],
     ),
@@ -140,7 +140,10 @@ pub(crate) const CAUGHT: &[(AnyBug, &[&str])] = &[
         bug(Bug::ForgetsPriorities),
         &["q2_random_consumers_lose_and_double_nothing"],
     ),
-    (bug(Bug::FoldedNames), &["l8_queues_are_isolated"]),
+    (
+        bug(Bug::FoldedNames),
+        &["l8_delivery_meets_no_other_name_or_kind"],
+    ),
     (
         AnyBug::Amnesia,
         &["q1_items_outlive_a_crash", "q2_a_delivery_outlives_a_crash"],
@@ -227,9 +230,9 @@ impl Queue for MutantQueue {
             Some(Bug::NoPriorities) => {
                 items = items.into_iter().map(|item| item.priority(0)).collect();
             }
-            Some(Bug::FoldedNames) if ask.name().as_str() == "job/" => {
+            Some(Bug::FoldedNames) if ask.name().as_str().ends_with('/') => {
                 return self
-                    .stranger(&Name::new("job")?)
+                    .stranger(&Name::new(ask.name().as_str().trim_end_matches('/'))?)
                     .await?
                     .enqueue_many(items)
                     .await;

@@ -79,8 +79,8 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
             "r1_random_readers_and_writers_stay_exclusive",
             "r1_an_upgrade_is_refused",
             "r2_writer_waits_for_a_reader_of_the_same_session",
-            "l4_try_read_and_try_write_leave_nothing",
-            "l4_read_and_write_timeouts_bound_the_wait",
+            "l4_writer_try_leaves_nothing",
+            "l4_writer_limit_bounds_the_wait",
         ],
     ),
     (
@@ -123,13 +123,13 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
         &["r3_a_downgrade_keeps_token_and_place"],
     ),
     (Bug::SideBlind, &["s4_a_resumed_session_takes_up_its_side"]),
-    (Bug::TryQueues, &["l4_try_read_and_try_write_leave_nothing"]),
+    (Bug::TryQueues, &["l4_writer_try_leaves_nothing"]),
     (
         Bug::WithdrawNothing,
         &[
             "r2_a_writer_that_gives_up_lets_the_readers_in",
-            "l4_read_and_write_timeouts_bound_the_wait",
-            "l5_cancelled_read_and_write_leave_nothing",
+            "l4_writer_limit_bounds_the_wait",
+            "l5_writer_cancelled_acquire_leaves_nothing",
         ],
     ),
     (
@@ -140,13 +140,10 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
             "l7_dropping_a_read_or_write_guard_releases",
         ],
     ),
-    (
-        Bug::Ghosts,
-        &["l6_waiting_readers_and_writers_end_with_their_session"],
-    ),
+    (Bug::Ghosts, &["l6_writer_waiter_ends_with_its_session"]),
     (
         Bug::PlainRelease,
-        &["l7_a_late_release_spares_the_other_side"],
+        &["l7_writer_late_release_spares_the_next"],
     ),
     (
         Bug::LateExpiry,
@@ -156,7 +153,7 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
             "r2_a_mass_death_of_readers_delays_no_longer_than_stated",
         ],
     ),
-    (Bug::FoldedNames, &["l8_read_write_locks_are_isolated"]),
+    (Bug::FoldedNames, &["l8_writer_meets_no_other_name_or_kind"]),
 ];
 
 pub(crate) struct Mutants(pub(crate) Bug);
