@@ -39,6 +39,9 @@ const SWEEP_IDLE: Duration = Duration::from_secs(10);
 /// By what a server is told from another, and from itself before a restart.
 const SERVER: &str = "SELECT pg_catalog.pg_postmaster_start_time()::pg_catalog.text AS started";
 
+/// The limit of a step that has none: its caller ends it.
+const UNBOUNDED: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How often somebody who waits has the server look for sessions that are silent.
 const SILENT: Duration = Duration::from_millis(500);
 
@@ -79,6 +82,8 @@ struct State {
     channels: HashMap<String, HashMap<u64, Arc<dyn Listener>>>,
     sessions: HashMap<i64, Weak<PostgresSession>>,
     swept: Option<Instant>,
+    /// When the connection that writes answered last.
+    wrote: Option<Instant>,
     looked: Option<Instant>,
 }
 
@@ -192,7 +197,43 @@ impl Client {
     /// A step on the connection that writes: no lease hangs on it. Its effect is unknown when that breaks.
     pub(crate) async fn write(&self, step: Step<'_>) -> Result<Rows> {
         let limit = self.config.timeout;
+        // Another may wait for a disk or a standby that stalls.
+        let turn = tokio::time::timeout(limit, self.writer.lock()).await;
+        let writer = turn.map_err(|_| {
+            error::no_connection(format!(
+                "PostgreSQL did not store what came before within {limit:?}"
+            ))
+            .with_effect(Effect::None)
+        })?;
+        self.write_on(writer, limit, step).await
+    }
+
+    /// Makes what the session `id` committed before durable, however long that takes. False: the session has ended.
+    pub(crate) async fn flush(&self, id: i64) -> Result<bool> {
         let mut writer = self.writer.lock().await;
+        // A connection that was idle for long may be dead without a sign; this finds out in a bounded time.
+        let idle = self
+            .state()
+            .wrote
+            .is_none_or(|wrote| wrote.elapsed() > PULSE);
+        if let Some(mut connection) = writer.take_if(|_| idle) {
+            let alive = tokio::time::timeout(self.config.timeout, connection.ping()).await;
+            if matches!(alive, Ok(Ok(()))) {
+                *writer = Some(connection);
+            }
+        }
+        let flush = step("SELECT tenure.flush($1) AS flushed").with(id);
+        let flushed = self.write_on(writer, UNBOUNDED, flush).await?;
+        self.state().wrote = Some(Instant::now());
+        flushed.first()?.get("flushed")
+    }
+
+    async fn write_on(
+        &self,
+        mut writer: tokio::sync::MutexGuard<'_, Option<PgConnection>>,
+        limit: Duration,
+        step: Step<'_>,
+    ) -> Result<Rows> {
         let mut connection = match writer.take() {
             Some(connection) => connection,
             None => self

@@ -48,6 +48,8 @@ pub(crate) struct Books {
     queues: Mutex<HashMap<Arc<str>, Known>>,
     /// Asks whose step was done, but not confirmed; and those that may stand in line still.
     unsettled: Mutex<HashSet<u64>>,
+    /// Deliveries that were acknowledged, and not flushed yet: their tokens.
+    acknowledged: Mutex<HashSet<FencingToken>>,
 }
 
 /// What a session knows about one queue.
@@ -233,11 +235,11 @@ impl PostgresQueue {
     }
 
     /// Waits until what was done for the ask `nonce` is on disk. If that fails, the step is not to be
-    /// repeated, but this.
-    async fn settle(&self, main: &mut MainGuard<'_>, nonce: u64) -> Result<()> {
+    /// repeated, but this. Not on the main connection: a disk or a standby that stalls must not stop the renewals.
+    async fn settle(&self, main: MainGuard<'_>, nonce: u64) -> Result<()> {
         self.books().unsettled(nonce);
-        let flushed = main.call(step("SELECT tenure.flush()")).await;
-        flushed.map_err(|error| error.with_effect(Effect::Unknown))?;
+        drop(main);
+        self.session.flush().await?;
         self.books().settled(nonce);
         Ok(())
     }
@@ -491,7 +493,7 @@ impl Queue for PostgresQueue {
                     .with(self.books().marks(&path).told);
             self.telling(&mut main, &path, enqueue).await?;
         }
-        self.settle(&mut main, ask.nonce()).await
+        self.settle(main, ask.nonce()).await
     }
 
     async fn try_take(&self, ask: &Ask, want: &Want) -> Result<Vec<Taken>> {
@@ -512,19 +514,24 @@ impl Queue for PostgresQueue {
     }
 
     async fn ack(&self, _: &Ask, grant: &Grant) -> Result<()> {
-        let claim = claim(grant)?;
-        let ack = step("SELECT tenure.queue_ack($1, $2, $3, $4, $5) AS done")
-            .with(self.session.id)
-            .with(claim.queue)
-            .with(claim.priority)
-            .with(claim.number)
-            .with(bound(grant.token()));
-        let done = self.session.call(ack).await?;
-        if done.first()?.get("done")? {
-            Ok(())
-        } else {
-            Err(Error::lost(LossReason::Revoked))
+        let (claim, token) = (claim(grant)?, grant.token());
+        if !locked(&self.books().acknowledged).contains(&token) {
+            let ack = step("SELECT tenure.queue_ack($1, $2, $3, $4, $5) AS done, pg_catalog.set_config('synchronous_commit', 'off', true)")
+                .with(self.session.id)
+                .with(claim.queue)
+                .with(claim.priority)
+                .with(claim.number)
+                .with(bound(token));
+            let done = self.session.call(ack).await?;
+            if !done.first()?.get::<bool>("done")? {
+                return Err(Error::lost(LossReason::Revoked));
+            }
+            // From here on it is done, and only to be flushed, should this be repeated.
+            locked(&self.books().acknowledged).insert(token);
         }
+        self.session.flush().await?;
+        locked(&self.books().acknowledged).remove(&token);
+        Ok(())
     }
 
     async fn nack(&self, ask: &Ask, grant: &Grant, delay: Duration) -> Result<()> {
@@ -552,7 +559,7 @@ impl Queue for PostgresQueue {
             // Should the server forget this in a crash, the item comes back all the same.
             return Ok(());
         }
-        self.settle(&mut main, ask.nonce()).await
+        self.settle(main, ask.nonce()).await
     }
 
     async fn depth(&self, name: &Name) -> Result<Depth> {
@@ -600,7 +607,8 @@ impl Queue for PostgresQueue {
             let row = done.first()?;
             purged += row.get::<i64>("removed")?.unsigned_abs();
             if !row.get::<bool>("more")? {
-                main.call(step("SELECT tenure.flush()")).await?;
+                drop(main);
+                self.session.flush().await?;
                 return Ok(purged);
             }
             at = (row.get("priority")?, row.get("number")?);

@@ -1,6 +1,7 @@
 //! The connection to a PostgreSQL, and its sessions.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -165,6 +166,9 @@ pub struct PostgresSession {
     turn: AsyncMutex<()>,
     /// Of whoever looks whether the main connection is there.
     probing: AsyncMutex<()>,
+    /// How many flushes were asked for, and up to which of them the last one served.
+    flushes: AtomicU64,
+    flushed: AsyncMutex<u64>,
 }
 
 impl fmt::Debug for PostgresSession {
@@ -261,6 +265,8 @@ impl PostgresSession {
             gone,
             turn: AsyncMutex::default(),
             probing: AsyncMutex::default(),
+            flushes: AtomicU64::new(0),
+            flushed: AsyncMutex::default(),
         });
         client.enter(&session);
         Ok(session)
@@ -275,6 +281,35 @@ impl PostgresSession {
     /// One step on the main connection. `Lost` when that is gone.
     pub(crate) async fn call(&self, step: Step<'_>) -> Result<Rows> {
         self.main().await.call(step).await
+    }
+
+    /// Waits until all that this session committed before is durable, as the server is set up: see
+    /// [`Client::flush`]. One flush serves all that were asked for before it began. However long the disk or a standby
+    /// stalls, it waits for as long as the session lives.
+    pub(crate) async fn flush(&self) -> Result<()> {
+        let mine = self.flushes.fetch_add(1, Ordering::SeqCst) + 1;
+        let lost = |reason| Error::lost(reason).with_effect(Effect::Unknown);
+        let mut flushed = self.flushed.lock().await;
+        if *flushed >= mine {
+            return Ok(());
+        }
+        let serves = self.flushes.load(Ordering::SeqCst);
+        let mut flushing = std::pin::pin!(self.client.flush(self.id));
+        loop {
+            if let Some(reason) = self.gone.get() {
+                return Err(lost(*reason));
+            }
+            tokio::select! {
+                done = &mut flushing => match done {
+                    Ok(true) => break,
+                    Ok(false) => return Err(lost(LossReason::Revoked)),
+                    Err(error) => return Err(error.with_effect(Effect::Unknown)),
+                },
+                () = tokio::time::sleep(self.ttl / 4) => {}
+            }
+        }
+        *flushed = serves;
+        Ok(())
     }
 
     /// One step on the connection that reads, for large answers and what needs no lease: see

@@ -9,7 +9,9 @@ use std::time::Duration;
 use sqlx::{Connection, Executor, Row};
 use support::{Database, server, within};
 use tenure_core::backend::StoreUrl;
-use tenure_core::{Durability, ErrorKind, FencingToken, Guarantees, SessionOptions, TokenOrder};
+use tenure_core::{
+    Durability, ErrorKind, FencingToken, Guarantees, Item, SessionOptions, TokenOrder,
+};
 use tenure_postgres::PostgresConfig;
 use tenure_testbed::{PostgresReplica, PostgresServer};
 
@@ -319,6 +321,66 @@ async fn says(server: &PostgresServer, question: impl AsRef<str>, wanted: impl F
         }
     };
     within(TTL * 2, question.as_ref(), asking).await;
+}
+
+/// A flush that stalls, for longer than the TTL, keeps its caller waiting, and neither renewals nor other steps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_live_on_while_what_they_store_waits_for_a_dead_standby() {
+    const TTL: Duration = Duration::from_secs(1);
+    let server = PostgresServer::start_async().await.unwrap();
+    let store = tenure_postgres::connect(config(server.url()))
+        .await
+        .unwrap();
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    let queue = session.queue("q").unwrap();
+    queue
+        .enqueue_many(["a", "b", "c"].map(Item::from))
+        .await
+        .unwrap();
+    let mut taken = queue.dequeue_many(3).await.unwrap();
+    let (c, b, a) = (
+        taken.pop().unwrap(),
+        taken.pop().unwrap(),
+        taken.pop().unwrap(),
+    );
+    server.set("synchronous_standby_names", "dead").unwrap();
+    let set = "SELECT current_setting('synchronous_standby_names')";
+    says(&server, set, |names| names == "dead").await;
+    let enqueues = queue.clone();
+    let large = (0..32).map(|n| Item::new(vec![n; 60_000]));
+    let enqueues = tokio::spawn(async move { enqueues.enqueue_many(large).await });
+    let acks = tokio::spawn(async move { a.ack().await });
+    let later = tokio::spawn(async move { b.nack_after(TTL * 60).await });
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    says(&server, waits, |waiting| waiting != "0").await;
+    // Longer than any limit of a request, too.
+    let until = tokio::time::Instant::now() + TTL * 7;
+    let mut steps = 0;
+    while tokio::time::Instant::now() < until {
+        let lock = session.locker("l").unwrap();
+        within(TTL, "a lock", lock.lock())
+            .await
+            .unwrap()
+            .release()
+            .await
+            .unwrap();
+        steps += 1;
+    }
+    assert!(session.is_valid() && c.is_valid(), "after {steps} steps");
+    assert!(!enqueues.is_finished() && !acks.is_finished() && !later.is_finished());
+    // One connection waits, however many steps do.
+    let waiting = server.sql(waits).unwrap();
+    assert_eq!(waiting, "1");
+    server.set("synchronous_standby_names", "").unwrap();
+    for stored in [enqueues, acks, later] {
+        within(TTL * 5, "what waited", stored)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    c.ack().await.unwrap();
+    let depth = queue.depth().await.unwrap();
+    assert_eq!((depth.ready, depth.in_flight, depth.delayed), (32, 0, 1));
 }
 
 /// A commit waits for a synchronous standby, whether there is one or not. What is only in the server's memory

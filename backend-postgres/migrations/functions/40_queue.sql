@@ -18,7 +18,20 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     UPDATE tenure.queue_dealt SET session = NULL, nonce = NULL, token = NULL WHERE session IS NOT NULL
 $$;
 
--- Sees to it that all that was committed before is on disk, and where that is asked for, on a standby.
+-- Sees to it that all that the session `me` committed before is on disk, and where that is asked for, on a standby.
+-- On another connection than the session's, whose renewals do not wait for it. False: the session has ended, perhaps in
+-- a crash of the server that forgot what was to be flushed.
+CREATE OR REPLACE FUNCTION tenure.flush(me bigint) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT tenure.alive(me) THEN
+        RETURN false;
+    END IF;
+    PERFORM pg_logical_emit_message(true, 'tenure', '');
+    RETURN true;
+END $$;
+
+-- The same for clients that flush on the session's connection.
 CREATE OR REPLACE FUNCTION tenure.flush() RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
     SELECT pg_logical_emit_message(true, 'tenure', '')
