@@ -8,6 +8,7 @@ use crate::client::within;
 use crate::config::{PostgresConfig, SslMode};
 use crate::error;
 use crate::key::{PROBE, key_of};
+use crate::pgpass;
 use crate::step::{Rows, step};
 
 /// The oldest server with `idle_session_timeout`, on which every lease rests.
@@ -19,7 +20,33 @@ pub(crate) struct Connected {
     pub(crate) options: PgConnectOptions,
 }
 
-fn options(config: &PostgresConfig, (host, port): &(String, u16)) -> PgConnectOptions {
+/// The user that the URL or the environment names. Without any it is `anonymous` to sqlx.
+fn user(config: &PostgresConfig) -> Option<String> {
+    // As for PostgreSQL's own programs.
+    let named = || ["PGUSER", "USER", "LOGNAME"].map(|name| std::env::var(name).ok());
+    let user = config.user.clone();
+    user.or_else(|| named().into_iter().flatten().find(|it| !it.is_empty()))
+}
+
+fn set(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|it| !it.is_empty())
+}
+
+/// The password of the password file, where neither the URL nor the environment has one.
+fn filed_password(config: &PostgresConfig, (host, port): &(String, u16)) -> Option<String> {
+    if config.password.is_some() || set("PGPASSWORD").is_some() {
+        return None;
+    }
+    let user = user(config)?;
+    let database = config.database.clone().or_else(|| set("PGDATABASE"));
+    pgpass::find(host, *port, database.as_ref().unwrap_or(&user), &user)
+}
+
+fn options(
+    config: &PostgresConfig,
+    (host, port): &(String, u16),
+    filed: Option<&str>,
+) -> PgConnectOptions {
     let mut options = PgConnectOptions::new_without_pgpass()
         .host(host)
         .port(*port)
@@ -36,14 +63,11 @@ fn options(config: &PostgresConfig, (host, port): &(String, u16)) -> PgConnectOp
         .extra_float_digits(None)
         // They carry what users store.
         .disable_statement_logging();
-    // As for PostgreSQL's own programs. Without any of these it is `anonymous` to sqlx.
-    let named = || ["PGUSER", "USER", "LOGNAME"].map(|name| std::env::var(name).ok());
-    let user = config.user.clone();
-    if let Some(user) = user.or_else(|| named().into_iter().flatten().find(|it| !it.is_empty())) {
+    if let Some(user) = user(config) {
         options = options.username(&user);
     }
-    if let Some(password) = &config.password {
-        options = options.password(password.expose());
+    if let Some(password) = config.password.as_ref().map(|it| it.expose()).or(filed) {
+        options = options.password(password);
     }
     if let Some(database) = &config.database {
         options = options.database(database);
@@ -192,18 +216,16 @@ fn is_loopback(host: &str) -> bool {
 
 /// Whether the client would give its password to whatever server answers, in the form that this one asks for, and
 /// clear text is one. `prefer` and `allow` leave it to the server whether anything is encrypted.
-fn risks_password(config: &PostgresConfig, host: &str) -> bool {
+fn risks_password(config: &PostgresConfig, host: &str, filed: Option<&str>) -> bool {
     let optional = matches!(config.ssl_mode, SslMode::Prefer | SslMode::Allow);
-    let password = || {
-        let other = std::env::var_os("PGPASSWORD").is_some_and(|it| !it.is_empty());
-        config.password.is_some() || other
-    };
+    let password = || config.password.is_some() || filed.is_some() || set("PGPASSWORD").is_some();
     optional && !is_loopback(host) && password()
 }
 
 async fn connect_to(config: &PostgresConfig, host: &(String, u16)) -> Result<Connected> {
-    let mut options = options(config, host);
-    let encrypts = risks_password(config, &host.0);
+    let filed = filed_password(config, host);
+    let mut options = options(config, host, filed.as_deref());
+    let encrypts = risks_password(config, &host.0, filed.as_deref());
     if encrypts {
         // The client answers a request for the password in clear text by itself.
         options = options.ssl_mode(PgSslMode::Require);
@@ -312,11 +334,14 @@ mod tests {
             ("sslmode=require", false),
         ] {
             assert_eq!(
-                risks_password(&config(query), "db.internal"),
+                risks_password(&config(query), "db.internal", None),
                 risks,
                 "{query}"
             );
         }
+        let url = tenure_core::backend::StoreUrl::parse("postgres://u@db.internal/").unwrap();
+        let without = PostgresConfig::from_url(url).unwrap();
+        assert!(risks_password(&without, "db.internal", Some("filed")));
         for host in [
             "localhost",
             "a.localhost",
@@ -326,7 +351,7 @@ mod tests {
             "/run/postgresql",
         ] {
             assert!(
-                is_loopback(host) && !risks_password(&config(""), host),
+                is_loopback(host) && !risks_password(&config(""), host, None),
                 "{host}"
             );
         }

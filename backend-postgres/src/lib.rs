@@ -31,6 +31,7 @@ mod key;
 mod line;
 mod locker;
 mod main_connection;
+mod pgpass;
 mod queue;
 mod removal;
 mod rw_lock;

@@ -157,3 +157,54 @@ fn the_suite_leaves_nothing_stored() {
     }
     assert!(looked >= 10, "{tables}");
 }
+
+/// The password file of PostgreSQL's own programs; not one that others may read.
+#[test]
+fn the_password_comes_from_the_password_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = PostgresServer::builder()
+        .user("app", "a:b")
+        .start()
+        .unwrap();
+    server
+        .sql("GRANT CREATE ON DATABASE postgres TO app")
+        .unwrap();
+    let address = server.address();
+    let file = std::env::temp_dir().join(format!("tenure-pgpass-{}", std::process::id()));
+    let lines = format!(
+        "other:*:*:*:wrong\n127.0.0.1:{}:*:app:a\\:b\n",
+        address.port()
+    );
+    std::fs::write(&file, lines).unwrap();
+    let url = format!("postgres://app@{address}/postgres?sslmode=disable");
+    let locked = |mode| {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut command = tenure(["--url", &url, "lock", "--try", "l", "--", "true"]);
+        command.env_remove("PGPASSWORD").env("PGPASSFILE", &file);
+        run(command)
+    };
+    let (private, public) = (locked(0o600), locked(0o644));
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(private.code, Some(0), "{private:?}");
+    assert_ne!(public.code, Some(0), "{public:?}");
+    let told = format!("{private:?}{public:?}");
+    assert!(!told.contains("a:b") && !told.contains("a\\\\:b"), "{told}");
+}
+
+/// At the server's default of a hundred connections, more waiters than have room all get their turn: those for whom
+/// there is no connection left ask again.
+#[test]
+fn fifty_lockers_share_a_hundred_connections() {
+    let server = PostgresServer::start().unwrap();
+    let url = server.url() + "?sslmode=disable&connect_timeout=30s&ttl=30s";
+    let lockers: Vec<_> = (0..50)
+        .map(|_| {
+            let command = tenure(["--url", &url, "lock", "--wait", "5m", "l", "--", "true"]);
+            std::thread::spawn(move || run(command))
+        })
+        .collect();
+    for locker in lockers {
+        let done = locker.join().unwrap();
+        assert_eq!(done.code, Some(0), "{done:?}");
+    }
+}
