@@ -48,13 +48,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("memory", "o4_tokens_rise_after_the_floor_is_raised"),
     // The test bed restores no backup of these yet.
     ("etcd", "o4_tokens_rise_after_the_floor_is_raised"),
-    ("postgres", "o4_no_holding_of_a_lost_history_stays_valid"),
-    (
-        "postgres",
-        "o4_waiters_of_a_lost_history_fail_or_join_again",
-    ),
-    ("postgres", "o4_observers_converge_after_a_restore"),
-    ("postgres", "o4_tokens_rise_after_the_floor_is_raised"),
     // One server alone: nobody to take over. Its clock is moved in a set-up of its own; etcd's leases
     // run by another clock, which nothing sets.
     ("etcd", "s3_a_failover_frees_nothing_early"),

@@ -377,6 +377,7 @@ impl Harness for PostgresHarness {
             Need::LoseMinority,
             Need::Sessions,
             Need::Pause,
+            Need::Restore,
         ];
         const PAIR: &[Need] = &[Need::Elsewhere, Need::Survivors, Need::Failover];
         match &self.server {
@@ -548,6 +549,16 @@ impl Operator for PostgresHarness {
     async fn resume(&self) -> Result<()> {
         let server = Arc::clone(self.own("pausing a server that others use")?);
         on_a_thread(move || server.blocking_lock().resume()).await
+    }
+
+    async fn snapshot(&self) -> Result<()> {
+        let server = Arc::clone(self.own("backing up a server that others use")?);
+        on_a_thread(move || server.blocking_lock().save_backup()).await
+    }
+
+    async fn restore(&self) -> Result<()> {
+        let server = Arc::clone(self.own("restoring a server that others use")?);
+        on_a_thread(move || server.blocking_lock().restore()).await
     }
 
     async fn lose_minority(&self) -> Result<()> {
