@@ -44,6 +44,7 @@ use tenure_core::backend::{Ask, Barrier, Grant, Kind, Settle, async_trait};
 use tenure_core::{Effect, Error, ErrorKind, FencingToken, HoldFor, LossReason, Name, Result};
 
 use crate::bell::Looks;
+use crate::floor::{Asked, Floor, revision, token};
 use crate::session::EtcdSession;
 use crate::ticket::{Tickets, nonce, odd, ranges};
 
@@ -123,10 +124,6 @@ impl EtcdBarrier {
 
 fn same(key: impl Into<Vec<u8>>, created: i64) -> Compare {
     Compare::create_revision(key, CompareOp::Equal, created)
-}
-
-fn revision(token: FencingToken) -> i64 {
-    i64::try_from(token.get()).unwrap_or(i64::MAX)
 }
 
 /// Barriers.
@@ -264,8 +261,8 @@ impl Waiter {
 struct Ready {
     created: i64,
     count: Option<u32>,
-    /// Empty in Go's.
-    members: Vec<i64>,
+    /// Their tokens. Empty in Go's.
+    members: Vec<FencingToken>,
 }
 
 impl Ready {
@@ -275,7 +272,10 @@ impl Ready {
         Self {
             created,
             count: words.next().and_then(|count| count.parse().ok()),
-            members: words.filter_map(|token| token.parse().ok()).collect(),
+            members: words
+                .filter_map(|token| token.parse().ok())
+                .map(FencingToken::new)
+                .collect(),
         }
     }
 
@@ -285,11 +285,19 @@ impl Ready {
 
     /// The last that it let in; whoever stood there, if it does not say.
     fn last(&self) -> i64 {
-        self.members.iter().copied().max().unwrap_or(self.created)
+        let members = self.members.iter().copied().map(revision);
+        members.max().unwrap_or(self.created)
     }
 
-    fn let_in(&self, token: i64) -> bool {
-        self.members.contains(&token) || self.members.is_empty() && token < self.created
+    /// The token that it gives to the participant whose key was created at `created`.
+    fn member(&self, created: i64) -> Option<FencingToken> {
+        let mut members = self.members.iter().copied();
+        members.find(|token| revision(*token) == created)
+    }
+
+    fn let_in(&self, created: i64) -> Option<FencingToken> {
+        let go = self.members.is_empty() && created < self.created;
+        self.member(created).or(go.then(|| token(0, created)))
     }
 }
 
@@ -298,11 +306,12 @@ struct Scene {
     ready: Option<Ready>,
     /// In the order of their coming.
     waiters: Vec<Waiter>,
+    floor: Floor,
 }
 
 /// What a participant that stands finds.
 enum Finding {
-    In(Inside),
+    In(FencingToken, Inside),
     Wait,
     /// All have come: these.
     Complete(Vec<(Vec<u8>, i64)>),
@@ -314,9 +323,11 @@ const TOO_MANY: &str =
     "one too many: all have entered already, and not all have left; enter again when they have";
 
 impl Scene {
-    fn read(answer: TxnResponse) -> Result<Self> {
-        let mut ranges = ranges(answer).into_iter().map(|(kvs, _)| kvs);
-        let (Some(ready), Some(waiters)) = (ranges.next(), ranges.next()) else {
+    fn read(
+        floor: Floor,
+        found: &mut impl Iterator<Item = (Vec<PbKeyValue>, bool)>,
+    ) -> Result<Self> {
+        let (Some((ready, _)), Some((waiters, _))) = (found.next(), found.next()) else {
             return Err(odd("too few ranges"));
         };
         Ok(Self {
@@ -324,6 +335,7 @@ impl Scene {
                 .first()
                 .map(|kv| Ready::read(kv.create_revision, &kv.value)),
             waiters: waiters.into_iter().map(Waiter::read).collect(),
+            floor,
         })
     }
 
@@ -332,8 +344,8 @@ impl Scene {
         if let Some(ready) = &self.ready {
             return if !ready.agrees(count) {
                 Finding::Refused(ANOTHER_COUNT)
-            } else if ready.let_in(mine) {
-                Finding::In(Inside::of(ready))
+            } else if let Some(token) = ready.let_in(mine) {
+                Finding::In(token, Inside::of(ready))
             } else {
                 Finding::Refused(TOO_MANY)
             };
@@ -395,14 +407,27 @@ impl EtcdBarrier {
         }
     }
 
-    fn scene(place: &Place) -> [TxnOp; 2] {
+    /// Reads the token floor, and everything of a double barrier.
+    fn scene(&self, place: &Place) -> Vec<TxnOp> {
         let options = GetOptions::new()
             .with_prefix()
             .with_sort(SortTarget::Create, SortOrder::Ascend);
-        [
+        let looks = [
             TxnOp::get(place.ready.as_str(), None),
             TxnOp::get(place.waiters.as_str(), Some(options)),
-        ]
+        ];
+        let floor = self.session.shared.floors.look();
+        floor.into_iter().chain(looks).collect()
+    }
+
+    /// What the operations of [`scene`](Self::scene) found.
+    fn read_scene(
+        &self,
+        asked: Asked,
+        found: &mut impl Iterator<Item = (Vec<PbKeyValue>, bool)>,
+    ) -> Result<Scene> {
+        let floor = self.session.shared.floors.hear(asked, found)?;
+        Scene::read(floor, found)
     }
 
     /// What the key of `ask` has as its value. By it a late request knows whether the key is its
@@ -417,10 +442,11 @@ impl EtcdBarrier {
         let bell = bells.prefix(&place.prefix, &place.ready);
         let mut looks = Looks::from(bell.heard());
         let mut seen = bell.heard();
-        let (key, token, mut scene) = self.come(ask, &place, count).await?;
+        let (key, created, mut scene) = self.come(ask, &place, count).await?;
         let mut refused = None;
         loop {
-            if !scene.waiters.iter().any(|waiter| waiter.created == token) {
+            let mut waiters = scene.waiters.iter();
+            if !waiters.any(|waiter| waiter.created == created) {
                 let Some(why) = refused else {
                     return Err(Error::lost(LossReason::Revoked));
                 };
@@ -428,18 +454,20 @@ impl EtcdBarrier {
                 self.forget_answered(ask);
                 return Err(Error::new(ErrorKind::Conflict, why));
             }
-            match scene.find(token, count) {
-                Finding::In(inside) => return Ok(entered(key, token, inside)),
+            match scene.find(created, count) {
+                Finding::In(token, inside) => return Ok(entered(key, token, inside)),
                 Finding::Refused(why) => {
                     if self
-                        .turn_back(ask, &place, token, scene.ready.is_some())
+                        .turn_back(ask, &place, created, scene.ready.is_some())
                         .await?
                     {
                         return Err(Error::new(ErrorKind::Conflict, why));
                     }
                     refused = Some(why);
                 }
-                Finding::Complete(members) => self.open(&place, &members, count).await?,
+                Finding::Complete(members) => {
+                    self.open(&place, &members, count, &scene.floor).await?;
+                }
                 Finding::Wait => tokio::select! {
                     biased;
                     () = ask.withdrawn() => return Err(Error::withdrawn()),
@@ -451,12 +479,14 @@ impl EtcdBarrier {
             self.session.still_known()?;
             if let Some(put) = bell.last_put() {
                 let ready = Ready::read(put.create_revision, &put.value);
-                if ready.members.contains(&token) {
+                if let Some(token) = ready.member(created) {
                     return Ok(entered(key, token, Inside::of(&ready)));
                 }
             }
             seen = bell.heard();
-            scene = Scene::read(self.read(Self::scene(&place)).await?)?;
+            let asked = self.session.shared.floors.asks();
+            let found = ranges(self.read(self.scene(&place)).await?);
+            scene = self.read_scene(asked, &mut found.into_iter())?;
         }
     }
 
@@ -466,11 +496,11 @@ impl EtcdBarrier {
         loop {
             let key = tickets.key_under(ask, &place.waiters, value.clone());
             let marker = tickets.marker(ask);
-            let mut found = Self::scene(place).to_vec();
+            let mut found = self.scene(place);
             found.push(TxnOp::get(marker.as_str(), None));
             let put = TxnOp::put(key.as_str(), value.as_str(), Some(self.leased()));
             let mut done = vec![put];
-            done.extend(Self::scene(place));
+            done.extend(self.scene(place));
             let txn = Txn::new()
                 .when([
                     Tickets::absent(&place.ready),
@@ -479,26 +509,25 @@ impl EtcdBarrier {
                 ])
                 .and_then(done)
                 .or_else(found);
+            let asked = self.session.shared.floors.asks();
             let answer = tickets.send(ask, txn).await?;
-            if answer.succeeded() {
-                let token = answer.header().map_or(0, |header| header.revision());
-                return Ok((key, token, Scene::read(answer)?));
-            }
-            let mut found = ranges(answer).into_iter().map(|(kvs, _)| kvs);
-            let (ready, waiters) = (found.next(), found.next().unwrap_or_default());
-            let withdrawn = found.next().is_some_and(|marker| !marker.is_empty());
-            let mine = waiters.iter().find(|kv| kv.key == key.as_bytes());
+            let (put, created) = (
+                answer.succeeded(),
+                answer.header().map_or(0, |header| header.revision()),
+            );
+            let found = ranges(answer);
+            let mut all = found.iter().flat_map(|(kvs, _)| kvs);
+            let mine = all.find(|kv| kv.key == key.as_bytes());
             let there = mine.map(|kv| (kv.create_revision, kv.value == value.as_bytes()));
-            let scene = Scene {
-                ready: ready
-                    .unwrap_or_default()
-                    .first()
-                    .map(|kv| Ready::read(kv.create_revision, &kv.value)),
-                waiters: waiters.into_iter().map(Waiter::read).collect(),
-            };
+            let mut found = found.into_iter();
+            let scene = self.read_scene(asked, &mut found)?;
+            if put {
+                return Ok((key, created, scene));
+            }
+            let withdrawn = found.next().is_some_and(|(marker, _)| !marker.is_empty());
             match (there, &scene.ready) {
                 // An earlier request of this very ask has landed.
-                (Some((token, true)), _) => return Ok((key, token, scene)),
+                (Some((created, true)), _) => return Ok((key, created, scene)),
                 _ if withdrawn => return Err(Error::withdrawn()),
                 (Some((_, false)), _) if key == tickets.plain_key(&place.waiters) => {
                     tickets.move_aside(ask, &place.waiters);
@@ -540,16 +569,23 @@ impl EtcdBarrier {
         self.send(txn.and_then(cleared)).await.map(drop)
     }
 
-    /// Lets `members` in, if all of them are still there.
-    async fn open(&self, place: &Place, members: &[(Vec<u8>, i64)], count: u32) -> Result<()> {
+    /// Lets `members` in, if all of them are still there, and `floor` is still the token floor.
+    async fn open(
+        &self,
+        place: &Place,
+        members: &[(Vec<u8>, i64)],
+        count: u32,
+        floor: &Floor,
+    ) -> Result<()> {
         let mut here: Vec<_> = members
             .iter()
             .map(|(key, created)| same(key.clone(), *created))
             .collect();
         here.push(Tickets::absent(&place.ready));
+        here.extend(self.session.shared.floors.unchanged(floor));
         let mut value = count.to_string();
         for (_, created) in members {
-            value.push_str(&format!(" {created}"));
+            value.push_str(&format!(" {}", token(floor.epoch(), *created)));
         }
         let put = TxnOp::put(place.ready.as_str(), value, None);
         self.send(Txn::new().when(here).and_then([put]))
@@ -637,8 +673,8 @@ impl EtcdBarrier {
     }
 }
 
-fn entered(key: String, token: i64, inside: Inside) -> Grant {
-    Grant::new(FencingToken::new(token.unsigned_abs()), key).attach(inside)
+fn entered(key: String, token: FencingToken, inside: Inside) -> Grant {
+    Grant::new(token, key).attach(inside)
 }
 
 /// The first key after all that begin with `prefix`, which ends with a slash.
@@ -731,7 +767,8 @@ impl Barrier for EtcdBarrier {
                 TxnOp::get(place.ready.as_str(), Some(keys_only.clone())),
                 TxnOp::get(place.waiters.as_str(), Some(of_mine.clone())),
             ];
-            let scene = Scene::read(self.read(look).await?)?;
+            let found = ranges(self.read(look).await?);
+            let scene = Scene::read(Floor::default(), &mut found.into_iter())?;
             self.session.still_known()?;
             if scene.waiters.is_empty() {
                 if scene.ready.is_some_and(|found| found.created == ready) {

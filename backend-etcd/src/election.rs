@@ -12,9 +12,9 @@ use tenure_core::backend::{Ask, Election, Grant, Kind, Locker, Settle, Sighting,
 use tenure_core::{Error, ErrorKind, FencingToken, Leader, LossReason, Name, Result};
 use tokio::sync::Mutex;
 
+use crate::floor::revision;
 use crate::locker::EtcdLocker;
 use crate::session::EtcdSession;
-use crate::standing::revision;
 use crate::ticket::ranges;
 
 /// How often in a row a proclamation may find that the key was changed since it last looked. By

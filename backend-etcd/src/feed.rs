@@ -14,13 +14,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use etcd_client::proto::PbKeyValue;
-use etcd_client::{GetOptions, SortOrder, SortTarget};
+use etcd_client::{GetOptions, SortOrder, SortTarget, Txn, TxnOp};
 use tenure_core::backend::Sighting;
 use tenure_core::{FencingToken, Leader, Result};
 use tokio::sync::Notify;
 
 use crate::client::Wire;
+use crate::floor::Floors;
 use crate::history::Forget;
+use crate::ticket::ranges;
 use crate::watcher::{Sink, Target, Watch, Watcher};
 
 /// The reading that finds what the watch missed, or may not see for want of a right. Not the normal
@@ -33,6 +35,7 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(crate) struct Feeds {
     wire: Arc<Wire>,
     watcher: Arc<Watcher>,
+    floors: Arc<Floors>,
     known: Arc<Known>,
 }
 
@@ -53,13 +56,14 @@ impl Forget for Known {
 }
 
 impl Feeds {
-    pub(crate) fn new(wire: Arc<Wire>, watcher: Arc<Watcher>) -> Self {
+    pub(crate) fn new(wire: Arc<Wire>, watcher: Arc<Watcher>, floors: Arc<Floors>) -> Self {
         let known = Arc::new(Known(Mutex::default()));
         let resting: Weak<dyn Forget> = Arc::downgrade(&(Arc::clone(&known) as Arc<dyn Forget>));
         wire.history().rests(resting);
         Self {
             wire,
             watcher,
+            floors,
             known,
         }
     }
@@ -110,25 +114,32 @@ impl Feeds {
             .with_prefix()
             .with_sort(SortTarget::Create, SortOrder::Ascend)
             .with_limit(1);
+        let floor = self.floors.look_with_leaders();
+        let reads = [TxnOp::get(prefix, Some(options))].into_iter().chain(floor);
+        let txn = Txn::new().and_then(reads.collect::<Vec<_>>());
         let answer = self.wire.call_repeatable(|client| {
-            let (mut kv, prefix, options) =
-                (client.kv_client(), prefix.to_owned(), options.clone());
-            async move { kv.get(prefix, Some(options)).await }
+            let (mut kv, txn) = (client.kv_client(), txn.clone());
+            async move { kv.txn(txn).await }
         });
-        let mut answer = answer.await?;
-        let head = answer.take_kvs().into_iter().next();
+        let answer = answer.await?;
+        let revision = answer.header().map_or(0, |header| header.revision());
+        let mut ranges = ranges(answer).into_iter().map(|(kvs, _)| kvs);
+        let head = ranges.next().and_then(|kvs| kvs.into_iter().next());
+        let floor = ranges.next().unwrap_or_default();
+        let head = head.map(|kv| {
+            let token = self
+                .floors
+                .token_of_leader(&floor, &kv.key, kv.create_revision);
+            Ok(Head {
+                token: token?,
+                modified: kv.mod_revision,
+                key: kv.key,
+                value: kv.value,
+            })
+        });
         Ok(Reading {
-            revision: answer.header().map_or(0, |header| header.revision()),
-            head: head.map(|kv| {
-                let (created, modified) = (kv.create_revision(), kv.mod_revision());
-                let (key, value) = kv.into_key_value();
-                Head {
-                    key,
-                    value,
-                    created,
-                    modified,
-                }
-            }),
+            revision,
+            head: head.transpose()?,
         })
     }
 
@@ -162,14 +173,13 @@ struct Reading {
 struct Head {
     key: Vec<u8>,
     value: Vec<u8>,
-    created: i64,
+    token: FencingToken,
     modified: i64,
 }
 
 impl Reading {
     fn leader(self) -> Option<Leader> {
-        self.head
-            .map(|head| Leader::new(head.value, FencingToken::new(head.created.unsigned_abs())))
+        self.head.map(|head| Leader::new(head.value, head.token))
     }
 }
 
@@ -343,7 +353,7 @@ mod tests {
         let head = leader.map(|key| Head {
             key: key.into(),
             value: Vec::new(),
-            created: 1,
+            token: FencingToken::new(1),
             modified: 1,
         });
         feed.lock().note(&Reading { revision, head });

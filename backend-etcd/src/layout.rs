@@ -91,6 +91,11 @@ impl Layout {
         format!("{}/layout", self.root)
     }
 
+    /// The key of the token floor (see `floor.rs`).
+    pub(crate) fn token_floor(&self) -> String {
+        format!("{}/token_floor", self.root)
+    }
+
     pub(crate) fn version() -> String {
         LAYOUT_VERSION.to_string()
     }

@@ -27,6 +27,7 @@ mod config;
 mod election;
 mod error;
 mod feed;
+mod floor;
 mod guarantees;
 mod history;
 mod layout;

@@ -177,12 +177,16 @@ impl Line {
     }
 
     /// Waits until the key that `entering` announced, placed at `placed`, has nobody before it for
-    /// whom its side waits.
+    /// whom its side waits. Returns whether more than `placed` was needed to know that.
     ///
     /// # Errors
     ///
     /// `Lost` when the key was deleted meanwhile; whatever a read failed with.
-    pub(crate) async fn wait_turn(&self, mut entering: Entering<'_>, placed: Placed) -> Result<()> {
+    pub(crate) async fn wait_turn(
+        &self,
+        mut entering: Entering<'_>,
+        placed: Placed,
+    ) -> Result<bool> {
         let key = entering.key;
         let before: Vec<_> = placed
             .list
@@ -194,13 +198,13 @@ impl Line {
             .find(|stander| waits_for(placed.side, stander.side));
         let blocker = match blocker {
             Some(nearest) => (*nearest).clone(),
-            None if !placed.more => return Ok(()),
+            None if !placed.more => return Ok(false),
             // The list is full of others: of readers like us, or of those who came behind us before
             // we asked again after a failure.
             None => {
                 let (token, read_at) = (placed.token, placed.read_at);
                 match self.blocker(placed.side, token, read_at).await? {
-                    (_, None) => return Ok(()),
+                    (_, None) => return Ok(true),
                     (_, Some(blocker)) => blocker,
                 }
             }
@@ -221,12 +225,13 @@ impl Line {
         if near {
             let turn = self.view.join(&placed);
             entering.land();
-            self.wait_near(placed.side, placed.token, turn).await
+            self.wait_near(placed.side, placed.token, turn).await?;
         } else {
             entering.land();
             self.view.far_wait();
-            self.wait_far(key, &placed, blocker).await
+            self.wait_far(key, &placed, blocker).await?;
         }
+        Ok(true)
     }
 
     async fn wait_near(&self, side: Side, token: i64, mut turn: Waiting) -> Result<()> {

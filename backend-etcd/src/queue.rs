@@ -444,7 +444,7 @@ impl Hubs {
     }
 
     fn hub(&self, session: &EtcdSession, name: &Name) -> Arc<Hub> {
-        let layout = &session.shared.layout;
+        let (layout, floors) = (&session.shared.layout, &session.shared.floors);
         let root = layout.queue(name);
         let mut guard = self.known.lock();
         let (hubs, sweep_at) = &mut *guard;
@@ -455,7 +455,7 @@ impl Hubs {
         }
         let new = || {
             let (wire, watcher) = (Arc::clone(&self.wire), Arc::clone(&self.watcher));
-            Arc::new(Hub::new(wire, watcher, layout, name))
+            Arc::new(Hub::new(wire, watcher, layout, Arc::clone(floors), name))
         };
         Arc::clone(hubs.entry(root).or_insert_with(new))
     }

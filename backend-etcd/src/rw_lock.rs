@@ -10,8 +10,8 @@ use std::sync::Arc;
 use tenure_core::backend::{Ask, Grant, RwLock, Settle, Side, async_trait};
 use tenure_core::{Error, FencingToken, Result};
 
+use crate::floor::revision;
 use crate::session::EtcdSession;
-use crate::standing::revision;
 
 /// The read-write locks of one session.
 pub struct EtcdRwLock {

@@ -13,7 +13,8 @@ use tenure_core::backend::{
     Held, Lease, Locker, Opened, Queue, RwLock, Slots, Stm, async_trait,
 };
 use tenure_core::{
-    Effect, Error, ErrorKind, Guarantees, LossReason, Result, SessionId, SessionOptions,
+    Effect, Error, ErrorKind, FencingToken, Guarantees, LossReason, Result, SessionId,
+    SessionOptions,
 };
 
 use crate::barrier::EtcdBarrier;
@@ -23,6 +24,7 @@ use crate::config::EtcdConfig;
 use crate::election::EtcdElection;
 use crate::error::{from_client, is_connection, lease_gone};
 use crate::feed::Feeds;
+use crate::floor::{self, Floors, revision};
 use crate::guarantees;
 use crate::layout::Layout;
 use crate::line::Lines;
@@ -56,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) bells: Bells,
     pub(crate) queues: Hubs,
     pub(crate) layout: Layout,
+    pub(crate) floors: Arc<Floors>,
     pub(crate) interop: bool,
 }
 
@@ -75,7 +78,8 @@ impl EtcdBackend {
 
     fn over(wire: Arc<Wire>, layout: Layout, config: &EtcdConfig) -> Self {
         let lines = Lines::new(Arc::clone(&wire));
-        let feeds = Feeds::new(Arc::clone(&wire), lines.watcher());
+        let floors = Arc::new(Floors::new(Arc::clone(&wire), &layout, config.interop));
+        let feeds = Feeds::new(Arc::clone(&wire), lines.watcher(), Arc::clone(&floors));
         let queues = Hubs::new(Arc::clone(&wire), lines.watcher());
         let bells = Bells::new(&wire, lines.watcher());
         let shared = Arc::new(Shared {
@@ -85,6 +89,7 @@ impl EtcdBackend {
             feeds,
             queues,
             layout,
+            floors,
             interop: config.interop,
         });
         Self {
@@ -111,7 +116,12 @@ impl EtcdBackend {
     fn session(&self, lease: i64) -> Arc<EtcdSession> {
         let shared = Arc::clone(&self.shared);
         let epoch = shared.wire.history().epoch();
-        let tickets = Tickets::new(Arc::clone(&shared.wire), shared.layout.clone(), lease);
+        let tickets = Tickets::new(
+            Arc::clone(&shared.wire),
+            shared.layout.clone(),
+            Arc::clone(&shared.floors),
+            lease,
+        );
         Arc::new(EtcdSession {
             shared,
             lease,
@@ -173,9 +183,15 @@ impl EtcdBackend {
         });
         let keys = left.await?.keys().to_vec();
         // The markers stay: they are what a request still on its way has to find, also a commit that was
-        // declared aborted by what is in its slot. And the barriers that it holds, which have no guard.
+        // declared aborted by what is in its slot. And the barriers that it holds, which have no guard, and what
+        // leaders say of their tokens.
         let layout = &self.shared.layout;
-        let stay = [layout.markers(), layout.commit_markers(), layout.barriers()];
+        let stay = [
+            layout.markers(),
+            layout.commit_markers(),
+            layout.barriers(),
+            layout.token_floor(),
+        ];
         let stays = |key: &Vec<u8>| stay.iter().any(|stay| key.starts_with(stay.as_bytes()));
         let keys: Vec<_> = keys.into_iter().filter(|key| !stays(key)).collect();
         let standing = create_revisions(wire, &keys).await?;
@@ -271,6 +287,7 @@ impl Backend for EtcdBackend {
             async move { lease.grant(seconds, None).await }
         });
         let granted = granted.await?;
+        floor::check_room(granted.header().map_or(0, |header| header.revision()))?;
         let ttl = Duration::from_secs(u64::try_from(granted.ttl()).unwrap_or_default());
         let session = self.session(granted.id());
         session.be_patient_for(ttl);
@@ -325,6 +342,7 @@ impl Backend for EtcdBackend {
             String::from_utf8_lossy(&kv.value).into_owned()
         });
         let held = held.split(' ').filter_map(|token| token.parse().ok());
+        let held = held.map(|token| revision(FencingToken::new(token)));
         self.tidy_up(lease, held.collect()).await?;
         let ttl = Duration::from_secs(u64::try_from(left.granted_ttl()).unwrap_or_default());
         let session = self.session(lease);
@@ -339,6 +357,10 @@ impl Backend for EtcdBackend {
 
     async fn guarantees(&self) -> Result<Guarantees> {
         guarantees::read(&self.shared).await
+    }
+
+    async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
+        self.shared.floors.raise(floor).await
     }
 
     fn default_ttl(&self) -> Duration {
@@ -504,7 +526,7 @@ impl Lease for EtcdSession {
         let gone = suspects
             .into_iter()
             .zip(found)
-            .filter(|(held, found)| found.map(i64::unsigned_abs) != Some(held.token.get()));
+            .filter(|(held, found)| *found != Some(revision(held.token)));
         Ok(gone.map(|(held, _)| held.nonce).collect())
     }
 

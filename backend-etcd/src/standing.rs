@@ -9,17 +9,10 @@ use std::sync::Arc;
 use tenure_core::backend::{Ask, Grant, Kind, Side};
 use tenure_core::{Effect, Error, FencingToken, Result};
 
+use crate::floor::{Floor, revision, token};
 use crate::line::Line;
 use crate::session::EtcdSession;
 use crate::sides::Sides;
-
-fn granted(key: String, token: i64) -> Grant {
-    Grant::new(FencingToken::new(token.unsigned_abs()), key)
-}
-
-pub(crate) fn revision(token: FencingToken) -> i64 {
-    i64::try_from(token.get()).unwrap_or(i64::MAX)
-}
 
 impl EtcdSession {
     fn line(&self, ask: &Ask) -> Arc<Line> {
@@ -53,15 +46,38 @@ impl EtcdSession {
         if key != announced {
             line.unannounce(&announced);
         }
-        let placed = placed?;
-        let token = placed.token;
-        line.stands(&key, token, ask.alarm());
+        let (placed, floor) = placed?;
+        let created = placed.token;
+        line.stands(&key, created, ask.alarm());
+        let turn = async {
+            let waited = line.wait_turn(entering, placed).await?;
+            self.granted(ask, key, created, &floor, waited).await
+        };
         tokio::select! {
             biased;
-            () = ask.withdrawn() => return Err(Error::withdrawn()),
-            turn = line.wait_turn(entering, placed) => turn?,
+            () = ask.withdrawn() => Err(Error::withdrawn()),
+            granted = turn => granted,
         }
-        Ok(granted(key, token))
+    }
+
+    /// The grant of `ask`, whose `key` was created at `created` by a transaction that read `floor`.
+    async fn granted(
+        &self,
+        ask: &Ask,
+        key: String,
+        created: i64,
+        floor: &Floor,
+        waited: bool,
+    ) -> Result<Grant> {
+        let floors = &self.shared.floors;
+        let epoch = match waited {
+            true => floors.epoch_of(&key, created).await?,
+            false => floor.epoch(),
+        };
+        if ask.kind() == Kind::Election && epoch != floor.epoch_at(created) {
+            floors.publish(&key, created, epoch, self.lease).await?;
+        }
+        Ok(Grant::new(token(epoch, created), key))
     }
 
     /// Takes a place if that holds at once; leaves nothing behind if not.
@@ -69,17 +85,21 @@ impl EtcdSession {
         let (line, tickets) = (self.line(ask), &self.tickets);
         let announced = tickets.key(ask, &line, side);
         let entering = line.enter(&announced, ask.alarm());
-        let token = tickets.place_if_free(ask, &line, side).await;
+        let placed = tickets.place_if_free(ask, &line, side).await;
         let key = tickets.known_key(ask).unwrap_or_else(|| announced.clone());
         if key != announced {
             line.unannounce(&announced);
         }
-        if let Ok(Some(token)) = token {
-            line.stands(&key, token, ask.alarm());
+        if let Ok(Some((created, _))) = placed {
+            line.stands(&key, created, ask.alarm());
         }
         drop(entering);
-        match token {
-            Ok(Some(token)) => Ok(Some(granted(key, token))),
+        match placed {
+            Ok(Some((created, floor))) => {
+                let granted = self.granted(ask, key, created, &floor, false).await;
+                let granted = granted.map_err(|error| self.failed(ask, &line, side, error));
+                granted.map(Some)
+            }
             Ok(None) => {
                 line.leave(&key);
                 Ok(None)
@@ -116,11 +136,11 @@ impl EtcdSession {
         token: FencingToken,
         side: Side,
     ) -> Result<Option<Grant>> {
-        let (line, token) = (self.line(ask), revision(token));
-        let Some(key) = self.tickets.take_up(ask, &line, side, token).await? else {
+        let (line, created) = (self.line(ask), revision(token));
+        let Some(key) = self.tickets.take_up(ask, &line, side, created).await? else {
             return Ok(None);
         };
-        line.stands(&key, token, ask.alarm());
-        Ok(Some(granted(key, token)))
+        line.stands(&key, created, ask.alarm());
+        Ok(Some(Grant::new(token, key)))
     }
 }

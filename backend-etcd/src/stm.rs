@@ -25,6 +25,7 @@ use tenure_core::{
     Compare, Effect, Entry, Error, ErrorKind, Name, Op, OpResult, Relation, Result, Target,
 };
 
+use crate::floor;
 use crate::session::EtcdSession;
 
 /// Reads in one request; etcd takes 128 operations.
@@ -141,7 +142,11 @@ impl EtcdStm {
             .or_else(or_else);
         let mark = slot.map(|slot| self.mark(self.marker(slot), nonce));
         let fence = transaction.fence.as_ref().map(|fence| {
-            Cmp::create_revision(fence.key(), CompareOp::Equal, signed(fence.token().get()))
+            Cmp::create_revision(
+                fence.key(),
+                CompareOp::Equal,
+                floor::revision(fence.token()),
+            )
         });
         let unmoved = slot.map(|slot| self.unmoved(slot));
         let look = slot.map(|slot| TxnOp::get(self.marker(slot), None));

@@ -26,6 +26,7 @@ use tenure_core::backend::{Ask, Kind, Side};
 use tenure_core::{Effect, Error, ErrorKind, LossReason, Result};
 
 use crate::client::Wire;
+use crate::floor::{Floor, Floors};
 use crate::layout::Layout;
 use crate::line::{Line, Placed, Stander};
 use crate::sides::{ABOVE_READERS, Sides, waits_for};
@@ -37,6 +38,7 @@ const LIST: i64 = 128;
 pub(crate) struct Tickets {
     wire: Arc<Wire>,
     layout: Layout,
+    floors: Arc<Floors>,
     lease: i64,
     slots: Mutex<Slots>,
 }
@@ -74,10 +76,11 @@ struct Named {
 }
 
 impl Tickets {
-    pub(crate) fn new(wire: Arc<Wire>, layout: Layout, lease: i64) -> Self {
+    pub(crate) fn new(wire: Arc<Wire>, layout: Layout, floors: Arc<Floors>, lease: i64) -> Self {
         Self {
             wire,
             layout,
+            floors,
             lease,
             slots: Mutex::default(),
         }
@@ -251,8 +254,13 @@ impl Tickets {
         self.layout.withdrawn(self.lease, ask.nonce())
     }
 
-    /// Puts `ask` at the end of the line, or finds where it stands already.
-    pub(crate) async fn place(&self, ask: &Ask, line: &Line, side: Side) -> Result<Placed> {
+    /// Puts `ask` at the end of the line, or finds where it stands already. Reads the token floor with it.
+    pub(crate) async fn place(
+        &self,
+        ask: &Ask,
+        line: &Line,
+        side: Side,
+    ) -> Result<(Placed, Floor)> {
         let list = || {
             let options = line
                 .list_options()
@@ -266,16 +274,18 @@ impl Tickets {
             let (key, marker) = (self.key(ask, line, side), self.marker(ask));
             let txn = Txn::new()
                 .when([Self::absent(&key), Self::absent(&marker)])
-                .and_then([self.put_in_line(&key, ask), list()])
-                .or_else([
+                .and_then(self.with_floor([self.put_in_line(&key, ask), list()]))
+                .or_else(self.with_floor([
                     list(),
                     TxnOp::get(key.as_str(), None),
                     TxnOp::get(marker.as_str(), None),
-                ]);
+                ]));
+            let asked = self.floors.asks();
             let answer = self.send(ask, txn).await?;
             let placed = answer.succeeded();
             let read_at = answer.header().map_or(0, |header| header.revision());
             let mut ranges = ranges(answer).into_iter();
+            let floor = self.floors.hear(asked, &mut ranges)?;
             let (list, more) = ranges.next().ok_or_else(|| odd("no list"))?;
             let list = list
                 .into_iter()
@@ -289,13 +299,13 @@ impl Tickets {
                 more,
             };
             if placed {
-                return Ok(placed_at(read_at));
+                return Ok((placed_at(read_at), floor));
             }
             let existing = ranges.next().and_then(|(kvs, _)| kvs.into_iter().next());
             match existing {
                 // An earlier request of this very ask has landed.
                 Some(kv) if self.is_named(ask) || kv.value == value.as_bytes() => {
-                    return Ok(placed_at(kv.create_revision));
+                    return Ok((placed_at(kv.create_revision), floor));
                 }
                 Some(_) if key == self.plain_key(&stem) => self.move_aside(ask, &stem),
                 Some(_) => return Err(odd("a key with another's nonce")),
@@ -304,14 +314,19 @@ impl Tickets {
         }
     }
 
+    /// The operations of a placing transaction, after one that reads the token floor.
+    fn with_floor(&self, ops: impl IntoIterator<Item = TxnOp>) -> Vec<TxnOp> {
+        self.floors.look().into_iter().chain(ops).collect()
+    }
+
     /// Puts `ask` into the line if nobody is there for whom it would have to wait; leaves nothing
-    /// if not.
+    /// if not. Reads the token floor with it.
     pub(crate) async fn place_if_free(
         &self,
         ask: &Ask,
         line: &Line,
         side: Side,
-    ) -> Result<Option<i64>> {
+    ) -> Result<Option<(i64, Floor)>> {
         let stem = line.sides().stem(side, line.prefix());
         // Where only readers stand, all of them hold: nobody waits.
         let nobody = match (line.sides(), side) {
@@ -338,12 +353,22 @@ impl Tickets {
                 let look = GetOptions::new().with_keys_only();
                 otherwise.push(TxnOp::get(key.as_str(), Some(look)));
             }
-            let txn = Txn::new().when(when).and_then([put()]).or_else(otherwise);
+            let txn = Txn::new()
+                .when(when)
+                .and_then(self.with_floor([put()]))
+                .or_else(self.with_floor(otherwise));
+            let asked = self.floors.asks();
             let answer = self.send(ask, txn).await?;
-            if succeeded(&answer) {
-                return Ok(Some(answer.header().map_or(0, |header| header.revision())));
+            let (placed, created) = (
+                succeeded(&answer),
+                answer.header().map_or(0, |header| header.revision()),
+            );
+            let mut ranges = ranges(answer).into_iter();
+            let floor = self.floors.hear(asked, &mut ranges)?;
+            if placed {
+                return Ok(Some((created, floor)));
             }
-            let taken = ranges(answer).iter().any(|(kvs, _)| !kvs.is_empty());
+            let taken = ranges.any(|(kvs, _)| !kvs.is_empty());
             if taken && key == self.plain_key(&stem) {
                 self.move_aside(ask, &stem);
                 continue;

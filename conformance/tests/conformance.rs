@@ -46,8 +46,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("memory", "o4_waiters_of_a_lost_history_fail_or_join_again"),
     ("memory", "o4_observers_converge_after_a_restore"),
     ("memory", "o4_tokens_rise_after_the_floor_is_raised"),
-    // The test bed restores no backup of these yet.
-    ("etcd", "o4_tokens_rise_after_the_floor_is_raised"),
     // One server alone: nobody to take over. Its clock is moved in a set-up of its own; etcd's leases
     // run by another clock, which nothing sets.
     ("etcd", "s3_a_failover_frees_nothing_early"),
@@ -86,9 +84,6 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("postgres", "l2_tokens_survive_a_failover"),
     ("postgres", "e4_an_observer_never_goes_back_in_a_failover"),
     ("postgres", "l3_participant_wakes_after_a_cut"),
-    // Not implemented yet.
-    ("etcd", "l2_token_floor_is_kept"),
-    ("etcd", "l2_token_floor_survives_a_restart"),
 ];
 
 async fn stage(store: &str, id: &str) -> Box<dyn Harness> {

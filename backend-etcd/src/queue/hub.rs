@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 use etcd_client::proto::PbKeyValue;
 use etcd_client::{Compare, CompareOp, GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse};
 use tenure_core::backend::{Ask, DeadLetters, Grant, Taken, Want};
-use tenure_core::{Effect, Error, ErrorKind, FencingToken, LossReason, MAX_BATCH, Result};
+use tenure_core::{Effect, Error, ErrorKind, LossReason, MAX_BATCH, Result};
 use tokio::sync::Notify;
 
 use super::keys::{Keys, Part, Place, absent, changed_at, created_at, delete, get, look, put};
@@ -45,6 +45,7 @@ use super::tail::{Tail, copy};
 use super::view::{Change, PAGE, Put, Stage, View, Waiter, number};
 use super::{Claim, Served};
 use crate::client::Wire;
+use crate::floor::{Floor, Floors, token};
 use crate::layout::Layout;
 use crate::session::EtcdSession;
 use crate::ticket::ranges;
@@ -67,6 +68,7 @@ pub(super) struct Hub {
     pub(super) wire: Arc<Wire>,
     watcher: Arc<Watcher>,
     layout: Layout,
+    floors: Arc<Floors>,
     pub(super) keys: Keys,
     view: Arc<View>,
     turn: tokio::sync::Mutex<Turn>,
@@ -115,6 +117,7 @@ impl Hub {
         wire: Arc<Wire>,
         watcher: Arc<Watcher>,
         layout: &Layout,
+        floors: Arc<Floors>,
         name: &tenure_core::Name,
     ) -> Self {
         let keys = Keys::new(layout, name);
@@ -126,6 +129,7 @@ impl Hub {
             wire,
             watcher,
             layout: layout.clone(),
+            floors,
             keys,
             turn: tokio::sync::Mutex::default(),
             at_work: AtomicBool::new(false),
@@ -478,7 +482,8 @@ impl Hub {
         }
     }
 
-    /// The comparisons and operations that claim as many of `picks` as one transaction takes.
+    /// The comparisons and operations that claim as many of `picks` as one transaction takes, after one that reads
+    /// the token floor.
     fn claiming(&self, picks: &mut Vec<Pick>, sight: Sight) -> (Vec<Compare>, Vec<TxnOp>) {
         let own: HashSet<i64> = picks.iter().map(|pick| pick.session.lease).collect();
         let mut compares = vec![changed_at(self.keys.epoch(), sight.epoch)];
@@ -505,7 +510,7 @@ impl Hub {
         compares.extend(others.take(room).map(|lease| {
             Compare::create_revision(self.keys.consumer(lease), CompareOp::Greater, 0)
         }));
-        let mut ops = Vec::new();
+        let mut ops = Vec::from_iter(self.floors.look());
         let mut fit = 0;
         for pick in picks.iter() {
             if compares.len() + 4 > COMPARES || ops.len() + 4 > COMPARES {
@@ -548,6 +553,7 @@ impl Hub {
             .or_else(own.iter().map(|key| look(key.as_str())).collect::<Vec<_>>());
         // Kept there, not here: dropped in the middle, this leaves the question to the next one.
         turn.unresolved = picks;
+        let asked = self.floors.asks();
         let answer = match passage.send(txn, size, &places).await {
             Ok(answer) => answer,
             Err(error) if error.effect() == Effect::None => {
@@ -561,17 +567,24 @@ impl Hub {
             }
             Err(error) => return Err(error),
         };
-        let picks = std::mem::take(&mut turn.unresolved);
         let revision = answer.header().map_or(0, |header| header.revision());
         let claimed = answer.succeeded();
-        let found = ranges(answer)
-            .into_iter()
-            .map(|(kvs, _)| kvs.into_iter().next());
+        let mut found = ranges(answer).into_iter();
+        let floor = match claimed {
+            true => self.floors.hear(asked, &mut found)?,
+            false => Floor::default(),
+        };
+        let picks = std::mem::take(&mut turn.unresolved);
         if claimed {
+            let epoch = floor.epoch();
+            let found = found.map(|(kvs, _)| kvs.into_iter().next());
             let values = found.map(|kv| kv.map(|kv| kv.value).unwrap_or_default());
-            self.deliver(revision, picks.into_iter().zip(values).collect());
+            let claimed = picks.into_iter().zip(values);
+            let claimed = claimed.map(|(pick, value)| (pick, value, epoch));
+            self.deliver(revision, claimed.collect());
             return Ok(true);
         }
+        let found = found.map(|(kvs, _)| kvs.into_iter().next());
         // A fence that somebody touched, or the view is behind.
         let mut stale = false;
         for (key, kv) in own.iter().zip(found) {
@@ -634,10 +647,12 @@ impl Hub {
                 .cloned()
                 .collect();
             let mut ops = vec![put(key.as_str(), "", lease)];
+            ops.extend(self.floors.look());
             for pick in &picks {
                 ops.push(get(self.keys.claim(pick.place)));
                 ops.push(get(self.keys.item_named(pick.place, pick.name.as_deref())));
             }
+            let asked = self.floors.asks();
             let answer = match self.send(&Txn::new().and_then(ops)).await {
                 // With the session everything of it is gone.
                 Err(error) if error.kind() == ErrorKind::Lost => {
@@ -648,37 +663,38 @@ impl Hub {
             };
             let revision = answer.header().map_or(0, |header| header.revision());
             first.session.books.set_fence(key, revision);
-            let mut found = ranges(answer)
-                .into_iter()
-                .map(|(kvs, _)| kvs.into_iter().next());
+            let mut found = ranges(answer).into_iter();
+            // With the claims that are there: nobody can have claimed these items after them.
+            let epoch = self.floors.hear(asked, &mut found)?.epoch();
+            let mut found = found.map(|(kvs, _)| kvs.into_iter().next());
             for pick in picks {
                 let (claim, item) = (found.next().flatten(), found.next().flatten());
                 let nonce = format!("{:x}", pick.nonce).into_bytes();
                 if let (Some(claim), Some(item)) = (claim, item)
                     && (claim.lease, claim.value) == (lease, nonce)
                 {
-                    landed.push((claim.create_revision, (pick, item.value)));
+                    landed.push((claim.create_revision, (pick, item.value, epoch)));
                 }
             }
         }
         turn.unresolved.clear();
-        landed.sort_by_key(|(_, (pick, _))| pick.place);
-        if let Some((token, _)) = landed.first() {
-            let token = *token; // one transaction, one revision
-            self.deliver(token, landed.into_iter().map(|(_, it)| it).collect());
+        landed.sort_by_key(|(_, (pick, ..))| pick.place);
+        if let Some((created, _)) = landed.first() {
+            let created = *created; // one transaction, one revision
+            self.deliver(created, landed.into_iter().map(|(_, it)| it).collect());
         }
         Ok(())
     }
 
-    /// Hands out what was claimed at `token`.
-    fn deliver(&self, token: i64, claimed: Vec<(Pick, Vec<u8>)>) {
+    /// Hands out what was claimed at `created`: the items with their values, and the epochs of their tokens.
+    fn deliver(&self, created: i64, claimed: Vec<(Pick, Vec<u8>, u64)>) {
         let mut state = self.view.lock();
         let mut by_nonce: Vec<(u64, Vec<Taken>)> = Vec::new();
-        for (pick, value) in claimed {
+        for (pick, value, epoch) in claimed {
             let deliveries = pick.count.1 + 1;
             let claim = Claim {
                 place: pick.place,
-                token,
+                token: created,
                 nonce: pick.nonce,
                 deliveries,
                 name: pick.name,
@@ -686,22 +702,18 @@ impl Hub {
             let note = |part, number| Change {
                 part,
                 put: Some(Put {
-                    created: token,
+                    created,
                     lease: pick.session.lease,
                     number,
                     name: None,
                 }),
-                revision: token,
+                revision: created,
             };
             state.apply(note(Part::Claim(pick.place), 0));
             state.apply(note(Part::Count(pick.place), u64::from(deliveries)));
             pick.session.books.took(claim.clone());
             let taken = Taken {
-                grant: Grant::new(
-                    FencingToken::new(token.unsigned_abs()),
-                    self.keys.claim(pick.place),
-                )
-                .attach(claim),
+                grant: Grant::new(token(epoch, created), self.keys.claim(pick.place)).attach(claim),
                 value,
                 priority: pick.place.0,
                 deliveries,

@@ -30,13 +30,12 @@ use std::time::{Duration, Instant};
 use etcd_client::proto::PbKeyValue;
 use etcd_client::{Compare, CompareOp, GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnResponse};
 use tenure_core::backend::{Ask, DeadLetters, Grant, Taken, Want};
-use tenure_core::{
-    Depth, Effect, Error, ErrorKind, FencingToken, Item, LossReason, Name, Peeked, Result,
-};
+use tenure_core::{Depth, Effect, Error, ErrorKind, Item, LossReason, Name, Peeked, Result};
 use tokio::sync::watch;
 
 use super::keys::{absent, changed_at, created_at, delete, get, look, put};
 use super::{Served, lease_for, view};
+use crate::floor;
 use crate::layout::Layout;
 use crate::session::EtcdSession;
 use crate::ticket::ranges;
@@ -684,7 +683,7 @@ impl Shop {
         visits.answered(nonce, answer.succeeded().then(|| claim.clone()));
         let item = ranges(answer).into_iter().flat_map(|(kvs, _)| kvs).next();
         Ok(item.map(|item| Taken {
-            grant: Grant::new(FencingToken::new(token.unsigned_abs()), claim).attach(Claim {
+            grant: Grant::new(floor::token(0, token), claim).attach(Claim {
                 spot: spot.clone(),
                 token,
                 nonce,

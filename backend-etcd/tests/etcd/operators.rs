@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use tenure_core::ErrorKind;
 use tenure_core::backend::StoreUrl;
+use tenure_core::{ErrorKind, FencingToken};
 use tenure_etcd::EtcdConfig;
 use tenure_testbed::{Certs, EtcdServer, Identity};
 
@@ -138,4 +138,128 @@ async fn rotated_certificates_are_read_at_the_next_connection() {
         "{error}"
     );
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// The token that observers see is that under which the leader was granted, before and after the floor rose.
+#[tokio::test]
+async fn raised_floor_reaches_waiting_candidates_and_observers() {
+    let bed = Bed::new("floor").await;
+    let (a, b) = (bed.session(secs(60)).await, bed.session(secs(60)).await);
+    let looks = bed.session(secs(60)).await.election("x").unwrap();
+    let first = a.election("x").unwrap().campaign("a").await.unwrap();
+    let candidate = b.election("x").unwrap();
+    let waiting = tokio::spawn(async move { candidate.campaign("b").await });
+    let root = format!("{}/election/", bed.root());
+    eventually("two candidates", LATER, async || {
+        bed.list(root.clone()).await.len() == 2
+    })
+    .await;
+    let floor = FencingToken::new(1_000_000);
+    bed.store().await.raise_token_floor(floor).await.unwrap();
+    let seen = looks.leader().await.unwrap().unwrap();
+    assert_eq!(seen.token(), first.token(), "granted before the raise");
+    assert!(first.is_valid() && first.token() < floor);
+    first.proclaim("still a").await.unwrap();
+    let mut observer = looks.observe();
+    first.resign().await.unwrap();
+    let second = within(SOON, "the hand-over", waiting).await;
+    let second = second.unwrap().unwrap();
+    assert!(second.token() >= floor, "{}", second.token());
+    second.proclaim("b leads").await.unwrap();
+    let converged = async {
+        while let Some(seen) = observer.next().await {
+            let seen = seen.unwrap();
+            if seen.is_some_and(|seen| (&*seen.text(), seen.token()) == ("b leads", second.token()))
+            {
+                return;
+            }
+        }
+        panic!("the observer ended");
+    };
+    within(SOON, "the observer's last state", converged).await;
+    // The token is that of the leadership also for a later process of the session.
+    let (token, id) = (second.token(), b.detach().await.unwrap());
+    let resumed = bed.store().await.resume(&id).await.unwrap();
+    let again = resumed.election("x").unwrap().resume(token).await.unwrap();
+    assert_eq!(again.token(), token);
+    assert_eq!(looks.leader().await.unwrap().unwrap().token(), token);
+    again.resign().await.unwrap();
+    // A later leader has the raised floor from the beginning.
+    let third = looks.campaign("c").await.unwrap();
+    assert!(third.token() > token);
+    assert_eq!(
+        looks.leader().await.unwrap().unwrap().token(),
+        third.token()
+    );
+}
+
+/// A holding under a raised floor is what it was for renewals, audits, resumption and release.
+#[tokio::test]
+async fn holdings_above_a_raised_floor_survive_audits_and_resumption() {
+    let server = EtcdServer::start_async().await.unwrap();
+    let bed = Bed::on(&server, "floor").await;
+    let store = bed.store().await;
+    store.raise_token_floor(FencingToken::new(1)).await.unwrap();
+    let session = open(&store, secs(3)).await;
+    let lock = session.locker("l").unwrap().lock().await.unwrap();
+    let write = session.rw_lock("rw").unwrap().write().await.unwrap();
+    let queue = session.queue("q").unwrap();
+    queue.enqueue("item").await.unwrap();
+    let delivery = queue.dequeue().await.unwrap();
+    let entered = session.double_barrier("d", 1).unwrap().enter().await;
+    let entered = entered.unwrap();
+    let audits = || handled(&server, "LeaseTimeToLive");
+    let before = audits();
+    eventually("three audits", LATER, async || audits() >= before + 3).await;
+    assert!(lock.is_valid() && write.is_valid() && delivery.is_valid() && entered.is_valid());
+    let stm = session.stm().unwrap();
+    let fenced = stm.fenced_by(&lock);
+    fenced.run(async |tx| tx.put("k", "v")).await.unwrap();
+    delivery.ack().await.unwrap();
+    entered.leave().await.unwrap();
+    let read = write.downgrade().await.unwrap();
+    read.release().await.unwrap();
+    let token = lock.token();
+    let id = session.detach().await.unwrap();
+    let resumed = store.resume(&id).await.unwrap();
+    let lock = resumed.locker("l").unwrap().reclaim(token).await.unwrap();
+    assert_eq!(lock.token(), token);
+    lock.release().await.unwrap();
+    resumed.close().await.unwrap();
+}
+
+/// A raise that was cut off after its first step costs waiters a request, and the next raise completes it.
+#[tokio::test]
+async fn a_raise_that_was_cut_off_is_completed_by_the_next() {
+    let bed = Bed::new("floor").await;
+    let (a, b) = (bed.session(secs(60)).await, bed.session(secs(60)).await);
+    let key = format!("{}/token_floor", bed.root());
+    let put = bed.raw.kv_client().put(key.as_str(), "rising", None).await;
+    put.unwrap();
+    let held = a.locker("l").unwrap().lock().await.unwrap();
+    let waits = b.locker("l").unwrap();
+    let waiting = tokio::spawn(async move { waits.lock().await });
+    bed.until_in_line("l", 2).await;
+    let before = held.token();
+    held.release().await.unwrap();
+    let second = within(SOON, "the turn", waiting).await.unwrap().unwrap();
+    assert!(second.token() > before);
+    let store = bed.store().await;
+    let floor = FencingToken::new(second.token().get() + 1_000);
+    // Two operators at once: both find it raised.
+    let (one, other) = tokio::join!(
+        store.raise_token_floor(floor),
+        store.raise_token_floor(floor)
+    );
+    one.unwrap();
+    other.unwrap();
+    second.release().await.unwrap();
+    let third = a.locker("l").unwrap().try_lock().await.unwrap();
+    assert!(third.token() >= floor);
+    let kept = bed.list(key).await.len();
+    assert_eq!(kept, 1, "one key");
+    // What Go's library compares cannot be raised.
+    let foreign = connect(bed.config().interop(true)).await;
+    let refused = foreign.raise_token_floor(floor).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
 }
