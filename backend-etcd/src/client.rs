@@ -4,7 +4,9 @@
 //! third of the calls failed with one of two endpoints down). So each etcd-client `Client` here
 //! has one endpoint, and whoever finds it dead or silent moves everybody to the next.
 
+use std::collections::hash_map::RandomState;
 use std::future::Future;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,8 +85,11 @@ impl Wire {
             .map(|endpoint| format!("{scheme}://{endpoint}"))
             .collect();
         let mut last = Error::new(ErrorKind::Config, "no endpoint");
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            match dial(endpoint, &with_tls, config.timeout).await {
+        // At random, so that the clients of a cluster do not all burden one member.
+        let first = config.first.unwrap_or_else(random);
+        for tried in 0..endpoints.len() {
+            let index = first.wrapping_add(tried) % endpoints.len();
+            match dial(&endpoints[index], &with_tls, config.timeout).await {
                 Ok(client) => {
                     let link = Link {
                         client,
@@ -341,6 +346,11 @@ pub(crate) fn silent(after: Duration) -> Error {
         format!("etcd did not answer within {after:?}"),
     )
     .with_effect(Effect::Unknown)
+}
+
+fn random() -> usize {
+    let number = RandomState::new().build_hasher().finish();
+    usize::try_from(number % (1 << 16)).unwrap_or_default()
 }
 
 /// A client for one endpoint. Sends nothing, except the authentication when there is a user.

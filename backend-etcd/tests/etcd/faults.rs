@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tenure_core::{Error, ErrorKind, LossReason, SessionOptions};
 use tenure_etcd::EtcdConfig;
-use tenure_testbed::{Direction, Flow, Proxy};
+use tenure_testbed::{Direction, EtcdCluster, Flow, Proxy};
 
 use crate::common::*;
 
@@ -65,6 +65,7 @@ async fn survives(trouble: Trouble) {
         _ => {}
     }
     let config = EtcdConfig::new(proxies.iter().map(|proxy| proxy.address().to_string()))
+        .starting_at(0)
         .namespace(bed.namespace.clone());
     let store = connect(config).await;
     let session = open(&store, secs(4)).await;
@@ -178,6 +179,7 @@ async fn a_turn_that_comes_in_silence_is_found_over_the_other_endpoint() {
     let bed = Bed::new("turn").await;
     let proxies = [(); 2].map(|()| Proxy::start(bed.address).unwrap());
     let config = EtcdConfig::new(proxies.iter().map(|proxy| proxy.address().to_string()))
+        .starting_at(0)
         .namespace(bed.namespace.clone());
     let holder = bed.session(secs(30)).await;
     let guard = holder.locker("x").unwrap().lock().await.unwrap();
@@ -188,4 +190,55 @@ async fn a_turn_that_comes_in_silence_is_found_over_the_other_endpoint() {
     guard.release().await.unwrap();
     // Two timeouts (2 s) for the watch, or the renewal's patience: whichever is first.
     within(secs(7), "its turn", waiting).await.unwrap().unwrap();
+}
+
+/// Not all clients of a cluster use one member.
+#[tokio::test]
+async fn clients_start_at_different_endpoints() {
+    let bed = Bed::new("spread").await;
+    let proxies = [(); 2].map(|()| Proxy::start(bed.address).unwrap());
+    let mut stores = Vec::new();
+    for _ in 0..32 {
+        let addresses = proxies.iter().map(|proxy| proxy.address().to_string());
+        let config = EtcdConfig::new(addresses).namespace(bed.namespace.clone());
+        stores.push(connect(config).await);
+    }
+    let used = proxies.each_ref().map(Proxy::accepted);
+    assert!(used.iter().all(|used| *used > 0), "{used:?}");
+    assert_eq!(used.iter().sum::<u64>(), 32, "one connection each");
+}
+
+/// A request without an answer says nothing of the connection: all watches of the client are on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timeout_alone_keeps_the_connection() {
+    // Nobody is elected while the leader stands still.
+    let cluster = EtcdCluster::builder().election_timeout(secs(20));
+    let cluster = cluster.start_async().await.unwrap();
+    let leader = cluster.leader().expect("a leader");
+    let followers = (0..3).filter(|member| *member != leader);
+    let followers: Vec<_> = followers.map(|it| &cluster.members[it]).collect();
+    let bed = Bed::on(followers[0], "slow").await;
+    let proxies: Vec<_> = followers
+        .iter()
+        .map(|member| Proxy::start(member.address()).unwrap())
+        .collect();
+    let config = EtcdConfig::new(proxies.iter().map(|proxy| proxy.address().to_string()))
+        .starting_at(0)
+        .timeout(ms(700))
+        .namespace(bed.namespace.clone());
+    let session = open(&connect(config).await, secs(60)).await;
+    let lock = session.locker("x").unwrap();
+    let accepted = || [proxies[0].accepted(), proxies[1].accepted()];
+    let before = accepted();
+    cluster.members[leader].pause().unwrap();
+    let refused = within(SOON, "an answer", lock.try_lock()).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Unavailable);
+    cluster.members[leader].resume().unwrap();
+    eventually("the lock", LATER, async || match lock.try_lock().await {
+        Ok(guard) => guard.release().await.is_ok(),
+        Err(_) => false,
+    })
+    .await;
+    assert_eq!(accepted(), before, "connections accepted");
+    assert_eq!(before[1], 0, "the other endpoint was not needed");
 }

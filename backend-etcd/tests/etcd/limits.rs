@@ -152,3 +152,26 @@ async fn a_full_store_refuses_items_and_takes_acknowledgements() {
     assert_eq!(depth.ready + depth.delayed, 0, "{depth:?}");
     assert!(depth.in_flight <= 1, "{depth:?}");
 }
+
+/// A claim is a put, which a full store refuses; what deletes alone is let through.
+#[tokio::test]
+async fn a_full_store_delivers_nothing_and_can_be_purged() {
+    let server = EtcdServer::builder()
+        .arg(format!("--quota-backend-bytes={}", 2 * 1024 * 1024))
+        .start_async()
+        .await
+        .unwrap();
+    let bed = Bed::on(&server, "full-purge").await;
+    let queue = bed.session(secs(60)).await.queue("x").unwrap();
+    let items = ["1", "2", "3", "4"].map(tenure_core::Item::from);
+    queue.enqueue_many(items).await.unwrap();
+    fill(&bed).await;
+    let refused = within(SOON, "an answer", queue.dequeue()).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+    assert!(!refused.is_retryable(), "{refused}");
+    assert_eq!(queue.depth().await.unwrap().ready, 4, "nothing is lost");
+    let purged = within(SOON, "an end", queue.purge()).await.unwrap();
+    assert_eq!(purged, 4);
+    assert_eq!(queue.depth().await.unwrap().ready, 0);
+}

@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use etcd_client::MemberAddOptions;
 use tenure_core::backend::StoreUrl;
 use tenure_core::{ErrorKind, FencingToken};
 use tenure_etcd::EtcdConfig;
-use tenure_testbed::{Certs, EtcdServer, Identity};
+use tenure_testbed::{Certs, EtcdCluster, EtcdServer, Identity};
 
 use crate::common::*;
 
@@ -262,4 +263,82 @@ async fn a_raise_that_was_cut_off_is_completed_by_the_next() {
     let foreign = connect(bed.config().interop(true)).await;
     let refused = foreign.raise_token_floor(floor).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+}
+
+/// The members of a cluster by their addresses, the one that `first` says first.
+fn members(cluster: &EtcdCluster, first: usize) -> EtcdConfig {
+    let members = cluster.members.iter();
+    EtcdConfig::new(members.map(|member| member.address().to_string())).starting_at(first)
+}
+
+/// A lock is held, and handed over, while a member joins and the one that its client is connected to is removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_membership_change_costs_no_lock() {
+    let cluster = EtcdCluster::start_async().await.unwrap();
+    let leader = cluster.leader().expect("a leader");
+    let removed = (leader + 1) % 3;
+    let bed = Bed::on(&cluster.members[leader], "members").await;
+    let config = members(&cluster, removed).namespace(bed.namespace.clone());
+    let store = connect(config).await;
+    let (session, other) = (open(&store, secs(6)).await, open(&store, secs(6)).await);
+    let guard = session.locker("x").unwrap().lock().await.unwrap();
+    let waits = other.locker("x").unwrap();
+    let waiting = tokio::spawn(async move { waits.lock().await?.release().await });
+    bed.until_in_line("x", 2).await;
+    // Refused until all members have been connected for some seconds.
+    eventually("a new member", LATER, async || {
+        let learner = MemberAddOptions::new().with_is_learner();
+        let mut cluster = bed.raw.cluster_client();
+        let added = cluster.member_add(["http://127.0.0.1:1".to_owned()], Some(learner));
+        added.await.is_ok()
+    })
+    .await;
+    let name = format!("etcd-{}", removed + 1);
+    let list = bed.raw.cluster_client().member_list().await.unwrap();
+    let ids = |wanted: &dyn Fn(&str) -> bool| {
+        let members = list.members().iter();
+        let found: Vec<_> = members.filter(|it| wanted(it.name())).collect();
+        assert_eq!(found.len(), 1, "{list:?}");
+        found[0].id()
+    };
+    for id in [ids(&|it| it.is_empty()), ids(&|it| it == name)] {
+        eventually("a removal", LATER, async || {
+            bed.raw.cluster_client().member_remove(id).await.is_ok()
+        })
+        .await;
+    }
+    // The removed member stops, and takes the client's connection along.
+    let gone = Instant::now();
+    while gone.elapsed() < secs(8) {
+        assert!(guard.is_valid(), "{:?} after the removal", gone.elapsed());
+        tokio::time::sleep(ms(20)).await;
+    }
+    guard.release().await.unwrap();
+    let turn = within(SOON, "the waiter's turn", waiting).await.unwrap();
+    turn.unwrap();
+}
+
+/// A member that stops answering is left well before the leases of its clients end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_stands_still_is_left_within_the_ttl() {
+    let cluster = EtcdCluster::start_async().await.unwrap();
+    let leader = cluster.leader().expect("a leader");
+    let slow = (leader + 1) % 3;
+    let bed = Bed::on(&cluster.members[leader], "slow").await;
+    let config = members(&cluster, slow).namespace(bed.namespace.clone());
+    let store = connect(config).await;
+    let session = open(&store, secs(4)).await;
+    let guard = session.locker("x").unwrap().lock().await.unwrap();
+    cluster.members[slow].pause().unwrap();
+    let still = Instant::now();
+    while still.elapsed() < secs(9) {
+        assert!(guard.is_valid(), "after {:?}", still.elapsed());
+        tokio::time::sleep(ms(20)).await;
+    }
+    // The connection is another one by now.
+    let other = session.locker("y").unwrap();
+    let taken = within(secs(1), "an answer", other.try_lock()).await;
+    taken.unwrap().release().await.unwrap();
+    guard.release().await.unwrap();
+    cluster.members[slow].resume().unwrap();
 }

@@ -114,6 +114,7 @@ async fn a_late_request_finds_its_slot_moved_on() {
     let proxy = Proxy::start(bed.address).unwrap();
     // A second way in, by which the outcome is found out while the first stands still.
     let config = EtcdConfig::new([proxy.address().to_string(), bed.address.to_string()])
+        .starting_at(0)
         .namespace(bed.namespace.clone())
         .timeout(ms(300));
     let store = connect(config).await;
