@@ -162,16 +162,37 @@ async fn a_full_store_delivers_nothing_and_can_be_purged() {
         .await
         .unwrap();
     let bed = Bed::on(&server, "full-purge").await;
-    let queue = bed.session(secs(60)).await.queue("x").unwrap();
+    let store = bed.store().await;
+    let session = open(&store, secs(6)).await;
+    let queue = session.queue("x").unwrap();
     let items = ["1", "2", "3", "4"].map(tenure_core::Item::from);
     queue.enqueue_many(items).await.unwrap();
+    let lead = session.election("e").unwrap().campaign("me").await.unwrap();
     fill(&bed).await;
-    let refused = within(SOON, "an answer", queue.dequeue()).await;
-    let refused = refused.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
-    assert!(!refused.is_retryable(), "{refused}");
+    let opening = store.open(tenure_core::SessionOptions::new());
+    let refused = [
+        within(SOON, "a dequeue", queue.dequeue()).await.err(),
+        within(SOON, "a session", opening).await.err(),
+        within(SOON, "a proclamation", lead.proclaim("full"))
+            .await
+            .err(),
+        within(SOON, "a commit", session.stm().unwrap().put("k", "v"))
+            .await
+            .err(),
+    ];
+    for (what, refused) in refused.into_iter().enumerate() {
+        let refused = refused.unwrap_or_else(|| panic!("{what} went through"));
+        assert_eq!(refused.kind(), ErrorKind::Unavailable, "{what}: {refused}");
+        assert!(!refused.is_retryable(), "{what}: {refused}");
+    }
     assert_eq!(queue.depth().await.unwrap().ready, 4, "nothing is lost");
     let purged = within(SOON, "an end", queue.purge()).await.unwrap();
     assert_eq!(purged, 4);
     assert_eq!(queue.depth().await.unwrap().ready, 0);
+    // Renewals go on: a whole TTL from now, which began before the store was full.
+    let until = tokio::time::Instant::now() + session.ttl();
+    tokio::time::sleep_until(until).await;
+    assert!(lead.is_valid(), "{:?}", session.loss());
+    lead.resign().await.unwrap();
+    session.close().await.unwrap();
 }
