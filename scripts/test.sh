@@ -97,6 +97,63 @@ stop_service() {
     fi
 }
 
+# Prints the path of an etcd of a later suite of Debian, for a part of the suite: Debian 12's is past its end of life.
+# It is unpacked in cargo's target folder. apt has sources, lists and a cache of its own there, so that nothing else can
+# come from that suite and nothing is installed. Fails, with the reason, where there is none.
+newer_etcd() {
+    if [ -n "${TENURE_ETCD_NEWER-}" ]; then
+        echo "$TENURE_ETCD_NEWER"
+        return
+    fi
+    local folder binary
+    folder=$(realpath -m "${CARGO_TARGET_DIR:-target}")/etcd-newer
+    binary=$folder/usr/bin/etcd
+    if ! "$binary" --version >/dev/null 2>&1; then
+        fetch_newer_etcd "$folder" "$binary" || return
+    fi
+    echo "$binary"
+}
+
+fetch_newer_etcd() {
+    local folder=$1 binary=$2 keys=/usr/share/keyrings/debian-archive-keyring.gpg mirror suite
+    local release=''
+    [ ! -r /etc/os-release ] || release=$(. /etc/os-release && echo "${ID-} ${VERSION_ID-}")
+    if [ "$release" != 'debian 12' ] || ! has apt-get || [ ! -r "$keys" ]; then
+        say "this is not Debian 12"
+        return 1
+    fi
+    # The mirror that is configured here.
+    # shellcheck disable=SC2016 # apt's own variables
+    mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+        awk '$1 == "bookworm" || $1 == "stable" || $1 == "oldstable" { print $2; exit }')
+    if [ -z "$mirror" ]; then
+        say "apt has no source of Debian 12"
+        return 1
+    fi
+    local options=(
+        -o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        -o "Dir::State::Lists=$folder/lists" -o "Dir::Cache=$folder/cache"
+        -o Acquire::Languages=none -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o Acquire::https::Timeout=20
+    )
+    for suite in sid trixie; do
+        rm -rf "$folder"
+        mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
+        echo "deb [signed-by=$keys] $mirror $suite main" >"$folder/sources.list"
+        (
+            cd "$folder"
+            apt-get "${options[@]}" --quiet --quiet update
+            apt-get "${options[@]}" --quiet --quiet download etcd-server
+            dpkg-deb --extract etcd-server_*.deb .
+        ) >&2 || true
+        rm -rf "$folder/lists" "$folder/cache"
+        if "$binary" --version >/dev/null 2>&1; then
+            return
+        fi
+    done
+    say "no suite of $mirror has an etcd that runs here"
+    return 1
+}
+
 # The cases are tests named `CASE::case_NUMBER_STORE` in the suite's own test binary.
 count_cases() {
     cargo test --workspace --all-features --locked --quiet --test conformance -- --list 2>/dev/null |
@@ -113,4 +170,11 @@ install_missing
 
 say "building and running all tests"
 scripts/run-tests.py "$@"
+if newer=$(newer_etcd); then
+    say "running a part of the suite on another etcd: $("$newer" --version | head -n 1)"
+    TENURE_ETCD_NEWER=$newer cargo test --workspace --all-features --locked --test setups -- \
+        --ignored --exact a_newer_etcd_of_one_member --nocapture
+else
+    say "the part of the suite for a newer etcd is left out: name a binary in TENURE_ETCD_NEWER to run it"
+fi
 count_cases

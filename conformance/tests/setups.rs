@@ -96,6 +96,39 @@ async fn an_etcd_of_three_members() {
     );
 }
 
+/// A maintained etcd keeps what the installed one keeps: in the events that hit servers, and in the first case of each
+/// primitive.
+#[cfg(feature = "etcd")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs a second etcd, which TENURE_ETCD_NEWER names; scripts/test.sh fetches and runs one"]
+async fn a_newer_etcd_of_one_member() {
+    use tenure_conformance::{CASES, Case, Outcome};
+
+    const EVENTS: &[Need] = &[Need::Restart, Need::Restore];
+    let of_rule = |rule| {
+        CASES
+            .iter()
+            .find(|case| case.rule == rule && case.needs.is_empty())
+    };
+    let rules = ["L1", "L3", "R1", "E1", "Q1", "Q2", "B1", "B2", "T1"];
+    let first: Vec<&Case> = rules.into_iter().filter_map(of_rule).collect();
+    assert!(first.len() >= 7, "{} cases without an event", first.len());
+    let chosen = move |case: &Case| {
+        let event = case.needs.iter().any(|need| EVENTS.contains(need));
+        event || first.iter().any(|one| one.id == case.id)
+    };
+    let subject = tenure_conformance::stores::EtcdSubject::newer().await;
+    let subject: Arc<dyn Subject> = Arc::new(subject.unwrap());
+    let report = run(vec![subject], chosen, |_| {}).await;
+    println!("{report}");
+    assert!(report.exit_ok(), "{report}");
+    let entries = &report.columns[0].entries;
+    let held = entries
+        .iter()
+        .filter(|it| matches!(it.outcome, Outcome::Held { .. }));
+    assert!(held.count() >= 15, "{report}");
+}
+
 #[cfg(feature = "redis")]
 mod redis {
     use tenure_conformance::stores::{RedisSetup, RedisSubject};

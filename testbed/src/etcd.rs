@@ -1,6 +1,7 @@
 //! A real etcd as a child process, alone or as a cluster of three.
 //!
-//! The binary is `etcd` from `PATH`, or what `TENURE_ETCD` names; `etcdctl`, or `TENURE_ETCDCTL`,
+//! The binary is `etcd` from `PATH`, or what `TENURE_ETCD` names, or with [`EtcdBuilder::newer`] what
+//! `TENURE_ETCD_NEWER` names; `etcdctl`, or `TENURE_ETCDCTL`,
 //! is needed only for [`EtcdServer::etcdctl`] and [`EtcdBuilder::root_password`]. Each server has
 //! ports and a folder of its own, so tests run side by side.
 
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Doing, Result};
 use crate::ports::Port;
-use crate::programs::{Known, find_binary, once_asked, run, version_in};
+use crate::programs::{Known, find_binary, find_named_binary, once_asked, run, version_in};
 use crate::reaper::{Guarded, Reaper, tail};
 use crate::server::{Probe, launch_on_free_ports, on_a_thread, open_log};
 use crate::tls::Tls;
@@ -33,6 +34,7 @@ pub struct EtcdBuilder {
     args: Vec<String>,
     tls: Option<Tls>,
     root_password: Option<String>,
+    newer: bool,
     fsync: bool,
     start_timeout: Duration,
 }
@@ -45,6 +47,7 @@ impl Default for EtcdBuilder {
             args: Vec::new(),
             tls: None,
             root_password: None,
+            newer: false,
             fsync: false,
             start_timeout: Duration::from_secs(30),
         }
@@ -68,6 +71,13 @@ impl EtcdBuilder {
     /// Several more arguments.
     pub fn args<A: Into<String>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// The etcd that `TENURE_ETCD_NEWER` names, instead of the one that is installed. Without that variable the
+    /// start ends with [`Error::MissingBinary`](crate::Error::MissingBinary).
+    pub fn newer(mut self) -> Self {
+        self.newer = true;
         self
     }
 
@@ -111,7 +121,7 @@ impl EtcdBuilder {
     /// [`Error::Start`](crate::Error::Start), with the end of the log, when the server ends or does not serve in time;
     /// [`Error::Command`](crate::Error::Command) when authentication cannot be set up.
     pub fn start(self) -> Result<EtcdServer> {
-        let binary = Binary::find()?;
+        let binary = Binary::find(self.newer)?;
         launch_on_free_ports(|| EtcdServer::launch(self.clone(), binary.clone()))
     }
 
@@ -591,9 +601,13 @@ struct Binary {
 }
 
 impl Binary {
-    fn find() -> Result<Self> {
+    fn find(newer: bool) -> Result<Self> {
         static KNOWN: Known<Binary> = Mutex::new(None);
-        let path = find_binary("etcd", "etcd-server", "TENURE_ETCD")?;
+        let package = "etcd-server";
+        let path = match newer {
+            true => find_named_binary("etcd", package, "TENURE_ETCD_NEWER")?,
+            false => find_binary("etcd", package, "TENURE_ETCD")?,
+        };
         once_asked(&KNOWN, path, Self::ask)
     }
 

@@ -18,7 +18,22 @@ pub(crate) fn find_binary(
     find_binary_in(binary, package, variable, Vec::new())
 }
 
-/// The same, where some folders come before those of `PATH`.
+/// The path of an executable that the variable names; without it, there is none.
+pub(crate) fn find_named_binary(
+    binary: &'static str,
+    package: &'static str,
+    variable: &'static str,
+) -> Result<PathBuf> {
+    let named = std::env::var_os(variable).unwrap_or_default();
+    choose(Some(named.into()), Vec::new(), OsStr::new(""), binary).ok_or(Error::MissingBinary {
+        binary,
+        package,
+        variable,
+    })
+}
+
+/// The path of an executable: what the variable names, else the first of that name in these folders and those of
+/// `PATH`.
 pub(crate) fn find_binary_in(
     binary: &'static str,
     package: &'static str,

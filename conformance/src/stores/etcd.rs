@@ -8,7 +8,7 @@ use etcd_client::{Client, CompactionOptions, ConnectOptions, GetOptions};
 use tenure_core::backend::{StoreUrl, namespace_root};
 use tenure_core::{Error, ErrorKind, Namespace, Result, SessionId, Store};
 use tenure_etcd::EtcdConfig;
-use tenure_testbed::{EtcdCluster, EtcdServer, Proxy};
+use tenure_testbed::{EtcdBuilder, EtcdCluster, EtcdServer, Proxy};
 use tokio::sync::Mutex;
 
 use super::fresh_namespace;
@@ -165,7 +165,11 @@ impl EtcdHarness {
     ///
     /// `Unavailable` when etcd is not installed or does not start.
     pub async fn start() -> Result<Self> {
-        let server = EtcdServer::start_async().await.map_err(out_of_order)?;
+        Self::start_one(EtcdServer::builder()).await
+    }
+
+    async fn start_one(builder: EtcdBuilder) -> Result<Self> {
+        let server = builder.start_async().await.map_err(out_of_order)?;
         let address = server.address().to_string();
         Ok(Self {
             server: Server::Own(Box::new(Mutex::new(server)), address),
@@ -526,6 +530,8 @@ impl Operator for EtcdHarness {
 /// etcd as a column of the report.
 pub struct EtcdSubject {
     name: String,
+    /// What servers are started with.
+    builder: EtcdBuilder,
     server: Option<Arc<EtcdServer>>,
     url: Option<String>,
     setup: Option<EtcdSetup>,
@@ -539,9 +545,23 @@ impl EtcdSubject {
     ///
     /// `Unavailable` when etcd is not installed or does not start.
     pub async fn start() -> Result<Self> {
-        let server = EtcdServer::start_async().await.map_err(out_of_order)?;
+        Self::started("etcd", EtcdServer::builder()).await
+    }
+
+    /// The same with the etcd that `TENURE_ETCD_NEWER` names.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` when the variable names none, or it does not start.
+    pub async fn newer() -> Result<Self> {
+        Self::started("etcd, newer", EtcdServer::builder().newer()).await
+    }
+
+    async fn started(name: &str, builder: EtcdBuilder) -> Result<Self> {
+        let server = builder.clone().start_async().await.map_err(out_of_order)?;
         Ok(Self {
-            name: "etcd".to_owned(),
+            name: name.to_owned(),
+            builder,
             server: Some(Arc::new(server)),
             url: None,
             setup: None,
@@ -554,6 +574,7 @@ impl EtcdSubject {
     pub fn set_up(setup: EtcdSetup) -> Self {
         Self {
             name: setup.title().to_owned(),
+            builder: EtcdServer::builder(),
             server: None,
             url: None,
             setup: Some(setup),
@@ -572,6 +593,7 @@ impl EtcdSubject {
         Ok(Self {
             // Without the credentials.
             name: format!("etcd at {}", parsed.hosts().join(",")),
+            builder: EtcdServer::builder(),
             server: None,
             url: Some(url),
             setup: None,
@@ -616,7 +638,7 @@ impl Subject for EtcdSubject {
         Ok(Box::new(match (&self.url, &self.server) {
             (Some(url), _) => EtcdHarness::at(url.clone())?,
             (None, Some(server)) if !own_store => EtcdHarness::sharing(Arc::clone(server))?,
-            _ => EtcdHarness::start().await?,
+            _ => EtcdHarness::start_one(self.builder.clone()).await?,
         }))
     }
 }

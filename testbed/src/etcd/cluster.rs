@@ -52,7 +52,7 @@ impl EtcdClusterBuilder {
     ///
     /// As [`EtcdBuilder::start`].
     pub fn start(self) -> Result<EtcdCluster> {
-        let binary = Binary::find()?;
+        let binary = Binary::find(self.member.newer)?;
         launch_on_free_ports(|| self.launch(&binary))
     }
 
