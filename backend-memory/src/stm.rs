@@ -13,7 +13,7 @@ use tenure_core::backend::{
 use tenure_core::{Effect, Entry, Error, ErrorKind, Name, Namespace, Op, OpResult, Result};
 
 use crate::session::MemorySession;
-use crate::store::{Member, Object, State};
+use crate::store::{Member, Object, State, shrink};
 
 /// The namespace's keys, as one session of the embedded store sees them.
 #[derive(Debug)]
@@ -284,13 +284,15 @@ impl Data {
                     modified: now,
                     version: 0,
                 });
-                entry.value.clone_from(value);
+                // Not `clone_from`, which keeps the room of a larger value.
+                entry.value = value.clone();
                 entry.modified = now;
                 entry.version += 1;
                 OpResult::Put
             }
             Op::Delete(_) => {
                 self.entries.remove(&key);
+                shrink(&mut self.entries);
                 OpResult::Delete
             }
         }

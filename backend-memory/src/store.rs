@@ -16,6 +16,7 @@ pub(crate) mod election;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +57,8 @@ pub struct Footprint {
     pub observed: usize,
     /// Items of queues that were not acknowledged.
     pub items: usize,
+    /// Ids by which queues know an item again: of items, and of those that left a while ago.
+    pub ids: usize,
     /// Requests that are still on their way over a faulty link.
     pub on_their_way: usize,
     /// Keys of transactional memory.
@@ -80,6 +83,7 @@ impl Shared {
             lines: HashMap::new(),
             barriers: Barriers::default(),
             queues: HashMap::new(),
+            leaving_ids: queue::Leaving::default(),
             last_session: 0,
             last_place: 0,
             tokens: Tokens::default(),
@@ -114,6 +118,7 @@ impl Shared {
             // Read under the lock, so that time never goes back from one step to the next.
             state.now = self.clock.now();
             state.bury_the_dead();
+            state.forget_ids();
             let done = step(&mut state);
             (done, std::mem::take(&mut state.signals))
         };
@@ -128,6 +133,18 @@ impl Shared {
             }
         }
         done
+    }
+}
+
+/// Whether a collection has had far more than it keeps: at least three quarters of it were removed since.
+fn is_far_too_large(len: usize, capacity: usize) -> bool {
+    capacity > 64 && len < capacity / 8
+}
+
+/// Gives back the room that `map` does not need any more, after a removal. O(1) amortised.
+pub(crate) fn shrink<K: Eq + Hash, V>(map: &mut HashMap<K, V>) {
+    if is_far_too_large(map.len(), map.capacity()) {
+        map.shrink_to(map.len() * 2);
     }
 }
 
@@ -251,6 +268,7 @@ pub(crate) struct State {
     lines: HashMap<Object, BTreeMap<u64, Place>>,
     barriers: Barriers,
     queues: HashMap<Object, queue::Queue>,
+    leaving_ids: queue::Leaving,
     last_session: u64,
     last_place: u64,
     tokens: Tokens,
@@ -404,7 +422,9 @@ impl State {
     }
 
     fn bury(&mut self, session: u64, reason: LossReason) {
-        let Some(lease) = self.sessions.remove(&session) else {
+        let lease = self.sessions.remove(&session);
+        shrink(&mut self.sessions);
+        let Some(lease) = lease else {
             return;
         };
         self.leases.remove(&(lease.ends, session));
@@ -623,6 +643,7 @@ impl State {
         let place = line.remove(&arrival)?;
         if line.is_empty() {
             self.lines.remove(object);
+            shrink(&mut self.lines);
             self.election_changed(object);
         }
         if let Some(lease) = self.sessions.get_mut(&place.session) {
@@ -758,7 +779,8 @@ impl State {
         found
     }
 
-    pub(crate) fn footprint(&self) -> Footprint {
+    pub(crate) fn footprint(&mut self) -> Footprint {
+        let ids = self.remembered_ids();
         let places = self.lines.values().flat_map(BTreeMap::values);
         let waits = places.filter(|place| place.token.is_none()).count();
         let (at_barriers, before_barriers) = self.count_at_barriers();
@@ -769,6 +791,7 @@ impl State {
             holdings: self.lines.len() + at_barriers + claims,
             waits: waits + before_barriers + in_queues,
             items,
+            ids,
             on_their_way: self
                 .sessions
                 .values()

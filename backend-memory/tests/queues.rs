@@ -183,6 +183,31 @@ async fn ids_are_remembered_for_as_long_as_is_said() {
     assert_eq!(drain(&queue).await, due(&[("a", 1)]));
 }
 
+/// Nothing is asked of the queues that were emptied: any step of the store forgets what it may.
+#[tokio::test(start_paused = true)]
+async fn ids_of_emptied_queues_are_counted_and_expire_by_themselves() {
+    const QUEUES: usize = 15_000;
+    let store = store();
+    let session = open(&store).await;
+    for number in 0..QUEUES {
+        let queue = session.queue(format!("emptied {number}")).unwrap();
+        let item = Item::new("a").id("one").unwrap();
+        queue.enqueue(item).await.unwrap();
+        queue.pop().await.unwrap();
+    }
+    // Still in use: its id outlives the others.
+    let kept = session.queue("kept").unwrap();
+    let item = || Item::new("a").id("one").unwrap();
+    kept.enqueue(item()).await.unwrap();
+    assert_eq!(store.backend().footprint().ids, QUEUES + 1);
+    tokio::time::sleep(ID_MEMORY + secs(1)).await;
+    assert_eq!(store.backend().footprint().ids, 1);
+    kept.enqueue(item()).await.unwrap();
+    assert_eq!(drain(&kept).await, due(&[("a", 1)]));
+    tokio::time::sleep(ID_MEMORY + secs(1)).await;
+    assert_eq!(store.backend().footprint().ids, 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn dead_letters_may_go_round_in_a_circle() {
     let store = store();

@@ -19,7 +19,7 @@ use tenure_core::{
 };
 use tokio::sync::Notify;
 
-use super::{CAPACITY, Member, Object, Signal, State, key};
+use super::{CAPACITY, Member, Object, Signal, State, is_far_too_large, key, shrink};
 use crate::error;
 
 /// Where an item stands: its priority, and its number of arrival.
@@ -35,8 +35,15 @@ pub(super) struct Queue {
     waits: BTreeMap<u64, Wait>,
     /// The ids in use, and until when those of items that have left are remembered.
     ids: HashMap<Name, Option<Moment>>,
-    leaving: VecDeque<(Moment, Name)>,
 }
+
+/// The ids of items that have left, of all queues, in the order in which they are forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Leaving(VecDeque<(Moment, Object, Name)>);
+
+/// How many ids one step forgets at most. Each left its queue in a step, most alone: they do not pile up, and no
+/// step takes long.
+const FORGOTTEN_BY_A_STEP: usize = 64;
 
 #[derive(Debug)]
 struct Entry {
@@ -113,7 +120,7 @@ impl Queue {
         self.items.is_empty() && self.waits.is_empty() && self.ids.is_empty()
     }
 
-    /// What `now` has made ready, and what it lets be forgotten.
+    /// What `now` has made ready.
     fn advance(&mut self, now: Moment) {
         while let Some(&(moment, place)) = self.delayed.first()
             && moment <= now
@@ -121,27 +128,22 @@ impl Queue {
             self.delayed.pop_first();
             self.ready.insert(place);
         }
-        while let Some((moment, _)) = self.leaving.front()
-            && *moment <= now
-        {
-            if let Some((moment, id)) = self.leaving.pop_front()
-                && self.ids.get(&id) == Some(&Some(moment))
-            {
-                self.ids.remove(&id);
-            }
+    }
+
+    /// Whether an item with this id would be the second.
+    fn knows(&self, id: &Name, now: Moment) -> bool {
+        match self.ids.get(id) {
+            Some(Some(until)) => *until > now,
+            Some(None) => true,
+            None => false,
         }
     }
 
-    fn remove(&mut self, place: Place, now: Moment) -> Option<Entry> {
+    fn remove(&mut self, place: Place) -> Option<Entry> {
         let entry = self.items.remove(&place)?;
         self.ready.remove(&place);
         if let Some(moment) = entry.not_before {
             self.delayed.remove(&(moment, place));
-        }
-        if let Some(id) = &entry.id {
-            let until = now + ID_MEMORY;
-            self.ids.insert(id.clone(), Some(until));
-            self.leaving.push_back((until, id.clone()));
         }
         Some(entry)
     }
@@ -210,7 +212,7 @@ impl State {
         let queue = self.queues.entry(object.clone()).or_default();
         queue.advance(now);
         if let Some(id) = id {
-            if queue.ids.contains_key(id) {
+            if queue.knows(id, now) {
                 return;
             }
             queue.ids.insert(id.clone(), None);
@@ -230,14 +232,13 @@ impl State {
     /// Removes what no consumer has.
     pub(crate) fn purge(&mut self, member: &Member, object: &Object) -> Result<u64> {
         self.lease(member)?;
-        let now = self.now;
         let Some(queue) = self.queues.get_mut(object) else {
             return Ok(0);
         };
         let free = |(_, entry): &(&Place, &Entry)| entry.claim.is_none();
         let places: Vec<Place> = queue.items.iter().filter(free).map(|(at, _)| *at).collect();
         for place in &places {
-            queue.remove(*place, now);
+            self.remove_item(object, *place);
         }
         self.tidy(object);
         Ok(places.len() as u64)
@@ -346,10 +347,7 @@ impl State {
         token: FencingToken,
     ) -> Result<()> {
         let place = self.let_go(member, object, token)?;
-        let now = self.now;
-        if let Some(queue) = self.queues.get_mut(object) {
-            queue.remove(place, now);
-        }
+        self.remove_item(object, place);
         self.tidy(object);
         Ok(())
     }
@@ -500,7 +498,7 @@ impl State {
             if let Some(letters) = &want.dead_letters
                 && entry.deliveries >= letters.after.get()
             {
-                dead.extend(queue.remove(place, now).map(|entry| (place.0, entry)));
+                dead.push(place);
                 continue;
             }
             let token = self.tokens.next(&object.namespace);
@@ -513,6 +511,14 @@ impl State {
             });
             tokens.push((token.get(), place));
         }
+        let mut letters = Vec::new();
+        for place in dead {
+            letters.extend(
+                self.remove_item(object, place)
+                    .map(|entry| (place.0, entry)),
+            );
+        }
+        let queue = self.queues.get_mut(object)?;
         let waiter = match tokens.is_empty() {
             true => None,
             false => queue.waits.remove(&arrival).map(|wait| wait.waiter),
@@ -539,13 +545,13 @@ impl State {
                 }
             }
         }
-        let letters = want.dead_letters.filter(|_| !dead.is_empty());
-        let elsewhere = letters.map(|letters| Object {
-            name: letters.queue,
+        let address = want.dead_letters.filter(|_| !letters.is_empty());
+        let elsewhere = address.map(|address| Object {
+            name: address.queue,
             ..object.clone()
         });
         if let Some(elsewhere) = &elsewhere {
-            for (priority, entry) in dead {
+            for (priority, entry) in letters {
                 self.accept(elsewhere, priority, entry.value, None);
             }
         }
@@ -558,9 +564,50 @@ impl State {
         queue.is_some_and(|queue| queue.ready.len() < queue.items.len())
     }
 
+    /// Removes an item, and remembers its id for a while.
+    fn remove_item(&mut self, object: &Object, place: Place) -> Option<Entry> {
+        let until = self.now + ID_MEMORY;
+        let queue = self.queues.get_mut(object)?;
+        let entry = queue.remove(place)?;
+        if let Some(id) = &entry.id {
+            queue.ids.insert(id.clone(), Some(until));
+            let leaving = &mut self.leaving_ids.0;
+            leaving.push_back((until, object.clone(), id.clone()));
+        }
+        Some(entry)
+    }
+
+    /// Forgets ids whose time is over: O(1) amortised.
+    pub(super) fn forget_ids(&mut self) {
+        self.forget_up_to(FORGOTTEN_BY_A_STEP);
+    }
+
+    fn forget_up_to(&mut self, most: usize) {
+        for _ in 0..most {
+            let leaving = &mut self.leaving_ids.0;
+            if leaving.front().is_none_or(|(until, ..)| *until > self.now) {
+                return;
+            }
+            let Some((until, object, id)) = leaving.pop_front() else {
+                return;
+            };
+            if is_far_too_large(leaving.len(), leaving.capacity()) {
+                leaving.shrink_to(leaving.len() * 2);
+            }
+            if let Some(queue) = self.queues.get_mut(&object)
+                && queue.ids.get(&id) == Some(&Some(until))
+            {
+                queue.ids.remove(&id);
+                shrink(&mut queue.ids);
+                self.tidy(&object);
+            }
+        }
+    }
+
     fn tidy(&mut self, object: &Object) {
         if self.queues.get(object).is_some_and(Queue::is_empty) {
             self.queues.remove(object);
+            shrink(&mut self.queues);
         }
     }
 }
@@ -653,9 +700,7 @@ impl State {
             return false;
         };
         drop(items);
-        let now = self.now;
-        let queue = self.queues.get_mut(&object);
-        let removed = queue.and_then(|queue| queue.remove(place, now)).is_some();
+        let removed = self.remove_item(&object, place).is_some();
         self.tidy(&object);
         removed
     }
@@ -691,6 +736,12 @@ impl State {
             self.leave_queue(session, nonce);
         }
         nonce.is_some()
+    }
+
+    /// The ids that are in use or remembered. Forgets first what steps to come would.
+    pub(super) fn remembered_ids(&mut self) -> usize {
+        self.forget_up_to(usize::MAX);
+        self.queues.values().map(|queue| queue.ids.len()).sum()
     }
 
     /// Items, claims, waits.
