@@ -90,7 +90,7 @@ async fn a_dead_leader_is_seen_to_end_with_its_lease() {
     assert!(at.elapsed() <= TTL, "{:?}", at.elapsed());
     assert!(!lead.is_valid());
     let refused = lead.proclaim("late").await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::NotLeader);
+    assert_eq!(refused.kind(), ErrorKind::Lost);
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,11 +170,8 @@ async fn a_deposed_leader_changes_nothing() {
     assert!(store.backend().delete(deposed.key()));
     let lead = waiting.await.unwrap();
     let refused = deposed.proclaim("a again").await.unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::NotLeader);
-    assert_eq!(
-        deposed.resign().await.unwrap_err().kind(),
-        ErrorKind::NotLeader
-    );
+    assert_eq!(refused.kind(), ErrorKind::Lost);
+    assert_eq!(deposed.resign().await.unwrap_err().kind(), ErrorKind::Lost);
     assert_eq!(says_now(&a).await.unwrap(), "b");
     assert!(lead.is_valid());
 }

@@ -243,12 +243,9 @@ async fn a_terminated_leader_is_told_and_the_next_leads() {
     assert_eq!(lead.lost().await, LossReason::Revoked);
     assert_eq!(
         lead.proclaim("late").await.unwrap_err().kind(),
-        ErrorKind::NotLeader
+        ErrorKind::Lost
     );
-    assert_eq!(
-        lead.resign().await.unwrap_err().kind(),
-        ErrorKind::NotLeader
-    );
+    assert_eq!(lead.resign().await.unwrap_err().kind(), ErrorKind::Lost);
     assert_eq!(
         text(c.election("e").unwrap().leader().await.unwrap()).unwrap(),
         "b"
@@ -382,7 +379,7 @@ async fn an_operator_deposes_a_leader() {
     let next = b.election("e").unwrap().try_campaign("b").await.unwrap();
     assert_eq!(
         lead.proclaim("late").await.unwrap_err().kind(),
-        ErrorKind::NotLeader
+        ErrorKind::Lost
     );
     assert_eq!(
         text(a.election("e").unwrap().leader().await.unwrap()).unwrap(),
@@ -568,10 +565,7 @@ async fn elections_go_on_after_a_restart_of_the_server() {
             .await
             .unwrap();
         assert!(next.token() > lead.token());
-        assert_eq!(
-            lead.resign().await.unwrap_err().kind(),
-            ErrorKind::NotLeader
-        );
+        assert_eq!(lead.resign().await.unwrap_err().kind(), ErrorKind::Lost);
         let seen = within(TTL, "the new leader", observer.next()).await;
         assert_eq!(text(seen.unwrap().unwrap()).unwrap(), "after");
     }

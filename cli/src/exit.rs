@@ -46,7 +46,7 @@ const fn code(kind: ErrorKind) -> u8 {
         | ErrorKind::InvalidName
         | ErrorKind::Unsupported
         | ErrorKind::Foreign => BAD_CONFIG,
-        ErrorKind::NotLeader | ErrorKind::Conflict => NEGATIVE,
+        ErrorKind::Conflict => NEGATIVE,
         ErrorKind::TooLarge => USAGE,
         // The store went away between the commit and its answer.
         ErrorKind::CommitUnknown => UNREACHABLE,

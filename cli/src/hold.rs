@@ -215,8 +215,6 @@ async fn give_back<G: Guard>(guard: G, signals: &mut Signals) -> Result<(), Fail
         biased;
         done = guard.give_back() => done.map_err(|error| match error.kind() {
             ErrorKind::Unavailable => unconfirmed(&error),
-            // What elections call a loss.
-            ErrorKind::NotLeader => Failure::new(exit::LOST, exit::described(&error)),
             _ => error.into(),
         }),
         signal = signals.hurry() => Err(if G::TOGETHER {

@@ -301,7 +301,7 @@ impl<E: Election + ?Sized> Leadership<E> {
     ///
     /// # Errors
     ///
-    /// `NotLeader` if this is not the leader any more: nothing has changed then, unless the session
+    /// `Lost` if this is not the leader any more: nothing has changed then, unless the session
     /// ended before the store answered (its [effect](Error::effect) is unknown). `TooLarge`.
     ///
     /// # Cancel safety
@@ -327,23 +327,21 @@ impl<E: Election + ?Sized> Leadership<E> {
             );
             Box::pin(async move { election.proclaim(&ask, &grant, number, &value).await })
         };
-        let proclaimed = self.holding.step("proclaim", step).await;
-        proclaimed.map_err(Error::into_not_leader)
+        self.holding.step("proclaim", step).await
     }
 
     /// Resigns: the next candidate leads at once. `Ok` says that this led until now.
     ///
     /// # Errors
     ///
-    /// `NotLeader` if it did not lead any more: nothing has changed then. `Unavailable` if the store
+    /// `Lost` if it did not lead any more: nothing has changed then. `Unavailable` if the store
     /// did not confirm; it is tried again in the background until it does or the session ends.
     ///
     /// # Cancel safety
     ///
     /// Once polled, it goes on in the background.
     pub async fn resign(self) -> Result<()> {
-        let resigned = self.holding.release_by("resign").await;
-        resigned.map_err(Error::into_not_leader)
+        self.holding.release_by("resign").await
     }
 }
 

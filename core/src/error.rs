@@ -19,8 +19,6 @@ pub enum ErrorKind {
     WouldBlock,
     /// The time allowed for the wait ran out.
     TimedOut,
-    /// The operation needs the leadership, which the caller does not have.
-    NotLeader,
     /// The state in the store is not the one that the operation needs.
     Conflict,
     /// What stands under the name in the store is not tenure's, or not as tenure left it: another program
@@ -149,14 +147,6 @@ impl Error {
         Self::new(ErrorKind::WouldBlock, format!("somebody else {does}"))
     }
 
-    /// `Lost`, in the words of an election.
-    pub(crate) fn into_not_leader(mut self) -> Self {
-        if self.0.kind == ErrorKind::Lost {
-            self.0.kind = ErrorKind::NotLeader;
-        }
-        self
-    }
-
     pub(crate) fn invalid_name(name: &str, message: String) -> Self {
         let shown: String = name.chars().take(40).collect();
         let shown = if shown.len() < name.len() {
@@ -230,6 +220,11 @@ impl Error {
         }
     }
 
+    /// The error and all of its [sources](std::error::Error::source), joined by `: `.
+    pub fn chain(&self) -> impl fmt::Display + '_ {
+        Chain(self)
+    }
+
     /// The operation that failed, in the words of the API (`lock`, `release`, `open`).
     pub fn operation(&self) -> Option<&'static str> {
         self.0.operation
@@ -238,6 +233,26 @@ impl Error {
     /// The name that the operation was about.
     pub fn name(&self) -> Option<&str> {
         self.0.name.as_deref()
+    }
+}
+
+/// An error and its sources. A source whose words end the text above it, as some libraries have it, is left out.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut above = self.0.to_string();
+        f.write_str(&above)?;
+        let mut link = self.0.source();
+        while let Some(error) = link {
+            let text = error.to_string();
+            if !above.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            above = text;
+            link = error.source();
+        }
+        Ok(())
     }
 }
 

@@ -249,7 +249,7 @@ async fn proclamations_are_numbered_and_repeated_under_their_number() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_lead_is_told_so() {
+async fn a_lost_leadership_is_lost_in_every_call() {
     let gone = || Error::lost(LossReason::Revoked);
     let (server, session, election) = open([]).await;
     let lead = election.campaign("a").await.unwrap();
@@ -257,26 +257,24 @@ async fn who_does_not_lead_is_told_so() {
     let error = lead.proclaim("b").await.unwrap_err();
     assert_eq!(
         (error.kind(), error.operation(), error.name()),
-        (ErrorKind::NotLeader, Some("proclaim"), Some("x"))
+        (ErrorKind::Lost, Some("proclaim"), Some("x"))
     );
     *server.release.lock().unwrap() = Some(gone());
     let error = lead.resign().await.unwrap_err();
     assert_eq!(
         (error.kind(), error.operation(), error.loss()),
-        (
-            ErrorKind::NotLeader,
-            Some("resign"),
-            Some(LossReason::Revoked)
-        )
+        (ErrorKind::Lost, Some("resign"), Some(LossReason::Revoked))
     );
     // Known without asking the store.
     let lead = election.campaign("a").await.unwrap();
     session.close().await.unwrap();
     let before = server.said.lock().unwrap().len();
+    let error = lead.while_held(async {}).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Lost);
     let error = lead.proclaim("b").await.unwrap_err();
     assert_eq!(
         (error.kind(), error.effect()),
-        (ErrorKind::NotLeader, Effect::None)
+        (ErrorKind::Lost, Effect::None)
     );
     assert_eq!(server.said.lock().unwrap().len(), before);
     let error = lead.resign().await.unwrap_err();

@@ -401,10 +401,10 @@ async fn a_deposed_leader_changes_nothing() {
         let second = within(SOON, "the second", waiting).await.unwrap().unwrap();
         let before = bed.raw.kv_client().get(second.key(), None).await.unwrap();
         let refused = deposed.proclaim("a again").await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::NotLeader, "{refused}");
+        assert_eq!(refused.kind(), ErrorKind::Lost, "{refused}");
         assert_eq!(refused.operation(), Some("proclaim"));
         let refused = deposed.resign().await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::NotLeader, "{refused}");
+        assert_eq!(refused.kind(), ErrorKind::Lost, "{refused}");
         assert_eq!(refused.operation(), Some("resign"));
         let after = bed.raw.kv_client().get(second.key(), None).await.unwrap();
         let told = |kvs: &[etcd_client::KeyValue]| (kvs[0].value().to_vec(), kvs[0].mod_revision());
@@ -472,7 +472,7 @@ async fn a_leadership_is_taken_up_after_a_restart() {
     for round in 0..2 {
         // The one that was left has no say any more.
         let refused = before.proclaim("late").await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::NotLeader);
+        assert_eq!(refused.kind(), ErrorKind::Lost);
         let session = bed.store().await.resume(&id).await.unwrap();
         let election = session.election("x").unwrap();
         let wrong = election.resume(tenure_core::FencingToken::new(token.get() - 1));

@@ -63,12 +63,9 @@ async fn nothing_stays_of_an_election() {
             assert_eq!(bed.ask(&["ZREM", line, &format!("{who}:w")]), "1");
             assert_eq!(
                 lead.proclaim("c").await.unwrap_err().kind(),
-                ErrorKind::NotLeader
+                ErrorKind::Lost
             );
-            assert_eq!(
-                lead.resign().await.unwrap_err().kind(),
-                ErrorKind::NotLeader
-            );
+            assert_eq!(lead.resign().await.unwrap_err().kind(), ErrorKind::Lost);
         }
     }
     session.close().await.unwrap();

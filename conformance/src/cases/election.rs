@@ -200,7 +200,7 @@ pub async fn e3_a_deposed_leader_changes_nothing(harness: &dyn Harness) -> Verdi
         let refusal = refused(
             "a proclamation by a deposed leader",
             answer,
-            &[ErrorKind::NotLeader],
+            &[ErrorKind::Lost],
         )?;
         said.push(refusal.to_string());
         is_led(&watcher, expected.clone(), "after a late proclamation").await?;
@@ -209,7 +209,7 @@ pub async fn e3_a_deposed_leader_changes_nothing(harness: &dyn Harness) -> Verdi
             refused(
                 "a resignation by a deposed leader",
                 answer,
-                &[ErrorKind::NotLeader],
+                &[ErrorKind::Lost],
             )?;
         } else {
             drop(deposed);
@@ -618,7 +618,7 @@ pub async fn e5_a_leadership_is_taken_up_after_a_restart(harness: &dyn Harness) 
     proclaim(&second, "after").await?;
     let answer = promptly("an answer", first.proclaim("late")).await?;
     let left = "a proclamation by the one who left it";
-    refused(left, answer, &[ErrorKind::NotLeader])?;
+    refused(left, answer, &[ErrorKind::Lost])?;
     drop(first);
     stays_led(&watcher, &led(&second, "after"), "then").await?;
     ensure!(!next.is_finished(), "two leaders");

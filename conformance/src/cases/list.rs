@@ -302,7 +302,7 @@ macro_rules! for_each_case {
             Some(Line::TokenOrder), [], tokens_rise
         }
         election::e3_a_deposed_leader_changes_nothing {
-            "E3", "a deposed leader's proclamation and resignation are refused with NotLeader",
+            "E3", "a deposed leader's proclamation and resignation are refused with Lost",
             Some(Line::FencedRelease), [Delete], fenced_release
         }
         election::e3_the_last_proclamation_stands {

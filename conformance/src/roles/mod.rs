@@ -328,5 +328,5 @@ impl Held {
 
 /// Whether the error says that a holding is not this holder's any more.
 fn is_loss(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::Lost | ErrorKind::NotLeader)
+    error.kind() == ErrorKind::Lost
 }

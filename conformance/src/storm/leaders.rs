@@ -90,7 +90,7 @@ impl Office {
         let fate = match answer {
             Some(Ok(())) => Fate::Done(ElectionAnswer::Done),
             Some(Err(error)) if error.effect() == Effect::None => match error.kind() {
-                ErrorKind::NotLeader => Fate::Done(ElectionAnswer::NotLeader),
+                ErrorKind::Lost => Fate::Done(ElectionAnswer::NotLeader),
                 _ => Fate::Failed,
             },
             _ => Fate::Unknown,
