@@ -235,6 +235,34 @@ async fn errors_of_the_caller_s_own_type_pass_through() {
     assert_eq!(stm.get("touched").await.unwrap(), None);
 }
 
+/// A value that has no JSON, and says how often it was asked for it.
+struct Unwritable(AtomicU64);
+
+impl serde::Serialize for Unwritable {
+    fn serialize<S: serde::Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        let asked = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        Err(serde::ser::Error::custom(format!("asked {asked} times")))
+    }
+}
+
+#[tokio::test]
+async fn refused_write_is_reported_once_and_can_be_handled() {
+    let session = session(&store()).await;
+    let stm = session.stm().unwrap();
+    let value = Unwritable(AtomicU64::new(0));
+    let error = stm.run(async |tx| tx.put_as("x", &value)).await;
+    let source = std::error::Error::source(&error.unwrap_err()).map(ToString::to_string);
+    assert_eq!(source.as_deref(), Some("asked 1 times"));
+    let handled = stm.run(async |tx| match tx.put_as("x", &value) {
+        Ok(()) => tx.put("x", "no JSON"),
+        Err(_) => tx.put("x", "instead"),
+    });
+    handled.await.unwrap();
+    assert_eq!(value.0.into_inner(), 2);
+    let written = stm.get("x").await.unwrap().unwrap();
+    assert_eq!(written.value, b"instead");
+}
+
 #[tokio::test]
 async fn values_that_cannot_be_read_say_so_and_are_not_tried_again() {
     let store = store();

@@ -538,10 +538,6 @@ impl<S: Stm + ?Sized> Run<'_, S> {
                 continue;
             }
             let value = done?;
-            if let Some(failed) = ended.failed {
-                // Refused by a call of `Tx`, and swallowed by the code.
-                return Err(explain(failed));
-            }
             match self.commit(ended).await.map_err(&explain)? {
                 Verdict::Committed => return Ok(value),
                 Verdict::Conflict(next) => start = next,
@@ -808,8 +804,6 @@ struct State {
     ended: bool,
     /// What was read has changed: this attempt cannot commit.
     stale: bool,
-    /// A call that was refused.
-    failed: Option<Error>,
     reads: BTreeMap<Name, Seen>,
     /// Known at the same revision, and not asked for yet.
     known: BTreeMap<Name, Seen>,
@@ -823,7 +817,6 @@ struct State {
 /// What an attempt came to.
 struct Ended {
     stale: bool,
-    failed: Option<Error>,
     reads: BTreeMap<Name, Seen>,
     writes: BTreeMap<Name, Option<Arc<[u8]>>>,
     at: Option<u64>,
@@ -885,7 +878,6 @@ impl Tx {
         );
         Ended {
             stale: state.stale,
-            failed: state.failed,
             reads: state.reads,
             writes: state.writes,
             at: state.at,
@@ -983,8 +975,7 @@ impl Tx {
     ///
     /// Cancel safe.
     pub async fn rev(&self, key: impl AsRef<str>) -> Result<u64> {
-        let names = self.names(&[key])?;
-        let seen = self.look(&names).await?;
+        let seen = self.look(&[Name::new(key)?]).await?;
         Ok(seen.first().map_or(0, |seen| seen.modified))
     }
 
@@ -992,12 +983,12 @@ impl Tx {
     ///
     /// # Errors
     ///
-    /// `InvalidName`, `TooLarge`; the transaction then fails even if its code does not. `Conflict`
-    /// once the attempt has ended.
+    /// `InvalidName`, `TooLarge`: nothing is written by this call, and the attempt goes on if its code does.
+    /// `Conflict` once the attempt has ended.
     pub fn put(&self, key: impl AsRef<str>, value: impl Into<Vec<u8>>) -> Result<()> {
         let value = value.into();
-        let name = self.names(&[key])?.swap_remove(0);
-        self.checked(|| check_value(&name, &value))?;
+        let name = Name::new(key)?;
+        check_value(&name, &value)?;
         self.write(name, Some(value.into()))
     }
 
@@ -1007,12 +998,10 @@ impl Tx {
     ///
     /// As for [`put`](Self::put); `Config` when `value` has no JSON.
     pub fn put_as<T: Serialize + ?Sized>(&self, key: impl AsRef<str>, value: &T) -> Result<()> {
-        let json = self.checked(|| {
-            serde_json::to_vec(value).map_err(|error| {
-                Error::new(ErrorKind::Config, "the value cannot be written as JSON")
-                    .on(key.as_ref())
-                    .with_source(error)
-            })
+        let json = serde_json::to_vec(value).map_err(|error| {
+            Error::new(ErrorKind::Config, "the value cannot be written as JSON")
+                .on(key.as_ref())
+                .with_source(error)
         })?;
         self.put(key, json)
     }
@@ -1021,11 +1010,10 @@ impl Tx {
     ///
     /// # Errors
     ///
-    /// `InvalidName`; the transaction then fails even if its code does not. `Conflict` once the
-    /// attempt has ended.
+    /// `InvalidName`: nothing is deleted by this call, and the attempt goes on if its code does. `Conflict` once
+    /// the attempt has ended.
     pub fn delete(&self, key: impl AsRef<str>) -> Result<()> {
-        let name = self.names(&[key])?.swap_remove(0);
-        self.write(name, None)
+        self.write(Name::new(key)?, None)
     }
 
     fn write(&self, name: Name, value: Option<Arc<[u8]>>) -> Result<()> {
@@ -1035,21 +1023,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Runs `check`, and remembers its failure in case the code forgets it.
-    fn checked<T>(&self, check: impl Fn() -> Result<T>) -> Result<T> {
-        let checked = check();
-        if checked.is_err() {
-            self.state().failed = check().err();
-        }
-        checked
-    }
-
-    fn names<K: AsRef<str>>(&self, keys: &[K]) -> Result<Vec<Name>> {
-        self.checked(|| keys.iter().map(Name::new).collect())
-    }
-
     async fn values<K: AsRef<str>>(&self, keys: &[K]) -> Result<Vec<Option<Arc<[u8]>>>> {
-        let names = self.names(keys)?;
+        let names: Vec<Name> = keys.iter().map(Name::new).collect::<Result<_>>()?;
         let missing: Vec<Name> = {
             let state = self.state();
             state.check()?;

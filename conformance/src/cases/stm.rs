@@ -564,13 +564,17 @@ pub async fn t2_an_aborted_attempt_leaves_no_trace(harness: &dyn Harness) -> Ver
     });
     let aborted = promptly("the error", aborted).await?;
     refused("an aborted closure", aborted, &[ErrorKind::WouldBlock])?;
-    let swallowed = stm.run(async |tx| {
+    let passed_on = stm.run(async |tx| {
         tx.put("aborted", "2")?;
-        let _ = tx.put("", "a name that cannot be");
-        Ok(())
+        tx.put("", "a name that cannot be")
     });
-    let swallowed = promptly("the error", swallowed).await?;
-    refused("a refused write", swallowed, &[ErrorKind::InvalidName])?;
+    let passed_on = promptly("the error", passed_on).await?;
+    refused("a refused write", passed_on, &[ErrorKind::InvalidName])?;
+    let handled = stm.run(async |tx| match tx.put("", "a name that cannot be") {
+        Ok(()) => tx.put("aborted", "3"),
+        Err(_) => tx.put("handled", "1"),
+    });
+    promptly("a transaction that handled a refused write", handled).await??;
     let attempts = AtomicU32::new(0);
     let leaked = std::sync::Mutex::new(None);
     let running = stm.run(async |tx| {
