@@ -45,7 +45,7 @@ async fn main() -> tenure::Result<()> {
                 match bank.run(move |tx| transfer(tx, from, to)).await {
                     Ok(()) => {}
                     Err(error) if error.kind() == ErrorKind::CommitUnknown => {
-                        println!("{error}");
+                        println!("{}", error.chain());
                         unknown.fetch_add(1, Ordering::Relaxed);
                     }
                     Err(error) => return Err(error),

@@ -23,7 +23,7 @@ async fn main() -> tenure::Result<()> {
                     println!("watch: {} leads, rev {}", leader.text(), leader.token())
                 }
                 Ok(None) => println!("watch: nobody leads"),
-                Err(error) => println!("watch: {error}"),
+                Err(error) => println!("watch: {}", error.chain()),
             }
         }
     });

@@ -174,7 +174,7 @@ impl EtcdBarrier {
             // Nothing is on its way that it is for. At worst it stays until the session ends.
             let txn = Txn::new().and_then([TxnOp::delete(marker, None)]);
             if let Err(error) = self.send(txn).await {
-                tracing::debug!(%error, "a marker stays until the session ends");
+                tracing::debug!(error = %error.chain(), "a marker stays until the session ends");
             }
         }
         tickets.forget(ask);

@@ -178,7 +178,9 @@ impl Wire {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         match read {
             Ok(read) => *identity = Some(read),
-            Err(error) => tracing::warn!(%error, "the TLS files cannot be read again"),
+            Err(error) => {
+                tracing::warn!(error = %error.chain(), "the TLS files cannot be read again")
+            }
         }
         match &*identity {
             Some(identity) => self.options.clone().with_tls(identity.clone()),
@@ -220,7 +222,7 @@ impl Wire {
                 client
             }
             Err(error) => {
-                tracing::debug!(endpoint, %error, "this endpoint does not answer either");
+                tracing::debug!(endpoint, error = %error.chain(), "this endpoint does not answer either");
                 // A new number all the same: those who wait here for the lock go on.
                 link.client.clone()
             }
@@ -373,10 +375,7 @@ fn at(endpoint: &str, error: Error) -> Error {
     let host = endpoint
         .split_once("://")
         .map_or(endpoint, |(_, host)| host);
-    Error::new(error.kind(), host)
-        .with_effect(error.effect())
-        .retryable(error.is_retryable())
-        .with_source(error)
+    error.at(host)
 }
 
 async fn read_tls(tls: &TlsFiles) -> Result<TlsOptions> {

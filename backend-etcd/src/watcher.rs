@@ -236,7 +236,7 @@ impl Reader {
             if std::mem::take(&mut reopening)
                 && let Err(error) = self.wire.compare_history().await
             {
-                tracing::debug!(%error, "the watch stream cannot be opened again yet");
+                tracing::debug!(error = %error.chain(), "the watch stream cannot be opened again yet");
             }
             let link = self.wire.link();
             reopening = true;
@@ -247,7 +247,7 @@ impl Reader {
                     continue;
                 }
                 Ok(Over::Broken) => {}
-                Err(error) => tracing::debug!(%error, "the watch stream broke"),
+                Err(error) => tracing::debug!(error = %error.chain(), "the watch stream broke"),
             }
             for entry in self.watches.values() {
                 if let Some(sink) = entry.sink.upgrade() {

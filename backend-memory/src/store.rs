@@ -16,11 +16,12 @@ pub(crate) mod election;
 mod queue;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tenure_core::backend::{Alarm, Held, Kind, Side, path};
+use tenure_core::backend::{Alarm, Held, Kind, Redacted, Side, path};
 use tenure_core::{
     Clock, Error, ErrorKind, FencingToken, LossReason, Moment, Name, Namespace, Result,
 };
@@ -173,7 +174,7 @@ impl Member {
 }
 
 /// An attempt, in the store's words.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Attempt {
     pub(crate) object: Object,
     /// `Write` for whatever is not shared.
@@ -182,6 +183,29 @@ pub(crate) struct Attempt {
     pub(crate) alarm: Alarm,
     /// What a candidate stands for.
     pub(crate) value: Option<Arc<[u8]>>,
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attempt")
+            .field("object", &self.object)
+            .field("side", &self.side)
+            .field("nonce", &self.nonce)
+            .field("value", &self.value.as_deref().map(Redacted))
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Place")
+            .field("session", &self.session)
+            .field("nonce", &self.nonce)
+            .field("side", &self.side)
+            .field("token", &self.token)
+            .field("value", &self.value.as_deref().map(Redacted))
+            .finish_non_exhaustive()
+    }
 }
 
 /// A grant, in the store's words.
@@ -228,7 +252,6 @@ struct Way {
     withdrawn: bool,
 }
 
-#[derive(Debug)]
 struct Place {
     session: u64,
     nonce: u64,

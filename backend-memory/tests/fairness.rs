@@ -93,3 +93,54 @@ async fn with_says_lost_if_the_lock_was_lost_during_the_work() {
         (ErrorKind::Lost, Effect::Unknown)
     );
 }
+
+/// A popped item leaves the queue with its value, whatever becomes of the acknowledgement.
+#[tokio::test(start_paused = true)]
+async fn pop_returns_the_value_although_the_acknowledgement_was_not_confirmed() {
+    for fault in [Fault::AnswersLost, Fault::RequestsLost] {
+        let store = store();
+        let consumer = another(&store);
+        let link = consumer.backend().link();
+        let session = open(&consumer).await;
+        let here = session.queue("x").unwrap();
+        let there = open(&store).await.queue("x").unwrap();
+        let popping = tokio::spawn(async move { here.pop().await });
+        until("it waits", || store.backend().footprint().waits == 1).await;
+        // For the next request, the acknowledgement: the wait is on its way.
+        link.inject_once(fault);
+        there.enqueue("receipt").await.unwrap();
+        assert_eq!(popping.await.unwrap().unwrap(), b"receipt");
+        // Acknowledged in the background, for as long as the session lives.
+        until("it is gone", || store.backend().footprint().items == 0).await;
+        session.close().await.unwrap();
+    }
+}
+
+/// The store says that the item was not this consumer's any more: another has it.
+#[tokio::test(start_paused = true)]
+async fn pop_waits_for_another_item_if_an_operator_took_the_first() {
+    let store = store();
+    let consumer = another(&store);
+    let link = consumer.backend().link();
+    let here = open(&consumer).await.queue("x").unwrap();
+    let there = open(&store).await.queue("x").unwrap();
+    let popping = tokio::spawn(async move { here.pop().await });
+    until("it waits", || store.backend().footprint().waits == 1).await;
+    link.inject_once(Fault::Silent);
+    there.enqueue("taken away").await.unwrap();
+    until("it is delivered", || {
+        store.backend().footprint().holdings == 1
+    })
+    .await;
+    let keys = store.backend().keys();
+    assert!(
+        keys.iter().any(|key| store.backend().delete(key)),
+        "{keys:?}"
+    );
+    let again = there.dequeue().await.unwrap();
+    assert_eq!((again.value(), again.count()), (&b"taken away"[..], 2));
+    link.heal();
+    again.ack().await.unwrap();
+    there.enqueue("next").await.unwrap();
+    assert_eq!(popping.await.unwrap().unwrap(), b"next");
+}

@@ -275,7 +275,7 @@ async fn values_that_cannot_be_read_say_so_and_are_not_tried_again() {
         tx.get_string("odd").await
     });
     let error = text.await.unwrap_err();
-    assert!(error.to_string().contains("UTF-8"), "{error}");
+    assert!(error.chain().to_string().contains("UTF-8"), "{error}");
     assert!(!error.is_retryable());
     let json = stm.run(async |tx| tx.get_as::<u64>("odd").await);
     assert!(json.await.unwrap_err().to_string().contains("JSON"));

@@ -109,7 +109,7 @@ impl PostgresBarrier {
                 Ok(unheld) if unheld.first()?.get("unheld")? => {
                     let announced = self.session.client.write(step(ANNOUNCE).with(path)).await;
                     if let Err(error) = announced {
-                        tracing::debug!(%error, "could not announce the end of a hold");
+                        tracing::debug!(error = %error.chain(), "could not announce the end of a hold");
                     }
                     return Ok(());
                 }
@@ -278,7 +278,7 @@ const ANNOUNCE: &str = "SELECT tenure.tell_path($1)";
 /// fail, they find out by themselves.
 async fn announce(main: &mut MainGuard<'_>, path: &str) {
     if let Err(error) = main.call(step(ANNOUNCE).with(path)).await {
-        tracing::debug!(%error, "could not announce the end of a hold");
+        tracing::debug!(error = %error.chain(), "could not announce the end of a hold");
     }
 }
 

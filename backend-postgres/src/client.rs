@@ -285,7 +285,7 @@ impl Client {
             state.swept = Some(now);
         }
         if let Err(error) = self.sweep_all().await {
-            tracing::debug!(%error, "could not sweep");
+            tracing::debug!(error = %error.chain(), "could not sweep");
         }
     }
 
@@ -363,7 +363,7 @@ impl Client {
         let client = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = client.read(|| step("SELECT tenure.end_silent()")).await {
-                tracing::debug!(%error, "could not look for silent sessions");
+                tracing::debug!(error = %error.chain(), "could not look for silent sessions");
             }
         });
     }
@@ -640,7 +640,7 @@ async fn hear(
                     client.missed();
                     break listener;
                 }
-                Err(error) => tracing::debug!(%error, "cannot listen"),
+                Err(error) => tracing::debug!(error = %error.chain(), "cannot listen"),
             }
         };
     }

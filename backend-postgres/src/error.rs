@@ -133,34 +133,27 @@ pub(crate) fn old_schema(version: i32, error: Error) -> Error {
 /// An error of the client, in the words of the server or the operating system: its own text would put a
 /// preamble before these.
 #[derive(Debug)]
-struct Said {
-    text: String,
-    error: sqlx::Error,
-}
+struct Said(String);
 
 impl From<sqlx::Error> for Said {
     fn from(error: sqlx::Error) -> Self {
-        let text = match &error {
+        Self(match &error {
             sqlx::Error::Database(database) => database.message().to_owned(),
             sqlx::Error::Io(why) => why.to_string(),
             sqlx::Error::Tls(why) | sqlx::Error::Configuration(why) => why.to_string(),
             other => other.to_string(),
-        };
-        Self { text, error }
+        })
     }
 }
 
 impl std::fmt::Display for Said {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Said {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
+// No source: what the library says below repeats this.
+impl std::error::Error for Said {}
 
 /// What became of an attempt to connect to `host`.
 pub(crate) fn connecting(host: &str, error: sqlx::Error) -> Error {
@@ -169,24 +162,16 @@ pub(crate) fn connecting(host: &str, error: sqlx::Error) -> Error {
             no_connection(format!("no connection to PostgreSQL at {host}"))
                 .with_source(Said::from(error))
         }
-        _ => at(host, from_sqlx(error)),
+        _ => from_sqlx(error).at(host),
     }
 }
 
 /// A server off this machine offers no TLS, and nobody allowed to go on without.
 pub(crate) fn no_encryption(host: &str, error: sqlx::Error) -> Error {
     let why = "the server offers no TLS, and a password is sent over a network only under TLS: enable TLS on the server, or add `sslmode=disable` where the network and the server can be trusted with it";
-    at(host, Error::new(ErrorKind::Config, why))
-        .with_effect(Effect::None)
-        .with_source(Error::new(ErrorKind::Config, why).with_source(Said::from(error)))
-}
-
-/// What the server at `host` has to say: of several, one has to know which.
-fn at(host: &str, error: Error) -> Error {
-    Error::new(error.kind(), host)
-        .with_effect(error.effect())
-        .retryable(error.is_retryable())
-        .with_source(error)
+    Error::new(ErrorKind::Config, why)
+        .at(host)
+        .with_source(Said::from(error))
 }
 
 /// What became of a connection attempt or a statement. A statement that fails is rolled back.
@@ -370,10 +355,10 @@ mod tests {
         let broken = std::io::Error::other("connection refused");
         let error = connecting("db:5432", sqlx::Error::Io(broken));
         assert_eq!(
-            error.to_string(),
+            error.chain().to_string(),
             "no connection to PostgreSQL at db:5432: connection refused"
         );
         let refused = from_sqlx(sqlx::Error::Tls("no root".into()));
-        assert_eq!(refused.to_string().matches("no root").count(), 1);
+        assert_eq!(refused.chain().to_string().matches("no root").count(), 1);
     }
 }

@@ -397,7 +397,7 @@ impl PostgresSession {
         };
         let alarm = holder.alarm.clone();
         if let Err(error) = self.leave(&mut main, nonce).await {
-            tracing::debug!(%error, "could not carry out an eviction");
+            tracing::debug!(error = %error.chain(), "could not carry out an eviction");
         }
         alarm.raise(LossReason::Revoked);
     }

@@ -328,7 +328,7 @@ impl<'s> MainGuard<'s> {
         self.main.room.reserved = match kept {
             Ok(kept) => usize::try_from(kept).unwrap_or(0),
             Err(error) => {
-                tracing::debug!(%error, "could not give back a reservation of locks");
+                tracing::debug!(error = %error.chain(), "could not give back a reservation of locks");
                 0
             }
         };

@@ -387,7 +387,9 @@ impl PostgresQueue {
                 Err(error) if !error.is_retryable() => {
                     return Err(error.with_effect(Effect::Unknown));
                 }
-                Err(error) => tracing::debug!(%error, "could not read an item's value"),
+                Err(error) => {
+                    tracing::debug!(error = %error.chain(), "could not read an item's value")
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}

@@ -342,7 +342,7 @@ impl PostgresSession {
         };
         let mut main = MainGuard::new(self.main.lock().await, None);
         if let Err(error) = main.call(step(RENEW)).await {
-            tracing::debug!(%error, session = self.id, "the main connection is gone");
+            tracing::debug!(error = %error.chain(), session = self.id, "the main connection is gone");
         }
     }
 
@@ -419,7 +419,7 @@ impl Lease for PostgresSession {
             // The connection goes, and everything with it. The rows that are left are a dead session's: not
             // to free the locks because one of those is in somebody's hands would be worse.
             Err(error) => {
-                tracing::debug!(session = self.id, %error, "could not clear up; others will");
+                tracing::debug!(session = self.id, error = %error.chain(), "could not clear up; others will");
                 main.close().await;
                 return Ok(());
             }

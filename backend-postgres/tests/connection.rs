@@ -99,12 +99,18 @@ async fn tls_accepts_the_right_and_refuses_the_wrong() {
     ] {
         let error = refused(what, url).await;
         assert_eq!(error.kind(), kind, "{what}: {error:?}");
-        assert!(error.to_string().contains("certificate"), "{what}: {error}");
+        assert!(
+            error.chain().to_string().contains("certificate"),
+            "{what}: {error}"
+        );
     }
     let plain = format!("{}?sslmode=disable", server.url());
     let error = refused("plaintext to a TLS server", plain).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
-    assert!(error.to_string().contains("no encryption"), "{error}");
+    assert!(
+        error.chain().to_string().contains("no encryption"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -113,7 +119,7 @@ async fn tls_is_not_given_up_where_it_was_asked_for() {
         let url = format!("{}?sslmode={mode}", server().url());
         let error = refused(mode, url).await;
         assert_eq!(error.kind(), ErrorKind::Config, "{mode}: {error:?}");
-        assert!(error.to_string().contains("TLS"), "{mode}: {error}");
+        assert!(error.chain().to_string().contains("TLS"), "{mode}: {error}");
     }
 }
 
@@ -135,7 +141,7 @@ async fn a_server_of_another_name_is_refused() {
     };
     let error = refused("wrong host", with("verify-full")).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
-    assert!(error.to_string().contains("certificate"), "{error}");
+    assert!(error.chain().to_string().contains("certificate"), "{error}");
     use_it(with("verify-ca")).await.unwrap();
 }
 
@@ -158,7 +164,10 @@ async fn mutual_tls_wants_the_right_certificate() {
     ] {
         let error = refused(what, url).await;
         assert_eq!(error.kind(), ErrorKind::Unauthorized, "{what}: {error:?}");
-        assert!(error.to_string().contains("`sslcert`"), "{what}: {error}");
+        assert!(
+            error.chain().to_string().contains("`sslcert`"),
+            "{what}: {error}"
+        );
     }
     let swapped = Identity {
         cert: certs.client.cert.clone(),
@@ -194,7 +203,7 @@ async fn passwords() {
 
 /// It names the host, and says what is the matter once.
 fn told_once(server: &PostgresServer, error: &Error, words: &[&str]) {
-    let (text, host) = (error.to_string(), server.address().to_string());
+    let (text, host) = (error.chain().to_string(), server.address().to_string());
     for word in words.iter().chain([&&*host]) {
         assert_eq!(text.matches(word).count(), 1, "{word}: {text}");
     }
@@ -234,7 +243,7 @@ async fn of_several_hosts_the_one_that_can_be_written_to() {
     let alone = format!("postgres://postgres@{standby}/postgres");
     let error = refused("a standby", &alone).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
-    assert!(error.to_string().contains("standby"), "{error}");
+    assert!(error.chain().to_string().contains("standby"), "{error}");
     let nobody = Proxy::start("127.0.0.1:1").unwrap().address();
     let all = format!("postgres://postgres@{nobody},{standby},{primary}/postgres");
     use_it(&all).await.unwrap();
@@ -294,7 +303,10 @@ async fn a_read_only_role_is_refused() {
     let error = refused("read-only", url_as(server(), "reader", &db.name)).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
     assert!(
-        error.to_string().contains("default_transaction_read_only"),
+        error
+            .chain()
+            .to_string()
+            .contains("default_transaction_read_only"),
         "{error}"
     );
 }
@@ -308,7 +320,7 @@ async fn the_least_rights_are_enough_and_each_is_needed() {
     let url = url_as(server(), "least", &db.name);
     let error = refused("no schema, and no right to make one", &url).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
-    assert!(error.to_string().contains("migration"), "{error}");
+    assert!(error.chain().to_string().contains("migration"), "{error}");
 
     let migration = tenure_postgres::migration();
     sql.execute(sqlx::raw_sql(AssertSqlSafe(migration)))
@@ -316,7 +328,10 @@ async fn the_least_rights_are_enough_and_each_is_needed() {
         .unwrap();
     let error = refused("no rights on the schema", &url).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
-    assert!(error.to_string().contains("schema tenure"), "{error}");
+    assert!(
+        error.chain().to_string().contains("schema tenure"),
+        "{error}"
+    );
 
     let grants = tenure_postgres::grants("least");
     sql.execute(sqlx::raw_sql(AssertSqlSafe(grants)))
@@ -335,7 +350,10 @@ async fn the_least_rights_are_enough_and_each_is_needed() {
         sql.execute(change("REVOKE", "FROM")).await.unwrap();
         let error = refused(right, &url).await;
         assert_eq!(error.kind(), ErrorKind::Unauthorized, "{right}: {error:?}");
-        assert!(error.to_string().contains(named), "{right}: {error}");
+        assert!(
+            error.chain().to_string().contains(named),
+            "{right}: {error}"
+        );
         sql.execute(change("GRANT", "TO")).await.unwrap();
     }
     use_it(&url).await.unwrap();
@@ -355,7 +373,10 @@ async fn a_schema_of_another_version_is_refused() {
             false => {
                 let error = refused("another layout", server().url_of(&db.name)).await;
                 assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
-                assert!(error.to_string().contains("layout version"), "{error}");
+                assert!(
+                    error.chain().to_string().contains("layout version"),
+                    "{error}"
+                );
             }
         }
     }
@@ -384,7 +405,10 @@ async fn a_schema_of_version_1_is_upgraded_by_its_owner_and_refused_by_others() 
     let url = url_as(server(), "later", &db.name);
     let error = refused("not the owner", &url).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error:?}");
-    assert!(error.to_string().contains("layout version 1"), "{error}");
+    assert!(
+        error.chain().to_string().contains("layout version 1"),
+        "{error}"
+    );
     // What stands in it stays.
     sql.execute("INSERT INTO tenure.data VALUES ('tenure/1/x/stm/k', 'v', 1, 1, 1)")
         .await
@@ -448,7 +472,7 @@ async fn a_database_of_another_encoding_is_refused() {
         .unwrap();
     let error = refused("LATIN1", server().url_of("latin")).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
-    assert!(error.to_string().contains("LATIN1"), "{error}");
+    assert!(error.chain().to_string().contains("LATIN1"), "{error}");
 }
 
 /// pgbouncer before the server, in a mode of pooling.
@@ -539,7 +563,10 @@ async fn a_pooler_that_shares_connections_is_refused() {
         let pooler = Pooler::start(mode).await;
         let error = refused(mode, pooler.url(&db.name)).await;
         assert_eq!(error.kind(), ErrorKind::Config, "{mode}: {error:?}");
-        assert!(error.to_string().contains("pooler"), "{mode}: {error}");
+        assert!(
+            error.chain().to_string().contains("pooler"),
+            "{mode}: {error}"
+        );
     }
 }
 

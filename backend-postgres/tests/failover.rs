@@ -199,7 +199,10 @@ async fn a_full_lock_table_is_not_what_others_meet() {
     };
     assert_eq!(refused.kind(), ErrorKind::TooLarge, "{refused}");
     assert!(
-        refused.to_string().contains("max_locks_per_transaction"),
+        refused
+            .chain()
+            .to_string()
+            .contains("max_locks_per_transaction"),
         "{refused}"
     );
     // The session has its own lock besides, and a reservation.

@@ -225,7 +225,10 @@ async fn a_key_has_one_spelling() {
     for name in ["key:3, -4", "key:+3,-4", "key:03,-04"] {
         let refused = session.locker(name).unwrap().try_lock().await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidName, "{name}");
-        assert!(refused.to_string().contains("`key:3,-4`"), "{refused}");
+        assert!(
+            refused.chain().to_string().contains("`key:3,-4`"),
+            "{refused}"
+        );
     }
     guard.release().await.unwrap();
     assert!(take(&mut db.sql().await, "3, -4").await);

@@ -86,7 +86,7 @@ impl Acks {
         }
         match &last.answer {
             None => Ok(()),
-            Some(error) => Err(Error::new(error.kind(), error.to_string())
+            Some(error) => Err(Error::new(error.kind(), error.chain().to_string())
                 .with_effect(error.effect())
                 .retryable(error.is_retryable())),
         }

@@ -86,7 +86,7 @@ impl Attempts {
         self.next = Some(Instant::now() + self.pause);
         self.failed = Some(Failure {
             kind: error.kind(),
-            message: error.to_string(),
+            message: error.chain().to_string(),
             retryable: error.is_retryable(),
         });
     }
@@ -388,11 +388,13 @@ impl Client {
                     Ok(_) => return,
                     // No repetition helps: those who wait shall hear it.
                     Err(error) if !error.is_retryable() => {
-                        tracing::warn!(%error, "cannot connect to Redis any more");
+                        tracing::warn!(error = %error.chain(), "cannot connect to Redis any more");
                         client.tell_missed(None);
                         return;
                     }
-                    Err(error) => tracing::debug!(%error, "cannot connect to Redis yet"),
+                    Err(error) => {
+                        tracing::debug!(error = %error.chain(), "cannot connect to Redis yet")
+                    }
                 }
             }
         });

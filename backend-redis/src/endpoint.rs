@@ -261,7 +261,7 @@ struct Failures(Option<Error>);
 
 impl Failures {
     fn add(&mut self, error: Error) {
-        tracing::debug!(%error, "a server is not the one");
+        tracing::debug!(error = %error.chain(), "a server is not the one");
         // One that no repetition helps says more than that a server is down.
         match &self.0 {
             Some(known) if !known.is_retryable() || error.is_retryable() => {}
@@ -396,7 +396,9 @@ fn not_welcome(config: &RedisConfig, address: &Address, error: RedisError) -> Er
         return too_old(address, "below 6").with_source(error::Said::from(error));
     }
     if !error.is_io_error() {
-        return error::at(address, error::from_redis(error).with_effect(Effect::None));
+        return error::from_redis(error)
+            .with_effect(Effect::None)
+            .at(address);
     }
     match &config.tls {
         // With TLS 1.3 the server looks at our certificate when we think that we are through.
@@ -598,7 +600,9 @@ async fn ask_sentinel(
             "{sentinel} is no sentinel: write `redis://` for one server"
         ))
         .with_source(error::Said::from(error)),
-        false => error::at(sentinel, error::from_redis(error).with_effect(Effect::None)),
+        false => error::from_redis(error)
+            .with_effect(Effect::None)
+            .at(sentinel),
     })?;
     let [host, port] = elements(&answer) else {
         return Ok(None);

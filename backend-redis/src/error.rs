@@ -168,19 +168,8 @@ impl std::fmt::Display for Said {
     }
 }
 
-impl std::error::Error for Said {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-/// What the server at `address` has to say: of several, one has to know which.
-pub(crate) fn at(address: &impl std::fmt::Display, error: Error) -> Error {
-    Error::new(error.kind(), address.to_string())
-        .with_effect(error.effect())
-        .retryable(error.is_retryable())
-        .with_source(error)
-}
+// No source: what the library says below repeats this.
+impl std::error::Error for Said {}
 
 /// What became of a script. Redis names the line of a refused command, and not the command.
 pub(crate) fn from_script(error: RedisError, source: &str) -> Error {

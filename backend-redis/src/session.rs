@@ -431,7 +431,7 @@ impl RedisSession {
                             || refused(&error, &connection))
                         && begun.elapsed() < self.client.config.timeout =>
                 {
-                    tracing::debug!(%error, script = script.name, "again, over another connection");
+                    tracing::debug!(error = %error.chain(), script = script.name, "again, over another connection");
                 }
                 // Nothing happened, and the move of a small slot is over in a moment.
                 Err(error)
@@ -589,7 +589,7 @@ impl RedisSession {
         let sweeping = self.bury(dead, SWEPT_AT_ONCE);
         match tokio::time::timeout(SWEEP, sweeping).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "could not clean up"),
+            Ok(Err(error)) => tracing::debug!(error = %error.chain(), "could not clean up"),
             Err(_) => tracing::debug!("there is more to clean up"),
         }
     }
@@ -708,7 +708,7 @@ impl Lease for RedisSession {
         let time = (self.ttl * 3 / 10).saturating_sub(begun.elapsed());
         match tokio::time::timeout(time.min(self.ttl / 10), cleaning).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "could not clean up"),
+            Ok(Err(error)) => tracing::debug!(error = %error.chain(), "could not clean up"),
             Err(_) => tracing::debug!("there is more to clean up"),
         }
         Ok(())

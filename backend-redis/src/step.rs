@@ -6,7 +6,7 @@ use tenure_core::{Error, FencingToken, Result};
 use crate::error;
 
 /// An argument of a script.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) enum Arg<'a> {
     Bytes(&'a [u8]),
     Text(&'a str),
@@ -63,7 +63,6 @@ impl From<FencingToken> for Arg<'_> {
 }
 
 /// What a script answered: a status, and what comes with it.
-#[derive(Debug)]
 pub(crate) struct Reply {
     script: &'static str,
     /// The number of the connection that carried it.

@@ -423,7 +423,7 @@ async fn a_lock_of_redisson_is_reported() {
     let lock = locker(&server, LONG, "orders").await;
     let hash = ["HSET", "orders", "6c2d-thread:1", "1"];
     let redisson = |error: tenure_core::Error| {
-        let text = error.to_string();
+        let text = error.chain().to_string();
         assert_eq!(error.kind(), ErrorKind::Foreign, "{text}");
         assert!(
             text.contains("Redisson") && text.contains("orders"),
@@ -457,7 +457,7 @@ async fn a_lock_of_redisson_is_reported() {
     ask(&server, &["LPUSH", "orders", "1"]);
     let error = lock.lock().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
-    assert!(!error.to_string().contains("Redisson"), "{error}");
+    assert!(!error.chain().to_string().contains("Redisson"), "{error}");
     // One that came over a holder of ours.
     ask(&server, &["DEL", "orders"]);
     let guard = lock.lock().await.unwrap();
@@ -627,7 +627,10 @@ async fn names_that_cannot_be_keys_are_refused() {
     let lock = session.locker("orders").unwrap();
     let refused = lock.lock().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::InvalidName);
-    assert!(refused.to_string().contains("{tenure/1/shop}"), "{refused}");
+    assert!(
+        refused.chain().to_string().contains("{tenure/1/shop}"),
+        "{refused}"
+    );
     let lock = session.locker("orders:{tenure/1/shop}").unwrap();
     let guard = within(PROMPT, "a lock", lock.lock()).await.unwrap();
     guard.release().await.unwrap();

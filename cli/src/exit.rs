@@ -165,12 +165,12 @@ impl From<Error> for Failure {
 
 /// An error in the words of the command line: those of the library are its methods'.
 pub(crate) fn described(error: &Error) -> String {
-    let message = error.message();
+    let message = error.explanation();
     match (error.operation().map(words), error.name()) {
         (Some(operation), Some(name)) => format!("{operation} {name:?}: {message}"),
         (Some(operation), None) => format!("{operation}: {message}"),
         (None, Some(name)) => format!("{name:?}: {message}"),
-        (None, None) => message,
+        (None, None) => message.to_string(),
     }
 }
 

@@ -200,7 +200,7 @@ impl<'a> Plan<'a> {
 pub(crate) fn lost(held: &Holding, reason: Option<LossReason>) -> Failure {
     let error = held.loss_error().or_else(|| reason.map(Error::lost));
     let why = match error {
-        Some(error) => error.message(),
+        Some(error) => error.explanation().to_string(),
         None => "the store did not answer, or could not renew the lease, in time, so the command was ended \
                  before the lease ran out"
             .to_owned(),

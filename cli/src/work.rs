@@ -137,7 +137,7 @@ fn joins_again(error: &Error, session: &Session) -> bool {
 
 /// Whether the server has no connection left: others end, and with them their connections.
 fn is_full(error: &Error) -> bool {
-    let message = error.message();
+    let message = error.explanation().to_string();
     [
         // PostgreSQL, in the words of its backend: of the server, a database, a role.
         "PostgreSQL has no connection left",
@@ -157,7 +157,7 @@ async fn open(global: &Global, again: impl Fn(&Error) -> bool) -> Result<Session
         match global.open().await? {
             Ok(session) => return Ok(session),
             Err(error) if again(&error) => {
-                tracing::debug!(%error, "opening a session, trying again");
+                tracing::debug!(error = %error.chain(), "opening a session, trying again");
             }
             Err(error) => return Err(error.into()),
         }
@@ -197,7 +197,7 @@ pub(crate) async fn ask<T>(
 pub(crate) async fn close(session: Session, signals: &mut Signals) {
     let closed = |closed: Result<(), Error>| match closed {
         Ok(()) => {}
-        Err(error) => tracing::debug!(%error, "closing the session"),
+        Err(error) => tracing::debug!(error = %error.chain(), "closing the session"),
     };
     tokio::select! {
         done = tokio::time::timeout(CLOSING, session.close()) => match done {

@@ -215,10 +215,10 @@ impl fmt::Display for Outcome {
 impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         match error.kind() {
-            ErrorKind::Unsupported => Self::excused(error.to_string()),
-            _ if why_out_of_order(&error).is_some() => Self::not_run(error.to_string()),
+            ErrorKind::Unsupported => Self::excused(error.chain().to_string()),
+            _ if why_out_of_order(&error).is_some() => Self::not_run(error.chain().to_string()),
             kind => Self::Violated {
-                counterexample: format!("an unexpected error: {error}"),
+                counterexample: format!("an unexpected error: {error}", error = error.chain()),
                 judged: false,
                 unavailable: kind == ErrorKind::Unavailable,
                 history: None,
@@ -285,7 +285,10 @@ impl Case {
         match (outcome, unless_away(|| harness.clean_up()).await) {
             // The attack itself held: a store that is gone by now breaks no promise, and proves none.
             (Outcome::Held { evidence }, Err(error)) => {
-                let left = format!("{evidence}; but what was left could not be removed: {error}");
+                let left = format!(
+                    "{evidence}; but what was left could not be removed: {error}",
+                    error = error.chain()
+                );
                 match error.kind() {
                     ErrorKind::Unavailable => Outcome::not_run(left),
                     _ => Outcome::violated(left),
@@ -303,7 +306,8 @@ impl Case {
             Ok(guarantees) => (self.promise)(&guarantees),
             Err(error) => {
                 return Outcome::not_run(format!(
-                    "the store does not say what it promises: {error}"
+                    "the store does not say what it promises: {error}",
+                    error = error.chain()
                 ));
             }
         };

@@ -57,7 +57,10 @@ impl<'a> Patient<'a> {
         let serves = unless_away(async || self.harness.connect().await?.guarantees().await);
         match serves.await {
             Err(error) if error.kind() == ErrorKind::Unavailable && !self.is_struck() => {
-                Outcome::not_run(format!("the store became unavailable: {error}"))
+                Outcome::not_run(format!(
+                    "the store became unavailable: {error}",
+                    error = error.chain()
+                ))
             }
             _ => outcome,
         }
@@ -79,7 +82,7 @@ impl<'a> Patient<'a> {
                 .take();
         }
         attempt.given_up = match &reached {
-            Err(error) if error.kind() == ErrorKind::Unavailable => Some(error.to_string()),
+            Err(error) if error.kind() == ErrorKind::Unavailable => Some(error.chain().to_string()),
             _ => None,
         };
         reached

@@ -659,7 +659,7 @@ async fn one(
         let harness = match staged {
             Ok(Ok(harness)) => harness,
             Ok(Err(error)) => {
-                let why = format!("{NOT_SET_UP}: {error}");
+                let why = format!("{NOT_SET_UP}: {error}", error = error.chain());
                 return Some((None, Outcome::not_run(why)));
             }
             Err(_) => {

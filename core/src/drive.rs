@@ -291,7 +291,7 @@ impl Core {
 
     /// A renewal failed, and not because the lease is gone.
     fn not_renewed(&self, error: &Error) {
-        *self.trouble() = Some((error.kind(), error.message()));
+        *self.trouble() = Some((error.kind(), error.explanation().to_string()));
     }
 
     /// Why it was not renewed in time.
@@ -465,7 +465,7 @@ impl Core {
                 let revoked = caught(self.lease.revoke()).await;
                 match revoked.unwrap_or_else(Err) {
                     Err(error) if error.is_retryable() => {
-                        tracing::debug!(session = %self.id, %error, "revoking failed, trying again");
+                        tracing::debug!(session = %self.id, error = %error.chain(), "revoking failed, trying again");
                     }
                     answer => return answer,
                 }
@@ -570,10 +570,10 @@ impl Core {
             match step().await {
                 Ok(()) => return,
                 Err(error) if error.kind() != ErrorKind::Lost && self.lives_in_the_store() => {
-                    tracing::debug!(session = %self.id, %error, "{what} failed, trying again");
+                    tracing::debug!(session = %self.id, error = %error.chain(), "{what} failed, trying again");
                 }
                 Err(error) => {
-                    tracing::debug!(session = %self.id, %error, "{what} given up; the end of the session does it");
+                    tracing::debug!(session = %self.id, error = %error.chain(), "{what} given up; the end of the session does it");
                     return;
                 }
             }

@@ -18,7 +18,7 @@ use crate::handle::{Handle, Landing};
 use crate::holding::Holding;
 use crate::name::Name;
 use crate::settle::Settle;
-use crate::value;
+use crate::value::{self, Redacted};
 use crate::{Error, FencingToken, Result};
 
 /// The elections of one session, as a backend implements them.
@@ -73,7 +73,7 @@ pub struct Sighting {
     pub leader: Option<Leader>,
 }
 
-/// A leader, as others see it.
+/// A leader, as others see it. Its `Debug` shows the length of the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Leader {
     value: Arc<[u8]>,
@@ -107,7 +107,7 @@ impl Leader {
 
 impl fmt::Debug for Leader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Leader({:?} {})", self.text(), self.token)
+        write!(f, "Leader({:?} {})", Redacted(&self.value), self.token)
     }
 }
 

@@ -55,14 +55,12 @@ pub enum Effect {
 
 /// What went wrong, in which operation, on which name, and what can be done about it.
 ///
-/// As a text it includes the texts of its [sources](std::error::Error::source): print it, or walk them to
-/// look at one, but do not print both.
+/// Its text is its own: what caused it is left to its [source](std::error::Error::source). [`chain`](Self::chain)
+/// shows both, as its `Debug` does.
 ///
 /// Secrets (passwords in URLs, tokens of the store) never appear in it.
 pub struct Error(Box<Inner>);
 
-#[derive(Debug, thiserror::Error)]
-#[error("{}", Describe { operation, name, message, source })]
 struct Inner {
     kind: ErrorKind,
     effect: Effect,
@@ -72,29 +70,6 @@ struct Inner {
     name: Option<String>,
     message: String,
     source: Option<Source>,
-}
-
-struct Describe<'a> {
-    operation: &'a Option<&'static str>,
-    name: &'a Option<String>,
-    message: &'a str,
-    source: &'a Option<Source>,
-}
-
-impl fmt::Display for Describe<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.operation, self.name) {
-            (Some(operation), Some(name)) => write!(f, "{operation} {name:?}: ")?,
-            (Some(operation), None) => write!(f, "{operation}: ")?,
-            (None, Some(name)) => write!(f, "{name:?}: ")?,
-            (None, None) => {}
-        }
-        f.write_str(self.message)?;
-        match self.source {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
-        }
-    }
 }
 
 impl Error {
@@ -185,6 +160,13 @@ impl Error {
         self
     }
 
+    /// Puts the place where it happened before the message: the one of several servers, for instance.
+    #[must_use]
+    pub fn at(mut self, place: impl fmt::Display) -> Self {
+        self.0.message = format!("{place}: {}", self.0.message);
+        self
+    }
+
     /// Adds the error underneath.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
@@ -212,17 +194,25 @@ impl Error {
         self.0.loss
     }
 
-    /// What happened and why, without the operation and the name.
-    pub fn message(&self) -> String {
-        match &self.0.source {
-            None => self.0.message.clone(),
-            Some(source) => format!("{}: {source}", self.0.message),
+    /// What happened, without the operation, the name and the causes.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// What happened and why: [`chain`](Self::chain) without the operation and the name.
+    pub fn explanation(&self) -> impl fmt::Display + '_ {
+        Chain {
+            first: &self.0.message,
+            cause: std::error::Error::source(self),
         }
     }
 
     /// The error and all of its [sources](std::error::Error::source), joined by `: `.
     pub fn chain(&self) -> impl fmt::Display + '_ {
-        Chain(self)
+        Chain {
+            first: self,
+            cause: std::error::Error::source(self),
+        }
     }
 
     /// The operation that failed, in the words of the API (`lock`, `release`, `open`).
@@ -236,21 +226,25 @@ impl Error {
     }
 }
 
-/// An error and its sources. A source whose words end the text above it, as some libraries have it, is left out.
-struct Chain<'a>(&'a dyn std::error::Error);
+/// A text and the causes behind it. A cause whose words end the text above it, as some libraries have it, is left
+/// out.
+struct Chain<'a, T> {
+    first: T,
+    cause: Option<&'a (dyn std::error::Error + 'static)>,
+}
 
-impl fmt::Display for Chain<'_> {
+impl<T: fmt::Display> fmt::Display for Chain<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut above = self.0.to_string();
+        let mut above = self.first.to_string();
         f.write_str(&above)?;
-        let mut link = self.0.source();
-        while let Some(error) = link {
+        let mut cause = self.cause;
+        while let Some(error) = cause {
             let text = error.to_string();
             if !above.ends_with(&text) {
                 write!(f, ": {text}")?;
             }
             above = text;
-            link = error.source();
+            cause = error.source();
         }
         Ok(())
     }
@@ -258,7 +252,13 @@ impl fmt::Display for Chain<'_> {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match (self.0.operation, &self.0.name) {
+            (Some(operation), Some(name)) => write!(f, "{operation} {name:?}: ")?,
+            (Some(operation), None) => write!(f, "{operation}: ")?,
+            (None, Some(name)) => write!(f, "{name:?}: ")?,
+            (None, None) => {}
+        }
+        f.write_str(&self.0.message)
     }
 }
 
@@ -268,7 +268,7 @@ impl fmt::Debug for Error {
             .field("kind", &self.0.kind)
             .field("effect", &self.0.effect)
             .field("retryable", &self.0.retryable)
-            .field("message", &self.to_string())
+            .field("message", &self.chain().to_string())
             .finish_non_exhaustive()
     }
 }
@@ -292,6 +292,21 @@ mod tests {
         assert_eq!(error.to_string(), "lock \"orders\": no endpoint answers");
         assert!(error.is_retryable());
         assert_eq!(error.effect(), Effect::None);
+    }
+
+    #[test]
+    fn causes_are_left_to_source() {
+        let broken = std::io::Error::other("broken pipe");
+        let inner = Error::new(ErrorKind::Unavailable, "no answer").with_source(broken);
+        let error = Error::new(ErrorKind::CommitUnknown, "unknown")
+            .with_source(inner.at("[::1]:1"))
+            .during("txn");
+        assert_eq!(error.to_string(), "txn: unknown");
+        assert_eq!(error.message(), "unknown");
+        let causes = "unknown: [::1]:1: no answer: broken pipe";
+        assert_eq!(error.explanation().to_string(), causes);
+        assert_eq!(error.chain().to_string(), format!("txn: {causes}"));
+        assert!(format!("{error:?}").contains(causes));
     }
 
     #[test]

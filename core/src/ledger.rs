@@ -5,12 +5,14 @@
 //! that is wrong, or empty, costs a round trip.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::name::Name;
+use crate::value::Redacted;
 
 /// For how many keys the newest revision is remembered.
 const REMEMBERED: usize = 4_096;
@@ -20,11 +22,20 @@ const REMEMBERED: usize = 4_096;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What was read under a key, or written.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Seen {
     pub(crate) value: Option<Arc<[u8]>>,
     /// 0 if absent.
     pub(crate) modified: u64,
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seen")
+            .field("value", &self.value.as_deref().map(Redacted))
+            .field("modified", &self.modified)
+            .finish()
+    }
 }
 
 /// A consistent picture of some keys, at one revision.

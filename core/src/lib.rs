@@ -216,6 +216,7 @@ pub mod backend {
     pub use crate::stm::{Done, Outcome, Read, Resolution, Stm};
     pub use crate::txn::{Fence, Transaction};
     pub use crate::url::{Secret, StoreUrl, TlsFiles};
+    pub use crate::value::Redacted;
     pub use crate::waits::{Bell, News, Topic, Waiting, Waits};
     /// The attribute that the traits here need on their implementations.
     pub use async_trait::async_trait;

@@ -14,7 +14,8 @@ use crate::handle::{Handle, Landing};
 use crate::holding::Holding;
 use crate::name::Name;
 use crate::settle::Settle;
-use crate::{Error, ErrorKind, FencingToken, Result, value};
+use crate::value::Redacted;
+use crate::{Effect, Error, ErrorKind, FencingToken, Result, value};
 
 /// The most items in one batch, either way: one step of a store carries as many.
 pub const MAX_BATCH: usize = 32;
@@ -22,8 +23,8 @@ pub const MAX_BATCH: usize = 32;
 /// For how long at least a store remembers the [id](Item::id) of an item that has left the queue.
 pub const ID_MEMORY: Duration = Duration::from_secs(10 * 60);
 
-/// What is put into a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is put into a queue. Its `Debug` shows the length of the value.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Item {
     value: Arc<[u8]>,
     priority: u16,
@@ -72,6 +73,16 @@ impl Item {
     /// The id, if it was given one.
     pub fn get_id(&self) -> Option<&Name> {
         self.id.as_ref()
+    }
+}
+
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Item")
+            .field("value", &Redacted(&self.value))
+            .field("priority", &self.priority)
+            .field("id", &self.id)
+            .finish()
     }
 }
 
@@ -130,7 +141,7 @@ pub struct DeadLetters {
 }
 
 /// An item as a backend delivers it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Taken {
     /// The claim: its token, its key.
     pub grant: Grant,
@@ -140,6 +151,17 @@ pub struct Taken {
     pub priority: u16,
     /// How often it was delivered, this time included.
     pub deliveries: u32,
+}
+
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taken")
+            .field("grant", &self.grant)
+            .field("value", &Redacted(&self.value))
+            .field("priority", &self.priority)
+            .field("deliveries", &self.deliveries)
+            .finish()
+    }
 }
 
 /// The first item of a queue, as it can be seen without taking it.
@@ -156,7 +178,7 @@ pub struct Peeked {
 impl fmt::Debug for Peeked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peeked")
-            .field("bytes", &self.value.len())
+            .field("value", &Redacted(&self.value))
             .field("priority", &self.priority)
             .field("deliveries", &self.deliveries)
             .finish()
@@ -442,8 +464,9 @@ impl<Q: Queue + ?Sized> QueueHandle<Q> {
         self.wait(operation, None, most).await
     }
 
-    /// Takes the next item for good, waiting for one: it is acknowledged before it is returned. For
-    /// those who would rather lose an item than see one twice.
+    /// Takes the next item for good, waiting for one: acknowledges it, and returns its value once the store has
+    /// answered. A value is never thrown away because the store did not confirm the acknowledgement: that is
+    /// tried again in the background, and the item is delivered again only if the session ends before.
     ///
     /// # Errors
     ///
@@ -451,17 +474,17 @@ impl<Q: Queue + ?Sized> QueueHandle<Q> {
     ///
     /// # Cancel safety
     ///
-    /// Cancelled while the store is told, the item may be gone: that is the bargain.
+    /// Cancelled while the item is acknowledged, its value is lost.
     pub async fn pop(&self) -> Result<Vec<u8>> {
         loop {
             let delivery = self.dequeue().await.map_err(|e| e.during("pop"))?;
             let (value, acknowledged) = delivery.take_for_good().await;
             match acknowledged {
-                Ok(()) => return Ok(value),
-                // Taken away before it was acknowledged: it is another's now. A session that has
+                // Taken away before it was acknowledged: it is another consumer's. A session that has
                 // ended says so at the next turn.
-                Err(error) if error.kind() == ErrorKind::Lost => {}
-                Err(error) => return Err(error.during("pop")),
+                Err(error) if error.kind() == ErrorKind::Lost && error.effect() == Effect::None => {
+                }
+                _ => return Ok(value),
             }
         }
     }
@@ -608,7 +631,7 @@ impl<Q: ?Sized> fmt::Debug for Delivery<Q> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
             .field("holding", &self.holding)
-            .field("bytes", &self.value.len())
+            .field("value", &Redacted(&self.value))
             .field("priority", &self.priority)
             .field("count", &self.count)
             .finish()

@@ -943,7 +943,10 @@ impl Tx {
         value
             .map(String::from_utf8)
             .transpose()
-            .map_err(|error| unreadable(key.as_ref(), "is not UTF-8", error))
+            // Without the bytes, which the error would carry along.
+            .map_err(|error| {
+                unreadable(key.as_ref(), "is not UTF-8").with_source(error.utf8_error())
+            })
     }
 
     /// [`get`](Self::get), read as the JSON of a `T`.
@@ -959,9 +962,18 @@ impl Tx {
         let Some(value) = self.values(&[&key]).await?.into_iter().next().flatten() else {
             return Ok(None);
         };
-        serde_json::from_slice(&value)
-            .map(Some)
-            .map_err(|error| unreadable(key.as_ref(), "is not the JSON asked for", error))
+        serde_json::from_slice(&value).map(Some).map_err(|error| {
+            // Where, but not in the words of the parser, which quote what it found.
+            let what = match error.is_data() {
+                true => "is JSON of another type",
+                false => "is not JSON",
+            };
+            let (line, column) = (error.line(), error.column());
+            unreadable(
+                key.as_ref(),
+                &format!("{what} (line {line}, column {column})"),
+            )
+        })
     }
 
     /// The store's revision at which `key` was last written; 0 if it is absent. What this attempt
@@ -1059,7 +1071,7 @@ impl Tx {
         };
         let read = match self.0.reader.read(keys.clone(), at).await {
             Err(error) if error.kind() == ErrorKind::Conflict => {
-                tracing::debug!(%error, "the snapshot is gone");
+                tracing::debug!(error = %error.chain(), "the snapshot is gone");
                 self.state().stale = true;
                 return Err(stale());
             }
@@ -1166,12 +1178,6 @@ fn stale() -> Error {
     Error::new(ErrorKind::Conflict, message).retryable(true)
 }
 
-fn unreadable(
-    key: &str,
-    why: &str,
-    source: impl std::error::Error + Send + Sync + 'static,
-) -> Error {
-    Error::new(ErrorKind::Conflict, format!("the value {why}"))
-        .on(key)
-        .with_source(source)
+fn unreadable(key: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Conflict, format!("the value {why}")).on(key)
 }

@@ -14,7 +14,7 @@ use crate::ledger::Ledger;
 use crate::name::{Kind, Name};
 use crate::session::SessionId;
 use crate::stm::Stm;
-use crate::value;
+use crate::value::{self, Redacted};
 use crate::{Effect, Error, ErrorKind, FencingToken, Result};
 
 /// The most comparisons, and the most operations in one branch, that a transaction may have. The
@@ -41,7 +41,7 @@ pub struct Entry {
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Entry")
-            .field("value", &self.value.escape_ascii().to_string())
+            .field("value", &Redacted(&self.value))
             .field("created", &self.created)
             .field("modified", &self.modified)
             .field("version", &self.version)
@@ -85,7 +85,7 @@ impl fmt::Display for Relation {
 }
 
 /// What of a key is compared, and with what.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Target {
     /// [`Entry::value`], byte by byte. Of a key that is absent, no such comparison holds.
     Value(Vec<u8>),
@@ -95,6 +95,17 @@ pub enum Target {
     Created(u64),
     /// [`Entry::modified`]; 0 of a key that is absent.
     Modified(u64),
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(value) => f.debug_tuple("Value").field(&Redacted(value)).finish(),
+            Self::Version(number) => f.debug_tuple("Version").field(number).finish(),
+            Self::Created(number) => f.debug_tuple("Created").field(number).finish(),
+            Self::Modified(number) => f.debug_tuple("Modified").field(number).finish(),
+        }
+    }
 }
 
 /// One comparison of a transaction: `Compare::value("k").eq("v")`.
@@ -206,7 +217,7 @@ relations! {
 }
 
 /// One operation of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Op<K = String> {
     /// Reads, after what stands before it in the branch.
     Get(K),
@@ -230,6 +241,19 @@ impl Op {
     /// Deletes `key`.
     pub fn delete(key: impl Into<String>) -> Self {
         Self::Delete(key.into())
+    }
+}
+
+impl<K: fmt::Debug> fmt::Debug for Op<K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Get(key) => f.debug_tuple("Get").field(key).finish(),
+            Self::Put(key, value) => {
+                let mut put = f.debug_tuple("Put");
+                put.field(key).field(&Redacted(value)).finish()
+            }
+            Self::Delete(key) => f.debug_tuple("Delete").field(key).finish(),
+        }
     }
 }
 

@@ -417,7 +417,7 @@ async fn a_refused_renewal_says_why() {
     let release = guard.release().await.unwrap_err();
     for (error, stops) in [(lost, true), (release, true), (late, false)] {
         assert_eq!(error.loss(), Some(LossReason::Refused));
-        let text = error.to_string();
+        let text = error.chain().to_string();
         assert_eq!(text.matches("no right to renew").count(), 1, "{text}");
         assert!(text.contains("refused to renew"), "{text}");
         assert_eq!(text.contains("stop the work"), stops, "{text}");

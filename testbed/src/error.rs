@@ -99,7 +99,7 @@ pub enum Error {
     Config(String),
 
     /// The operating system refused.
-    #[error("cannot {doing}: {source}")]
+    #[error("cannot {doing}")]
     Io {
         /// What was tried.
         doing: String,

@@ -540,7 +540,7 @@ impl Shop {
         }
         // At worst it stays until the session ends.
         if let Err(error) = self.send(&Txn::new().and_then([delete(marker)])).await {
-            tracing::debug!(%error, "the marker of a batch stays until the session ends");
+            tracing::debug!(error = %error.chain(), "the marker of a batch stays until the session ends");
         }
         Ok(())
     }

@@ -382,7 +382,7 @@ impl Producers {
                 turn.due = Some(Instant::now() + Duration::from_micros(random(1_500)));
             }
             Err(error) if error.is_retryable() => {
-                tracing::debug!(%error, "an enqueue was not answered: it is repeated");
+                tracing::debug!(error = %error.chain(), "an enqueue was not answered: it is repeated");
                 if let Some(batch) = &mut turn.batch {
                     batch.doubtful |= error.effect() != Effect::None;
                 }
@@ -477,7 +477,7 @@ fn random(below: u64) -> u64 {
 pub(super) fn copy(kind: ErrorKind, error: &Error) -> Error {
     match error.loss() {
         Some(reason) => Error::lost(reason),
-        None => Error::new(kind, error.to_string()),
+        None => Error::new(kind, error.chain().to_string()),
     }
     .with_effect(error.effect())
     .retryable(false)

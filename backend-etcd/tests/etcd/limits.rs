@@ -39,7 +39,10 @@ async fn a_namespace_in_another_layout_is_refused() {
     bed.raw.kv_client().put(key, "2", None).await.unwrap();
     let refused = tenure_etcd::connect(bed.config()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Config);
-    assert!(refused.to_string().contains("layout 2"), "{refused}");
+    assert!(
+        refused.chain().to_string().contains("layout 2"),
+        "{refused}"
+    );
 }
 
 /// Puts things beside ours until etcd takes no more.
@@ -94,7 +97,7 @@ async fn a_full_store_says_so_and_still_lets_go() {
             "{attempt}: {refused}"
         );
         assert!(!refused.is_retryable());
-        assert!(refused.to_string().contains("NOSPACE"), "{refused}");
+        assert!(refused.chain().to_string().contains("NOSPACE"), "{refused}");
     }
     // A lock that waits must not try for ever either.
     let refused = within(SOON, "lock", session.locker("new").unwrap().lock()).await;

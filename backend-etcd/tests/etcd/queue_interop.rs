@@ -399,7 +399,7 @@ async fn among_our_own_claims_hold() {
     let refused = there.enqueue(Item::new("x").id("x").unwrap()).await;
     let refused = refused.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
-    assert!(refused.to_string().contains("Go"), "{refused}");
+    assert!(refused.chain().to_string().contains("Go"), "{refused}");
     nothing_left(&bed, &name).await;
 }
 

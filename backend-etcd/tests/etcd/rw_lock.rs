@@ -490,7 +490,10 @@ async fn trying_minds_gos_holders_and_nothing_is_downgraded() {
     let guard = lock.try_write().await.unwrap();
     let refused = guard.downgrade().await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
-    assert!(refused.to_string().contains("Go's recipe"), "{refused}");
+    assert!(
+        refused.chain().to_string().contains("Go's recipe"),
+        "{refused}"
+    );
     let empty = async || bed.list(format!("{name}/")).await.is_empty();
     eventually("released all the same", SOON, empty).await;
 }

@@ -56,7 +56,7 @@ async fn tls_accepts_the_right_and_refuses_the_wrong() {
 
     let error = refused("wrong authority", secure(&server, &certs.other_ca, "")).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
-    assert!(error.to_string().contains("certificate"), "{error}");
+    assert!(error.chain().to_string().contains("certificate"), "{error}");
     let elsewhere = secure(&server, &certs.ca, "&server_name=elsewhere.invalid");
     let error = refused("wrong name", elsewhere).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
@@ -66,7 +66,7 @@ async fn tls_accepts_the_right_and_refuses_the_wrong() {
     let plain = url(&format!("etcd://{}/tls", server.address()));
     let error = refused("plaintext to a TLS port", plain).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("etcds://"), "{error}");
+    assert!(error.chain().to_string().contains("etcds://"), "{error}");
     let plain = shared().address();
     let ca = certs.ca.display();
     let error = refused(
@@ -121,7 +121,10 @@ async fn mutual_tls_wants_the_right_certificate() {
             ),
             "{what}: {error}"
         );
-        assert!(error.to_string().contains("`cert`"), "{what}: {error}");
+        assert!(
+            error.chain().to_string().contains("`cert`"),
+            "{what}: {error}"
+        );
     }
     let swapped = Identity {
         cert: certs.client.cert.clone(),
@@ -176,7 +179,7 @@ async fn the_password_is_never_shown() {
         format!("etcds://root:{CANARY}@{address}/canary"),
     ] {
         let error = refused("wrong", url(&wrong)).await;
-        let text = error.to_string();
+        let text = error.chain().to_string();
         let here = address.to_string();
         let host = match wrong.contains("127.0.0.1:1/") {
             true => "127.0.0.1:1",

@@ -581,7 +581,7 @@ async fn a_store_out_of_space_says_so_and_hangs_nobody() {
         let error = refused.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
         assert_eq!(error.effect(), tenure_core::Effect::None, "{error}");
-        assert!(error.to_string().contains("space"), "{error}");
+        assert!(error.chain().to_string().contains("space"), "{error}");
     }
     assert_eq!(stm.get("more").await.unwrap(), None);
 }

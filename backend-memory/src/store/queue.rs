@@ -9,10 +9,11 @@
 //! sleep until the lease of the one before them ends.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::backend::{Held, Kind, Want, path};
+use tenure_core::backend::{Held, Kind, Redacted, Want, path};
 use tenure_core::{
     Depth, Error, FencingToken, ID_MEMORY, Item, LossReason, Moment, Name, Namespace, Peeked,
     Result,
@@ -45,13 +46,22 @@ pub(super) struct Leaving(VecDeque<(Moment, Object, Name)>);
 /// step takes long.
 const FORGOTTEN_BY_A_STEP: usize = 64;
 
-#[derive(Debug)]
 struct Entry {
     value: Arc<[u8]>,
     id: Option<Name>,
     deliveries: u32,
     claim: Option<Claim>,
     not_before: Option<Moment>,
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("value", &Redacted(&self.value))
+            .field("deliveries", &self.deliveries)
+            .field("claim", &self.claim)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,13 +108,22 @@ impl Dealings {
 }
 
 /// A delivery, in the store's words.
-#[derive(Debug)]
 pub(crate) struct Delivered {
     pub(crate) token: FencingToken,
     pub(crate) key: String,
     pub(crate) value: Arc<[u8]>,
     pub(crate) priority: u16,
     pub(crate) deliveries: u32,
+}
+
+impl fmt::Debug for Delivered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivered")
+            .field("token", &self.token)
+            .field("key", &self.key)
+            .field("value", &Redacted(&self.value))
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a consumer finds.

@@ -19,7 +19,7 @@ async fn an_item_without_its_value_is_an_error_and_the_others_come() {
     }
     let names = |error: &tenure_core::Error, place: &str| {
         assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
-        let text = error.to_string();
+        let text = error.chain().to_string();
         assert!(
             text.contains(place) && text.contains("queue/jobs/values"),
             "{text}"
@@ -86,7 +86,10 @@ async fn a_leader_without_its_value_is_an_error_until_it_proclaims() {
     assert_eq!(bed.of("DEL", "election/e/values", &[]), "1");
     let error = election.leader().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Foreign, "{error}");
-    assert!(error.to_string().contains("election/e/values"), "{error}");
+    assert!(
+        error.chain().to_string().contains("election/e/values"),
+        "{error}"
+    );
     let seen = within(SOON, "an answer", election.observe().next()).await;
     assert_eq!(seen.unwrap().unwrap_err().kind(), ErrorKind::Foreign);
     lead.proclaim("again").await.unwrap();

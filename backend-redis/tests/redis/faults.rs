@@ -32,7 +32,10 @@ async fn a_full_memory_takes_nothing_away() {
         }
     };
     assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused:?}");
-    assert!(refused.to_string().contains("maxmemory"), "{refused}");
+    assert!(
+        refused.chain().to_string().contains("maxmemory"),
+        "{refused}"
+    );
     tokio::time::sleep(secs(5)).await;
     assert!(guard.is_valid() && lead.is_valid(), "renewed all the time");
     guard.release().await.unwrap();
@@ -107,7 +110,7 @@ async fn a_full_memory_can_be_emptied() {
     for error in refused {
         let error = error.expect("refused");
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        assert!(error.to_string().contains("maxmemory"), "{error}");
+        assert!(error.chain().to_string().contains("maxmemory"), "{error}");
     }
     late.close().await.unwrap();
     session.close().await.unwrap();

@@ -41,7 +41,10 @@ async fn every_namespace_finds_its_node() {
     }
     let error = refused("one server", config(cluster.nodes[0].url())).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
-    assert!(error.to_string().contains("redis+cluster"), "{error}");
+    assert!(
+        error.chain().to_string().contains("redis+cluster"),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

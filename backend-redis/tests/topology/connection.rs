@@ -108,7 +108,7 @@ async fn old_servers_are_refused() {
     for url in [older, old] {
         let error = refused(&url, config(&url)).await;
         assert_eq!(error.kind(), ErrorKind::Config, "{error}");
-        assert!(error.to_string().contains("6.2"), "{error}");
+        assert!(error.chain().to_string().contains("6.2"), "{error}");
     }
 }
 
@@ -122,7 +122,7 @@ async fn what_only_newer_servers_can_is_refused_by_older_ones() {
         Err(error) => {
             assert!(!newer, "{error}");
             assert_eq!(error.kind(), ErrorKind::Config, "{error}");
-            assert!(error.to_string().contains("7.2"), "{error}");
+            assert!(error.chain().to_string().contains("7.2"), "{error}");
         }
     }
 }
@@ -175,7 +175,10 @@ async fn what_a_minority_of_the_sentinels_names_is_not_connected_to() {
         }
         let error = refused("a minority", config(url)).await;
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-        assert!(error.to_string().contains("more than half"), "{error}");
+        assert!(
+            error.chain().to_string().contains("more than half"),
+            "{error}"
+        );
     }
     assert_eq!(
         old.command(&["DBSIZE"]).unwrap(),

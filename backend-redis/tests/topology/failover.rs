@@ -74,7 +74,10 @@ async fn a_refusal_by_a_replica_is_tried_again() {
     let error = refused("a replica", config(server.url())).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(error.is_retryable(), "{error}");
-    assert!(error.to_string().contains("is a replica"), "{error}");
+    assert!(
+        error.chain().to_string().contains("is a replica"),
+        "{error}"
+    );
     server.command(&["REPLICAOF", "NO", "ONE"]).unwrap();
     let _granted = within(SOON, "the lock", locking).await.unwrap().unwrap();
 }
@@ -157,5 +160,8 @@ async fn too_few_replicas_open_no_session() {
     let url = format!("{}?wait_replicas=1&timeout=200ms", server.url());
     let error = refused("no replica", config(url)).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("wait_replicas"), "{error}");
+    assert!(
+        error.chain().to_string().contains("wait_replicas"),
+        "{error}"
+    );
 }

@@ -43,17 +43,23 @@ async fn tls_accepts_the_right_and_refuses_the_wrong() {
     ] {
         let error = refused(what, config).await;
         assert_eq!(error.kind(), ErrorKind::Unauthorized, "{what}: {error}");
-        assert!(error.to_string().contains("certificate"), "{what}: {error}");
+        assert!(
+            error.chain().to_string().contains("certificate"),
+            "{what}: {error}"
+        );
     }
     let plain = config(url.replace("rediss", "redis"));
     let error = refused("plaintext to a TLS port", plain).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("`rediss`"), "{error}");
+    assert!(error.chain().to_string().contains("`rediss`"), "{error}");
     let plain = RedisServer::start_async().await.unwrap();
     let plain = plain.url().replace("redis", "rediss");
     let error = refused("TLS to a plain port", secure(&plain, &certs.ca, "")).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert!(error.to_string().contains("write `redis`"), "{error}");
+    assert!(
+        error.chain().to_string().contains("write `redis`"),
+        "{error}"
+    );
     let error = refused("no such file", secure(&url, Path::new("/nowhere.pem"), "")).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
 }
@@ -83,7 +89,10 @@ async fn mutual_tls_wants_the_right_certificate() {
     ] {
         let error = refused(what, config).await;
         assert_eq!(error.kind(), ErrorKind::Unauthorized, "{what}: {error}");
-        assert!(error.to_string().contains("`cert`"), "{what}: {error}");
+        assert!(
+            error.chain().to_string().contains("`cert`"),
+            "{what}: {error}"
+        );
     }
     let swapped = Identity {
         cert: certs.client.cert.clone(),
@@ -137,7 +146,7 @@ async fn a_wrong_password_is_final() {
         assert_eq!(error.kind(), ErrorKind::Unauthorized, "{user}: {error}");
         assert!(!error.is_retryable(), "{user}: {error}");
         // The host, the server's word for it, and nothing of the library's.
-        let text = error.to_string();
+        let text = error.chain().to_string();
         let word = if user.is_empty() {
             "NOAUTH "
         } else {
@@ -191,7 +200,7 @@ async fn sentinels_have_passwords_of_their_own() {
     ));
     let error = refused("unknown service", unknown).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
-    assert!(error.to_string().contains("`other`"), "{error}");
+    assert!(error.chain().to_string().contains("`other`"), "{error}");
 }
 
 #[tokio::test]
@@ -239,7 +248,7 @@ async fn the_rights_that_the_documentation_lists_are_enough() {
     // Another's namespace is none of its business.
     let error = refused("another namespace", config(url("other"))).await;
     assert_eq!(error.kind(), ErrorKind::Unauthorized, "{error}");
-    assert!(error.to_string().contains("NOPERM"), "{error}");
+    assert!(error.chain().to_string().contains("NOPERM"), "{error}");
 }
 
 #[tokio::test]
@@ -253,7 +262,7 @@ async fn who_lacks_a_right_hears_which() {
         let url = format!("redis://app:secret@{}", server.address());
         let error = refused(denied, config(url)).await;
         assert_eq!(error.kind(), ErrorKind::Unauthorized, "{denied}: {error}");
-        let shown = error.to_string().to_lowercase();
+        let shown = error.chain().to_string().to_lowercase();
         assert!(shown.contains(word), "{denied}: {error}");
     }
 }

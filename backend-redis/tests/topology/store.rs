@@ -12,7 +12,7 @@ async fn a_server_that_may_evict_is_refused() {
     let server = server.start_async().await.unwrap();
     let error = refused("eviction", config(server.url())).await;
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
-    assert!(error.to_string().contains("noeviction"), "{error}");
+    assert!(error.chain().to_string().contains("noeviction"), "{error}");
     let store = store(format!("{}?allow_eviction=true", server.url())).await;
     let reason = store.guarantees().await.unwrap().early_release.reason;
     assert!(reason.contains("allkeys-lru"), "{reason}");

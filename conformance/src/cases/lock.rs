@@ -301,7 +301,8 @@ impl Queue {
         ensure!(
             error.loss() == Some(reason),
             "the waiter's error says {:?} where `{reason}` is the truth: {error}",
-            error.loss()
+            error.loss(),
+            error = error.chain()
         );
         give_back(self.guard).await?;
         let next = self

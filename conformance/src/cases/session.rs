@@ -308,7 +308,8 @@ pub async fn s4_a_closed_session_says_closed(harness: &dyn Harness) -> Verdict {
     )?;
     ensure!(
         error.loss() == Some(LossReason::Closed),
-        "the error does not say `closed`: {error}"
+        "the error does not say `closed`: {error}",
+        error = error.chain()
     );
     refused("a late release", guard.release().await, &[ErrorKind::Lost])?;
     held!("session, guard, signal and errors say `closed`")
@@ -424,7 +425,8 @@ async fn a_wait_meets_a_detach(
         ensure!(
             error.loss() == Some(LossReason::Detached),
             "the session was detached, and the error of its waiter says {:?}: {error}",
-            error.loss()
+            error.loss(),
+            error = error.chain()
         );
     }
     let resumed = promptly("resume", harness.connect().await?.resume(&id)).await??;

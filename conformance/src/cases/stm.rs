@@ -449,11 +449,19 @@ pub async fn t1_a_conflict_storm_ends(harness: &dyn Harness) -> Verdict {
     let attempts = attempts.into_inner();
     ensure!(
         attempts == 3,
-        "{attempts} attempts where 3 were allowed: {error}"
+        "{attempts} attempts where 3 were allowed: {error}",
+        error = error.chain()
     );
     let trace = promptly("a read", stm.get("gave up")).await??;
-    ensure!(trace.is_none(), "gave up with {error}, and left {trace:?}");
-    held!("{count} increments by ten processes, and a typed end after three attempts: {error}")
+    ensure!(
+        trace.is_none(),
+        "gave up with {error}, and left {trace:?}",
+        error = error.chain()
+    );
+    held!(
+        "{count} increments by ten processes, and a typed end after three attempts: {error}",
+        error = error.chain()
+    )
 }
 
 /// T1: comparisons mean what they mean in etcd, of keys that are absent too.
@@ -720,7 +728,8 @@ pub async fn t3_a_lost_guard_commits_nothing(harness: &dyn Harness) -> Verdict {
         )?;
         ensure!(
             error.effect() == Effect::None,
-            "nothing is certain: {error}"
+            "nothing is certain: {error}",
+            error = error.chain()
         );
     }
     let stands = promptly("a read", stm.get("guarded")).await??;
@@ -776,7 +785,7 @@ async fn binds(
 ) -> std::result::Result<(), Outcome> {
     let bound = |value: &str| stm.fenced_by(guard).txn().then([Op::put("guarded", value)]);
     let first = promptly("a commit while held", bound(kind).commit()).await?;
-    first.map_err(|error| Outcome::cut_short(format!("{kind}: {error}")))?;
+    first.map_err(|error| Outcome::cut_short(format!("{kind}: {error}", error = error.chain())))?;
     operator(harness)?.delete(guard.key()).await?;
     let since = Instant::now();
     let refusal = loop {
@@ -986,13 +995,17 @@ pub async fn t4_what_cannot_be_known_is_reported(harness: &dyn Harness) -> Verdi
     )?;
     ensure!(
         error.effect() == Effect::Unknown,
-        "something is certain: {error}"
+        "something is certain: {error}",
+        error = error.chain()
     );
     let after = within(limit, "an end", stm.put("a", "after")).await?;
     let after = refused("a commit after the loss", after, &[ErrorKind::Lost])?;
     ensure!(after.effect() == Effect::None, "not sent, and yet: {after}");
     link.heal();
-    held!("reported after the loss of the session: {error}")
+    held!(
+        "reported after the loss of the session: {error}",
+        error = error.chain()
+    )
 }
 
 /// T4: a crash of the store in the middle neither loses nor doubles a commit.

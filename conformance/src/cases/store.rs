@@ -68,7 +68,8 @@ pub async fn store_survives_losing_a_minority(harness: &dyn Harness) -> Verdict 
         // A session that was a part of what is gone.
         Err(error) if error.kind() == ErrorKind::Lost => {
             return Err(Outcome::violated(format!(
-                "the session ended with the lost members: {error}"
+                "the session ended with the lost members: {error}",
+                error = error.chain()
             )));
         }
         granted => granted?,

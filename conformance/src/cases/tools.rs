@@ -168,7 +168,8 @@ pub(crate) fn refused<T: std::fmt::Debug>(
         Err(error) if error.kind() == ErrorKind::Unsupported => Err(error.into()),
         Err(error) => Err(Outcome::violated(format!(
             "{what}: refused with {:?} where one of {kinds:?} was due: {error}",
-            error.kind()
+            error.kind(),
+            error = error.chain()
         ))),
         Ok(value) => Err(Outcome::violated(format!(
             "{what}: not refused, but answered with {value:?}"

@@ -588,7 +588,12 @@ impl Hand {
         let connected = tokio::time::timeout(shared.plan.hang, connecting).await;
         let connected = connected
             .map_err(|_| Outcome::not_run("connecting a client does not end"))?
-            .map_err(|error| Outcome::not_run(format!("no connection for a client: {error}")))?;
+            .map_err(|error| {
+                Outcome::not_run(format!(
+                    "no connection for a client: {error}",
+                    error = error.chain()
+                ))
+            })?;
         let store;
         (store, self.link) = connected;
         self.lives += 1;
@@ -792,7 +797,10 @@ impl Crew {
         fault: Fault,
         client: usize,
     ) -> std::result::Result<Option<usize>, Outcome> {
-        let failed = |error| Outcome::not_run(format!("{:?} failed: {error}", fault.kind));
+        let failed = |error: tenure_core::Error| {
+            let why = error.chain();
+            Outcome::not_run(format!("{:?} failed: {why}", fault.kind))
+        };
         let operator = || {
             let operator = harness.operator();
             operator.ok_or_else(|| Outcome::not_run("the harness offers an operator and has none"))

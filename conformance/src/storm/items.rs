@@ -168,7 +168,7 @@ impl Client {
                     Some((item, delivery))
                 }
                 Err(error) => {
-                    self.shared.broke(error.to_string());
+                    self.shared.broke(error.chain().to_string());
                     None
                 }
             },
@@ -302,7 +302,7 @@ pub(super) async fn last_look(
         let why = match drain(harness, shared, until).await {
             Ok(0) => return Ok(()),
             Ok(total) => format!("there are {total} items in it"),
-            Err(error) => error.to_string(),
+            Err(error) => error.chain().to_string(),
         };
         if Instant::now() >= until {
             return Err(Outcome::violated(format!(

@@ -258,7 +258,7 @@ impl Client {
             // Whom it may be told of is open.
             Ok(_) if leads.is_some_and(|lead| !lead.is_valid()) => words.end(ticket, Fate::Failed),
             Ok(seen) => words.done(ticket, ElectionAnswer::Shows(seen)),
-            Err(error) => self.shared.broke(error.to_string()),
+            Err(error) => self.shared.broke(error.chain().to_string()),
         }
         true
     }
@@ -280,7 +280,10 @@ impl Client {
             match next {
                 Some(Ok(Some(Ok(leader)))) => self.note_sight(*observer, leader.as_ref()),
                 Some(Ok(Some(Err(error)))) => {
-                    let what = format!("an observer ended with an error: {error}");
+                    let what = format!(
+                        "an observer ended with an error: {error}",
+                        error = error.chain()
+                    );
                     self.shared.broke(what);
                     watch = None;
                 }
@@ -325,7 +328,7 @@ impl Client {
                 office.saw(self.number, seen);
                 self.shared.progress.was_shown(self.number);
             }
-            Err(error) => self.shared.broke(error.to_string()),
+            Err(error) => self.shared.broke(error.chain().to_string()),
         }
     }
 }
@@ -350,7 +353,8 @@ pub(super) async fn last_look(
         office.seat.record(clients(), What::Unknown);
         if error.kind() == ErrorKind::TimedOut || Instant::now() >= until {
             return Err(Outcome::violated(format!(
-                "nobody could be elected {patience:?} after everybody had left: {error}"
+                "nobody could be elected {patience:?} after everybody had left: {error}",
+                error = error.chain()
             )));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -117,7 +117,8 @@ pub(super) async fn last_look(
                     epoch.lists.end(ticket, Fate::Failed);
                     if Instant::now() >= until {
                         return Err(Outcome::violated(format!(
-                            "the lists could not be read {patience:?} after everybody had left: {error}"
+                            "the lists could not be read {patience:?} after everybody had left: {error}",
+                            error = error.chain()
                         )));
                     }
                 }

@@ -288,7 +288,8 @@ pub(super) async fn last_look(
             if error.kind() == ErrorKind::TimedOut || Instant::now() >= until {
                 return Err(Outcome::violated(format!(
                     "{} could not be had {patience:?} after everybody had left: {error}",
-                    lock.name
+                    lock.name,
+                    error = error.chain()
                 )));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -236,7 +236,7 @@ impl Run {
     }
 
     fn not_staged(seed: u64, error: &tenure_core::Error) -> Self {
-        let why = format!("the store does not start: {error}");
+        let why = format!("the store does not start: {error}", error = error.chain());
         Self {
             verdict: Verdict::Invalid { why },
             ..Self::new(seed)
@@ -283,7 +283,7 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
         };
         run.verdict = match gone {
             Some(error) => {
-                let why = format!("the store is gone: {error}");
+                let why = format!("the store is gone: {error}", error = error.chain());
                 run.histories.evidence.stopped = Some(Stopped {
                     violated: false,
                     why: why.clone(),
@@ -302,7 +302,10 @@ pub async fn run(harness: &dyn Harness, seed: u64, plan: &Plan) -> Run {
         ))
     });
     if let (Verdict::Passed, Err(error)) = (&run.verdict, cleaned) {
-        let why = format!("what was left could not be removed: {error}");
+        let why = format!(
+            "what was left could not be removed: {error}",
+            error = error.chain()
+        );
         run.histories.evidence.insufficient = Some(why.clone());
         run.verdict = Verdict::Invalid { why };
     }
@@ -488,7 +491,10 @@ fn proves(
 }
 
 fn no_stage(error: tenure_core::Error) -> Outcome {
-    Outcome::not_run(format!("the store does not say what it promises: {error}"))
+    Outcome::not_run(format!(
+        "the store does not say what it promises: {error}",
+        error = error.chain()
+    ))
 }
 
 /// First peace, until enough was done; then one fault after another, until there was enough of everything.

@@ -333,7 +333,8 @@ pub(super) async fn last_look(
         shelf.record(clients(), Side::Write, What::Unknown);
         if error.kind() == ErrorKind::TimedOut || Instant::now() >= until {
             return Err(Outcome::violated(format!(
-                "{NAME} could not be had {patience:?} after everybody had left: {error}"
+                "{NAME} could not be had {patience:?} after everybody had left: {error}",
+                error = error.chain()
             )));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

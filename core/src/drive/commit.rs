@@ -124,7 +124,7 @@ async fn settle<S: Stm + ?Sized>(
                 // It did not happen, and never will: only now may it be sent once more.
                 Ok(Resolution::Aborted) => {}
                 Err(cause) => {
-                    tracing::warn!(session = %core.id, %error, %cause, "the outcome of a commit is unknown");
+                    tracing::warn!(session = %core.id, error = %error.chain(), cause = %cause.chain(), "the outcome of a commit is unknown");
                     return Err(unknown(cause));
                 }
             }
@@ -140,7 +140,7 @@ async fn settle<S: Stm + ?Sized>(
         }
         core.validity()
             .map_err(|reason| core.lost_waiting(reason))?;
-        tracing::debug!(session = %core.id, %error, "a commit did not happen, trying again");
+        tracing::debug!(session = %core.id, error = %error.chain(), "a commit did not happen, trying again");
         transaction.anew();
         core.clock.sleep(backoff.next()).await;
     }
@@ -157,7 +157,7 @@ async fn resolve<S: Stm + ?Sized>(
         let lives = core.validity().is_ok();
         match stm.resolve(transaction).await {
             Err(error) if error.is_retryable() && lives => {
-                tracing::debug!(session = %core.id, %error, "the outcome of a commit is not known yet");
+                tracing::debug!(session = %core.id, error = %error.chain(), "the outcome of a commit is not known yet");
             }
             known => return known,
         }
@@ -195,7 +195,7 @@ pub(crate) async fn persistently<T: Send + 'static>(
         loop {
             match core.driven(attempt()).await {
                 Err(error) if error.is_retryable() => {
-                    tracing::debug!(session = %core.id, %error, "a read went unanswered, trying again");
+                    tracing::debug!(session = %core.id, error = %error.chain(), "a read went unanswered, trying again");
                 }
                 answer => return answer,
             }

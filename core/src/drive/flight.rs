@@ -121,7 +121,7 @@ where
                 effect => error.with_effect(effect),
             });
         }
-        tracing::debug!(name = %ask.name(), %error, "attempt failed, trying again");
+        tracing::debug!(name = %ask.name(), error = %error.chain(), "attempt failed, trying again");
         tokio::select! {
             // First: once it is withdrawn, no further attempt may meet what takes it back.
             biased;
@@ -365,7 +365,7 @@ async fn repeated<T: Send + 'static>(
     loop {
         match core.driven(ask()).await {
             Err(error) if error.is_retryable() => {
-                tracing::debug!(%error, "a question failed, trying again");
+                tracing::debug!(error = %error.chain(), "a question failed, trying again");
             }
             answer => return answer,
         }

@@ -106,7 +106,7 @@ impl Task {
                         }
                         Err(error) => {
                             core.not_renewed(&error);
-                            tracing::debug!(session = %core.id, %error, "renewal failed, trying again");
+                            tracing::debug!(session = %core.id, error = %error.chain(), "renewal failed, trying again");
                             core.clock.now() + (core.ttl / 20).clamp(Duration::from_millis(10), Duration::from_secs(1))
                         }
                     };
@@ -152,7 +152,9 @@ impl Task {
                         }
                     }
                 }
-                Ok(Err(error)) => tracing::warn!(session = %core.id, %error, "audit failed"),
+                Ok(Err(error)) => {
+                    tracing::warn!(session = %core.id, error = %error.chain(), "audit failed")
+                }
                 Err(_) => tracing::debug!(session = %core.id, "audit took too long"),
             }
         }))
@@ -195,7 +197,7 @@ impl Task {
                 biased;
                 answer = &mut last => {
                     if let Err(error) = &answer {
-                        tracing::debug!(session = %core.id, %error, "ending the session failed");
+                        tracing::debug!(session = %core.id, error = %error.chain(), "ending the session failed");
                     }
                     if let Some(reply) = reply {
                         // The caller may have gone: then nobody wants to know.

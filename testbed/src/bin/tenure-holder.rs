@@ -271,7 +271,7 @@ fn say(line: &str) -> std::io::Result<()> {
 }
 
 fn explain(error: &Error) -> String {
-    let message = error.to_string().replace(['\n', '\r'], " ");
+    let message = error.chain().to_string().replace(['\n', '\r'], " ");
     format!("error kind={:?} message={message}", error.kind())
 }
 
