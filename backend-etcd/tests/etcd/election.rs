@@ -537,6 +537,7 @@ async fn arrives_late(late: Late) {
         let proxies = [(); 2].map(|()| Proxy::start(bed.address).unwrap());
         let [first, _] = &proxies;
         let config = EtcdConfig::new(proxies.iter().map(|proxy| proxy.address().to_string()))
+            .starting_at(0)
             .namespace(bed.namespace.clone())
             .timeout(ms(700));
         let store = connect(config).await;

@@ -72,6 +72,7 @@ async fn a_request_that_arrives_after_its_withdrawal_finds_the_marker() {
         let proxies = [(); 2].map(|()| Proxy::start(bed.address).unwrap());
         let [first, _] = &proxies;
         let config = EtcdConfig::new(proxies.iter().map(|proxy| proxy.address().to_string()))
+            .starting_at(0)
             .namespace(bed.namespace.clone())
             .timeout(ms(700));
         let store = connect(config).await;
@@ -135,6 +136,7 @@ async fn a_late_request_of_a_dropped_wait_leaves_nothing() {
         let proxies = [(); 2].map(|()| Proxy::start(bed.address).unwrap());
         let [first, _] = &proxies;
         let config = EtcdConfig::new(proxies.iter().map(|proxy| proxy.address().to_string()))
+            .starting_at(0)
             .namespace(bed.namespace.clone())
             .timeout(ms(700));
         let holder = bed.session(secs(30)).await;

@@ -70,6 +70,7 @@ async fn an_enqueue_that_arrives_late_is_not_a_second_item() {
     for _ in 0..5 {
         let proxies = [(); 2].map(|()| Proxy::start(bed.address).unwrap());
         let config = EtcdConfig::new(proxies.iter().map(|proxy| proxy.address().to_string()))
+            .starting_at(0)
             .namespace(bed.namespace.clone())
             .timeout(ms(500));
         let producing = open(&connect(config).await, secs(30)).await;
@@ -145,6 +146,7 @@ async fn a_claim_that_arrives_late_finds_the_fence() {
     for _ in 0..6 {
         let proxies = [(); 2].map(|()| Proxy::start(bed.address).unwrap());
         let config = EtcdConfig::new(proxies.iter().map(|proxy| proxy.address().to_string()))
+            .starting_at(0)
             .namespace(bed.namespace.clone())
             .timeout(ms(500));
         let session = open(&connect(config).await, secs(30)).await;
