@@ -82,6 +82,7 @@ impl MemoryBarrier {
             sight = look();
             if let Ok(Sight::Wait(_, until)) = &sight {
                 tokio::select! {
+                    biased;
                     () = rung => {}
                     () = self.sleep(*until) => {}
                 }

@@ -82,6 +82,7 @@ impl Election for MemoryElection {
                 }
             };
             tokio::select! {
+                biased;
                 () = observing.changed() => {}
                 () = ends => {}
             }

@@ -69,6 +69,7 @@ impl MemorySession {
         let mut look = joined.and_then(|look| look.ok_or_else(error::removed_from_line));
         while let Ok(Look::Wait(woken, until)) = &look {
             tokio::select! {
+                biased;
                 () = woken.notified() => {}
                 () = store.clock().sleep_until(*until) => {}
                 () = ask.withdrawn() => return Err(Error::withdrawn()),

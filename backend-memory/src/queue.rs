@@ -101,6 +101,7 @@ impl Queue for MemoryQueue {
         let mut found = joined.and_then(|found| found.ok_or_else(crate::error::removed_from_line));
         while let Ok(Found::Wait(woken, until)) = &found {
             tokio::select! {
+                biased;
                 () = woken.notified() => {}
                 () = store.clock().sleep_until(*until) => {}
                 () = ask.withdrawn() => return Err(Error::withdrawn()),

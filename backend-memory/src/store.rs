@@ -233,13 +233,13 @@ pub(crate) struct Lease {
     ended: Arc<OnceLock<LossReason>>,
     link: Link,
     /// By nonce: which line, and where in it.
-    places: HashMap<u64, (Object, u64)>,
+    places: BTreeMap<u64, (Object, u64)>,
     queues: queue::Dealings,
     /// By nonce: requests that a faulty link has not delivered yet. A withdrawal is remembered
     /// exactly as long as there is one that could come after it.
     on_their_way: HashMap<u64, Way>,
     /// By nonce: which barriers it is at, or holds for itself.
-    barriers: HashMap<u64, Object>,
+    barriers: BTreeMap<u64, Object>,
     /// Nonces of holds whose answer has not arrived yet: asked again, they have held already.
     decided: HashSet<u64>,
     /// By slot: the last commit of this session that used it.
@@ -318,10 +318,10 @@ impl State {
             detached: false,
             ended: Arc::clone(&ended),
             link,
-            places: HashMap::new(),
+            places: BTreeMap::new(),
             queues: queue::Dealings::default(),
             on_their_way: HashMap::new(),
-            barriers: HashMap::new(),
+            barriers: BTreeMap::new(),
             decided: HashSet::new(),
             markers: HashMap::new(),
         };

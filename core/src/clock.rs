@@ -1,7 +1,10 @@
 //! The clock by which validity is judged.
 
 use std::future::Future;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::{Add, Sub};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -55,6 +58,8 @@ enum Source {
     Tokio {
         runtime: Handle,
         start: tokio::time::Instant,
+        /// How many random numbers were drawn.
+        draws: Arc<AtomicU64>,
     },
 }
 
@@ -78,6 +83,7 @@ impl Clock {
         Self(Source::Tokio {
             runtime: Handle::current(),
             start: tokio::time::Instant::now(),
+            draws: Arc::default(),
         })
     }
 
@@ -85,11 +91,20 @@ impl Clock {
     pub fn now(&self) -> Moment {
         match &self.0 {
             Source::Boottime => boottime(),
-            Source::Tokio { runtime, start } => {
+            Source::Tokio { runtime, start, .. } => {
                 // A paused clock belongs to one runtime: read it there, wherever we are called.
                 let _inside = runtime.enter();
                 Moment(tokio::time::Instant::now().saturating_duration_since(*start))
             }
+        }
+    }
+
+    /// A number by which contenders keep out of each other's way. Nobody can foresee it, except on the embedded
+    /// store, whose clients share one clock: there a counter keeps them apart, and a run can be repeated.
+    pub(crate) fn random(&self) -> u64 {
+        match &self.0 {
+            Source::Boottime => RandomState::new().build_hasher().finish(),
+            Source::Tokio { draws, .. } => scrambled(draws.fetch_add(1, Ordering::Relaxed)),
         }
     }
 
@@ -140,6 +155,14 @@ impl Clock {
     pub fn sleep(&self, period: Duration) -> impl Future<Output = ()> + Send + use<> {
         self.sleep_until(self.now() + period)
     }
+}
+
+/// The finalizer of SplitMix64.
+const fn scrambled(number: u64) -> u64 {
+    let mut bits = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    bits ^ (bits >> 31)
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -550,8 +549,10 @@ impl<S: Stm + ?Sized> Run<'_, S> {
     async fn pause(&self, attempt: u32) {
         const MOST: u64 = 100_000;
         let most = (500_u64 << attempt.min(10)).min(MOST);
-        let pause = Duration::from_micros(random() % most);
-        self.keeper.core().clock().sleep(pause).await;
+        let clock = self.keeper.core().clock();
+        clock
+            .sleep(Duration::from_micros(clock.random() % most))
+            .await;
     }
 
     async fn commit(&mut self, ended: Ended) -> Result<Verdict> {
@@ -725,11 +726,6 @@ fn exhausted(attempts: u32) -> Error {
         "{attempts} attempts met a conflict with other transactions: try again later, or raise `attempts`"
     );
     Error::new(ErrorKind::Conflict, message).retryable(true)
-}
-
-/// A number that nobody can foresee, for pauses.
-fn random() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 /// Reads for a [`Tx`], which does not care whose they are.

@@ -314,7 +314,7 @@ impl State {
     pub(super) fn bury_at_barriers(
         &mut self,
         session: u64,
-        at: HashMap<u64, Object>,
+        at: BTreeMap<u64, Object>,
         alarmed: bool,
     ) {
         for (nonce, object) in at {

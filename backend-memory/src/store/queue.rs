@@ -84,11 +84,11 @@ struct Wait {
 #[derive(Debug, Default)]
 pub(super) struct Dealings {
     /// By token.
-    claims: HashMap<u64, (Object, Place)>,
+    claims: BTreeMap<u64, (Object, Place)>,
     /// The claims by the nonce of the ask that took them.
     taken: HashMap<u64, Vec<u64>>,
     /// By nonce.
-    waits: HashMap<u64, (Object, u64)>,
+    waits: BTreeMap<u64, (Object, u64)>,
     /// The enqueues whose answer has not come back, so that none is repeated: `true` once it has,
     /// but another request of it is still on its way.
     sent: HashMap<u64, bool>,

@@ -25,7 +25,7 @@ pub(crate) mod promise;
 pub(crate) mod tools;
 
 pub use list::CASES;
-pub(crate) use tools::{Paused, Process, Random, expiry_bound, guarantees, open_on};
+pub(crate) use tools::{Process, Random, expiry_bound, guarantees, open_on};
 
 #[cfg(doc)]
 use crate::Case;

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tenure_core::FencingToken;
+use tokio::time::Instant;
 
 use super::jsonl::{Line, nanos, token};
 

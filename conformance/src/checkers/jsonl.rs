@@ -11,8 +11,8 @@ use std::io::{self, BufRead, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The version of the format that is written.
-pub const VERSION: u32 = 1;
+/// The version of the format that is written. Older ones can be read: since 2, a queue answers with what was popped.
+pub const VERSION: u32 = 2;
 
 /// What a line of a history can be.
 pub trait Line: Serialize + DeserializeOwned {
@@ -79,9 +79,9 @@ pub fn read<L: Line>(from: impl BufRead) -> Result<Vec<L>, ReadError> {
         if !header {
             let found: Header =
                 serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
-            if found.history != L::KIND || found.version != VERSION {
+            if found.history != L::KIND || !(1..=VERSION).contains(&found.version) {
                 return Err(wrong(format!(
-                    "a history of kind {:?}, version {}, where {:?}, version {VERSION}, was expected",
+                    "a history of kind {:?}, version {}, where {:?}, version {VERSION} or earlier, was expected",
                     found.history,
                     found.version,
                     L::KIND

@@ -63,6 +63,11 @@ pub enum QueueAnswer {
         /// How often the item was delivered, this time included.
         count: u32,
     },
+    /// To a pop, where its caller learns of no delivery.
+    Popped {
+        /// The item.
+        item: u64,
+    },
     /// To a dequeue and a pop, if there is nothing to hand out.
     Empty,
     /// To an acknowledgement and a return, if the delivery is no longer in force.
@@ -80,7 +85,9 @@ impl Line for QueueOperation {
 pub fn timeline(history: &[QueueOperation], places: &[usize]) -> Timeline {
     Timeline::of_operations(history, places, |call, answer| {
         let told = match answer {
-            Some(QueueAnswer::Delivered { item, .. }) => format!(" {item}"),
+            Some(QueueAnswer::Delivered { item, .. } | QueueAnswer::Popped { item }) => {
+                format!(" {item}")
+            }
             Some(QueueAnswer::Empty) => " nothing".to_owned(),
             Some(QueueAnswer::Lost) => ": lost".to_owned(),
             Some(QueueAnswer::Done) | None => String::new(),
@@ -155,6 +162,7 @@ impl QueueState {
             {
                 Some(token)
             }
+            Some(&QueueAnswer::Popped { item }) if by.is_none() && item == first.item => None,
             Some(_) => return None,
         };
         let mut items = self.0.clone();

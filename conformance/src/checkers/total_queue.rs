@@ -107,6 +107,8 @@ struct Life<'a> {
     /// Acknowledgements, pops among them, with their tokens.
     ends: Vec<(u64, &'a QueueOperation)>,
     returns: Vec<(u64, &'a QueueOperation)>,
+    /// Those that told the item alone.
+    pops: Vec<&'a QueueOperation>,
 }
 
 impl<'a> Life<'a> {
@@ -122,9 +124,11 @@ impl<'a> Life<'a> {
 
     /// An acknowledgement whose answer was lost may have ended it.
     fn may_have_ended(&self) -> bool {
-        self.ends
-            .iter()
-            .any(|(_, end)| end.possible() && end.answer() != Some(&QueueAnswer::Lost))
+        !self.pops.is_empty()
+            || self
+                .ends
+                .iter()
+                .any(|(_, end)| end.possible() && end.answer() != Some(&QueueAnswer::Lost))
     }
 
     /// The lines of this item, in the order of their calls.
@@ -132,6 +136,7 @@ impl<'a> Life<'a> {
         let mut lines: Vec<_> = self.enqueues.clone();
         lines.extend(self.deliveries.iter().map(|delivery| delivery.operation));
         lines.extend(self.ends.iter().chain(&self.returns).map(|(_, end)| *end));
+        lines.extend(&self.pops);
         lines.sort_by_key(|operation| operation.called);
         // A pop is a delivery and an end.
         lines.dedup_by(|a, b| std::ptr::eq(*a, *b));
@@ -189,9 +194,9 @@ fn account(history: &[QueueOperation], leeway: &Leeway, drained: bool) -> Accoun
         let certain = life.enqueues.iter().any(|op| op.answer().is_some());
         let acknowledged = Life::done(&life.ends).count();
         account.enqueued += usize::from(certain);
-        account.delivered += usize::from(!life.deliveries.is_empty());
+        account.delivered += usize::from(!life.deliveries.is_empty() || !life.pops.is_empty());
         account.redelivered += life.deliveries.len().saturating_sub(1);
-        account.acknowledged += usize::from(acknowledged > 0);
+        account.acknowledged += usize::from(acknowledged + life.pops.len() > 0);
         let wrong = [
             out_of_thin_air(life),
             acknowledged_twice(life),
@@ -237,6 +242,9 @@ fn lives(history: &[QueueOperation]) -> Lives<'_> {
                 returns.push((token, operation));
             }
             QueueCall::Dequeue { .. } | QueueCall::Pop => {
+                if let Some(&QueueAnswer::Popped { item }) = operation.answer() {
+                    lives.entry(item).or_default().pops.push(operation);
+                }
                 if let Some(&QueueAnswer::Delivered { item, token, count }) = operation.answer() {
                     let life = lives.entry(item).or_default();
                     life.deliveries.push(Delivery {
@@ -297,7 +305,10 @@ impl Unseen {
         let unknown = |operation: &&QueueOperation| operation.fate == Fate::Unknown;
         let dequeues = || {
             let unknown = history.iter().filter(unknown);
-            unknown.filter(|operation| matches!(operation.input, QueueCall::Dequeue { .. }))
+            let takes = |operation: &&QueueOperation| {
+                matches!(operation.input, QueueCall::Dequeue { .. } | QueueCall::Pop)
+            };
+            unknown.filter(takes)
         };
         let span = |operation: &QueueOperation| (operation.called, leeway.until(operation));
         let given_up = dequeues().filter(|operation| operation.ended.is_some());
@@ -316,25 +327,24 @@ impl Unseen {
 }
 
 fn out_of_thin_air(life: &Life<'_>) -> Option<String> {
-    life.deliveries.first()?;
+    let deliveries = life.deliveries.iter().map(|delivery| delivery.operation);
+    let taken: Vec<_> = deliveries.chain(life.pops.iter().copied()).collect();
+    taken.first()?;
     let possible = life.enqueues.iter().filter(|enqueue| enqueue.possible());
     let Some(source) = possible.min_by_key(|enqueue| enqueue.called) else {
         return Some("was delivered, though it was never taken in".to_owned());
     };
-    let mut deliveries = life.deliveries.iter();
-    let early = deliveries.find(|delivery| delivery.operation.precedes(source))?;
-    Some(format!(
-        "was delivered under token {} before anybody asked to take it in",
-        early.token
-    ))
+    let early = taken.iter().any(|taken| taken.precedes(source));
+    early.then(|| "was delivered before anybody asked to take it in".to_owned())
 }
 
 fn acknowledged_twice(life: &Life<'_>) -> Option<String> {
     let tokens: Vec<u64> = Life::done(&life.ends).map(|(token, _)| token).collect();
-    (tokens.len() > 1).then(|| {
+    let times = tokens.len() + life.pops.len();
+    (times > 1).then(|| {
         format!(
-            "was acknowledged {} times, under tokens {tokens:?}",
-            tokens.len()
+            "was acknowledged {times} times, under tokens {tokens:?} and by {} pops",
+            life.pops.len()
         )
     })
 }
@@ -407,6 +417,13 @@ fn counts(life: &Life<'_>, unseen: &Unseen) -> Option<String> {
 }
 
 fn came_back(life: &Life<'_>) -> Option<String> {
+    let again = |pop: &&&QueueOperation| {
+        let mut later = life.deliveries.iter();
+        later.any(|again| pop.precedes(again.operation))
+    };
+    if life.pops.iter().any(|pop| again(&pop)) {
+        return Some("was delivered after it had been popped".to_owned());
+    }
     Life::done(&life.ends).find_map(|(token, end)| {
         let again = life
             .deliveries

@@ -1,7 +1,9 @@
 //! Where a fault waits for its victim: between reading what a lock protects and writing it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 const NOBODY: usize = usize::MAX;
 const ANYBODY: usize = usize::MAX - 1;

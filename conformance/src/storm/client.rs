@@ -5,21 +5,24 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tenure_core::{Result, Session, SessionId, Store};
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use super::ambush::Ambush;
+use super::body::Body;
 use super::faults::{Fault, Kind};
+use super::gates::{GateAnswer, GateCall};
 use super::leaders::Office;
 use super::locks::Lock;
-use super::progress::Progress;
+use super::progress::{Occupancy, Progress};
 use super::shelf::Shelf;
 use super::{Earlier, Evidence, Histories, Plan, Said};
 use crate::case::Outcome;
-use crate::cases::{Paused, Process, Random, open_on};
+use crate::cases::{Random, open_on};
 use crate::checkers::jsonl::nanos;
 use crate::checkers::list_append::{Keys, Lists, Step};
 use crate::checkers::queue::{QueueAnswer, QueueCall};
@@ -36,6 +39,9 @@ const ROLES: &[(Role, usize)] = &[
     (Role::Candidate, 3),
     (Role::Observer, 1),
     (Role::ReaderWriter, 3),
+    (Role::Gatekeeper, 2),
+    (Role::Passer, 2),
+    (Role::Participant, 4),
 ];
 
 /// How far a clock jumps forward at least.
@@ -91,6 +97,12 @@ pub(super) enum Role {
     Candidate,
     Observer,
     ReaderWriter,
+    /// Holds the barrier.
+    Gatekeeper,
+    /// Waits for the barrier.
+    Passer,
+    /// Enters the double barrier.
+    Participant,
 }
 
 /// What all clients of a run share.
@@ -116,6 +128,10 @@ pub(super) struct Shared {
     pub(super) queue_operations: AtomicUsize,
     pub(super) election_operations: AtomicUsize,
     pub(super) rw_operations: AtomicUsize,
+    pub(super) gate_operations: AtomicUsize,
+    /// The store has no barriers.
+    pub(super) no_gates: AtomicBool,
+    pub(super) gates: Journal<GateCall, GateAnswer>,
     /// Commits under a lock whose fate is unknown. They stand in no journal.
     pub(super) unknown_commits: AtomicUsize,
     sessions: Mutex<Vec<Option<SessionId>>>,
@@ -124,7 +140,7 @@ pub(super) struct Shared {
     /// Times in which the store was killed, and did not keep what was held.
     killed: Mutex<Vec<(Duration, Duration)>>,
     /// When something went wrong, each time until all was as before.
-    troubles: Mutex<Vec<(Duration, Duration)>>,
+    troubles: Mutex<Vec<Trouble>>,
     /// Who may believe for longer than it holds, and when: somebody ended its lease.
     excused: Mutex<Vec<Excuse>>,
     pub(super) progress: Progress,
@@ -156,6 +172,24 @@ impl Excuse {
         self.client.is_none_or(|excused| excused == client)
             && self.from <= ended
             && called <= self.to
+    }
+}
+
+/// A time in which something went wrong: for one client, or for the store or the network of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trouble {
+    #[serde(default)]
+    pub(super) client: Option<usize>,
+    #[serde(with = "nanos")]
+    pub(super) from: Duration,
+    #[serde(with = "nanos")]
+    pub(super) to: Duration,
+}
+
+impl Trouble {
+    /// Whether it has a moment in common with the time from `from` to `to`.
+    pub(super) fn meets(&self, from: Duration, to: Duration) -> bool {
+        self.from <= to && from <= self.to
     }
 }
 
@@ -234,6 +268,9 @@ impl Shared {
             queue_operations: AtomicUsize::new(0),
             election_operations: AtomicUsize::new(0),
             rw_operations: AtomicUsize::new(0),
+            gate_operations: AtomicUsize::new(0),
+            no_gates: AtomicBool::new(false),
+            gates: Journal::since(start),
             unknown_commits: AtomicUsize::new(0),
             sessions: Mutex::new(vec![None; clients()]),
             broken: Mutex::default(),
@@ -281,13 +318,14 @@ impl Shared {
         epochs.push(Arc::new(next));
     }
 
-    fn counters(&self) -> [usize; 5] {
+    fn counters(&self) -> [usize; 6] {
         let counters = [
             &self.lock_operations,
             &self.transactions,
             &self.queue_operations,
             &self.election_operations,
             &self.rw_operations,
+            &self.gate_operations,
         ];
         counters.map(|counter| counter.load(Ordering::Relaxed))
     }
@@ -297,13 +335,21 @@ impl Shared {
         self.counters().iter().sum()
     }
 
+    /// Whether the store has nothing for this role.
+    fn lacks(&self, role: Role) -> bool {
+        matches!(role, Role::Gatekeeper | Role::Passer | Role::Participant)
+            && self.no_gates.load(Ordering::Relaxed)
+    }
+
     /// How much was achieved in the role in which that is least.
     pub(super) fn least(&self) -> usize {
         let achieved = self.progress.of_each();
         let mut achieved = achieved.into_iter();
         let by_role = ROLES
             .iter()
-            .map(|(_, count)| achieved.by_ref().take(*count).sum());
+            .map(|(role, count)| (role, achieved.by_ref().take(*count).sum()))
+            .filter(|(role, _)| !self.lacks(**role))
+            .map(|(_, sum)| sum);
         by_role.min().unwrap_or_default()
     }
 
@@ -325,6 +371,7 @@ impl Shared {
             seat: self.office.seat.events(),
             words: self.office.words.operations(),
             shelf: self.shelf.events(),
+            gates: self.gates.operations(),
             lists: lists.unwrap_or_default(),
             items: items.unwrap_or_default(),
             earlier: epochs.iter().filter_map(earlier).collect(),
@@ -384,21 +431,45 @@ impl Shared {
     }
 
     /// Something goes wrong since then. Until it is [over](Self::trouble_over), it does for ever.
-    fn trouble(&self, since: Duration) {
+    fn trouble(&self, client: Option<usize>, since: Duration) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.push((since, Duration::MAX));
+        troubles.push(Trouble {
+            client,
+            from: since,
+            to: Duration::MAX,
+        });
     }
 
     /// It is healed: what the dead have is free some time after this.
     fn trouble_over(&self) {
         let free = self.start.elapsed() + self.patience();
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, until)) = troubles.last_mut() {
-            *until = free;
+        if let Some(trouble) = troubles.last_mut() {
+            trouble.to = free;
         }
     }
 
-    pub(super) fn troubles(&self) -> Vec<(Duration, Duration)> {
+    /// Whether nothing stood in the way of this client since then: not to its own process or link, nor to the store.
+    pub(super) fn is_sound(&self, client: usize, since: Duration) -> bool {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let met = |trouble: &Trouble| {
+            trouble.client.is_none_or(|met| met == client) && trouble.meets(since, Duration::MAX)
+        };
+        !troubles.iter().any(met)
+    }
+
+    /// How many faults have met another client of this role since then.
+    fn troubles_in(&self, role: Role, since: Duration) -> u32 {
+        let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        let met = |trouble: &&Trouble| {
+            let client = trouble.client;
+            trouble.meets(since, Duration::MAX)
+                && client.is_some_and(|met| of_role(role).any(|one| one == met))
+        };
+        u32::try_from(troubles.iter().filter(met).count()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn troubles(&self) -> Vec<Trouble> {
         let troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         troubles.clone()
     }
@@ -444,8 +515,10 @@ pub(super) struct Client {
     pub(super) number: usize,
     pub(super) random: Random,
     pub(super) shared: Arc<Shared>,
-    store: Store,
-    session: Option<Session>,
+    pub(super) store: Store,
+    pub(super) session: Option<Session>,
+    /// When its session was opened.
+    opened: Duration,
     role: Role,
     cancel: Arc<Notify>,
 }
@@ -460,6 +533,9 @@ impl Client {
             Role::Candidate => self.stand().await,
             Role::Observer => self.look_on().await,
             Role::ReaderWriter => self.read_and_write().await,
+            Role::Gatekeeper => self.keep_gate().await,
+            Role::Passer => self.pass_gate().await,
+            Role::Participant => self.take_part().await,
         }
         if let Some(session) = self.session.take() {
             // The TTL bounds the rest.
@@ -478,11 +554,19 @@ impl Client {
     /// The session, or a new one if it was lost; none if the store cannot be reached just now.
     pub(super) async fn session(&mut self) -> Option<Session> {
         let valid = |session: &Session| session.is_valid();
+        if self
+            .session
+            .as_ref()
+            .is_some_and(|session| !session.is_valid())
+        {
+            self.lost("its session", self.opened);
+        }
         if !self.session.as_ref().is_some_and(valid) {
             self.session = None;
             let ttl = self.shared.ttl;
             let opening = tokio::time::timeout(ttl * 2, open_on(&self.store, ttl)).await;
             self.session = opening.ok().and_then(Result::ok);
+            self.opened = self.shared.now();
             let id = self.session.as_ref().map(|session| session.id().clone());
             let sessions = self.shared.sessions.lock();
             sessions.unwrap_or_else(PoisonError::into_inner)[self.number] = id;
@@ -500,24 +584,108 @@ impl Client {
         others.filter_map(|client| achieved.get(client)).sum()
     }
 
-    /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows. To wait in vain when
-    /// nothing has gone wrong is a violation, if others get on: a machine may be too busy for anybody.
+    /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows.
     pub(super) async fn attempt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
+        self.attempt_in(None, call).await
+    }
+
+    /// The same for a call that waits in the line of `queue`. To wait in vain is a violation, if others get on: a
+    /// machine may be too busy for anybody.
+    pub(super) async fn attempt_in<T>(
+        &self,
+        queue: Option<&Occupancy>,
+        call: impl Future<Output = T>,
+    ) -> Option<T> {
         let (called, before) = (Instant::now(), self.of_others());
-        tokio::select! {
-            biased;
-            answer = call => Some(answer),
-            () = self.cancel.notified() => None,
-            () = tokio::time::sleep(self.patience()) => {
-                let others = self.of_others() - before;
-                if self.goes_on() && self.shared.progress.is_calm_since(called) && others >= enough(self.role) {
+        let mut call = std::pin::pin!(call);
+        let mut until = called + self.patience();
+        for _ in 0..MOST_LOOKS {
+            tokio::select! {
+                biased;
+                answer = &mut call => return Some(answer),
+                () = self.cancel.notified() => return None,
+                () = tokio::time::sleep_until(until) => {}
+            }
+            match self.waited(called, before, queue) {
+                Waited::Enough => return None,
+                Waited::InVain(others) => {
                     self.shared.broke(format!(
                         "client {} ({:?}) waited {:?} for an answer, in which nothing stood in its way, and others got on {others} times",
-                        self.number, self.role, self.patience()
+                        self.number, self.role, called.elapsed()
                     ));
+                    return None;
                 }
-                None
+                Waited::NotLongEnough(more) => until = Instant::now() + more,
             }
+        }
+        None
+    }
+
+    /// Judges a wait: its client's network was sound, the store was up, and no known holder was in its way for as long
+    /// as the dead may be, while others got on. Each fault that met another client of the same line may have left one
+    /// more dead holder.
+    fn waited(&self, called: Instant, before: usize, queue: Option<&Occupancy>) -> Waited {
+        let patience = self.patience();
+        if !self.goes_on() {
+            return Waited::Enough;
+        }
+        let free = match queue.map(Occupancy::free_since) {
+            None => called,
+            Some(Some(since)) => since.max(called),
+            Some(None) => return Waited::NotLongEnough(patience / 4),
+        };
+        let others = self.of_others() - before;
+        let since = (self.shared.now() - called.elapsed()).saturating_sub(patience);
+        let dead = match self.shared.progress.is_calm_since(called) {
+            true => 0,
+            false if self.shared.is_sound(self.number, since) => {
+                self.shared.troubles_in(self.role, since)
+            }
+            false => return Waited::Enough,
+        };
+        let due = patience * (1 + dead);
+        let waited = free.elapsed();
+        if waited < due {
+            return Waited::NotLongEnough(due - waited);
+        }
+        match others >= enough(self.role) {
+            true => Waited::InVain(others),
+            false => Waited::Enough,
+        }
+    }
+
+    /// How long a holding lasts: a moment in most cases, some TTLs in a few, so many times rarer than usual. Waits
+    /// for that.
+    pub(super) async fn work(&mut self, rarer: u64) {
+        let plan = &self.shared.plan;
+        let (moment, lasting) = (Duration::from_millis(4) * plan.pace, plan.lasting);
+        let ttl = self.shared.ttl;
+        let period = match self.random.below(lasting * rarer) {
+            // While all is well: what comes of it in trouble is over by then.
+            0 if self.goes_on() => match self.random.below(6) {
+                0 if self.shared.plan.one_thread => ttl * 10 + self.random.up_to(ttl),
+                _ => ttl + self.random.up_to(ttl * 2),
+            },
+            _ => self.random.up_to(moment),
+        };
+        let until = Instant::now() + period;
+        while Instant::now() < until && self.goes_on() {
+            let slice = (until - Instant::now()).min(ttl / 8);
+            tokio::time::sleep(slice).await;
+        }
+    }
+
+    /// What the client has had since then was lost. On one thread, where no machine is too busy to renew, something must
+    /// have been in its way.
+    pub(super) fn lost(&self, what: &str, since: Duration) {
+        let since = since.saturating_sub(self.patience());
+        if self.shared.plan.one_thread && self.shared.is_sound(self.number, since) {
+            self.shared.broke(format!(
+                "client {} ({:?}) lost {what} at {:.3?}, though nothing stood in its way",
+                self.number,
+                self.role,
+                self.shared.now()
+            ));
         }
     }
 
@@ -527,12 +695,26 @@ impl Client {
 
     /// A moment between two operations.
     pub(super) async fn think(&mut self) {
+        let pace = self.shared.plan.pace;
         let most = match self.shared.enough.load(Ordering::Relaxed) {
-            false => Duration::from_millis(4),
-            true => Duration::from_millis(60),
+            false => Duration::from_millis(4) * pace,
+            true => Duration::from_millis(60 + 4 * u64::from(pace)),
         };
         tokio::time::sleep(self.random.up_to(most)).await;
     }
+}
+
+/// How often a wait is looked at that others, who hold what it waits for, make longer.
+const MOST_LOOKS: usize = 100;
+
+/// What a wait has come to.
+enum Waited {
+    /// It is given up.
+    Enough,
+    /// Others got on so often.
+    InVain(usize),
+    /// It goes on for so long.
+    NotLongEnough(Duration),
 }
 
 /// A connection as a client has it, with a link to be disturbed where there is one.
@@ -571,7 +753,7 @@ struct Hand {
     cancel: Arc<Notify>,
     seed: u64,
     lives: u64,
-    process: Option<Process>,
+    body: Option<Body>,
     /// Tells of the end of this life, unless it breaks.
     ended: Option<oneshot::Receiver<()>>,
 }
@@ -583,8 +765,8 @@ impl Hand {
         harness: &dyn Harness,
         shared: &Arc<Shared>,
     ) -> std::result::Result<(), Outcome> {
-        let process = Process::start()?;
-        let connecting = process.lend(connect(harness));
+        let body = Body::start(shared.plan.one_thread)?;
+        let connecting = body.lend(connect(harness));
         let connected = tokio::time::timeout(shared.plan.hang, connecting).await;
         let connected = connected
             .map_err(|_| Outcome::not_run("connecting a client does not end"))?
@@ -603,27 +785,29 @@ impl Hand {
             shared: Arc::clone(shared),
             store,
             session: None,
+            opened: Duration::ZERO,
             role: self.role,
             cancel: Arc::clone(&self.cancel),
         };
         let (tell, ended) = oneshot::channel();
-        process.start_in(async move {
+        body.start_in(async move {
             client.run().await;
             let _ = tell.send(());
         });
-        (self.process, self.ended) = (Some(process), Some(ended));
+        (self.body, self.ended) = (Some(body), Some(ended));
         Ok(())
-    }
-
-    async fn paused(&self) -> Option<Paused> {
-        match &self.process {
-            Some(process) => Some(process.pause().await),
-            None => None,
-        }
     }
 
     fn broken(&self) -> Outcome {
         Outcome::violated(format!("client {} ({:?}) panicked", self.number, self.role))
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        if let Some(body) = &self.body {
+            body.abandon();
+        }
     }
 }
 
@@ -645,7 +829,7 @@ impl Crew {
                     cancel: Arc::default(),
                     seed: random.next(),
                     lives: 0,
-                    process: None,
+                    body: None,
                     ended: None,
                 });
             }
@@ -669,6 +853,7 @@ impl Crew {
             self.all_at_work(shared)?;
             let now = progress();
             let idle = |hand: &&Hand| match hand.role {
+                role if shared.lacks(role) => false,
                 Role::Observer => now.1.get(hand.number) == before.1.get(hand.number),
                 _ => now.0.get(hand.number) == before.0.get(hand.number),
             };
@@ -743,7 +928,7 @@ impl Crew {
         let client = caught.unwrap_or(anybody);
         let since = shared.start.elapsed();
         shared.note(client, fault.kind.word());
-        shared.trouble(since);
+        shared.trouble(fault.kind.is_about_one().then_some(client), since);
         let forgets = shared.said.forgets(fault.kind) && !shared.plan.durable;
         if forgets {
             shared.close_epoch();
@@ -809,13 +994,13 @@ impl Crew {
         let hand = &mut self.0[client];
         match fault.kind {
             Kind::ClientPaused => {
-                let paused = hand.paused().await;
-                pass.await;
-                drop(paused);
+                if let Some(body) = &hand.body {
+                    body.pause(hand.link.as_deref(), pass).await;
+                }
             }
             Kind::ClientKilled => {
-                if let Some(process) = hand.process.take() {
-                    process.kill().await;
+                if let Some(body) = hand.body.take() {
+                    body.kill(hand.link.as_deref()).await;
                     shared.died(client);
                     shared.gone(client);
                 }

@@ -116,6 +116,21 @@ impl Kind {
         }
     }
 
+    /// Whether it meets one client that is known before it begins, and nobody else.
+    pub(super) const fn is_about_one(self) -> bool {
+        matches!(
+            self,
+            Self::ClientPaused
+                | Self::ClientKilled
+                | Self::Cancelled
+                | Self::CutOff
+                | Self::AnswersLost
+                | Self::AnswersLate
+                | Self::Reset
+                | Self::ResetMidway
+        )
+    }
+
     /// Whether a process of the store ends by it, and with that what is in its memory alone.
     pub(super) const fn ends_processes(self) -> bool {
         matches!(self, Self::StoreKilled | Self::FailedOver)

@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tenure_core::{Delivery, Effect, Error, ErrorKind, Item, QueueHandle, Result};
+use tokio::time::Instant;
 
 use super::client::{Client, Doubled, Epoch, Shared, clients};
 use crate::case::Outcome;
@@ -45,8 +46,9 @@ impl Client {
         let first = self.shared.next_item.fetch_add(size, Ordering::Relaxed);
         let mut batch = Vec::new();
         for item in first..first + size {
-            let priority = u16::try_from(self.random.below(3)).unwrap_or_default();
-            let Ok(named) = Item::new(item.to_string()).id(format!("item {item}")) else {
+            // Two of them differ in their high bits alone.
+            let priority = [0, 1, 256][usize::try_from(self.random.below(3)).unwrap_or_default()];
+            let Ok(named) = Item::new(value_of(item)).id(format!("item {item}")) else {
                 return;
             };
             batch.push((item, priority, named.priority(priority)));
@@ -95,7 +97,7 @@ impl Client {
     }
 
     pub(super) async fn consume(&mut self) {
-        let mut kept: VecDeque<(Arc<Epoch>, u64, Delivery)> = VecDeque::new();
+        let mut kept: VecDeque<(Arc<Epoch>, u64, Delivery, Duration)> = VecDeque::new();
         let mut epoch = self.shared.epoch();
         let (mut shift, mut session) = (0, None);
         while self.goes_on() {
@@ -110,17 +112,37 @@ impl Client {
                     shift = self.shared.shifts.fetch_add(1, Ordering::Relaxed);
                     epoch = present;
                 }
-                if let Ok(queue) = current.queue(epoch.name(QUEUE))
-                    && let Some((item, delivery)) = self.take(&epoch, &queue, shift).await
-                {
-                    kept.push_back((Arc::clone(&epoch), item, delivery));
+                if let Ok(queue) = current.queue(epoch.name(QUEUE)) {
+                    match self.random.below(12) {
+                        0 => self.pop(&epoch, &queue).await,
+                        1 | 2 => {
+                            for (item, delivery) in self.take_many(&epoch, &queue, shift).await {
+                                kept.push_back((
+                                    Arc::clone(&epoch),
+                                    item,
+                                    delivery,
+                                    self.shared.now(),
+                                ));
+                            }
+                        }
+                        _ => {
+                            if let Some((item, delivery)) = self.take(&epoch, &queue, shift).await {
+                                kept.push_back((
+                                    Arc::clone(&epoch),
+                                    item,
+                                    delivery,
+                                    self.shared.now(),
+                                ));
+                            }
+                        }
+                    }
                 }
             }
             self.think().await;
             if self.random.below(4) != 0
-                && let Some((epoch, item, delivery)) = kept.pop_front()
+                && let Some((epoch, item, delivery, since)) = kept.pop_front()
             {
-                self.settle(&epoch, item, delivery).await;
+                self.settle(&epoch, item, delivery, since).await;
             }
         }
         // What is left in hand goes back with the session.
@@ -185,6 +207,69 @@ impl Client {
         }
     }
 
+    /// Several items at once.
+    async fn take_many(
+        &mut self,
+        epoch: &Epoch,
+        queue: &QueueHandle,
+        by: u64,
+    ) -> Vec<(u64, Delivery)> {
+        let most = 2 + usize::try_from(self.random.below(4)).unwrap_or_default();
+        let call = |_| epoch.items.call(self.number, QueueCall::Dequeue { by });
+        let tickets: Vec<Ticket> = (0..most).map(call).collect();
+        self.shared.epoch().depth.store(0, Ordering::Relaxed);
+        let answer = self.attempt(queue.dequeue_many(most)).await;
+        self.count(1);
+        let deliveries = match answer {
+            Some(Ok(deliveries)) => deliveries,
+            unheard => {
+                for ticket in tickets {
+                    epoch.items.end(ticket, empty_handed(unheard.as_ref()));
+                }
+                return Vec::new();
+            }
+        };
+        if deliveries.is_empty() || deliveries.len() > most {
+            let count = deliveries.len();
+            let what = format!("{count} items were delivered, where 1 to {most} were asked for");
+            self.shared.broke(what);
+        }
+        let mut taken = Vec::new();
+        let mut tickets = tickets.into_iter();
+        for (delivery, ticket) in deliveries.into_iter().zip(tickets.by_ref()) {
+            match delivered(&delivery) {
+                Ok((item, answer)) => {
+                    epoch.items.done(ticket, answer);
+                    self.in_hand(item, &delivery);
+                    taken.push((item, delivery));
+                }
+                Err(error) => self.shared.broke(error.to_string()),
+            }
+        }
+        for unused in tickets {
+            epoch.items.end(unused, Fate::Failed);
+        }
+        taken
+    }
+
+    /// Takes an item and acknowledges it in one step.
+    async fn pop(&mut self, epoch: &Epoch, queue: &QueueHandle) {
+        let ticket = epoch.items.call(self.number, QueueCall::Pop);
+        self.shared.epoch().depth.store(0, Ordering::Relaxed);
+        let answer = self.attempt(queue.pop()).await;
+        self.count(1);
+        match answer {
+            Some(Ok(value)) => match number_of(&value) {
+                Ok(item) => {
+                    epoch.items.done(ticket, QueueAnswer::Popped { item });
+                    self.achieved();
+                }
+                Err(error) => self.shared.broke(error.to_string()),
+            },
+            unheard => epoch.items.end(ticket, empty_handed(unheard.as_ref())),
+        }
+    }
+
     /// The newest delivery of this item, as far as clients have seen.
     fn in_hand(&self, item: u64, delivery: &Delivery) {
         let (token, now) = (delivery.token().get(), self.shared.now());
@@ -220,8 +305,14 @@ impl Client {
         }
     }
 
-    async fn settle(&mut self, epoch: &Epoch, item: u64, delivery: Delivery) {
+    async fn settle(&mut self, epoch: &Epoch, item: u64, delivery: Delivery, since: Duration) {
         let token = delivery.token().get();
+        if self.random.below(40) == 0 {
+            self.work(1).await;
+        }
+        if !delivery.is_valid() {
+            self.lost("a delivery", since);
+        }
         self.is_the_only_one(epoch, item, &delivery);
         match self.random.below(10) {
             0 => {
@@ -256,13 +347,31 @@ const fn depart(by: u64) -> QueueCall {
 }
 
 fn delivered(delivery: &Delivery) -> Result<(u64, QueueAnswer)> {
-    let text = String::from_utf8_lossy(delivery.value());
-    let item = text.parse().map_err(|_| {
-        let what = format!("`{text}` was delivered, and never put in");
-        Error::new(ErrorKind::Internal, what)
-    })?;
+    let item = number_of(delivery.value())?;
     let (token, count) = (delivery.token().get(), delivery.count());
     Ok((item, QueueAnswer::Delivered { item, token, count }))
+}
+
+/// The value of an item: its number, in some cases with so much behind it.
+fn value_of(item: u64) -> String {
+    let padding = match item % 23 {
+        0 => usize::try_from(item % 7).unwrap_or_default() * 12_000 + 100,
+        _ => 0,
+    };
+    format!("{item} {}", ".".repeat(padding))
+}
+
+fn number_of(value: &[u8]) -> Result<u64> {
+    let text = String::from_utf8_lossy(value);
+    let item = text.split(' ').next().and_then(|item| item.parse().ok());
+    item.filter(|item| value_of(*item) == text).ok_or_else(|| {
+        let start: String = text.chars().take(40).collect();
+        let what = format!(
+            "`{start}` of {} bytes was delivered, and never put in",
+            value.len()
+        );
+        Error::new(ErrorKind::Internal, what)
+    })
 }
 
 /// What is known of the end of a delivery.

@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Counts;
-use super::client::{Doubled, Excuse, Shared};
+use super::client::{Doubled, Excuse, Shared, Trouble};
+use super::gates::{self, GateOperation};
+use super::prompt::{self, Step};
 use crate::case::Outcome;
 use crate::checkers::election::{self, ElectionCall, ElectionOperation};
 use crate::checkers::list_append::{self, Level, Transaction};
@@ -39,6 +41,8 @@ pub struct Histories {
     pub words: Vec<ElectionOperation>,
     /// Of the read-write lock.
     pub shelf: Vec<RwEvent>,
+    /// Of the barriers.
+    pub gates: Vec<GateOperation>,
     /// Of the lists.
     pub lists: Vec<Transaction>,
     /// Of the queue.
@@ -71,7 +75,10 @@ pub struct Evidence {
     /// When the store was killed and did not keep what was held.
     pub killed: Vec<Span>,
     /// When something went wrong, until all was as before.
-    pub troubles: Vec<Span>,
+    pub(super) troubles: Vec<Trouble>,
+    /// Whether requests took no time, so that promptness and the order of arrival are judged.
+    #[serde(default)]
+    pub one_thread: bool,
     /// Deliveries that counted as valid beside a newer one.
     pub(super) doubled: Vec<Doubled>,
     /// Updates that the registers behind the locks lost, in words.
@@ -133,7 +140,8 @@ impl Evidence {
             converges: shared.said.converges,
             excused: shared.excused(),
             killed: Span::all(shared.killed()),
-            troubles: Span::all(shared.troubles()),
+            troubles: shared.troubles(),
+            one_thread: shared.plan.one_thread,
             doubled: doubled.unwrap_or_else(PoisonError::into_inner).clone(),
             registers: match ended {
                 Ok(()) => locks.chain([seat]).filter_map(Result::err).collect(),
@@ -158,6 +166,8 @@ struct RunFile {
     leaders: String,
     election: String,
     rw_lock: String,
+    #[serde(default)]
+    barriers: Option<String>,
     epochs: Vec<EpochFile>,
     lists: String,
     queue: String,
@@ -222,6 +232,7 @@ impl Histories {
             leaders: file("leaders"),
             election: file("election"),
             rw_lock: file("rw-lock"),
+            barriers: Some(file("barriers")),
             epochs: epochs.collect(),
             lists: file("lists"),
             queue: file("queue"),
@@ -233,6 +244,9 @@ impl Histories {
         paths.push(written(folder.join(&run.leaders), &self.seat)?);
         paths.push(written(folder.join(&run.election), &self.words)?);
         paths.push(written(folder.join(&run.rw_lock), &self.shelf)?);
+        if let Some(barriers) = &run.barriers {
+            paths.push(written(folder.join(barriers), &self.gates)?);
+        }
         for (file, epoch) in run.epochs.iter().zip(&self.earlier) {
             paths.push(written(folder.join(&file.lists), &epoch.lists)?);
             paths.push(written(folder.join(&file.queue), &epoch.items)?);
@@ -257,6 +271,10 @@ impl Histories {
             seat: read(&folder.join(&run.leaders))?,
             words: read(&folder.join(&run.election))?,
             shelf: read(&folder.join(&run.rw_lock))?,
+            gates: match &run.barriers {
+                Some(file) => read(&folder.join(file))?,
+                None => Vec::new(),
+            },
             lists: read(&folder.join(&run.lists))?,
             items: read(&folder.join(&run.queue))?,
             evidence: run.evidence,
@@ -346,6 +364,7 @@ pub(super) fn count(histories: &Histories, shared: &Shared) -> Counts {
         queue: shared.queue_operations.load(Ordering::Relaxed),
         elections: shared.election_operations.load(Ordering::Relaxed),
         rw_locks: shared.rw_operations.load(Ordering::Relaxed),
+        gates: shared.gate_operations.load(Ordering::Relaxed),
         unknown,
         shared: met.shared,
         refused: count(|what| matches!(what, What::WriteRefused(..))),
@@ -363,11 +382,13 @@ pub(super) fn judge(histories: &Histories) -> Result<(), Outcome> {
     for events in &histories.locks {
         judge_lock("", &without_belief(events, excused))?;
     }
+    judge_promptness(histories)?;
     judge_election(histories)?;
     if let Some(lost) = evidence.registers.first() {
         return Err(Outcome::violated(lost));
     }
     judge_shelf(&histories.shelf, excused)?;
+    judge_gates(histories)?;
     if let Some(broken) = &evidence.broken {
         return Err(Outcome::violated(broken));
     }
@@ -387,6 +408,59 @@ pub(super) fn judge(histories: &Histories) -> Result<(), Outcome> {
     }
     // What was not taken in the end of a run that was cut short may be there.
     judge_queue(&histories.items, evidence, evidence.stopped.is_none())
+}
+
+fn judge_gates(histories: &Histories) -> Result<(), Outcome> {
+    let evidence = &histories.evidence;
+    let patience = evidence.ttl * 2 + evidence.late;
+    // Where any lease may end early at any time, no hold is certain.
+    if evidence
+        .excused
+        .iter()
+        .any(|excuse| excuse.client.is_none() && excuse.to == Duration::MAX)
+    {
+        return Ok(());
+    }
+    gates::judge(
+        &histories.gates,
+        &evidence.troubles,
+        patience,
+        evidence.one_thread,
+    )
+    .map_err(|found| Outcome::violated(format!("the barriers: {found}")))
+}
+
+/// Who came first is served first, and at once.
+fn judge_promptness(histories: &Histories) -> Result<(), Outcome> {
+    let evidence = &histories.evidence;
+    if !evidence.one_thread {
+        return Ok(());
+    }
+    let patience = evidence.ttl * 2 + evidence.late;
+    let late = |what: &str, found: Result<(), String>| {
+        found.map_err(|found| Outcome::violated(format!("{what}, in its order: {found}")))
+    };
+    for events in &histories.locks {
+        let steps = events.iter().map(Step::of);
+        late(
+            "the lock",
+            prompt::check(steps, &evidence.troubles, patience),
+        )?;
+    }
+    let steps = histories.seat.iter().map(Step::of);
+    late(
+        "the election",
+        prompt::check(steps, &evidence.troubles, patience),
+    )?;
+    let steps = histories.shelf.iter().map(|event| Step {
+        at: event.at,
+        client: event.client,
+        what: &event.what,
+    });
+    late(
+        "the read-write lock",
+        prompt::check(steps, &evidence.troubles, patience),
+    )
 }
 
 fn judge_lists(lists: &[Transaction]) -> Result<(), Outcome> {
@@ -413,7 +487,8 @@ fn queue_account(
     let mut leeway = Leeway::within(evidence.ttl * 6 + evidence.late * 2);
     // And where nothing is wrong: whoever cannot say so for longer has lost its session, and the item with it.
     leeway.given_back = Some(evidence.ttl + evidence.late);
-    leeway.trouble = Span::pairs(&evidence.troubles);
+    let troubles = evidence.troubles.iter();
+    leeway.trouble = troubles.map(|trouble| (trouble.from, trouble.to)).collect();
     let forgotten = killed.iter();
     let forgotten = forgotten.map(|(from, to)| (from.saturating_sub(SPARE), *to));
     leeway.forgotten = forgotten.collect();
@@ -581,7 +656,9 @@ fn without_forgotten_items(
             | QueueCall::Return { item, .. },
             _,
         )
-        | (_, Some(QueueAnswer::Delivered { item, .. })) => Some(*item),
+        | (_, Some(QueueAnswer::Delivered { item, .. } | QueueAnswer::Popped { item })) => {
+            Some(*item)
+        }
         _ => None,
     };
     let mut items: HashMap<u64, Seen> = HashMap::new();
@@ -591,7 +668,7 @@ fn without_forgotten_items(
         };
         let seen = items.entry(item).or_default();
         match operation.answer() {
-            Some(QueueAnswer::Done) => seen.certain = true,
+            Some(QueueAnswer::Done | QueueAnswer::Popped { .. }) => seen.certain = true,
             Some(QueueAnswer::Delivered { .. }) => {
                 // A dequeue waits: it may have got the item as late as it answered.
                 let by = operation.ended.unwrap_or(operation.called);

@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tenure_core::{Effect, ElectionHandle, Error, ErrorKind, Leader, Leadership, Observer, Result};
+use tokio::time::Instant;
 
 use super::client::{Client, Role, Shared, clients, of_role};
 use super::locks::Lock;
@@ -162,7 +163,10 @@ impl Client {
                 let waiting = tokio::time::timeout(short, election.campaign(value));
                 self.attempt(waiting).await.and_then(|in_time| in_time.ok())
             }
-            _ => self.attempt(election.campaign(value)).await,
+            _ => {
+                let campaigning = election.campaign(value);
+                self.attempt_in(Some(&seat.occupancy), campaigning).await
+            }
         };
         self.count_election();
         match answer {
@@ -185,7 +189,7 @@ impl Client {
     async fn reign(&mut self, election: &ElectionHandle, lead: Leadership) {
         let shared = std::sync::Arc::clone(&self.shared);
         let (seat, token) = (&shared.office.seat, lead.token());
-        let fenced = shared.plan.fenced;
+        let (fenced, since) = (shared.plan.fenced, shared.now());
         let read = seat.access_under(fenced, self.number, &lead, |value| *value);
         for number in 1..=self.random.below(4) {
             self.speak(&lead, number).await;
@@ -196,6 +200,7 @@ impl Client {
         if self.random.below(16) == 0 {
             // Sometimes for so long that what comes late finds it here.
             tokio::time::sleep(self.random.up_to(Duration::from_millis(200))).await;
+            self.work(1).await;
             self.ask(election, Some(&lead)).await;
         }
         if seat.ambush.pass(self.number).await {
@@ -211,6 +216,7 @@ impl Client {
             self.speak(&lead, 9).await;
         }
         if !seat.looks(self.number, &lead) {
+            self.lost("its leadership", since);
             return;
         }
         seat.record(self.number, What::Releasing(token));

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tenure_core::{Effect, Isolation, Result, StmHandle, Tx};
+use tokio::time::Instant;
 
 use super::client::{Client, Epoch, Shared, clients};
 use crate::case::Outcome;
@@ -28,7 +29,14 @@ impl Client {
             if let Some(session) = self.session().await
                 && let Ok(stm) = session.stm()
             {
-                self.transact(&stm.isolation(level).attempts(100)).await;
+                let stm = stm.isolation(level).attempts(100);
+                match self.random.below(64) {
+                    // A weaker level breaks this as well, and is judged by the lists.
+                    _ if self.shared.plan.isolation.is_some() => self.transact(&stm).await,
+                    0 => self.write_and_read_much(&stm).await,
+                    1..16 => self.move_chip(&stm).await,
+                    _ => self.transact(&stm).await,
+                }
             }
             self.think().await;
         }
@@ -52,6 +60,46 @@ impl Client {
         self.shared.transactions.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Moves a chip on the board from one slot to another: a deletion and a write. All chips are always there, each
+    /// in one slot.
+    async fn move_chip(&mut self, stm: &StmHandle) {
+        let epoch = self.shared.epoch();
+        let (from, to) = (self.random.below(SLOTS), self.random.below(SLOTS));
+        let moving = stm.run(|tx| chips(tx, Arc::clone(&epoch), from, to));
+        if let Some(Ok(found)) = self.attempt(moving).await {
+            if let Some(found) = found.filter(|_| epoch.is_open()) {
+                self.shared
+                    .broke(format!("the board has the chips {found:?} in its slots"));
+            }
+            self.achieved();
+        }
+        self.shared.transactions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Writes many keys, one of them of a large value, and reads all of them back. Nobody else writes them.
+    async fn write_and_read_much(&mut self, stm: &StmHandle) {
+        let epoch = self.shared.epoch();
+        let (number, client) = (self.random.next(), self.number);
+        let size = usize::try_from(self.random.below(100_000)).unwrap_or_default();
+        let writing = stm.run(|tx| write_much(tx, Arc::clone(&epoch), client, number, size));
+        let written = matches!(self.attempt(writing).await, Some(Ok(())));
+        self.shared.transactions.fetch_add(1, Ordering::Relaxed);
+        if !written {
+            return;
+        }
+        let reading = stm.run(|tx| read_much(tx, Arc::clone(&epoch), client, number, size));
+        let read = self.attempt(reading).await;
+        self.shared.transactions.fetch_add(1, Ordering::Relaxed);
+        if let Some(Ok((wrong, whole))) = read
+            && (wrong > 0 || !whole)
+            && epoch.is_open()
+        {
+            self.shared.broke(format!(
+                "of {KEYS} keys that client {client} wrote in one transaction {wrong} were read back wrong; the value of {size} bytes came back whole: {whole}"
+            ));
+        }
+    }
+
     fn steps(&mut self, epoch: &Epoch) -> Vec<Step> {
         let mut keys = epoch.keys.lock();
         let keys = keys.as_mut().unwrap_or_else(|broken| broken.get_mut());
@@ -62,6 +110,76 @@ impl Client {
         };
         (0..4).map(step).collect()
     }
+}
+
+/// So many keys in one transaction.
+const KEYS: usize = 100;
+
+fn sheaf(epoch: &Epoch, client: usize, key: usize) -> String {
+    epoch.name(&format!("sheaf {client} {key}"))
+}
+
+async fn write_much(
+    tx: Tx,
+    epoch: Arc<Epoch>,
+    client: usize,
+    number: u64,
+    size: usize,
+) -> Result<()> {
+    for key in 0..KEYS {
+        tx.put(sheaf(&epoch, client, key), number.to_string())?;
+    }
+    let large = vec![number.to_le_bytes()[0]; size];
+    tx.put(sheaf(&epoch, client, KEYS), large)
+}
+
+/// How many keys have another number, and whether the large value has come back.
+async fn read_much(
+    tx: Tx,
+    epoch: Arc<Epoch>,
+    client: usize,
+    number: u64,
+    size: usize,
+) -> Result<(usize, bool)> {
+    let text = number.to_string();
+    let read = tx.get_many((0..KEYS).map(|key| sheaf(&epoch, client, key)));
+    let read = read.await?;
+    let right = |value: &&Option<Vec<u8>>| value.as_deref() == Some(text.as_bytes());
+    let wrong = KEYS - read.iter().filter(right).count();
+    let large = tx.get(sheaf(&epoch, client, KEYS)).await?;
+    let whole = large == Some(vec![number.to_le_bytes()[0]; size]);
+    Ok((wrong, whole))
+}
+
+/// Slots of the board, and chips on it.
+const SLOTS: u64 = 8;
+const CHIPS: u64 = 3;
+
+/// What is in the slots, if it is not every chip once.
+async fn chips(tx: Tx, epoch: Arc<Epoch>, from: u64, to: u64) -> Result<Option<Vec<u64>>> {
+    let slot = |slot: u64| epoch.name(&format!("slot {slot}"));
+    let ready = epoch.name("the board");
+    if tx.get(&ready).await?.is_none() {
+        for chip in 0..CHIPS {
+            tx.put(slot(chip), chip.to_string())?;
+        }
+        tx.put(&ready, b"ready".to_vec())?;
+        return Ok(None);
+    }
+    let read = tx.get_many((0..SLOTS).map(slot)).await?;
+    let chip = |value: Vec<u8>| String::from_utf8_lossy(&value).parse::<u64>().ok();
+    let slots: Vec<Option<u64>> = read.into_iter().map(|value| value.and_then(chip)).collect();
+    let in_slot = |number: u64| {
+        let number = usize::try_from(number).ok()?;
+        slots.get(number).copied()
+    };
+    if let (Some(Some(chip)), Some(None)) = (in_slot(from), in_slot(to)) {
+        tx.delete(slot(from))?;
+        tx.put(slot(to), chip.to_string())?;
+    }
+    let mut found: Vec<u64> = slots.into_iter().flatten().collect();
+    found.sort_unstable();
+    Ok((!found.iter().copied().eq(0..CHIPS)).then_some(found))
 }
 
 async fn step_by_step(tx: Tx, epoch: Arc<Epoch>, steps: Vec<Step>) -> Result<Lists> {

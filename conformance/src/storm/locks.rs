@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tenure_core::{Effect, ErrorKind, FenceGate, FencingToken, Holding, LockGuard, Session};
+use tokio::time::Instant;
 
 use super::ambush::Ambush;
 use super::client::{Client, Epoch, Shared, clients};
+use super::progress::Occupancy;
 use crate::case::Outcome;
 use crate::cases::open_on;
 use crate::checkers::{Event, History, What};
@@ -23,6 +25,7 @@ pub(super) struct Lock {
     /// How often the register was counted up.
     increments: AtomicU64,
     pub(super) ambush: Ambush,
+    pub(super) occupancy: Occupancy,
 }
 
 impl Lock {
@@ -34,10 +37,16 @@ impl Lock {
             unfenced: Mutex::default(),
             increments: AtomicU64::new(0),
             ambush: Ambush::new(),
+            occupancy: Occupancy::new(),
         }
     }
 
     pub(super) fn record(&self, client: usize, what: What) {
+        match &what {
+            What::Granted(_) => self.occupancy.enters(client),
+            What::Releasing(_) | What::Ended(_) => self.occupancy.leaves(client),
+            _ => {}
+        }
         self.history.record(client, what);
     }
 
@@ -173,7 +182,10 @@ impl Client {
                 let waiting = tokio::time::timeout(short, handle.lock());
                 self.attempt(waiting).await.and_then(Result::ok)
             }
-            _ => self.attempt(handle.lock()).await,
+            _ => {
+                let occupancy = &self.shared.locks[lock].occupancy;
+                self.attempt_in(Some(occupancy), handle.lock()).await
+            }
         };
         self.count_one();
         match answer {
@@ -192,14 +204,69 @@ impl Client {
         }
     }
 
-    /// Reads the register, thinks, writes back what it read plus one; then lets go in some way.
-    async fn hold(&mut self, session: &Session, lock: usize, guard: LockGuard) {
+    /// Detaches the session with the lock held, as a process that is about to be replaced, and resumes it.
+    async fn hand_over(&mut self, lock: usize, guard: LockGuard) -> Option<LockGuard> {
         let token = guard.token();
+        let since = self.shared.now();
+        let kept = self.detach_and_resume(lock, guard).await;
+        if kept.is_none() {
+            self.record(lock, What::Ended(token));
+            self.lost("a lock over a detach", since);
+        }
+        kept
+    }
+
+    async fn detach_and_resume(&mut self, lock: usize, guard: LockGuard) -> Option<LockGuard> {
+        let (token, session) = (guard.token(), self.session.take()?);
+        let id = match self.attempt(session.clone().detach()).await {
+            Some(Ok(id)) => id,
+            Some(Err(error)) if error.kind() == ErrorKind::Unsupported => {
+                self.session = Some(session);
+                return Some(guard);
+            }
+            _ => return None,
+        };
+        if guard.is_valid() {
+            let what = "a guard was valid after its session had been detached";
+            self.shared.broke(what.to_owned());
+        }
+        drop((guard, session));
+        let store = self.store.clone();
+        let session = self.attempt(store.resume(&id)).await?.ok()?;
+        if let Some(Ok(_)) = self.attempt(store.resume(&id)).await {
+            let what = format!("session {id} was resumed twice");
+            self.shared.broke(what);
+        }
+        self.session = Some(session.clone());
+        let handle = session.locker(self.shared.locks[lock].name).ok()?;
+        let guard = self.attempt(handle.reclaim(token)).await?.ok()?;
+        if guard.token() != token {
+            self.shared.broke(format!(
+                "a lock that was held under token {token} was reclaimed under token {}",
+                guard.token()
+            ));
+        }
+        Some(guard)
+    }
+
+    /// Reads the register, thinks, writes back what it read plus one; then lets go in some way.
+    async fn hold(&mut self, session: &Session, lock: usize, mut guard: LockGuard) {
+        let (token, since) = (guard.token(), self.shared.now());
         // The read is shown to the register too: a late writer between read and write is refused.
         let fenced = self.shared.plan.fenced;
         let read =
             self.shared.locks[lock].access_under(fenced, self.number, &guard, |value| *value);
-        tokio::time::sleep(self.random.up_to(Duration::from_millis(4))).await;
+        self.work(1).await;
+        let mut session = session.clone();
+        if self.random.below(24) == 0 {
+            match self.hand_over(lock, guard).await {
+                Some(kept) => guard = kept,
+                None => return,
+            }
+            if let Some(resumed) = &self.session {
+                session = resumed.clone();
+            }
+        }
         if self.shared.locks[lock].ambush.pass(self.number).await {
             // Whoever has the lock by now gets a chance to use it first.
             tokio::time::sleep(self.random.up_to(Duration::from_millis(60))).await;
@@ -209,9 +276,10 @@ impl Client {
             self.shared.locks[lock].count_up(fenced, self.number, &guard, read);
         }
         if self.random.below(3) == 0 {
-            self.commit(session, lock, &guard).await;
+            self.commit(&session, lock, &guard).await;
         }
         if !self.shared.locks[lock].looks(self.number, &guard) {
+            self.lost("a lock", since);
             return;
         }
         self.record(lock, What::Releasing(token));

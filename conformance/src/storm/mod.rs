@@ -17,14 +17,17 @@
 //! it counts for nothing. [`run`] is one run, [`sweep`] is many.
 
 mod ambush;
+mod body;
 mod client;
 mod faults;
+mod gates;
 mod items;
 mod judge;
 mod leaders;
 mod lists;
 mod locks;
 mod progress;
+mod prompt;
 mod replay;
 mod report;
 mod shelf;
@@ -33,12 +36,13 @@ mod sweep;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tenure_core::{
     Durability, EarlyRelease, Error, ErrorKind, FencedCommit, Isolation, Observers, QueueOrder,
     TokenOrder,
 };
+use tokio::time::Instant;
 
 use crate::case::{Case, Outcome, Promise};
 use crate::cases::{expiry_bound, guarantees};
@@ -47,6 +51,7 @@ use crate::patient::unless_away;
 use crate::timeline::Timeline;
 use client::{Crew, Role, Shared};
 pub use faults::{Fault, Kind, Schedule};
+pub use gates::{GateAnswer, GateCall, GateOperation};
 pub use judge::{Earlier, Evidence, Histories, Span, Stopped};
 pub use replay::{elle, replay};
 pub use report::{Row, Summary};
@@ -80,6 +85,14 @@ pub struct Plan {
     /// Judges as if the store had said that it forgets nothing. Where it does forget, a control: it has to go
     /// wrong.
     pub durable: bool,
+    /// Runs all clients as tasks of the caller's runtime, which must have one thread and a paused clock. Then a
+    /// request takes no time, a run is the same each time for its seed, and promptness and order of arrival are judged
+    /// as well. For a store in this process.
+    pub one_thread: bool,
+    /// How much slower than usual clients are: with how many operations a second the store is busy.
+    pub pace: u32,
+    /// Of so many holdings one lasts for some TTLs.
+    pub lasting: u64,
 }
 
 impl Plan {
@@ -96,6 +109,9 @@ impl Plan {
             fenced: true,
             isolation: None,
             durable: false,
+            one_thread: false,
+            pace: 1,
+            lasting: 400,
         }
     }
 
@@ -106,6 +122,20 @@ impl Plan {
             calm: 100,
             faults: 3,
             limit: Duration::from_secs(120),
+            ..Self::long()
+        }
+    }
+
+    /// On one thread under tokio's paused clock: some virtual minutes with ten faults, in a second.
+    pub fn paused() -> Self {
+        Self {
+            operations: 4_000,
+            calm: 1_000,
+            faults: 10,
+            limit: Duration::from_secs(1_200),
+            one_thread: true,
+            pace: 40,
+            lasting: 60,
             ..Self::long()
         }
     }
@@ -178,6 +208,8 @@ pub struct Counts {
     pub elections: usize,
     /// Asks for read-write locks, downgrades and releases.
     pub rw_locks: usize,
+    /// What was asked of barriers.
+    pub gates: usize,
     /// Operations of which nobody knows whether they had an effect: lost answers, clients that died or
     /// gave up.
     pub unknown: usize,
@@ -198,7 +230,7 @@ pub struct Counts {
 impl Counts {
     /// All that was asked of the store.
     pub const fn operations(&self) -> usize {
-        self.locks + self.transactions + self.queue + self.elections + self.rw_locks
+        self.locks + self.transactions + self.queue + self.elections + self.rw_locks + self.gates
     }
 }
 
@@ -525,10 +557,14 @@ async fn storm(
         crew.all_at_work(shared)?;
         tokio::time::sleep(LOOK).await;
     }
+    judge_so_far(shared, run.seed)?;
     shared.progress.trouble();
     while let Some(fault) = schedule.next() {
         if crew.suffer(harness, shared, fault, plan.hang).await? {
             *run.faults.entry(fault.kind).or_default() += 1;
+            if run.faults() * 2 == plan.faults {
+                judge_so_far(shared, run.seed)?;
+            }
         }
         tokio::time::sleep(fault.peace).await;
         crew.all_at_work(shared)?;
@@ -557,6 +593,17 @@ async fn storm(
     crew.all_at_work(shared)
 }
 
+/// On one thread, where nobody waits for it: what was broken so far need not be broken again.
+fn judge_so_far(shared: &Shared, seed: u64) -> std::result::Result<(), Outcome> {
+    if !shared.plan.one_thread {
+        return Ok(());
+    }
+    let mut histories = shared.histories();
+    let under_way = Err(Outcome::not_run("the run goes on"));
+    histories.evidence = Evidence::of(seed, shared, &under_way);
+    judge::judge(&histories)
+}
+
 /// All is healed: everybody leaves, and what they have left behind is looked at.
 async fn quiet(
     harness: &dyn Harness,
@@ -572,6 +619,7 @@ async fn quiet(
     leaders::last_look(harness, shared, patience).await?;
     crew.sign_off(plan.hang, |_| true).await?;
     shelf::last_look(harness, shared, patience).await?;
+    gates::last_look(harness, shared, patience).await?;
     locks::last_look(harness, shared, patience).await?;
     lists::last_look(harness, shared, patience).await?;
     items::last_look(harness, shared, patience).await

@@ -2,7 +2,39 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Who is known to have what others wait for.
+pub(super) struct Occupancy(Mutex<(Vec<usize>, Instant)>);
+
+impl Occupancy {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new((Vec::new(), Instant::now())))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, (Vec<usize>, Instant)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn enters(&self, client: usize) {
+        self.state().0.push(client);
+    }
+
+    /// Does nothing for one who is not known to be there.
+    pub(super) fn leaves(&self, client: usize) {
+        let mut state = self.state();
+        state.0.retain(|known| *known != client);
+        state.1 = Instant::now();
+    }
+
+    /// Since when nobody is known to be there.
+    pub(super) fn free_since(&self) -> Option<Instant> {
+        let state = self.state();
+        state.0.is_empty().then_some(state.1)
+    }
+}
 
 /// What clients achieved: grants, commits, items put in and acknowledged.
 pub(super) struct Progress {

@@ -3,14 +3,16 @@
 use std::ops::Deref;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tenure_core::{
     Effect, ErrorKind, FencingToken, Holding, ReadGuard, Result, RwLockHandle, WriteGuard,
 };
+use tokio::time::Instant;
 
 use super::ambush::Ambush;
 use super::client::{Client, Shared, clients};
+use super::progress::Occupancy;
 use crate::case::Outcome;
 use crate::cases::open_on;
 use crate::checkers::What;
@@ -22,6 +24,7 @@ const NAME: &str = "the shelf";
 /// The lock, what was seen of it, and what it protects.
 pub(super) struct Shelf {
     pub(super) ambush: Ambush,
+    pub(super) occupancy: Occupancy,
     start: Instant,
     events: Mutex<Vec<RwEvent>>,
     cells: Mutex<Cells>,
@@ -59,6 +62,7 @@ impl Shelf {
     pub(super) fn new() -> Self {
         Self {
             ambush: Ambush::new(),
+            occupancy: Occupancy::new(),
             start: Instant::now(),
             events: Mutex::default(),
             cells: Mutex::default(),
@@ -70,6 +74,11 @@ impl Shelf {
     }
 
     fn record_seen(&self, client: usize, side: Side, what: What, seen: Option<(u64, u64)>) {
+        match &what {
+            What::Granted(_) => self.occupancy.enters(client),
+            What::Releasing(_) | What::Ended(_) => self.occupancy.leaves(client),
+            _ => {}
+        }
         let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let at = self.start.elapsed();
         events.push(RwEvent {
@@ -218,7 +227,10 @@ impl Client {
                 let waiting = tokio::time::timeout(short, asking);
                 self.attempt(waiting).await.and_then(|in_time| in_time.ok())
             }
-            _ => self.attempt(asking).await,
+            _ => {
+                let occupancy = Some(&self.shared.shelf.occupancy);
+                self.attempt_in(occupancy, asking).await
+            }
         };
         self.count_rw();
         match answer {
@@ -239,9 +251,11 @@ impl Client {
 
     /// Both cells, one after the other; then the way out, for a writer perhaps as a reader.
     async fn visit(&mut self, mut guard: Guard) {
+        let since = self.shared.now();
         loop {
             self.use_cells(&guard).await;
             if !self.looks_on_shelf(&guard) {
+                self.lost("a read-write lock", since);
                 return;
             }
             guard = match guard {
@@ -261,7 +275,7 @@ impl Client {
         let (shelf, fenced) = (&shared.shelf, shared.plan.fenced);
         // Without a look at the guard: it is for the cells to refuse.
         let first = shelf.access(fenced, self.number, guard, 0, None);
-        tokio::time::sleep(self.random.up_to(Duration::from_millis(4))).await;
+        self.work(1).await;
         if shelf.ambush.pass(self.number).await {
             // Whoever is inside by now gets a chance to come to the cells first.
             tokio::time::sleep(self.random.up_to(Duration::from_millis(60))).await;

@@ -47,15 +47,16 @@ pub(super) fn sweep(history: &[QueueOperation], leeway: &Leeway) -> (Vec<Violati
         .flat_map(|(item, life)| {
             life.deliveries
                 .iter()
-                .map(move |delivery| (*item, delivery))
+                .map(|delivery| delivery.operation)
+                .chain(life.pops.iter().copied())
+                .map(move |operation| (*item, operation))
         })
         .collect();
-    deliveries.sort_by_key(|(_, delivery)| delivery.operation.called);
+    deliveries.sort_by_key(|(_, operation)| operation.called);
 
     let mut waiting: BTreeMap<Place, Wait> = BTreeMap::new();
     let (mut found, mut more, mut ordered) = (Vec::new(), 0, 0);
-    for (item, delivery) in deliveries {
-        let operation = delivery.operation;
+    for (item, operation) in deliveries {
         let Some(ended) = operation.ended else {
             continue;
         };
@@ -179,14 +180,13 @@ fn waits(history: &[QueueOperation], lives: &Lives<'_>, leeway: &Leeway) -> Vec<
             let Some(from) = begin.done_by() else {
                 continue;
             };
-            let to = life
-                .deliveries
-                .iter()
-                .filter(|delivery| Some(delivery.token) > token)
-                .map(|delivery| delivery.operation.called)
-                .chain(popped)
-                .min()
-                .unwrap_or(Duration::MAX);
+            // What was delivered later was popped by nobody before.
+            let deliveries = life.deliveries.iter();
+            let later = deliveries.filter(|delivery| Some(delivery.token) > token);
+            let later = later.map(|delivery| delivery.operation.called);
+            let pops = life.pops.iter().map(|pop| pop.called);
+            let next = later.chain(pops).min();
+            let to = next.or(popped).unwrap_or(Duration::MAX);
             // By tokens, which those that nobody saw have, too.
             let count_of = |wanted: Option<u64>| {
                 let known = life
