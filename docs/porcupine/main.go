@@ -58,7 +58,7 @@ func load(path string) ([]porcupine.Operation, error) {
 	if err := json.Unmarshal(lines.Bytes(), &first); err != nil {
 		return nil, err
 	}
-	if first.History != "list-append" || first.Version != 1 {
+	if first.History != "list-append" || first.Version < 1 || first.Version > 2 {
 		return nil, fmt.Errorf("%s: a history of kind %q, version %d", path, first.History, first.Version)
 	}
 	var operations []porcupine.Operation

@@ -200,7 +200,7 @@ mod tests {
         write(&mut file, &every_line()[1..2]).unwrap();
         assert_eq!(
             String::from_utf8(file).unwrap(),
-            "{\"history\":\"lock\",\"version\":1}\n{\"at\":1000000,\"client\":0,\"what\":{\"Granted\":9007199254740991}}\n"
+            "{\"history\":\"lock\",\"version\":2}\n{\"at\":1000000,\"client\":0,\"what\":{\"Granted\":9007199254740991}}\n"
         );
     }
 
@@ -211,8 +211,10 @@ mod tests {
         assert_eq!(fails("what?").line, 1);
         let other = fails("{\"history\":\"bank\",\"version\":1}");
         assert!(other.to_string().contains("\"bank\""), "{other}");
-        let newer = fails("{\"history\":\"lock\",\"version\":2}");
-        assert!(newer.to_string().contains("version 2"), "{newer}");
+        let newer = fails("{\"history\":\"lock\",\"version\":3}");
+        assert!(newer.to_string().contains("version 3"), "{newer}");
+        let older = read::<Event>("{\"history\":\"lock\",\"version\":1}".as_bytes());
+        assert_eq!(older.unwrap(), Vec::new());
         let torn = fails("{\"history\":\"lock\",\"version\":1}\n{\"at\":1,\"cli");
         assert_eq!(torn.line, 2);
     }
