@@ -27,8 +27,8 @@ use tenure_core::{
 
 use crate::state::{Folder, State};
 
-/// How often a waiter looks whether it is its turn.
-const POLL: Duration = Duration::from_millis(5);
+/// How soon a waiter looks again whether it is its turn, and after how long at most: n waiters look n times in that.
+const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(40));
 
 /// A mistake to make on purpose, to see that the suite finds it.
 #[doc(hidden)]
@@ -232,12 +232,13 @@ impl Locker for FileLocker {
     }
 
     async fn acquire(&self, ask: &Ask) -> Result<Grant> {
+        let mut pause = POLL.0;
         loop {
             if let Some(grant) = self.stand(ask, true).await? {
                 return Ok(grant);
             }
             tokio::select! {
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(pause) => pause = POLL.1.min(pause * 2),
                 () = ask.withdrawn() => return Err(Error::withdrawn()),
             }
         }

@@ -56,14 +56,14 @@ async fn tokens_counted_in_each_process_are_found() {
         Mistake::CountAtHome,
         case,
         "token order",
-        "was granted after",
+        "which is not above",
     )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_by_name_alone_is_found() {
-    let case = "l7_lock_late_release_spares_the_next";
+    let case = "l7_a_late_release_spares_the_successor";
     shows(
         Mistake::ReleaseByName,
         case,

@@ -37,6 +37,10 @@ macro_rules! for_each_case {
             "S2", "validity is counted from the request of a renewal, however late its answer comes",
             Some(Line::LossSignal), [Silence, Hold], loss_by_deadline
         }
+        session::s3_freed_within_the_stated_bound {
+            "S3", "a crashed holder's lock is free by TTL plus the stated bound",
+            Some(Line::Expiry), [], expiry_is_bounded
+        }
         event::s3_a_restart_frees_nothing_early {
             "S3", "a restart of the store frees nothing that a live session holds",
             Some(Line::EarlyRelease), [Restart, Survivors], never_early
@@ -192,6 +196,10 @@ macro_rules! for_each_case {
         lock::l6_a_waiter_deleted_with_its_predecessor_is_not_granted {
             "L6", "a waiter that an operator removed with the holder before it is not granted its place",
             None, [Revoke, Delete, Keys], always
+        }
+        lock::l7_a_late_release_spares_the_successor {
+            "L7", "a release after the loss says Lost, and frees nothing of the new holder's",
+            Some(Line::FencedRelease), [], fenced_release
         }
         lock::l7_a_late_release_spares_a_reclaimed_holding {
             "L7", "what was reclaimed elsewhere is not freed by whatever the first holder still does",

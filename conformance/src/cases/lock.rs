@@ -640,3 +640,21 @@ pub async fn l7_an_unconfirmed_release_is_repeated(harness: &dyn Harness) -> Ver
 pub async fn l3_a_mass_death_delays_no_longer_than_stated(harness: &dyn Harness) -> Verdict {
     survivor_is_served(harness, Wanted::Lock).await
 }
+
+/// L7: one who lost the lock is told so, and does not free it for the one who has it now.
+pub async fn l7_a_late_release_spares_the_successor(harness: &dyn Harness) -> Verdict {
+    let it = succession(harness).await?;
+    let probe = open(harness, LONG).await?.locker("estate")?;
+    let first = it.first;
+    let answer = it.process.run(async move { first.release().await }).await?;
+    refused(
+        "a release by one who was stopped",
+        answer,
+        &[ErrorKind::Lost],
+    )?;
+    // What core sends after it in the background must not free the lock either.
+    stays_taken(&probe, "the successor").await?;
+    ensure!(it.second.is_valid(), "the successor's guard was lost");
+    give_back(it.second).await?;
+    held!("the late release said Lost, and the successor kept the lock")
+}

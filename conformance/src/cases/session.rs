@@ -559,3 +559,40 @@ pub async fn s5_too_many_holdings_are_refused(harness: &dyn Harness) -> Verdict 
     drop(guards);
     held!("{capacity} holdings were carried, one more was refused with TooLarge")
 }
+
+/// S3: a crashed holder's lock is free by the stated bound, and not before its TTL.
+pub async fn s3_freed_within_the_stated_bound(harness: &dyn Harness) -> Verdict {
+    let bound = expiry_bound(harness).await?;
+    let process = Process::start()?;
+    let store = harness.connect().await?;
+    let (session, guard) = process.holds(store, harness.ttl(), "crashed").await?;
+    let other = open(harness, LONG).await?;
+    let mut arrivals = Arrivals::watch(harness).await?;
+    let mut waiting = waiter(other.locker("crashed")?);
+    arrivals.one_more().await?;
+    // Before the kill, which ends validity at once. A renewal in between makes it later only.
+    let earliest = Instant::now() + guard.remaining() + margin(session.ttl());
+    process.kill().await;
+    let killed = Instant::now();
+    let limit = session.ttl() + bound + SLACK;
+    let second = waiting
+        .end(limit, "the grant to the next after the holder's crash")
+        .await??;
+    let granted = Instant::now();
+    ensure!(
+        granted + Duration::from_millis(10) >= earliest,
+        "the lock of a crashed holder was granted {:?} before its TTL had passed",
+        earliest - granted
+    );
+    ensure!(
+        second.token() > guard.token(),
+        "the successor's token {} is not above {}",
+        second.token(),
+        guard.token()
+    );
+    held!(
+        "free {:?} after the crash; TTL {:?}, stated bound {bound:?}",
+        granted - killed,
+        session.ttl()
+    )
+}

@@ -539,7 +539,7 @@ mod tests {
         assert_eq!(words(cells[2]), "client crash ◆ denied, shown 1 case");
         for expected in [
             "two at once:",
-            "L1: many clients, no faults, never two inside.",
+            "L1: a lock keeps the others out, in one session and in several.",
         ] {
             assert!(words(panels[0]).contains(expected), "{}", words(panels[0]));
         }

@@ -192,7 +192,7 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
     (
         Bug::PlainRelease,
         &[
-            "l7_lock_late_release_spares_the_next",
+            "l7_a_late_release_spares_the_successor",
             "l7_releasing_a_deleted_holding_spares_the_successor",
         ],
     ),
@@ -255,7 +255,7 @@ pub(crate) const CAUGHT: &[(Bug, &[&str])] = &[
     (
         Bug::LateExpiry,
         &[
-            "s3_lock_ends_after_a_silence",
+            "s3_freed_within_the_stated_bound",
             "s3_a_restart_prolongs_nothing",
             "s3_a_failover_prolongs_nothing",
             "s3_a_clock_jump_prolongs_nothing",
