@@ -37,7 +37,8 @@ fn embedded_store_passes_under_a_paused_clock() {
     let seeds = std::env::var("TENURE_STORM_SEEDS").map_or(4, |seeds| seeds.parse().unwrap());
     let started = std::time::Instant::now();
     let mut time = std::time::Duration::ZERO;
-    for seed in 1..=seeds {
+    let first = std::env::var("TENURE_STORM_SEED").map_or(1, |seed| seed.parse().unwrap());
+    for seed in first..first + seeds {
         let begun = std::time::Instant::now();
         let run = paused(&MemoryHarness::new(), seed, &Plan::paused());
         println!(
@@ -48,6 +49,10 @@ fn embedded_store_passes_under_a_paused_clock() {
             begun.elapsed()
         );
         time += run.took;
+        if let Some(folder) = std::env::var_os("TENURE_STORM_KEEP") {
+            let name = format!("seed-{seed}");
+            run.histories.write(folder.as_ref(), &name).unwrap();
+        }
         assert!(
             matches!(run.verdict, Verdict::Passed),
             "seed {seed}: {:?}",

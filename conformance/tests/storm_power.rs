@@ -109,7 +109,6 @@ fn mutants() -> Vec<Mutant> {
         Bug::BlindCommit,
         Bug::UnfencedCommit,
         Bug::Polling,
-        Bug::WithdrawNothing,
         Bug::Queue(OfQueues::DeletesOnTake),
         Bug::Queue(OfQueues::Shared),
         Bug::Queue(OfQueues::NoPriorities),

@@ -110,7 +110,11 @@ fn requests<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<Request> {
             // Who has it does not wait for it: a downgrade.
             What::Asked
                 if holding.contains(&step.client) || releasing == Some((step.client, at)) => {}
-            What::Asked => asking.push((step.client, at)),
+            What::Asked => {
+                // One that it asked before died with it.
+                asking.retain(|(client, _)| *client != step.client);
+                asking.push((step.client, at));
+            }
             What::Granted(_) | What::Refused | What::Unknown => {
                 let granted = matches!(step.what, What::Granted(_));
                 let asked = asking.iter().position(|(client, _)| *client == step.client);
@@ -191,6 +195,19 @@ mod tests {
         assert!(judged(&lines, &[]).is_err());
         assert_eq!(judged(&lines, &[trouble(Some(1), 12, 12)]), Ok(()));
         assert!(judged(&lines, &[trouble(Some(2), 12, 12)]).is_err());
+    }
+
+    #[test]
+    fn request_that_died_with_its_client_is_not_the_next_one() {
+        let lines = [
+            (1, 0, What::Asked),
+            (20, 1, What::Asked),
+            (20, 1, granted(1)),
+            (21, 1, releasing(1)),
+            (22, 0, What::Asked),
+            (22, 0, granted(2)),
+        ];
+        assert_eq!(judged(&lines, &[trouble(Some(0), 1, 2)]), Ok(()));
     }
 
     #[test]
