@@ -107,7 +107,7 @@ async fn queues_shared_with_go_keep_what_they_promise() {
         case.rule.starts_with('Q') || case.id == "l8_delivery_meets_no_other_name_or_kind"
     };
     let start = async || EtcdHarness::start().await.unwrap().interop();
-    denied.check(cases, 15, start).await;
+    denied.check(cases, 10, start).await;
 }
 
 #[cfg(feature = "redis")]

@@ -28,7 +28,7 @@ use tenure_core::{
 use crate::state::{Folder, State};
 
 /// How soon a waiter looks again whether it is its turn, and after how long at most: n waiters look n times in that.
-const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(40));
+const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(150));
 
 /// A mistake to make on purpose, to see that the suite finds it.
 #[doc(hidden)]
@@ -108,7 +108,7 @@ impl Backend for FileBackend {
             ),
             expiry: Claim::new(
                 Expiry::Within(Duration::from_millis(500)),
-                "whoever takes a step removes what has expired; a waiter takes one every 5 ms",
+                "whoever takes a step removes what has expired; a waiter takes one every 150 ms at the latest",
             ),
             early_release: Claim::new(
                 EarlyRelease::Never,
