@@ -156,5 +156,5 @@ async fn locks_shared_with_sql_clients_keep_what_they_promise() {
         ],
     };
     let start = async || PostgresHarness::start().await.unwrap().interop();
-    denied.check(of_locks, 60, start).await;
+    denied.check(of_locks, 40, start).await;
 }
