@@ -78,7 +78,7 @@ def main():
         passed = list(pool.map(lambda binary: run(*binary, arguments), binaries))
     failed = [f"{package.name}/{target(binary)}" for (binary, package), ok in zip(binaries, passed) if not ok]
     # The tests in the documentation are built and run by rustdoc, as many at a time as there are processors.
-    # The interleavings compile the sources of core once more, under another name than the examples use.
+    # The interleavings compile the sources of core a second time, under another name than the examples use.
     command = ["cargo", "test", *SELECTION, "--doc", "--no-fail-fast", "--exclude", "tenure-interleavings"]
     documents = subprocess.run([*command, "--", *arguments])
     if documents.returncode != 0:

@@ -10,7 +10,7 @@
 //! else it reads the epoch together with its own key.
 //!
 //! So the floor rises in two steps. The first marks the key as rising: what is read from then on is not kept. The
-//! second writes the new epoch, after longer than [`TRUSTED`]: then nobody uses the old one any more. Without this,
+//! second writes the new epoch, after longer than [`TRUSTED`]: no client uses the old one after that. Without the wait,
 //! a waiter might be granted under the old epoch behind one that had the new epoch.
 //!
 //! Observers see the key of a leader, not the epoch under which it was granted. That is the one of the key's create
@@ -189,11 +189,11 @@ impl Floors {
         (asked.history == now.history && now.at.since(asked.at) < TRUSTED).then_some(epoch)
     }
 
-    /// The epoch for one that waited with `key`, created at `created`, and has nobody before it any more.
+    /// Returns the epoch for a waiter whose `key`, created at `created`, is now the first in line.
     ///
     /// # Errors
     ///
-    /// `Lost` if the key is gone: a greater epoch would overtake those who came after it.
+    /// `Lost` if the key is gone: a greater epoch would overtake the waiters behind it.
     pub(crate) async fn epoch_of(&self, key: &str, created: i64) -> Result<u64> {
         let Some(look) = self.look() else {
             return Ok(0);

@@ -220,7 +220,7 @@ async fn next_of(
     got.unwrap().unwrap()
 }
 
-/// A consumer that looks by itself, for what nobody told it of, keeps its place in line.
+/// A consumer that looks without a notification keeps its place in line.
 #[tokio::test]
 async fn consumers_that_look_by_themselves_keep_their_places() {
     const LOOKED: &str = "SELECT (extract(epoch FROM looked) * 1000000)::bigint FROM tenure.queues";

@@ -2,37 +2,14 @@
 //! out.
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
+mod support;
+
 use std::time::Duration;
 
 use rstest::rstest;
+use support::stage;
 use tenure_conformance::Harness;
-use tenure_conformance::stores::MemoryHarness;
 use tenure_core::{Error, HoldFor, Session, SessionOptions};
-
-async fn stage(store: &str) -> Box<dyn Harness> {
-    match store {
-        "memory" => Box::new(MemoryHarness::new()),
-        #[cfg(feature = "etcd")]
-        "etcd" => Box::new(
-            tenure_conformance::stores::EtcdHarness::start()
-                .await
-                .unwrap(),
-        ),
-        #[cfg(feature = "redis")]
-        "redis" => Box::new(
-            tenure_conformance::stores::RedisHarness::start()
-                .await
-                .unwrap(),
-        ),
-        #[cfg(feature = "postgres")]
-        "postgres" => Box::new(
-            tenure_conformance::stores::PostgresHarness::start()
-                .await
-                .unwrap(),
-        ),
-        other => panic!("no harness for {other}"),
-    }
-}
 
 async fn open(harness: &dyn Harness) -> Session {
     let options = SessionOptions::new().ttl(Duration::from_secs(60));

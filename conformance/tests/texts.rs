@@ -1,13 +1,15 @@
 //! What errors, logs and `Debug` say, on every store: no payload, and each cause once.
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
+mod support;
+
 use std::fmt::{Debug, Write as _};
 use std::io;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use rstest::rstest;
-use tenure_conformance::stores::MemoryHarness;
+use support::stage;
 use tenure_conformance::{Harness, Need};
 use tenure_core::backend::{Backend as _, Done, Grant, Outcome, Read, Sighting, StoreUrl, Taken};
 use tenure_core::{
@@ -15,31 +17,6 @@ use tenure_core::{
     Store,
 };
 use tracing_subscriber::filter::LevelFilter;
-
-async fn stage(store: &str) -> Box<dyn Harness> {
-    match store {
-        "memory" => Box::new(MemoryHarness::new()),
-        #[cfg(feature = "etcd")]
-        "etcd" => Box::new(
-            tenure_conformance::stores::EtcdHarness::start()
-                .await
-                .unwrap(),
-        ),
-        #[cfg(feature = "redis")]
-        "redis" => Box::new(
-            tenure_conformance::stores::RedisHarness::start()
-                .await
-                .unwrap(),
-        ),
-        #[cfg(feature = "postgres")]
-        "postgres" => Box::new(
-            tenure_conformance::stores::PostgresHarness::start()
-                .await
-                .unwrap(),
-        ),
-        other => panic!("no harness for {other}"),
-    }
-}
 
 async fn open(store: &Store, ttl: Duration) -> Session {
     store.open(SessionOptions::new().ttl(ttl)).await.unwrap()

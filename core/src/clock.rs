@@ -99,8 +99,8 @@ impl Clock {
         }
     }
 
-    /// A number by which contenders keep out of each other's way. Nobody can foresee it, except on the embedded
-    /// store, whose clients share one clock: there a counter keeps them apart, and a run can be repeated.
+    /// Returns a number that spreads the retries of contenders. It is unpredictable, except on the embedded store: its
+    /// clients share one clock and a counter, so that a run can be repeated.
     pub(crate) fn random(&self) -> u64 {
         match &self.0 {
             Source::Boottime => RandomState::new().build_hasher().finish(),

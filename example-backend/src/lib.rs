@@ -108,7 +108,7 @@ impl Backend for FileBackend {
             ),
             expiry: Claim::new(
                 Expiry::Within(Duration::from_millis(500)),
-                "whoever takes a step removes what has expired; a waiter takes one every 150 ms at the latest",
+                "each step removes expired sessions; a waiter takes one every 150 ms at the latest",
             ),
             early_release: Claim::new(
                 EarlyRelease::Never,

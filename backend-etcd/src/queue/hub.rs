@@ -664,7 +664,7 @@ impl Hub {
             let revision = answer.header().map_or(0, |header| header.revision());
             first.session.books.set_fence(key, revision);
             let mut found = ranges(answer).into_iter();
-            // With the claims that are there: nobody can have claimed these items after them.
+            // With the claims that are there: no client can have claimed these items after them.
             let epoch = self.floors.hear(asked, &mut found)?.epoch();
             let mut found = found.map(|(kvs, _)| kvs.into_iter().next());
             for pick in picks {

@@ -211,7 +211,7 @@ async fn clients_start_at_different_endpoints() {
 /// A request without an answer says nothing of the connection: all watches of the client are on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_timeout_alone_keeps_the_connection() {
-    // Nobody is elected while the leader stands still.
+    // The cluster elects no member while the leader stands still.
     let cluster = EtcdCluster::builder().election_timeout(secs(20));
     let cluster = cluster.start_async().await.unwrap();
     let leader = cluster.leader().expect("a leader");

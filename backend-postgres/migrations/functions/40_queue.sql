@@ -287,7 +287,7 @@ BEGIN
         END IF;
         EXIT WHEN cardinality(tokens) = a_most AND NOT others;
     END LOOP;
-    -- One that finds nothing keeps its place: most looks are of those whom nobody told of anything.
+    -- A consumer that finds nothing keeps its place: most looks follow no notification.
     IF a_stood AND (tokens IS NOT NULL OR letters) THEN
         DELETE FROM tenure.queue_waits AS w WHERE w.session = me AND w.nonce = a_nonce;
     END IF;

@@ -148,7 +148,7 @@ BEGIN
         RETURN;
     END IF;
     UPDATE tenure.rooms AS r SET closed = true WHERE r.path = a_path;
-    -- Tokens of grants are drawn now: one who has waited may have a number below a floor that was raised since.
+    -- Tokens of grants are drawn now: a participant that waited may have a number below a floor that was raised since.
     UPDATE tenure.participants AS p SET token = nextval('tenure.tokens') WHERE p.path = a_path;
     SELECT p.token INTO token FROM tenure.participants AS p WHERE p.session = me AND p.nonce = a_nonce;
     FOR participant IN

@@ -12,8 +12,8 @@ use tenure_testbed::Process;
 /// Longer than anything takes on a busy machine, so that only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A program that ignores no signal. What runs the tests may ignore some, as `nohup` and a shell's `&` do, and whoever
-/// it starts inherits that.
+/// Returns a command for a program that ignores no signal. The runner of the tests may ignore some, as `nohup` and a
+/// shell's `&` do, and its children inherit that.
 pub(crate) fn with_default_signals(program: &str) -> Command {
     let mut command = Command::new("env");
     command.args(["--default-signal=HUP,INT,QUIT,TERM", program]);

@@ -550,7 +550,7 @@ pub async fn b2_a_cancelled_leave_still_leaves(harness: &dyn Harness) -> Verdict
     })
 }
 
-/// B4: who gave up waiting does not count, and leaves nothing, at whichever await point.
+/// B4: a participant that is dropped at any await point of its entry does not count, and leaves nothing.
 pub async fn b4_a_cancelled_enter_leaves_nothing(harness: &dyn Harness) -> Verdict {
     let party = party(harness, 2).await?;
     let (caller, other) = (&party[0].1, &party[1].1);

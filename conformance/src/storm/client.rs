@@ -584,7 +584,7 @@ impl Client {
         others.filter_map(|client| achieved.get(client)).sum()
     }
 
-    /// The answer; none if patience ran out, or somebody cancelled it: then nobody knows.
+    /// Returns the answer, or `None` if patience ran out or the call was cancelled: its effect is unknown then.
     pub(super) async fn attempt<T>(&self, call: impl Future<Output = T>) -> Option<T> {
         self.attempt_in(None, call).await
     }
@@ -704,7 +704,7 @@ impl Client {
     }
 }
 
-/// How often a wait is looked at that others, who hold what it waits for, make longer.
+/// How many times a wait is extended because known holders keep its object.
 const MOST_LOOKS: usize = 100;
 
 /// What a wait has come to.

@@ -116,7 +116,7 @@ impl Kind {
         }
     }
 
-    /// Whether it meets one client that is known before it begins, and nobody else.
+    /// Whether it meets exactly one client, which is known before it begins.
     pub(super) const fn is_about_one(self) -> bool {
         matches!(
             self,

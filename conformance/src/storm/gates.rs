@@ -404,7 +404,7 @@ impl Timed {
     }
 }
 
-/// The held barrier in the words of a lock: those who wait ask for it.
+/// The history of the held barrier as that of a lock, which its waiters request.
 fn steps(history: &[GateOperation]) -> Vec<Timed> {
     let token = FencingToken::new(1);
     let mut steps = Vec::new();
@@ -431,7 +431,7 @@ fn steps(history: &[GateOperation]) -> Vec<Timed> {
     steps
 }
 
-/// Nobody who is gone holds the barrier, or stands in the way of a new participant.
+/// Checks that no client that is gone holds the barrier or keeps a new participant out.
 pub(super) async fn last_look(
     harness: &dyn Harness,
     shared: &Shared,

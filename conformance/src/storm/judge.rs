@@ -430,7 +430,7 @@ fn judge_gates(histories: &Histories) -> Result<(), Outcome> {
     .map_err(|found| Outcome::violated(format!("the barriers: {found}")))
 }
 
-/// Who came first is served first, and at once.
+/// Checks the order and the delay of grants in runs on one thread.
 fn judge_promptness(histories: &Histories) -> Result<(), Outcome> {
     let evidence = &histories.evidence;
     if !evidence.one_thread {

@@ -76,7 +76,7 @@ impl Client {
         self.shared.transactions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Writes many keys, one of them of a large value, and reads all of them back. Nobody else writes them.
+    /// Writes many keys, one of them of a large value, and reads all of them back. No other client writes them.
     async fn write_and_read_much(&mut self, stm: &StmHandle) {
         let epoch = self.shared.epoch();
         let (number, client) = (self.random.next(), self.number);

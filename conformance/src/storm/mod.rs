@@ -593,7 +593,7 @@ async fn storm(
     crew.all_at_work(shared)
 }
 
-/// On one thread, where nobody waits for it: what was broken so far need not be broken again.
+/// Judges the history so far in runs on one thread, where it costs no time, so that a violation ends the run early.
 fn judge_so_far(shared: &Shared, seed: u64) -> std::result::Result<(), Outcome> {
     if !shared.plan.one_thread {
         return Ok(());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Who is known to have what others wait for.
+/// The clients that are known to hold an object for which others wait.
 pub(super) struct Occupancy(Mutex<(Vec<usize>, Instant)>);
 
 impl Occupancy {
@@ -22,14 +22,14 @@ impl Occupancy {
         self.state().0.push(client);
     }
 
-    /// Does nothing for one who is not known to be there.
+    /// Does nothing for a client that is not known to hold it.
     pub(super) fn leaves(&self, client: usize) {
         let mut state = self.state();
         state.0.retain(|known| *known != client);
         state.1 = Instant::now();
     }
 
-    /// Since when nobody is known to be there.
+    /// Returns since when no client is known to hold it; `None` while one does.
     pub(super) fn free_since(&self) -> Option<Instant> {
         let state = self.state();
         state.0.is_empty().then_some(state.1)

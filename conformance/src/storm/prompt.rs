@@ -8,7 +8,7 @@ use crate::checkers::{Event, What};
 /// Timers have whole milliseconds, and a hand-over may take some of them.
 const AT_ONCE: Duration = Duration::from_millis(10);
 
-/// The lines of a history that say who asked, and who had it.
+/// An event of a history: a client's request, grant or release.
 pub(super) struct Step<'a> {
     pub(super) at: Duration,
     pub(super) client: usize,
@@ -32,12 +32,12 @@ struct Request {
     asked: Duration,
     ended: Duration,
     granted: bool,
-    /// Since when nobody was known to hold it when the wait ended.
+    /// Since when no client was known to hold the object when the wait ended.
     free_since: Option<Duration>,
 }
 
-/// Who asked later is not granted earlier, and what is free is granted at once. `patience` is for how long a fault may
-/// leave something behind.
+/// Checks that requests are granted in the order of their arrival, and free objects at once. For `patience` after a
+/// fault its traces may delay a grant.
 pub(super) fn check<'a>(
     steps: impl Iterator<Item = Step<'a>>,
     troubles: &[Trouble],
@@ -53,7 +53,7 @@ pub(super) fn check<'a>(
     };
     let mut granted: Vec<&Request> = requests.iter().filter(|one| one.granted).collect();
     granted.sort_by_key(|request| request.asked);
-    // From the last to the first: the earliest grant among those who asked later.
+    // From the last to the first: the earliest grant among later requests.
     let mut earliest: Option<&Request> = None;
     let mut same: Vec<&Request> = Vec::new();
     for request in granted.into_iter().rev() {
@@ -88,7 +88,7 @@ pub(super) fn check<'a>(
         let calm = |t: &Trouble| t.meets(free.saturating_sub(patience), request.ended);
         if idle > AT_ONCE && !troubles.iter().any(calm) {
             return Err(format!(
-                "client {} asked at {:.3?} and was not granted until {:.3?}, though nobody had it for {idle:.3?}",
+                "client {} asked at {:.3?} and was not granted until {:.3?}, though no client had it for {idle:.3?}",
                 request.client, request.asked, request.ended
             ));
         }
@@ -97,17 +97,17 @@ pub(super) fn check<'a>(
 }
 
 fn requests<'a>(steps: impl Iterator<Item = Step<'a>>) -> Vec<Request> {
-    // Those who ask, and those who have it, by client.
+    // The clients that wait, and those that hold it.
     let mut asking: Vec<(usize, Duration)> = Vec::new();
     let mut holding: Vec<usize> = Vec::new();
     let mut free = Some(Duration::ZERO);
-    // Who began to release, and when.
+    // The client that began to release, and when.
     let mut releasing: Option<(usize, Duration)> = None;
     let mut requests = Vec::new();
     for step in steps {
         let at = step.at;
         match step.what {
-            // Who has it does not wait for it: a downgrade.
+            // A holder that asks does not wait: a downgrade.
             What::Asked
                 if holding.contains(&step.client) || releasing == Some((step.client, at)) => {}
             What::Asked => {

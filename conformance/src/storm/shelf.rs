@@ -330,7 +330,7 @@ impl Client {
     }
 }
 
-/// The lock must be had once more, alone: nobody who is gone stands in the way.
+/// Checks that the lock is granted to a writer again: no client that is gone keeps it.
 pub(super) async fn last_look(
     harness: &dyn Harness,
     shared: &Shared,

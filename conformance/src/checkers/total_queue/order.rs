@@ -180,7 +180,7 @@ fn waits(history: &[QueueOperation], lives: &Lives<'_>, leeway: &Leeway) -> Vec<
             let Some(from) = begin.done_by() else {
                 continue;
             };
-            // What was delivered later was popped by nobody before.
+            // No consumer popped an item that was delivered later.
             let deliveries = life.deliveries.iter();
             let later = deliveries.filter(|delivery| Some(delivery.token) > token);
             let later = later.map(|delivery| delivery.operation.called);
