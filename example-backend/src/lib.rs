@@ -27,8 +27,12 @@ use tenure_core::{
 
 use crate::state::{Folder, State};
 
-/// How soon a waiter looks again whether it is its turn, and after how long at most: n waiters look n times in that.
-const POLL: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(150));
+/// How soon the first waiter looks again whether it is its turn. One with n before it looks after n times that: as
+/// long as n holders hold at least, so that n waiters look n log n times until all are served.
+const POLL: Duration = Duration::from_millis(10);
+
+/// How soon every waiter looks again, for those before it may all be dead.
+const SLOWEST_POLL: Duration = Duration::from_millis(400);
 
 /// A mistake to make on purpose, to see that the suite finds it.
 #[doc(hidden)]
@@ -108,7 +112,7 @@ impl Backend for FileBackend {
             ),
             expiry: Claim::new(
                 Expiry::Within(Duration::from_millis(500)),
-                "each step removes expired sessions; a waiter takes one every 150 ms at the latest",
+                "each step removes expired sessions; a waiter takes one every 400 ms at the latest",
             ),
             early_release: Claim::new(
                 EarlyRelease::Never,
@@ -204,7 +208,7 @@ pub struct FileLocker(Arc<FileSession>);
 
 impl FileLocker {
     /// Joins the line, or looks how far one has come in it.
-    async fn stand(&self, ask: &Ask, waits: bool) -> Result<Option<Grant>> {
+    async fn stand(&self, ask: &Ask, waits: bool) -> Result<std::result::Result<Grant, usize>> {
         let (id, path, asked) = (self.0.id, self.0.path(ask), ask.clone());
         let name = path.clone();
         let stood = self.0.step(move |state| {
@@ -228,17 +232,18 @@ impl FileLocker {
 #[async_trait]
 impl Locker for FileLocker {
     async fn try_acquire(&self, ask: &Ask) -> Result<Option<Grant>> {
-        self.stand(ask, false).await
+        Ok(self.stand(ask, false).await?.ok())
     }
 
     async fn acquire(&self, ask: &Ask) -> Result<Grant> {
-        let mut pause = POLL.0;
         loop {
-            if let Some(grant) = self.stand(ask, true).await? {
-                return Ok(grant);
-            }
+            let ahead = match self.stand(ask, true).await? {
+                Ok(grant) => return Ok(grant),
+                Err(ahead) => u32::try_from(ahead).unwrap_or(u32::MAX),
+            };
+            let pause = POLL.saturating_mul(ahead).min(SLOWEST_POLL);
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = POLL.1.min(pause * 2),
+                () = tokio::time::sleep(pause) => {}
                 () = ask.withdrawn() => return Err(Error::withdrawn()),
             }
         }

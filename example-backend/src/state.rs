@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tenure_core::{Error, ErrorKind, Result};
+use tokio::sync::Mutex;
 
 use crate::Mistake;
 
@@ -22,6 +24,8 @@ pub(crate) struct Folder {
     path: PathBuf,
     mistake: Mistake,
     counted_at_home: AtomicU64,
+    /// Held by the one step of this process that may lock the file.
+    turn: Arc<Mutex<()>>,
 }
 
 /// What is in the file.
@@ -57,17 +61,27 @@ impl Folder {
             path,
             mistake,
             counted_at_home: AtomicU64::new(0),
+            turn: Arc::default(),
         })
     }
 
     /// Takes a step. It runs to its end even if the future is dropped.
     pub(crate) async fn step<T: Send + 'static>(
-        self: &std::sync::Arc<Self>,
+        self: &Arc<Self>,
         step: impl FnOnce(&mut State) -> T + Send + 'static,
     ) -> Result<T> {
-        let folder = std::sync::Arc::clone(self);
-        let stepped = tokio::task::spawn_blocking(move || folder.locked(step));
-        match stepped.await {
+        let folder = Arc::clone(self);
+        let stepped = tokio::spawn(async move {
+            // In turn: the lock of the file is given to any of the threads that wait for it, and a release would
+            // wait behind the looks of all waiters, again and again.
+            let turn = Arc::clone(&folder.turn).lock_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                folder.locked(step)
+            })
+            .await
+        });
+        match stepped.await.and_then(std::convert::identity) {
             Ok(outcome) => outcome.map_err(unavailable),
             Err(error) => Err(unavailable(error.into())),
         }
@@ -78,9 +92,9 @@ impl Folder {
         let lock = File::create(self.path.join("lock"))?;
         flock(&lock, FlockOperation::LockExclusive)?;
         let file = self.path.join("state.json");
-        let mut state: State = match fs::read(&file) {
-            Ok(text) => serde_json::from_slice(&text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
+        let (mut state, before) = match fs::read(&file) {
+            Ok(text) => (serde_json::from_slice::<State>(&text)?, text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Default::default(),
             Err(error) => return Err(error),
         };
         state.mistake = self.mistake;
@@ -88,9 +102,13 @@ impl Folder {
         state.catch_up(boot()?, since_boot());
         let outcome = step(&mut state);
         self.counted_at_home.store(state.at_home, Ordering::Relaxed);
-        let new = self.path.join("state.new");
-        fs::write(&new, serde_json::to_vec(&state)?)?;
-        fs::rename(&new, &file)?;
+        let after = serde_json::to_vec(&state)?;
+        // Most looks of waiters change nothing.
+        if after != before {
+            let new = self.path.join("state.new");
+            fs::write(&new, after)?;
+            fs::rename(&new, &file)?;
+        }
         Ok(outcome)
     }
 }
@@ -133,18 +151,20 @@ impl State {
         }
     }
 
-    /// Joins a line once, and returns the token if it is this ask's turn.
+    /// Joins a line once, and returns the token if it is this ask's turn, else how many stand before it.
     pub(crate) fn stand(
         &mut self,
         path: &str,
         session: u64,
         nonce: u64,
         waits: bool,
-    ) -> Option<u64> {
+    ) -> std::result::Result<u64, usize> {
         let line = self.lines.entry(path.to_owned()).or_default();
-        if !line.iter().any(|place| place.is(session, nonce)) {
-            if !waits && !line.is_empty() {
-                return None;
+        let ahead = line.iter().position(|place| place.is(session, nonce));
+        let ahead = ahead.unwrap_or(line.len());
+        if ahead == line.len() {
+            if !waits && ahead > 0 {
+                return Err(ahead);
             }
             line.push_back(Place {
                 session,
@@ -152,16 +172,20 @@ impl State {
                 token: None,
             });
         }
-        let first = line.front_mut().filter(|it| it.is(session, nonce))?;
-        if first.token.is_none() {
-            let last = match self.mistake {
-                Mistake::CountAtHome => &mut self.at_home,
-                _ => &mut self.last_token,
-            };
-            *last += 1;
-            first.token = Some(*last);
+        if ahead > 0 {
+            return Err(ahead);
         }
-        first.token
+        let first = &mut line[0];
+        if let Some(token) = first.token {
+            return Ok(token);
+        }
+        let last = match self.mistake {
+            Mistake::CountAtHome => &mut self.at_home,
+            _ => &mut self.last_token,
+        };
+        *last += 1;
+        first.token = Some(*last);
+        Ok(*last)
     }
 
     /// Lets go of what is held; says whether it was.
