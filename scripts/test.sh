@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need, builds everything, runs all tests, and counts the conformance cases
-# of every store. Arguments go to the test binaries: `scripts/test.sh --test-threads=1`.
+# Installs what the tests need, builds everything and runs the tests. `scripts/test.sh soak` runs those that measure time
+# on real servers or start whole clusters, for up to two hours. Other arguments go to the test binaries:
+# `scripts/test.sh --test-threads=1`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -154,27 +155,42 @@ fetch_newer_etcd() {
     return 1
 }
 
-# The cases are tests named `CASE::case_NUMBER_STORE` in the suite's own test binary.
-count_cases() {
-    cargo test --workspace --all-features --locked --quiet --test conformance -- --list 2>/dev/null |
-        sed -n 's/^.*::case_[0-9]*_\([a-z0-9]*\): test$/\1/p' | sort | uniq -c |
-        while read -r count store; do
-            printf 'conformance cases on %s: %s\n' "$store" "$count"
-        done
+# Servers write to memory where there is room: a busy disk delays all of them.
+use_memory() {
+    local room
+    room=$(df --output=avail -k /dev/shm 2>/dev/null | tail -n 1) || return 0
+    [ "${room:-0}" -ge 2097152 ] && [ -w /dev/shm ] || return 0
+    TMPDIR=$(mktemp -d /dev/shm/tenure.XXXXXX)
+    # PostgreSQL's servers run as another user.
+    chmod 711 "$TMPDIR"
+    trap 'rm -rf "$TMPDIR"' EXIT
+    export TMPDIR
+}
+
+# A gate that was green on a clean tree is remembered.
+note_green() {
+    if command -v git >/dev/null && [ -z "$(git status --porcelain 2>/dev/null || echo unknown)" ]; then
+        git rev-parse 'HEAD^{tree}' >"${CARGO_TARGET_DIR:-target}/gate.ok"
+    fi
 }
 
 has cargo || die "please install Rust first: https://rustup.rs"
+tier=gate
+case "${1-}" in gate | soak) tier=$1; shift ;; esac
 # `scripts/test.sh -- --test-threads=1` and `scripts/test.sh --test-threads=1` are the same.
 [ "${1-}" != -- ] || shift
 install_missing
+use_memory
+rm -f "${CARGO_TARGET_DIR:-target}/gate.ok"
 
-say "building and running all tests"
-scripts/run-tests.py "$@"
-if newer=$(newer_etcd); then
+say "building and running the tests: $tier"
+scripts/run-tests.py "$tier" "$@"
+if [ "$tier" = gate ]; then
+    [ $# -gt 0 ] || note_green
+elif newer=$(newer_etcd); then
     say "running a part of the suite on another etcd: $("$newer" --version | head -n 1)"
     TENURE_ETCD_NEWER=$newer cargo test --workspace --all-features --locked --test setups -- \
         --ignored --exact a_newer_etcd_of_one_member --nocapture
 else
     say "the part of the suite for a newer etcd is left out: name a binary in TENURE_ETCD_NEWER to run it"
 fi
-count_cases

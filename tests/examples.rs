@@ -6,14 +6,17 @@
 mod support;
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::Bed;
-use tenure_testbed::Process;
+use tenure_testbed::{Process, output_within};
 
 /// For a machine on which everything else runs, too.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long one example may run.
+const LIMIT: Duration = Duration::from_secs(40);
 
 /// Each example, with a line near its end that shows that it got there.
 const EXAMPLES: [(&str, &str); 9] = [
@@ -47,7 +50,9 @@ fn command(name: &str, url: &str) -> Command {
 }
 
 fn runs(name: &str, last: &str, url: &str) {
-    let output = command(name, url).output().unwrap();
+    let mut command = command(name, url);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let output = output_within(command, LIMIT).unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && printed.contains(last),

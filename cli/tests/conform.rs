@@ -4,16 +4,24 @@
 
 mod support;
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use serde_json::Value;
 use support::{PATIENCE, run, tenure, tenure_done};
-use tenure_testbed::{Process, Signal};
+use tenure_testbed::{Process, Signal, output_within};
 
 /// Without looking for servers that happen to be installed here.
 const EMBEDDED: [&str; 3] = ["conform", "--url", "memory:"];
 
 fn conform(args: &[&str]) -> support::Done {
-    tenure_done(EMBEDDED.iter().chain(args))
+    let mut command = tenure(EMBEDDED.iter().chain(args));
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    output_within(command, WHOLE_SUITE).unwrap().into()
 }
+
+/// A limit for a run of many cases in real time.
+const WHOLE_SUITE: Duration = Duration::from_secs(250);
 
 #[test]
 fn the_embedded_store_keeps_what_it_claims() {
@@ -97,7 +105,9 @@ fn what_is_denied_is_shown() {
 #[test]
 #[cfg(feature = "redis")]
 fn set_ups_stand_beside_the_stores() {
-    let done = run(tenure(["conform", "--json", "--only", "l1_*"]));
+    let mut command = tenure(["conform", "--json", "--only", "l1_*"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let done: support::Done = output_within(command, WHOLE_SUITE).unwrap().into();
     done.exits(0);
     for (store, standing) in [
         ("redis, no persistence", "denied, shown"),
@@ -289,11 +299,12 @@ fn a_store_that_goes_away_is_69() {
 
     let mut server = tenure_testbed::RedisServer::start().unwrap();
     let url = server.url();
-    // It takes as long as the lease of a dead holder.
-    let only = ["--only", "s3_lock_ends_after_a_silence"];
+    // It holds a lock for three TTLs, and needs nothing but the URL.
+    let only = ["--only", "s1_lock_outlives_three_ttls"];
     let running =
         std::thread::spawn(move || tenure_done(["conform", "--url", &url].iter().chain(&only)));
     support::until("a session", || {
+        assert!(!running.is_finished(), "ended before the store did");
         server
             .command(&["KEYS", "*/session/*"])
             .is_ok_and(|keys| !keys.is_empty())

@@ -127,8 +127,10 @@ fn endless(args: &[&str]) -> Done {
         .env_remove("TENURE_URL")
         .env_remove("TENURE_URL_FILE");
     command.stdin(File::open("/dev/zero").unwrap());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.output().unwrap().into()
+    command.stdout(Stdio::piped());
+    tenure_testbed::output_within(command, PATIENCE)
+        .unwrap()
+        .into()
 }
 
 #[test]

@@ -107,15 +107,15 @@ fn stubborn_children_are_dead_before_the_next_holder_is_granted() {
 #[test]
 fn a_child_is_left_alone_while_renewals_succeed() {
     let redis = RedisServer::start().unwrap();
-    let url = format!("redis://{}?ttl=1s", redis.address());
-    let child = "trap 'echo signalled; exit 1' TERM; for i in 1 2 3 4 5 6 7 8; do sleep 0.5; done";
+    let url = format!("redis://{}?ttl=4s", redis.address());
+    let child = "trap 'echo signalled; exit 1' TERM; for i in 1 2 3 4 5 6 7 8; do sleep 0.7; done";
     let done = run(tenure([
         "--url",
         &url,
         "lock",
         "l",
         "--kill-after",
-        "500ms",
+        "1s",
         "--",
         "sh",
         "-c",

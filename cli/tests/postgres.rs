@@ -112,11 +112,10 @@ fn the_schema_and_the_rights_as_sql() {
 #[test]
 fn nobody_reads_on() {
     let command = "set -o pipefail; \"$0\" schema --url postgres: | true";
-    let done = Command::new("bash")
-        .args(["-c", command, env!("CARGO_BIN_EXE_tenure")])
-        .output()
-        .unwrap();
-    assert_eq!(done.status.code(), Some(141), "{done:?}");
+    let mut bash = Command::new("bash");
+    bash.args(["-c", command, env!("CARGO_BIN_EXE_tenure")]);
+    let done = run(bash);
+    assert_eq!(done.code, Some(141), "{done:?}");
     assert!(done.stderr.is_empty(), "{done:?}");
 }
 

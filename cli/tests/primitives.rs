@@ -424,7 +424,9 @@ fn values_from_stdin_and_back(store: Store) {
     store
         .feed(&["enqueue", "jobs", "-"], b"\xff\xfe\n")
         .exits(0);
-    let done = store.command(&["dequeue", "jobs"]).output().unwrap();
+    let mut command = store.command(&["dequeue", "jobs"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let done = tenure_testbed::output_within(command, PATIENCE).unwrap();
     assert_eq!(done.stdout, b"\xff\xfe\n");
     store.feed(&["enqueue", "jobs", "-"], b"\xff\xfe").exits(0);
     let taken = object(&store.run(&["dequeue", "jobs", "--json"]));
@@ -481,10 +483,8 @@ fn what_nobody_could_read_is_not_lost(store: Store) {
     let mut reader = Command::new("true").stdin(Stdio::piped()).spawn().unwrap();
     let pipe = reader.stdin.take().unwrap();
     reader.wait().unwrap();
-    let done: Done = command
-        .stdin(Stdio::null())
-        .stdout(pipe)
-        .output()
+    command.stdin(Stdio::null()).stdout(pipe);
+    let done: Done = tenure_testbed::output_within(command, PATIENCE)
         .unwrap()
         .into();
     // As for a program that dies of SIGPIPE, and without a word.

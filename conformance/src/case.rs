@@ -26,7 +26,7 @@ pub enum Outcome {
         /// answer that did not come, cut it short: that breaks a promise, but shows nothing about
         /// one that was not made.
         judged: bool,
-        /// Whether that error was of the kind `Unavailable`: [`run`](crate::run) repeats the case on a fresh stage then.
+        /// Whether that error was of the kind `Unavailable`.
         unavailable: bool,
         /// The history that shows it, where the case recorded one.
         history: Option<Box<Timeline>>,
@@ -156,6 +156,15 @@ impl Outcome {
             why: why.into(),
             excused: true,
         }
+    }
+
+    /// Whether the case should have shown something and did not: a limit was missed, an error was unexpected, or a
+    /// control failed. That may be the machine's fault, so [`run`](crate::run) repeats the case.
+    pub const fn is_unjudged(&self) -> bool {
+        matches!(
+            self,
+            Self::Violated { judged: false, .. } | Self::NotRun { excused: false, .. }
+        )
     }
 
     /// Whether the case ended in an error of the kind `Unavailable` that it did not expect.

@@ -10,6 +10,8 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use crate::case::{Case, Outcome, Seen};
 use crate::cases::CASES;
 use crate::harness::{Harness, Need};
+use crate::patient::patience;
+use crate::report::PATIENCE;
 
 /// Makes a test binary of every case: a `main` for a test target with `harness = false`.
 ///
@@ -154,8 +156,10 @@ impl Lists {
         runtime.block_on(async {
             let harness = make().await;
             self.agrees_with(&*harness)?;
-            let outcome = case.run(&*harness).await;
-            self.judge(case, &outcome)
+            let limit = PATIENCE * patience();
+            let outcome = tokio::time::timeout(limit, case.run(&*harness)).await;
+            let late = format!("the case did not end within {limit:?}");
+            self.judge(case, &outcome.unwrap_or_else(|_| Outcome::cut_short(late)))
         })
     }
 
@@ -183,6 +187,9 @@ impl Lists {
         let listed = self.missing(case).is_some() || self.not_run.contains(&case.id);
         let about = format!("{} ({})", case.id, case.title);
         match outcome {
+            Outcome::Violated { judged: false, .. } => {
+                Err(format!("NOT JUDGED: {about}: {}", outcome.details()).into())
+            }
             Outcome::Violated { counterexample, .. } => {
                 Err(format!("{about} is violated: {counterexample}").into())
             }
@@ -219,15 +226,22 @@ pub async fn expect(harness: &dyn Harness, id: &str, not_run: &[&str]) -> Outcom
     let Some(case) = find(id) else {
         panic!("there is no case `{id}`");
     };
-    let outcome = case.run(harness).await;
+    let limit = PATIENCE * patience();
+    let late = |_| Outcome::cut_short(format!("the case did not end within {limit:?}"));
+    let outcome = tokio::time::timeout(limit, case.run(harness)).await;
+    let outcome = outcome.unwrap_or_else(late);
     match (&outcome, not_run.contains(&id)) {
+        (Outcome::NotRun { .. }, true) => {}
+        // The script of the tests repeats it alone.
+        (outcome, _) if outcome.is_unjudged() => {
+            panic!("NOT JUDGED: {id} ({}): {}", case.title, outcome.details())
+        }
         (Outcome::Violated { counterexample, .. }, _) => {
             panic!("{id} ({}) is violated: {counterexample}", case.title)
         }
         (Outcome::NotRun { why, .. }, false) => {
             panic!("{id} ({}) was not run: {why}", case.title)
         }
-        (Outcome::NotRun { .. }, true) => {}
         (_, true) => panic!("{id} is listed as one that does not run, but it did: {outcome}"),
         _ => println!("{outcome}"),
     }

@@ -4,8 +4,8 @@
 //! This is no answer of the store, and breaks no promise.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +19,40 @@ const ATTEMPTS: u32 = 3;
 
 /// How long until it is tried again.
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// By how much limits are longer now, at the same time for the whole process.
+static PATIENCE: AtomicU32 = AtomicU32::new(0);
+
+/// Returns the factor by which limits are longer: 1, 2 while a case is repeated alone, or what `TENURE_TEST_PATIENCE`
+/// says.
+pub(crate) fn patience() -> u32 {
+    let now = PATIENCE.load(Ordering::Relaxed);
+    if now != 0 {
+        return now;
+    }
+    static GIVEN: LazyLock<u32> = LazyLock::new(|| {
+        let given = std::env::var("TENURE_TEST_PATIENCE").ok();
+        let given = given.and_then(|factor| factor.parse().ok());
+        given.unwrap_or(1).clamp(1, 10)
+    });
+    *GIVEN
+}
+
+/// Doubled limits for as long as it lives.
+pub(crate) struct MorePatience(());
+
+impl MorePatience {
+    pub(crate) fn new() -> Self {
+        PATIENCE.store(2, Ordering::Relaxed);
+        Self(())
+    }
+}
+
+impl Drop for MorePatience {
+    fn drop(&mut self) {
+        PATIENCE.store(0, Ordering::Relaxed);
+    }
+}
 
 /// A harness that tries again to connect, and remembers that it was in vain.
 pub(crate) struct Patient<'a> {

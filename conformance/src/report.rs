@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::case::{Case, NO_CONTROL, NOT_BROUGHT_ABOUT, Outcome, Seen};
 use crate::cases::CASES;
 use crate::harness::{Harness, Subject};
+use crate::patient::{MorePatience, patience};
 
 /// What a [`run`] tells while it runs.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,8 @@ pub struct Entry {
     pub case: &'static Case,
     /// What came of it.
     pub outcome: Outcome,
+    /// Why an attempt before the last one was not judged. The case was repeated alone, with doubled limits.
+    pub flaky: Option<String>,
     /// How long it took.
     pub took: Duration,
 }
@@ -177,9 +180,9 @@ impl Column {
 
     /// Whether the store could not be set up for a single case: nothing is said of it then.
     pub fn never_stood(&self) -> bool {
-        self.entries.iter().all(|entry| {
-            matches!(&entry.outcome, Outcome::NotRun { why, .. } if why.starts_with(NOT_SET_UP))
-        })
+        self.entries
+            .iter()
+            .all(|entry| is_not_set_up(&entry.outcome))
     }
 
     /// What came of the case `id`, if it was chosen.
@@ -421,7 +424,8 @@ impl Report {
 /// Puts `subjects` to the cases that `filter` lets through, those of one store side by side, and
 /// tells `progress` as it goes.
 ///
-/// A case that panics or does not end within a minute counts as violated.
+/// A case that panics counts as violated. One that ends unjudged, because it missed a limit, because of an error that it
+/// did not expect, or because a control failed, is repeated alone, at most twice, with doubled limits.
 ///
 /// # Cancel safety
 ///
@@ -479,7 +483,8 @@ pub async fn run_until(
     let mut columns = Vec::with_capacity(subjects.len());
     // So many stores side by side would make the machine itself the fault.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let machine = Arc::new(Semaphore::new((12 * cores).max(16)));
+    let shares = u32::try_from(12 * cores).unwrap_or(u32::MAX).max(16);
+    let machine = Arc::new(Semaphore::new(shares as usize));
     let stop = CancellationToken::new();
     for (column, subject) in subjects.iter().enumerate() {
         // Two columns of one name could not be told apart.
@@ -503,21 +508,25 @@ pub async fn run_until(
             let (machine, stop) = (Arc::clone(&machine), stop.clone());
             tasks.spawn(async move {
                 // Never closed, so there is always a permit.
-                let _place = places.acquire_owned().await;
-                let _share = machine.acquire_owned().await;
+                let place = places.acquire_owned().await;
+                let share = Arc::clone(&machine).acquire_owned().await;
                 if stop.is_cancelled() {
                     return;
                 }
                 let _ = tell.send(Told::Begun { column, case });
                 let began = Instant::now();
                 let mut came = one(Arc::clone(&subject), case, stop.clone()).await;
+                drop((place, share));
+                let mut flaky = None;
                 for _ in 1..ATTEMPTS {
-                    let failure = match &came {
-                        Some((_, outcome)) if outcome.is_unavailable() => outcome.details(),
-                        _ => break,
-                    };
-                    let again = one(Arc::clone(&subject), case, stop.clone()).await;
-                    came = again.map(|(said, outcome)| (said, after(&failure, outcome)));
+                    let unjudged = came.as_ref().filter(|(_, outcome)| outcome.is_unjudged());
+                    // A store that cannot be set up will not stand the next time.
+                    let stood = unjudged.filter(|(_, outcome)| !is_not_set_up(outcome));
+                    let Some((_, outcome)) = stood else { break };
+                    flaky = Some(outcome.details());
+                    let _alone = machine.acquire_many(shares).await;
+                    let _doubled = MorePatience::new();
+                    came = one(Arc::clone(&subject), case, stop.clone()).await;
                 }
                 let Some((guarantees, outcome)) = came else {
                     return;
@@ -525,6 +534,7 @@ pub async fn run_until(
                 let entry = Entry {
                     case,
                     outcome,
+                    flaky,
                     took: began.elapsed(),
                 };
                 let _ = tell.send(Told::Ended {
@@ -606,7 +616,7 @@ enum Told {
 }
 
 /// How long one case may take, whatever goes wrong.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long its stage may take: servers are started, and some wait until there is room for theirs.
 const STAGING: Duration = Duration::from_secs(300);
@@ -630,19 +640,12 @@ pub(crate) async fn clear(harness: &dyn Harness) {
     let _in_time = tokio::time::timeout(CLEARING, twice).await;
 }
 
-/// How often a case runs, each time on a fresh stage, if it ends in an unexpected error of the kind `Unavailable`. A
-/// connection that breaks while the store is disturbed, or while the machine is loaded, breaks no promise; a step that is
-/// refused in each attempt while the store serves other clients does.
+/// How often a case runs, each time on a fresh stage, if it ends [unjudged](Outcome::is_unjudged). A counterexample is
+/// never repeated.
 const ATTEMPTS: u32 = 3;
 
-/// The outcome of the last attempt; its evidence names the failure before it.
-fn after(failure: &str, outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Held { evidence } => {
-            Outcome::held(format!("{evidence}; on a further attempt, after {failure}"))
-        }
-        other => other,
-    }
+fn is_not_set_up(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::NotRun { why, .. } if why.starts_with(NOT_SET_UP))
 }
 
 /// Nothing if it was stopped.
@@ -673,7 +676,7 @@ async fn one(
         };
         let cut_short = tokio::select! {
             done = attack => return Some(done),
-            () = tokio::time::sleep(PATIENCE) => {
+            () = tokio::time::sleep(PATIENCE * patience()) => {
                 let late = format!("the case did not end within {PATIENCE:?}");
                 Some((None, Outcome::cut_short(late)))
             }
@@ -687,7 +690,7 @@ async fn one(
     let mut task = tokio::task::JoinSet::new();
     task.spawn(running);
     // The limit inside needs a case that yields.
-    let limit = STAGING + PATIENCE + CLEARING;
+    let limit = STAGING + PATIENCE * patience() + CLEARING;
     match tokio::time::timeout(limit, task.join_next()).await {
         Ok(Some(Ok(done))) => done,
         Ok(Some(Err(broken))) => {
@@ -764,6 +767,13 @@ impl fmt::Display for Report {
             let cases = if count == 1 { "case" } else { "cases" };
             writeln!(f, "not run on {store}: {count} {cases}: {why}")?;
         }
+        for column in &self.columns {
+            for Entry { case, flaky, .. } in &column.entries {
+                if let Some(why) = flaky {
+                    writeln!(f, "FLAKY on {}: {}: {why}", column.store, case.id)?;
+                }
+            }
+        }
         for (store, case, counterexample) in self.violations() {
             writeln!(f, "VIOLATED on {store}: {} ({})", case.id, case.title)?;
             writeln!(f, "    {counterexample}")?;
@@ -774,8 +784,6 @@ impl fmt::Display for Report {
 
 #[cfg(all(test, feature = "memory"))]
 mod tests {
-    use super::*;
-
     #[test]
     fn what_was_not_run_is_counted_as_in_the_sum() {
         let report = crate::format::sample::report();
@@ -789,13 +797,15 @@ mod tests {
     }
 
     #[test]
-    fn a_further_attempt_names_the_failure_before_it() {
-        let held = after("no connection left", Outcome::held("tokens rose"));
-        assert_eq!(
-            held.details(),
-            "tokens rose; on a further attempt, after no connection left"
+    fn a_case_that_was_repeated_is_shown_as_flaky() {
+        let mut report = crate::format::sample::report();
+        report.columns[0].entries[0].flaky = Some("no failover within 20s".to_owned());
+        let text = report.to_string();
+        let id = report.columns[0].entries[0].case.id;
+        let line = format!(
+            "FLAKY on {}: {id}: no failover within 20s",
+            report.columns[0].store
         );
-        let violated = Outcome::violated("a token was given twice");
-        assert_eq!(after("no connection left", violated.clone()), violated);
+        assert!(text.contains(&line), "{text}");
     }
 }

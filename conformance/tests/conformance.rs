@@ -116,7 +116,7 @@ mod etcd {
     pub(super) async fn stage(id: &str) -> Box<dyn Harness> {
         let case = find(id).expect("a case of the list");
         if case.needs.iter().any(|need| need.wants_own_store()) {
-            return Box::new(EtcdHarness::start().await.expect("etcd must start"));
+            return Box::new(EtcdHarness::start().await.unwrap_or_else(not_started));
         }
         let server = tokio::task::spawn_blocking(|| Arc::clone(&SHARED));
         let server = server.await.expect("the thread that starts etcd");
@@ -140,7 +140,7 @@ mod redis {
     pub(super) async fn stage(id: &str) -> Box<dyn Harness> {
         let case = find(id).expect("a case of the list");
         if case.needs.iter().any(|need| need.wants_own_store()) {
-            return Box::new(RedisHarness::start().await.expect("Redis must start"));
+            return Box::new(RedisHarness::start().await.unwrap_or_else(not_started));
         }
         let server = tokio::task::spawn_blocking(|| Arc::clone(&SHARED));
         let server = server.await.expect("the thread that starts Redis");
@@ -165,16 +165,18 @@ mod postgres {
     pub(super) async fn stage(id: &str) -> Box<dyn Harness> {
         let case = find(id).expect("a case of the list");
         if case.needs.iter().any(|need| need.wants_own_store()) {
-            return Box::new(
-                PostgresHarness::start()
-                    .await
-                    .expect("PostgreSQL must start"),
-            );
+            return Box::new(PostgresHarness::start().await.unwrap_or_else(not_started));
         }
         let server = tokio::task::spawn_blocking(|| Arc::clone(&SHARED));
         let server = server.await.expect("the thread that starts PostgreSQL");
         Box::new(PostgresHarness::sharing(server).await.expect("a database"))
     }
+}
+
+/// A server that does not start says nothing of a store.
+#[cfg(any(feature = "etcd", feature = "redis", feature = "postgres"))]
+fn not_started<H>(error: tenure_core::Error) -> H {
+    panic!("NOT JUDGED: the server did not start: {}", error.chain())
 }
 
 fn square(id: &str) -> Square {

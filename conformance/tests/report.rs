@@ -64,6 +64,29 @@ fn the_tested_versions_are_those_of_the_matrix() {
     assert_eq!(servers, tenure_conformance::TESTED);
 }
 
+/// Pages that show what came of a run go stale when cases are renamed.
+#[test]
+fn matrix_cites_only_cases_that_exist() {
+    for page in [
+        include_str!("../../docs/matrix.md"),
+        include_str!("../../README.md"),
+    ] {
+        let words = page.split('`').skip(1).step_by(2);
+        let rule = |word: &&str| {
+            let (rule, rest) = word.split_once('_').unwrap_or_default();
+            let letter = rule.starts_with(['s', 'l', 'r', 'e', 'q', 'b', 't', 'h', 'o']);
+            let number = rule.len() == 2 && rule.ends_with(|digit: char| digit.is_ascii_digit());
+            !rest.is_empty() && (rule == "store" || letter && number)
+        };
+        for case in words.filter(rule) {
+            assert!(
+                tenure_conformance::CASES.iter().any(|it| it.id == case),
+                "there is no case `{case}`: run scripts/matrix.sh"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn nothing_chosen_is_not_a_pass() {
     let subjects: Vec<Arc<dyn Subject>> = vec![Arc::new(MemorySubject)];

@@ -1,8 +1,8 @@
 //! What the long form catches: for each way to break the embedded store, in how many of some runs, each with a seed
 //! of its own, on one thread under a paused clock.
 //!
-//! `TENURE_WRITE_DOCS=1 cargo test -p tenure-conformance --test storm_power -- --ignored --nocapture` runs twenty seeds of
-//! each and writes `docs/power.md`.
+//! `cargo test -p tenure-conformance --test storm_power -- --ignored --nocapture` runs twenty seeds of each and prints the
+//! table.
 #![allow(clippy::unwrap_used)] // A test that cannot be set up has to fail.
 
 #[allow(dead_code)] // What the cases look for.
@@ -203,8 +203,6 @@ fn mutants_of_each_primitive_are_caught_and_sound_stores_pass() {
     assert!(left.is_empty(), "four seeds caught nothing of {left:?}");
 }
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/power.md");
-
 /// The kind of finding: what stands before the first colon, or the first words.
 fn kind(what: &str) -> String {
     let first = what.lines().next().unwrap_or_default();
@@ -221,8 +219,8 @@ fn kind(what: &str) -> String {
 }
 
 #[test]
-#[ignore = "twenty runs for each row: some ten minutes; TENURE_WRITE_DOCS=1 writes docs/power.md"]
-fn write_the_table() {
+#[ignore = "twenty runs for each row: some ten minutes"]
+fn print_the_table() {
     let seeds: u64 = std::env::var("TENURE_STORM_SEEDS").map_or(20, |seeds| seeds.parse().unwrap());
     let only = std::env::var("TENURE_STORM_ONLY").unwrap_or_default();
     let mutants: Vec<Mutant> = SOUND.into_iter().chain(mutants()).collect();
@@ -262,19 +260,14 @@ fn write_the_table() {
         let _ = writeln!(page, "| `{}` | {caught}/{seeds} | {by} |", mutant.name());
     }
     println!("{page}");
-    if std::env::var_os("TENURE_WRITE_DOCS").is_some() {
-        std::fs::write(PAGE, &page).unwrap();
-    }
 }
 
 const HEAD: &str = "# The power of the long form
 
-How often a run of [the long form](conformance.md#the-long-form) on the embedded store, on one thread under a paused
-clock, catches a store that is broken in one way. `conformance/tests/storm_power.rs` writes this page:
-
-    TENURE_WRITE_DOCS=1 cargo test -p tenure-conformance --test storm_power -- --ignored --nocapture
+How often a run of the long form on the embedded store, on one thread under a paused clock, catches a store that is
+broken in one way.
 
 A row names the way in which the store is broken, as `conformance/tests/mutants/` and `conformance/tests/squares/wrapper.rs`
-have it, and the role for which it is. A row that no seed catches is left to the cases: see [the catalogue](catalogue.md).
+have it, and the role for which it is. A row that no seed catches is left to the cases.
 
 ";

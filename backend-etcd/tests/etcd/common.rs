@@ -164,17 +164,21 @@ pub(crate) async fn open(store: &Store<EtcdBackend>, ttl: Duration) -> Session<E
 
 /// Polls `condition` until it holds.
 pub(crate) async fn eventually(what: &str, limit: Duration, condition: impl AsyncFn() -> bool) {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), limit * tenure_testbed::patience());
     while !condition().await {
-        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        assert!(
+            start.elapsed() < limit,
+            "NOT JUDGED: not within {limit:?}: {what}"
+        );
         tokio::time::sleep(ms(10)).await;
     }
 }
 
 /// Waits for `future`, but not for ever.
 pub(crate) async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
+    let limit = limit * tenure_testbed::patience();
     match tokio::time::timeout(limit, future).await {
         Ok(output) => output,
-        Err(_) => panic!("not within {limit:?}: {what}"),
+        Err(_) => panic!("NOT JUDGED: not within {limit:?}: {what}"),
     }
 }

@@ -73,7 +73,10 @@ impl Database {
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("{sql}: {} instead of {wanted}", self.number(sql).await);
+        panic!(
+            "NOT JUDGED: {sql}: {} instead of {wanted}",
+            self.number(sql).await
+        );
     }
 }
 
@@ -85,8 +88,9 @@ pub const ONLY_SESSIONS: &str = "SELECT count(*) FROM pg_locks WHERE locktype = 
 
 /// The end of `future`, which must not take longer than `limit`, and some more on a busy machine.
 pub async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
-    let ended = tokio::time::timeout(limit * 3, future).await;
-    ended.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
+    let limit = limit * 3 * tenure_testbed::patience();
+    let ended = tokio::time::timeout(limit, future).await;
+    ended.unwrap_or_else(|_| panic!("NOT JUDGED: {what}: not within {limit:?}"))
 }
 
 type Check<G> = Box<dyn FnOnce(&G) + Send>;

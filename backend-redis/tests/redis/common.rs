@@ -151,17 +151,21 @@ pub(crate) async fn open(store: &Store<RedisBackend>, ttl: Duration) -> Session<
 
 /// Polls `condition` until it holds.
 pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), SOON * tenure_testbed::patience());
     while !condition() {
-        assert!(start.elapsed() < SOON, "not within {SOON:?}: {what}");
+        assert!(
+            start.elapsed() < limit,
+            "NOT JUDGED: not within {limit:?}: {what}"
+        );
         tokio::time::sleep(ms(10)).await;
     }
 }
 
 /// Waits for `future`, but not for ever.
 pub(crate) async fn within<F: Future>(limit: Duration, what: &str, future: F) -> F::Output {
+    let limit = limit * tenure_testbed::patience();
     match tokio::time::timeout(limit, future).await {
         Ok(output) => output,
-        Err(_) => panic!("not within {limit:?}: {what}"),
+        Err(_) => panic!("NOT JUDGED: not within {limit:?}: {what}"),
     }
 }

@@ -62,9 +62,10 @@ pub(crate) async fn refused(what: &str, config: RedisConfig) -> Error {
 }
 
 pub(crate) async fn within<T>(limit: Duration, what: &str, doing: impl Future<Output = T>) -> T {
+    let limit = limit * tenure_testbed::patience();
     tokio::time::timeout(limit, doing)
         .await
-        .unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
+        .unwrap_or_else(|_| panic!("NOT JUDGED: {what}: not within {limit:?}"))
 }
 
 /// Waits until it is so.

@@ -2,12 +2,11 @@
 #![allow(dead_code, reason = "every test binary uses its part")]
 
 use std::ffi::OsStr;
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use tenure_testbed::Process;
+use tenure_testbed::{Process, output_with_input, output_within};
 
 /// Longer than anything takes on a busy machine, so that only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -67,7 +66,8 @@ impl From<Output> for Done {
 
 /// Runs it to its end, with nothing on its standard input.
 pub(crate) fn run(mut command: Command) -> Done {
-    command.stdin(Stdio::null()).output().unwrap().into()
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    output_within(command, PATIENCE).unwrap().into()
 }
 
 /// Runs `tenure` with these arguments to its end.
@@ -76,19 +76,8 @@ pub(crate) fn tenure_done<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) ->
 }
 
 /// Runs it to its end with this on its standard input.
-pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> Done {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_owned();
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let done = child.wait_with_output().unwrap().into();
-    writer.join().unwrap().unwrap();
-    done
+pub(crate) fn run_with_input(command: Command, input: &[u8]) -> Done {
+    output_with_input(command, input, PATIENCE).unwrap().into()
 }
 
 /// An address that refuses connections.
@@ -102,7 +91,11 @@ pub(crate) fn dead_address() -> String {
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < PATIENCE, "waited too long for {what}");
+        let limit = PATIENCE * tenure_testbed::patience();
+        assert!(
+            start.elapsed() < limit,
+            "NOT JUDGED: waited too long for {what}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }

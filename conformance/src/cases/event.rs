@@ -39,7 +39,7 @@ impl Event {
     /// From here on a member that could take over misses what it may miss.
     async fn prepare(self, harness: &dyn Harness) -> Result<(), Outcome> {
         if matches!(self, Self::Failover) {
-            within(RECOVERY, "the lag", operator(harness)?.lag()).await??;
+            control("the lag", operator(harness)?.lag()).await?;
         }
         Ok(())
     }
@@ -53,7 +53,7 @@ impl Event {
                 Self::ClockForward => operator.clock_forward(JUMP).await,
             }
         };
-        Ok(within(RECOVERY, self.name(), happening).await??)
+        control(self.name(), happening).await
     }
 }
 
@@ -220,7 +220,7 @@ pub async fn s3_a_failover_prolongs_nothing(harness: &dyn Harness) -> Verdict {
 pub async fn s3_a_clock_jump_prolongs_nothing(harness: &dyn Harness) -> Verdict {
     freed_within_the_bound(harness, "a jump of the clock back", async || {
         let back = operator(harness)?.clock_back(JUMP);
-        Ok(within(RECOVERY, "the jump of the clock", back).await??)
+        control("the jump of the clock", back).await
     })
     .await
 }
@@ -263,7 +263,7 @@ pub async fn l2_tokens_survive_clock_jumps(harness: &dyn Harness) -> Verdict {
                 _ => operator.clock_forward(JUMP).await,
             }
         };
-        within(RECOVERY, "the jump of the clock", jump).await??;
+        control("the jump of the clock", jump).await?;
         let token = a_grant(harness).await?;
         let last = tokens.last().copied();
         ensure!(

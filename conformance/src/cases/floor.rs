@@ -277,7 +277,7 @@ pub async fn l2_token_floor_survives_a_restart(harness: &dyn Harness) -> Verdict
     let floor = FencingToken::new(floor);
     let store = harness.connect().await?;
     promptly("the raise", store.raise_token_floor(floor)).await??;
-    within(RECOVERY, "the restart", operator(harness)?.restart()).await??;
+    control("the restart", operator(harness)?.restart()).await?;
     let session = within(RECOVERY, "open", open(harness, LONG)).await??;
     let after = all_from(&session, "numbered", &roles, vec![floor.get(); roles.len()]).await?;
     held!(

@@ -210,7 +210,7 @@ pub async fn l3_waiters_keep_their_places_in_a_restart(harness: &dyn Harness) ->
     arrivals.one_more().await?;
     let mut second = waiter(two.locker("line")?);
     arrivals.one_more().await?;
-    within(RECONNECT, "the restart", operator(harness)?.restart()).await??;
+    control("the restart", operator(harness)?.restart()).await?;
     let_go(guard).await?;
     let first = first.end(RECONNECT, "the first waiter's grant").await??;
     ensure!(

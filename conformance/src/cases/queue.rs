@@ -285,7 +285,7 @@ pub async fn q1_items_outlive_a_crash(harness: &dyn Harness) -> Verdict {
     }
     let done = expect(&queue, "done", 1).await?;
     promptly("ack", done.ack()).await??;
-    within(RECOVERY, "the restart", operator(harness)?.restart()).await??;
+    control("the restart", operator(harness)?.restart()).await?;
     let other = within(RECOVERY, "open", open(harness, LONG)).await??;
     let there = other.queue("kept")?;
     let left = within(RECOVERY, "len", there.len()).await??;
@@ -307,7 +307,7 @@ pub async fn q2_a_delivery_outlives_a_crash(harness: &dyn Harness) -> Verdict {
         put(&queue, value).await?;
     }
     let delivered = expect(&queue, "delivered", 1).await?;
-    within(RECOVERY, "the restart", operator(harness)?.restart()).await??;
+    control("the restart", operator(harness)?.restart()).await?;
     let other = within(RECOVERY, "open", open(harness, LONG)).await??;
     let there = other.queue("kept")?;
     takes_all(&there, &["a", "b"]).await?;

@@ -34,12 +34,12 @@ type Step<T> = std::result::Result<T, Outcome>;
 
 async fn snapshot(harness: &dyn Harness) -> Step<()> {
     let saving = operator(harness)?.snapshot();
-    Ok(within(RECOVERY, "the snapshot", saving).await??)
+    control("the snapshot", saving).await
 }
 
 async fn restore(harness: &dyn Harness) -> Step<()> {
     let restoring = operator(harness)?.restore();
-    Ok(within(RECOVERY, "the restore", restoring).await??)
+    control("the restore", restoring).await
 }
 
 /// O4: no holding that a restore took away stays valid, whatever its kind, and whether its session was known to

@@ -116,7 +116,7 @@ async fn drama(
 impl Drama {
     fn judge_signal(&self) -> Verdict {
         let limit = self.fault + self.ttl - margin(self.ttl) + SLACK;
-        ensure!(
+        in_time!(
             self.signalled <= limit,
             "the loss was signalled {:?} after the link failed; TTL {:?}",
             self.signalled - self.fault,

@@ -19,7 +19,7 @@ pub async fn l2_tokens_survive_a_restart(harness: &dyn Harness) -> Verdict {
     // Gone from the store: only what the store remembers of it keeps the order.
     give_back(guard).await?;
     promptly("close", session.close()).await??;
-    within(RECOVERY, "the restart", operator(harness)?.restart()).await??;
+    control("the restart", operator(harness)?.restart()).await?;
     let session = within(RECOVERY, "open", open(harness, LONG)).await??;
     let guard = within(RECOVERY, "lock", session.locker("numbered")?.lock()).await??;
     let after = guard.token();
@@ -34,7 +34,7 @@ pub async fn l2_tokens_survive_a_restart(harness: &dyn Harness) -> Verdict {
 pub async fn store_a_grant_outlives_a_crash(harness: &dyn Harness) -> Verdict {
     let session = open(harness, LONG).await?;
     let guard = promptly("lock", session.locker("kept")?.lock()).await??;
-    within(RECOVERY, "the restart", operator(harness)?.restart()).await??;
+    control("the restart", operator(harness)?.restart()).await?;
     let other = within(RECOVERY, "open", open(harness, LONG)).await??;
     ensure!(
         is_taken(&other.locker("kept")?).await?,
@@ -60,7 +60,7 @@ pub async fn store_survives_losing_a_minority(harness: &dyn Harness) -> Verdict 
         Ok(claims) if claims.minority_loss.value == MinorityLoss::Survives => RECOVERY * 3,
         _ => RECOVERY,
     };
-    within(RECOVERY, "the loss", operator(harness)?.lose_minority()).await??;
+    control("the loss", operator(harness)?.lose_minority()).await?;
     let again = within(patience, "a grant without the lost members", async {
         session.locker("kept")?.lock().await
     });

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::case::Outcome;
 use crate::harness::Harness;
-use crate::patient::unless_away;
+use crate::patient::{patience, unless_away};
 
 /// A TTL so long that nothing that ends within [`PROMPT`] can have been its doing.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -37,6 +37,17 @@ macro_rules! ensure {
     };
 }
 pub(crate) use ensure;
+
+/// Ends the case unjudged unless the condition holds: a limit was missed, or a lease was lost that had to be renewed in
+/// time. On a busy machine this shows nothing; a case that never gets further fails.
+macro_rules! in_time {
+    ($held:expr, $($missed:tt)+) => {
+        if !$held {
+            return Err($crate::case::Outcome::cut_short(format!($($missed)+)));
+        }
+    };
+}
+pub(crate) use in_time;
 
 /// Ends the case with `Held` and the evidence.
 macro_rules! held {
@@ -95,9 +106,29 @@ pub(crate) async fn within<T>(
     what: &str,
     future: impl Future<Output = T>,
 ) -> std::result::Result<T, Outcome> {
+    let limit = limit * patience();
     tokio::time::timeout(limit, future)
         .await
         .map_err(|_| Outcome::cut_short(format!("{what} did not happen within {limit:?}")))
+}
+
+/// Time for the test bed to bring an event about. It allows itself a minute.
+const CONTROL: Duration = Duration::from_secs(75);
+
+/// Waits for the test bed. Whether it fails or comes late, the store broke no promise by that.
+pub(crate) async fn control(
+    what: &str,
+    doing: impl Future<Output = Result<()>>,
+) -> std::result::Result<(), Outcome> {
+    match within(CONTROL, what, doing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if error.kind() == ErrorKind::Unsupported => Err(error.into()),
+        Ok(Err(error)) => Err(Outcome::not_run(format!(
+            "{what} could not be brought about: {error}",
+            error = error.chain()
+        ))),
+        Err(late) => Err(Outcome::not_run(late.details())),
+    }
 }
 
 /// `future`, which must end at once.
@@ -136,9 +167,10 @@ pub(crate) async fn becomes_free(
             }
         }
     };
-    let guard = tokio::time::timeout(limit, trying)
-        .await
-        .map_err(|_| Outcome::violated(format!("{what}: {limit:?} later it was still not free")))?;
+    let limit = limit * patience();
+    let guard = tokio::time::timeout(limit, trying).await.map_err(|_| {
+        Outcome::cut_short(format!("{what}: {limit:?} later it was still not free"))
+    })?;
     Ok(guard?)
 }
 
@@ -221,8 +253,8 @@ pub(crate) async fn keys_return_to(
     loop {
         match keys(harness).await? {
             Some(keys) if keys.len() > baseline => {
-                ensure!(
-                    started.elapsed() < limit,
+                in_time!(
+                    started.elapsed() < limit * patience(),
                     "{} keys are left after {limit:?} where {baseline} were before: {:?}",
                     keys.len(),
                     keys.iter().take(5).collect::<Vec<_>>()

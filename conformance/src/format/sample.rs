@@ -44,6 +44,7 @@ fn entry(id: &str, outcome: Outcome) -> Entry {
     Entry {
         case: crate::find(id).unwrap(),
         outcome,
+        flaky: None,
         took: Duration::from_millis(1_500),
     }
 }

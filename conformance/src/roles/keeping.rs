@@ -9,6 +9,7 @@ use super::scene::{Contest, Scene, end, is_kept, settle};
 use crate::case::Verdict;
 use crate::cases::tools::*;
 use crate::harness::Harness;
+use crate::patient::patience;
 
 /// S1: closing a session frees all that it held at once.
 pub(crate) async fn closing_frees(harness: &dyn Harness, role: Role) -> Verdict {
@@ -62,7 +63,7 @@ pub(crate) async fn kept_for_ttls(harness: &dyn Harness, role: Role) -> Verdict 
         .is_kept_for(period, "while its session was renewed")
         .await?;
     scene.is_valid("while its session was renewed")?;
-    ensure!(contest.held.is_valid(), "lost: {:?}", contest.held.loss());
+    in_time!(contest.held.is_valid(), "lost: {:?}", contest.held.loss());
     contest.waits("while the holder's session was renewed")?;
     let mut waiter = contest.waiter;
     promptly("a release", contest.held.release()).await??;
@@ -165,7 +166,10 @@ pub(crate) async fn loss_is_signalled(harness: &dyn Harness, role: Role) -> Verd
         .await
         .is_ok()
     {
-        ensure!(silent.elapsed() < limit, "still kept {limit:?} later");
+        in_time!(
+            silent.elapsed() < limit * patience(),
+            "still kept {limit:?} later"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     for held in &scene.held {
@@ -180,8 +184,8 @@ pub(crate) async fn loss_is_signalled(harness: &dyn Harness, role: Role) -> Verd
         .end(SLACK, "the loss signal")
         .await?
         .duration_since(silent);
-    ensure!(
-        signalled <= ttl + SLACK,
+    in_time!(
+        signalled <= ttl + SLACK * patience(),
         "{count} holdings of a TTL of {ttl:?} signalled their loss after {signalled:?}"
     );
     held!(

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{BATCH, Held, Role, Step};
 use crate::cases::tools::*;
 use crate::harness::{Harness, Link, Linked};
+use crate::patient::patience;
 
 /// The objects that the holder of a [`Scene`] has: more than one, as one alone proves nothing of the second.
 const NAMES: [&str; 3] = ["stage", "stage 2", "stage/3"];
@@ -60,10 +61,20 @@ impl Scene {
         })
     }
 
-    /// Everything is still the holder's.
+    /// Everything is still the holder's. A grant to another while the holder counts itself valid is judged; without
+    /// that, the holder may have been too slow to renew its lease.
     pub(super) async fn is_kept(&self, when: &str) -> Step<()> {
-        for name in NAMES {
-            is_kept(self.role, &self.other, name, when).await?;
+        for (name, held) in NAMES.iter().zip(&self.held) {
+            let was_valid = held.is_valid();
+            let kept = is_kept(self.role, &self.other, name, when).await;
+            if let (Err(outcome), true) = (&kept, was_valid && !held.is_valid()) {
+                return Err(crate::case::Outcome::cut_short(format!(
+                    "{}; its holder had lost it: {:?}",
+                    outcome.details(),
+                    held.loss()
+                )));
+            }
+            kept?;
         }
         Ok(())
     }
@@ -114,7 +125,7 @@ impl Scene {
     /// The holder counts everything as its own.
     pub(super) fn is_valid(&self, when: &str) -> Step<()> {
         for held in &self.held {
-            ensure!(
+            in_time!(
                 held.is_valid(),
                 "{when}, the holder had lost it: {:?}",
                 held.loss()
@@ -172,8 +183,8 @@ pub(super) async fn becomes_free(
             (Some(more), None) => got = Some(more),
             (Some(more), Some(got)) => got.join(more),
             (None, _) => {
-                ensure!(
-                    started.elapsed() < limit,
+                in_time!(
+                    started.elapsed() < limit * patience(),
                     "{what}: {limit:?} later {} of {} were free",
                     got.as_ref().map_or(0, |got| got.parts().len()),
                     role.units()
