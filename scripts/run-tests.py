@@ -5,9 +5,9 @@
 
 The gate must not depend on the speed of the machine; `soak` has the tests that measure time on real servers or start
 whole clusters. Each test, each binary and the whole run have a limit; a process that reaches its limit is killed with
-its group, and the test is named. A test that fails with a counterexample is red at once. One that could not be judged,
-because it says `NOT JUDGED` or was cut off, is repeated alone with doubled limits and printed as FLAKY. More than
-MOST_FLAKY of these are red, too.
+its group, and the test is named and red. So is a test that fails with a counterexample: it is never repeated. One that
+could not be judged says `NOT JUDGED`; it is repeated alone with doubled limits and printed as FLAKY. More than MOST_FLAKY
+of these are red, too.
 
 Ends with 0 if everything passed, and 1 otherwise.
 """
@@ -232,7 +232,8 @@ class Run:
                 said = sections.get(test, [])
                 excuse = next(filter(None, map(NOT_JUDGED.search, said)), None)
                 panic = next((i for i, line in enumerate(said) if " panicked at " in line), None)
-                why = " ".join(said[panic + 1 : panic + 3]) if panic is not None else " ".join(said)[:500]
+                words = " ".join(said if panic is None else said[panic + 1 :])
+                why = words.split("stack backtrace:")[0][:500].strip()
                 yield Failure(self.binary, test, excuse[1] if excuse else why, judged=not excuse)
 
     def passed(self):
@@ -263,7 +264,7 @@ def run(binary, arguments, tier):
         failures += this.failures()
         passed += this.passed()
         for test in this.cut_off:
-            failures.append(Failure(binary, test, f"cut off after {test_limit} s", judged=False))
+            failures.append(Failure(binary, test, f"cut off after {test_limit} s", judged=True))
         if this.overrun:
             running = ", ".join(sorted(set(this.slow) - set(this.results))) or "not known which test"
             why = f"cut off after the {BINARY_LIMIT * factor} s of a binary, while running: {running}"
@@ -299,12 +300,11 @@ def repeat(failure, factor):
         if this.process.returncode == 0 and this.passed() == 1:
             print(f"FLAKY {failure}", flush=True)
             return None
-        was_cut_off = bool(this.cut_off or this.overrun)
-        again = next(iter(this.failures()), None)
-        if was_cut_off:
-            again = Failure(failure.binary, failure.test, f"cut off after {limit} s, alone", judged=False)
-        if again is None or again.judged or was_cut_off:
-            return again or failure
+        if this.cut_off or this.overrun:
+            return Failure(failure.binary, failure.test, f"cut off after {limit} s, alone", judged=True)
+        again = next(iter(this.failures()), failure)
+        if again.judged:
+            return again
         failure = again
     return failure
 

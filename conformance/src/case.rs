@@ -28,6 +28,9 @@ pub enum Outcome {
         judged: bool,
         /// Whether that error was of the kind `Unavailable`.
         unavailable: bool,
+        /// Whether something came later than the attack allows. That shows what was not promised, and breaks a promise
+        /// only if it is late again and again.
+        late: bool,
         /// The history that shows it, where the case recorded one.
         history: Option<Box<Timeline>>,
     },
@@ -80,6 +83,7 @@ impl Outcome {
             counterexample: counterexample.into(),
             judged: true,
             unavailable: false,
+            late: false,
             history: None,
         }
     }
@@ -110,8 +114,18 @@ impl Outcome {
             counterexample: why.into(),
             judged: false,
             unavailable: false,
+            late: false,
             history: None,
         }
+    }
+
+    /// Something came later than it should.
+    pub(crate) fn late(what: impl Into<String>) -> Self {
+        let mut outcome = Self::cut_short(what);
+        if let Self::Violated { late, .. } = &mut outcome {
+            *late = true;
+        }
+        outcome
     }
 
     /// The same outcome, now as the judgement of the case.
@@ -131,11 +145,13 @@ impl Outcome {
                 counterexample,
                 judged,
                 unavailable,
+                late,
                 history,
             } => Self::Violated {
                 counterexample: format!("{words}{counterexample}"),
                 judged,
                 unavailable,
+                late,
                 history,
             },
             other => other,
@@ -230,6 +246,7 @@ impl From<Error> for Outcome {
                 counterexample: format!("an unexpected error: {error}", error = error.chain()),
                 judged: false,
                 unavailable: kind == ErrorKind::Unavailable,
+                late: false,
                 history: None,
             },
         }
@@ -341,10 +358,11 @@ impl Case {
                     Outcome::Held { evidence } => (Seen::Survived(evidence), None),
                     Outcome::Violated {
                         counterexample,
-                        judged: true,
+                        judged,
+                        late,
                         history,
                         ..
-                    } => (Seen::Counterexample(counterexample), history),
+                    } if judged || late => (Seen::Counterexample(counterexample), history),
                     Outcome::NotRun { why, excused: true } => (Seen::NoControl(why), None),
                     broken_off => (Seen::NotBroughtAbout(broken_off.details()), None),
                 };

@@ -237,7 +237,7 @@ pub async fn l2_token_floor_is_kept(harness: &dyn Harness) -> Verdict {
             }
         }
         let granted = waiting.end(PROMPT, "the grant of a waiter from before the raise");
-        let guard = granted.await.map_err(Outcome::judged)??;
+        let guard = granted.await??;
         for token in [Some(guard.token()), partner.as_ref().map(Guard::token)] {
             ensure!(
                 token.is_none_or(|token| token >= floor),

@@ -293,13 +293,12 @@ pub async fn o4_waiters_of_a_lost_history_fail_or_join_again(harness: &dyn Harne
         let never = format!("the end of the rival's turn ({role:?})");
         rival
             .end(limit, &never)
-            .await
-            .map_err(Outcome::judged)?
+            .await?
             .map_err(|error| error.during("a turn after the restore"))?;
     }
     for (role, waiter) in &mut waiters {
         let never = format!("the end of a wait of the lost history ({role:?})");
-        let ended = waiter.end(limit, &never).await.map_err(Outcome::judged)?;
+        let ended = waiter.end(limit, &never).await?;
         granted += usize::from(ended.is_ok());
     }
     for (role, room) in Role::ALL.into_iter().zip(&rooms) {
@@ -309,14 +308,14 @@ pub async fn o4_waiters_of_a_lost_history_fail_or_join_again(harness: &dyn Harne
         );
     }
     let never = "the end of a wait at a barrier that the restore had opened";
-    let passed = passing.end(limit, never).await.map_err(Outcome::judged)?;
+    let passed = passing.end(limit, never).await?;
     let never = "the end of a dequeue that the restore had met";
-    let consumed = consuming.end(limit, never).await.map_err(Outcome::judged)?;
+    let consumed = consuming.end(limit, never).await?;
     match consumed {
         Ok(delivery) => drop(delivery),
         Err(_) => {
             let taken = within(limit, "the item that nobody took", jobs.dequeue());
-            taken.await.map_err(Outcome::judged)??.ack().await?;
+            taken.await??.ack().await?;
         }
     }
     held!(
@@ -361,10 +360,7 @@ pub async fn o4_observers_converge_after_a_restore(harness: &dyn Harness) -> Ver
         "the observer's last state",
         shows(&mut observer, "lost 20"),
     );
-    ensure!(
-        shown.await.map_err(Outcome::judged)??,
-        "the observer ended before the restore"
-    );
+    ensure!(shown.await??, "the observer ended before the restore");
     restore(harness).await?;
     let fresh = within(RECOVERY, "open", open(harness, LONG)).await??;
     let office = fresh.election("office")?;
@@ -375,20 +371,15 @@ pub async fn o4_observers_converge_after_a_restore(harness: &dyn Harness) -> Ver
         Err(_) => {
             drop(lead);
             let campaign = office.campaign("after");
-            Some(
-                within(limit, "a leader after the restore", campaign)
-                    .await
-                    .map_err(Outcome::judged)??,
-            )
+            Some(within(limit, "a leader after the restore", campaign).await??)
         }
     };
-    let told = tokio::time::timeout(CATCH_UP, shows(&mut observer, "after")).await;
-    let Ok(told) = told else {
-        return Err(Outcome::violated(format!(
-            "{CATCH_UP:?} after a restore the observer did not show what was proclaimed after it, and had not ended"
-        )));
-    };
-    if !told? {
+    let told = within(
+        CATCH_UP,
+        "the observer's showing what was proclaimed after a restore, or its end",
+        shows(&mut observer, "after"),
+    );
+    if !told.await?? {
         // Its session was ended by the restore: the next one sees the present.
         let session = within(RECOVERY, "open", open(harness, LONG)).await??;
         let mut observer = session.election("office")?.observe();
@@ -398,7 +389,7 @@ pub async fn o4_observers_converge_after_a_restore(harness: &dyn Harness) -> Ver
             shows(&mut observer, "after"),
         );
         ensure!(
-            shown.await.map_err(Outcome::judged)??,
+            shown.await??,
             "an observer that began after the restore ended"
         );
         return held!("the observer ended with its session, and the next one showed the present");

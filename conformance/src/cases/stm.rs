@@ -893,7 +893,7 @@ where
     promptly("the successor's commit", write).await??;
     // One that was under way when something happened to its link is only resolved.
     let refused = late.end(RECOVERY, "the refusal of the deposed holder's commits");
-    let done = refused.await.map_err(Outcome::judged)??;
+    let done = refused.await??;
     let stands = promptly("a read", stm.get("guarded")).await??;
     let stands = stands.map(|entry| entry.value);
     ensure!(

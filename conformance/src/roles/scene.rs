@@ -183,12 +183,13 @@ pub(super) async fn becomes_free(
             (Some(more), None) => got = Some(more),
             (Some(more), Some(got)) => got.join(more),
             (None, _) => {
-                in_time!(
-                    started.elapsed() < limit * patience(),
-                    "{what}: {limit:?} later {} of {} were free",
-                    got.as_ref().map_or(0, |got| got.parts().len()),
-                    role.units()
-                );
+                if started.elapsed() >= limit * patience() {
+                    return Err(crate::case::Outcome::late(format!(
+                        "{what}: {limit:?} later {} of {} were free",
+                        got.as_ref().map_or(0, |got| got.parts().len()),
+                        role.units()
+                    )));
+                }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
