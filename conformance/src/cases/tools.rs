@@ -169,7 +169,7 @@ pub(crate) async fn becomes_free(
     };
     let limit = limit * patience();
     let guard = tokio::time::timeout(limit, trying).await.map_err(|_| {
-        Outcome::cut_short(format!("{what}: {limit:?} later it was still not free"))
+        Outcome::late(format!("{what}: {limit:?} later it was still not free"))
     })?;
     Ok(guard?)
 }
