@@ -168,9 +168,9 @@ pub(crate) async fn becomes_free(
         }
     };
     let limit = limit * patience();
-    let guard = tokio::time::timeout(limit, trying).await.map_err(|_| {
-        Outcome::late(format!("{what}: {limit:?} later it was still not free"))
-    })?;
+    let guard = tokio::time::timeout(limit, trying)
+        .await
+        .map_err(|_| Outcome::late(format!("{what}: {limit:?} later it was still not free")))?;
     Ok(guard?)
 }
 
