@@ -1,0 +1,63 @@
+//! Double barriers. The simple barrier is core's, over [`Stm`](super::Stm) with keys that are bound to a session.
+
+use std::num::NonZeroU32;
+
+use async_trait::async_trait;
+
+use super::request::{Departure, Grant, Left, Marker, Request};
+use crate::error::Result;
+use crate::name::Name;
+use crate::token::FencingToken;
+
+/// What became of a request to enter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entered {
+    /// All have entered.
+    Inside(Grant),
+    /// The participant waits for others.
+    Waiting,
+}
+
+/// Double barriers (rules B2 to B4).
+#[async_trait]
+pub trait Barrier: Send + Sync + 'static {
+    /// Enters as one of `count` participants, and completes the generation if it is the last of them.
+    ///
+    /// The barrier is reusable: a generation ends when all of its participants have left or died.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` if participants wait for another `count`, or if a generation is complete and not
+    /// all of its participants have left.
+    async fn enter(&self, request: &Request, count: NonZeroU32) -> Result<Entered>;
+
+    /// Waits until all have entered, for as long as one step of this store can.
+    ///
+    /// # Errors
+    ///
+    /// As [`WaitQueue::wait`](super::WaitQueue::wait).
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point.
+    async fn wait(&self, request: &Request) -> Result<Option<Grant>>;
+
+    /// Withdraws participants that wait, and takes out those inside.
+    ///
+    /// # Errors
+    ///
+    /// Whatever a request can meet. Core calls it again.
+    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>>;
+
+    /// Waits until every participant of the generation `token` of `name` has left or died, for as long as one step of this
+    /// store can; returns whether that is so.
+    ///
+    /// # Errors
+    ///
+    /// Whatever a request can meet.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped at any point.
+    async fn all_left(&self, name: &Name, token: FencingToken) -> Result<bool>;
+}

@@ -1,0 +1,166 @@
+//! The identity of a request, which exists before its first message.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::name::{Kind, Name};
+use crate::token::FencingToken;
+
+/// Identifies one request of a session. Nonces rise within a session, over a detachment too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nonce(u64);
+
+impl Nonce {
+    /// Wraps a number that a store has kept.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Returns the number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One request of a session that leaves an entry in the store: a place in a wait queue, a take, an entry of a barrier.
+/// Every trace of it in the store carries the nonce.
+#[derive(Clone, Debug)]
+pub struct Request {
+    nonce: Nonce,
+    kind: Kind,
+    name: Name,
+    oldest_open: Arc<AtomicU64>,
+}
+
+impl Request {
+    /// Describes the request `nonce` for `name`. `oldest_open` is the session's own, shared by all its requests.
+    pub fn new(nonce: Nonce, kind: Kind, name: Name, oldest_open: Arc<AtomicU64>) -> Self {
+        Self {
+            nonce,
+            kind,
+            name,
+            oldest_open,
+        }
+    }
+
+    /// Returns the nonce.
+    pub const fn nonce(&self) -> Nonce {
+        self.nonce
+    }
+
+    /// Returns what the name is the name of.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Returns the name.
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Returns the lowest nonce of the session that is still in use.
+    ///
+    /// A store that keeps the nonces of withdrawn requests, in order to refuse them when they arrive late, may forget those
+    /// below this one if it refuses every such request to join, take or enter. It still carries out a withdrawal, because a
+    /// stray of a lost history may have a lower nonce. This bounds its memory (RIFL, SOSP 2015, section 3).
+    pub fn oldest_open(&self) -> Nonce {
+        Nonce(self.oldest_open.load(Ordering::Acquire))
+    }
+}
+
+/// One of the places that a session has in the store for results of steps that must not be done twice. A session uses few
+/// of them, again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(u16);
+
+impl Slot {
+    /// How many slots a session has.
+    pub const COUNT: u16 = 64;
+
+    /// Wraps a number below [`COUNT`](Self::COUNT).
+    pub const fn new(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// Returns the number, which is below [`COUNT`](Self::COUNT).
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+/// Identifies a step that leaves no entry. The store keeps the nonce and the result in the slot.
+///
+/// A step whose nonce the slot holds answers as it did the first time. One whose nonce is below that of the slot arrives
+/// late and has no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Marker {
+    /// The identity of the step.
+    pub nonce: Nonce,
+    /// Where its result is kept.
+    pub slot: Slot,
+}
+
+/// What a request was granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Grant {
+    /// The fencing token.
+    pub token: FencingToken,
+    /// How the store calls the holding, for operators.
+    pub key: Arc<str>,
+}
+
+impl Grant {
+    /// Describes a grant.
+    pub fn new(token: FencingToken, key: impl Into<Arc<str>>) -> Self {
+        Self {
+            token,
+            key: key.into(),
+        }
+    }
+}
+
+/// The end of a request: a withdrawal, or the release of what it was granted.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Departure {
+    /// The request that ends.
+    pub request: Request,
+    /// The token that the request was granted, for a release. `None` withdraws the request, and gives back whatever it may
+    /// have been granted.
+    pub token: Option<FencingToken>,
+}
+
+impl Departure {
+    /// Withdraws `request`, whatever it was granted.
+    pub const fn withdraw(request: Request) -> Self {
+        Self {
+            request,
+            token: None,
+        }
+    }
+
+    /// Releases what `request` was granted under `token`.
+    pub const fn release(request: Request, token: FencingToken) -> Self {
+        Self {
+            request,
+            token: Some(token),
+        }
+    }
+}
+
+/// What a departure or the end of a claim found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The entry was there and is gone now.
+    Left,
+    /// There was no such entry under this token: it was lost before. Nothing was changed.
+    Gone,
+}

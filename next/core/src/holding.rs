@@ -1,0 +1,169 @@
+//! The state behind every guard.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::backend::{Fence, Mode};
+use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
+use crate::name::Name;
+use crate::options::SessionId;
+use crate::runtime::departures::Ending;
+use crate::runtime::holding::HoldingRef;
+use crate::token::FencingToken;
+
+/// The state that every guard derefs to: token, validity, loss signal.
+///
+/// A drop releases it in the background: it neither blocks nor panics, on any thread. Only the drop of the last value of a
+/// store (store, session, handle or guard) waits until the store's sessions have ended, for 500 ms at most, because the
+/// process may end next.
+pub struct Holding(HoldingRef, Mode);
+
+impl Holding {
+    /// Wraps what is held alone.
+    pub(crate) const fn new(held: HoldingRef) -> Self {
+        Self(held, Mode::Exclusive)
+    }
+
+    /// Records that what is held is shared with other holders.
+    pub(crate) fn into_shared(self) -> Self {
+        Self(self.0, Mode::Shared)
+    }
+
+    /// Returns the fence that binds a commit to this.
+    pub(crate) fn fence(&self) -> Fence {
+        let request = self.0.request();
+        let (kind, name) = (request.kind(), request.name().clone());
+        Fence::new(
+            request.nonce(),
+            kind,
+            name,
+            self.token(),
+            self.1 == Mode::Exclusive,
+        )
+    }
+
+    /// Returns the name of the held object.
+    pub fn name(&self) -> &Name {
+        self.0.request().name()
+    }
+
+    /// Returns the fencing token. Pass it to the resource that this holding protects.
+    pub fn token(&self) -> FencingToken {
+        self.0.grant().token
+    }
+
+    /// Returns the store's name of this holding, such as an etcd key, for operators.
+    pub fn key(&self) -> &str {
+        &self.0.grant().key
+    }
+
+    /// Returns the id of the session.
+    pub fn session_id(&self) -> &SessionId {
+        self.0.session().id()
+    }
+
+    /// Returns whether it is certainly still held, by the local clock. The answer is right even in the first instruction
+    /// after a pause of the process (rule S2).
+    ///
+    /// The answer can be outdated a moment later. Protect writes that must not happen after a loss by a
+    /// [`FenceGate`](crate::FenceGate).
+    pub fn is_valid(&self) -> bool {
+        self.loss().is_none()
+    }
+
+    /// Returns how long it is certain to be held without a further renewal; zero once it is lost.
+    pub fn remaining(&self) -> Duration {
+        match self.loss() {
+            Some(_) => Duration::ZERO,
+            None => self.0.session().validity().unwrap_or_default(),
+        }
+    }
+
+    /// Returns why it was lost, or `None` while it is valid.
+    pub fn loss(&self) -> Option<LossReason> {
+        self.0.loss()
+    }
+
+    /// Returns the loss as an error, with the last renewal's failure, or `None` while it is valid.
+    pub fn loss_error(&self) -> Option<Error> {
+        let reason = self.loss()?;
+        Some(self.0.lost_error(reason).on(self.name().as_str()))
+    }
+
+    /// Waits until the holding is lost, at the latest until the session's deadline, even without a network. The future
+    /// borrows nothing and can be moved to another task.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub fn lost(&self) -> impl Future<Output = LossReason> + Send + use<> {
+        self.0.lost()
+    }
+
+    /// Runs `work` while this is held: drops it at its next await point once the holding is lost.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` if the work was stopped, or ended too late to be certain. How much of it happened is then unknown.
+    ///
+    /// # Cancel safety
+    ///
+    /// As cancel safe as `work`.
+    pub async fn while_held<F: Future>(&self, work: F) -> Result<F::Output> {
+        let done = tokio::select! {
+            biased;
+            _ = self.lost() => None,
+            done = work => Some(done),
+        };
+        match (done, self.loss()) {
+            (Some(done), None) => Ok(done),
+            (_, reason) => {
+                let error = self.0.lost_error(reason.unwrap_or(LossReason::Expired));
+                let error = error.with_effect(Effect::Unknown);
+                Err(self
+                    .0
+                    .session()
+                    .explain(error, "while_held", Some(self.name().as_str())))
+            }
+        }
+    }
+
+    pub(crate) fn held(&self) -> &HoldingRef {
+        &self.0
+    }
+
+    pub(crate) async fn end(self, operation: &'static str, ending: Ending) -> Result<()> {
+        self.0.end(operation, ending).await
+    }
+
+    /// Ends it after work that ended while it was valid. An unconfirmed end goes on in the background and is no error of the
+    /// work; only the store's answer that it was not held any more is one.
+    pub(crate) async fn end_after_work(
+        self,
+        operation: &'static str,
+        ending: Ending,
+    ) -> Result<()> {
+        let session = std::sync::Arc::clone(self.0.session());
+        match self.0.end(operation, ending).await {
+            Err(error)
+                if error.kind() == ErrorKind::Lost
+                    && error.effect() == Effect::None
+                    && session.ended_here().is_none() =>
+            {
+                Err(error.with_effect(Effect::Unknown))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Debug for Holding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Holding")
+            .field("kind", &self.0.request().kind())
+            .field("name", self.name())
+            .field("token", &self.token())
+            .field("loss", &self.loss())
+            .finish_non_exhaustive()
+    }
+}

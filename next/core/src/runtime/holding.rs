@@ -1,0 +1,162 @@
+//! The grant of a request, as its guard owns it.
+
+use std::sync::Arc;
+
+use super::departures::Ending;
+use super::session::SessionRef;
+use super::signal::Signal;
+use crate::backend::{Grant, Left, Request};
+use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
+use crate::name::{Kind, Name};
+use crate::token::FencingToken;
+
+/// One grant, owned by its guard. The drop releases it in the background.
+pub(crate) struct HoldingRef {
+    request: Request,
+    grant: Grant,
+    loss: Signal<LossReason>,
+    /// Whether the drop has to release it.
+    owned: bool,
+    // Dropped last: the release above is under way before the last reference to the session goes.
+    session: SessionRef,
+}
+
+impl HoldingRef {
+    pub(super) fn new(
+        session: &SessionRef,
+        request: &Request,
+        grant: Grant,
+        loss: Signal<LossReason>,
+    ) -> Self {
+        Self {
+            request: request.clone(),
+            grant,
+            loss,
+            owned: true,
+            session: Arc::clone(session),
+        }
+    }
+
+    /// Takes the holding that the session had under `token` before it was detached and resumed.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` if it is not held under that token any more, or was reclaimed before.
+    pub(crate) fn reclaim(
+        session: &SessionRef,
+        operation: &'static str,
+        kind: Kind,
+        name: &Name,
+        token: FencingToken,
+    ) -> Result<Self> {
+        let found = session
+            .validity()
+            .map_err(|reason| session.lost_holding(reason))
+            .and_then(|_| {
+                let found = session.registry.reclaim(kind, name, token);
+                found.ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::Lost,
+                        "not held under this token, or reclaimed before: acquire it",
+                    )
+                })
+            });
+        match found {
+            Ok((request, grant, loss)) => Ok(Self::new(session, &request, grant, loss)),
+            Err(error) => Err(session.explain(error, operation, Some(name.as_str()))),
+        }
+    }
+
+    pub(crate) fn request(&self) -> &Request {
+        &self.request
+    }
+
+    pub(crate) fn grant(&self) -> &Grant {
+        &self.grant
+    }
+
+    pub(crate) fn session(&self) -> &SessionRef {
+        &self.session
+    }
+
+    /// Returns why it was lost, or `None` while it is valid by the clock.
+    pub(crate) fn loss(&self) -> Option<LossReason> {
+        // The end of the session in this process removes the holding from the store, which may be reported first.
+        self.session
+            .ended_here()
+            .or_else(|| self.loss.get())
+            .or_else(|| self.session.validity().err())
+    }
+
+    /// Waits for the loss. Borrows nothing, does not keep the session open, is cancel safe.
+    pub(crate) fn lost(&self) -> impl Future<Output = LossReason> + Send + use<> {
+        let (loss, core) = (self.loss.wait(), Arc::clone(&self.session));
+        let core = Arc::clone(&*core);
+        async move {
+            let reason = tokio::select! {
+                biased;
+                reason = core.lost() => reason,
+                reason = loss => reason,
+            };
+            core.ended_here().unwrap_or(reason)
+        }
+    }
+
+    /// Returns the `Lost` error of a call that found it lost for `reason`.
+    pub(crate) fn lost_error(&self, reason: LossReason) -> Error {
+        self.session.lost_holding(reason)
+    }
+
+    /// Ends it. `Ok` means that it was held until then. A dropped call goes on in the background.
+    ///
+    /// # Errors
+    ///
+    /// `Lost` if it was not held any more; what the store answered if it refused, after which it is tried again in the
+    /// background until the session ends.
+    pub(crate) async fn end(mut self, operation: &'static str, ending: Ending) -> Result<()> {
+        let name = self.request.name().clone();
+        let session = Arc::clone(&self.session);
+        let ended = match self.loss() {
+            // The drop removes the entry that may still be in the store.
+            Some(reason) => Err(self.lost_error(reason)),
+            None => {
+                self.owned = false;
+                let (core, request, token) =
+                    (Arc::clone(&session), self.request.clone(), self.grant.token);
+                let ending = async { core.departures.end(&core, &request, token, ending).await };
+                let ended = session.run(None, ending).await;
+                ended.map_err(|error| match error.kind() {
+                    // The end of the session has overtaken the answer.
+                    ErrorKind::Lost => {
+                        let reason = error.loss().unwrap_or(LossReason::Revoked);
+                        self.lost_error(reason).with_effect(Effect::Unknown)
+                    }
+                    _ => error,
+                })
+            }
+        };
+        let ended = ended.and_then(|left| match left {
+            Left::Left => Ok(()),
+            Left::Gone => Err(self.lost_error(LossReason::Revoked)),
+        });
+        ended.map_err(|error| session.explain(error, operation, Some(name.as_str())))
+    }
+}
+
+impl Drop for HoldingRef {
+    fn drop(&mut self) {
+        if !self.owned {
+            return;
+        }
+        let (nonce, token) = (self.request.nonce(), self.grant.token);
+        let core = &*self.session;
+        match (core.ended_here(), core.over().get()) {
+            // The end of the session frees it, or keeps it for the process that resumes.
+            (Some(_), _) => {}
+            (None, Some(())) => core.registry.settle(nonce, Some(token)),
+            (None, None) => core
+                .departures
+                .end_later(core, &self.request, token, Ending::Release),
+        }
+    }
+}

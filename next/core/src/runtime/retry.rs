@@ -1,0 +1,81 @@
+//! The one retry loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::in_flight::caught;
+use super::session::SessionCore;
+use crate::error::{Effect, Error, Result};
+
+/// The pauses between attempts: 20 ms, doubled each time, at most 500 ms or a tenth of the TTL.
+pub(crate) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(ttl: Duration) -> Self {
+        let shortest = Duration::from_millis(20);
+        Self {
+            next: shortest,
+            longest: (ttl / 10).clamp(shortest, Duration::from_millis(500)),
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        pause
+    }
+}
+
+/// How long the attempts go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Until the session is lost, closed or detached: for callers.
+    Lost,
+    /// Until the session has ended in the store too: for work in the background.
+    Over,
+}
+
+/// Calls `attempt` until it succeeds, fails with an error that is not to be tried `again`, or the session ends.
+///
+/// An attempt is not interrupted. A panic of an attempt is an error with an unknown effect. The unknown effect of an earlier
+/// attempt survives a later error without effect.
+pub(crate) async fn retry<T, F>(
+    core: &Arc<SessionCore>,
+    until: Until,
+    mut again: impl FnMut(&Error) -> bool,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut backoff = Backoff::new(core.ttl());
+    let mut unknown = false;
+    let effect = |error: Error, unknown: bool| match unknown {
+        true => error.with_effect(Effect::Unknown),
+        false => error,
+    };
+    loop {
+        if let Some(error) = core.stopped(until) {
+            return Err(effect(error, unknown));
+        }
+        match caught(attempt()).await {
+            Ok(value) => return Ok(value),
+            Err(error) => {
+                unknown |= error.effect() == Effect::Unknown;
+                if !again(&error) {
+                    return Err(effect(error, unknown));
+                }
+                tracing::debug!(session = %core.id(), error = %error.chain(), "failed, trying again");
+            }
+        }
+        let pause = core.clock().sleep(backoff.next());
+        tokio::select! {
+            biased;
+            () = core.until(until) => {}
+            () = pause => {}
+        }
+    }
+}

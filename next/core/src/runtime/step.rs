@@ -1,0 +1,56 @@
+//! The one way for a step that leaves no entry: acknowledgements, enqueues, downgrades, proclamations, commits.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::in_flight::InFlight;
+use super::retry::{Until, retry};
+use super::session::SessionRef;
+use crate::backend::Marker;
+use crate::error::{Effect, Error, ErrorKind, Result};
+use crate::name::Name;
+use crate::sync::{AtomicBool, Ordering};
+
+/// Runs `attempt` to its end although the caller drops the future, and repeats it under the same marker while its effect is
+/// unknown and the session lives. Waits for a slot first.
+///
+/// # Errors
+///
+/// `Lost` once the session is lost, and the first error that a repetition cannot cure.
+pub(crate) async fn step<T: Send + 'static>(
+    session: &SessionRef,
+    operation: &'static str,
+    name: Option<&Name>,
+    attempt: impl Fn(Marker) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
+) -> Result<T> {
+    let sent = Arc::new(AtomicBool::new(false));
+    let stepping = async {
+        session
+            .validity()
+            .map_err(|reason| session.lost_waiting(reason))?;
+        let marker = session.registry.marker().await;
+        let (core, sent) = (Arc::clone(session), Arc::clone(&sent));
+        let running = async move {
+            let again = |error: &Error| {
+                error.is_retryable()
+                    || (error.effect() == Effect::Unknown && error.kind() != ErrorKind::Internal)
+            };
+            let attempt = || {
+                sent.store(true, Ordering::Release);
+                attempt(marker.marker())
+            };
+            retry(&core, Until::Over, again, attempt).await
+        };
+        InFlight::new(session.executor(), running).await
+    };
+    session.run(None, stepping).await.map_err(|error| {
+        // The end of the session may have overtaken the answer.
+        let overtaken = error.kind() == ErrorKind::Lost && session.loss().get().is_some();
+        let error = match overtaken && sent.load(Ordering::Acquire) {
+            true => error.with_effect(Effect::Unknown),
+            false => error,
+        };
+        session.explain(error, operation, name.map(Name::as_str))
+    })
+}
