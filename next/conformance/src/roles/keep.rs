@@ -1,0 +1,245 @@
+//! The holdings of a session, for as long as it lives and when it ends: rules S1 to S4.
+
+use std::time::Duration;
+
+use tenure_core::{ErrorKind, FencingToken, LossReason, Session};
+use tokio::time::Instant;
+
+use super::scene::*;
+use super::{Held, Role};
+use crate::harness::{Harness, Link};
+use crate::outcome::{Outcome, Verdict};
+use crate::tools::*;
+
+/// Checks S1: closing a session releases its holdings at once.
+pub(crate) async fn closing_frees(harness: &dyn Harness, role: Role) -> Verdict {
+    let baseline = count_keys(harness).await?;
+    let stage = Stage::open(harness, LONG).await?;
+    let held = stage.hold(role).await?;
+    stage.is_kept(role, "before the close").await?;
+    let waiters = stage.waiters(harness, role).await?;
+    done("close", stage.holder.clone().close()).await?;
+    ensure!(
+        held.iter().all(|held| !held.is_valid()),
+        "after the close of its session, a {} is valid",
+        role.word()
+    );
+    for mut waiter in waiters {
+        let next = waiter.end(PROMPT, "the grant to a waiter after a close");
+        done("a release", next.await??.release()).await?;
+    }
+    let took = stage.becomes_free(role, PROMPT, "after a close").await?;
+    drop(held);
+    done("close", stage.other.close()).await?;
+    keys_return_to(baseline, harness).await?;
+    held!("free {took:?} after the close of a session of {LONG:?}")
+}
+
+/// Checks S1: dropping a session and everything created from it releases its holdings in the background.
+pub(crate) async fn dropping_frees(harness: &dyn Harness, role: Role) -> Verdict {
+    let baseline = count_keys(harness).await?;
+    let stage = Stage::open(harness, LONG).await?;
+    let held = stage.hold(role).await?;
+    stage.is_kept(role, "before the drop").await?;
+    let Stage { holder, other } = stage;
+    drop((held, holder));
+    let stage = Stage {
+        holder: other.clone(),
+        other,
+    };
+    let took = stage.becomes_free(role, PROMPT, "after a drop").await?;
+    done("close", stage.other.close()).await?;
+    keys_return_to(baseline, harness).await?;
+    held!("free {took:?} after the drop of a session of {LONG:?}")
+}
+
+/// Checks S1: renewed holdings last for several TTLs while another session waits for them.
+pub(crate) async fn kept_for_ttls(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
+    let scene = async {
+        let stage = Stage::open(harness, harness.ttl()).await?;
+        let ttl = stage.holder.ttl();
+        // Ten cost nothing where the clock is not a real one.
+        let period = if is_paused() { ttl * 10 } else { ttl * 33 / 10 };
+        let set = async |role| {
+            let held = stage.hold(role).await?;
+            let (name, sides) = (named("contested", role), (role, role.opponent()));
+            let contest = Contest::set(harness, sides, &stage.holder, &stage.other, &name).await?;
+            Ok((held, contest))
+        };
+        let judge = async |role, (held, mut contest): (Vec<Held>, Contest), (): &()| {
+            let when = "while its session was renewed";
+            stage.is_kept_for(role, period, when).await?;
+            stage.is_valid(&held, when)?;
+            stage.is_valid(std::slice::from_ref(&contest.held), when)?;
+            contest.waits(when)?;
+            done("a release", contest.held.release()).await?;
+            let next = contest
+                .waiter
+                .end(PROMPT, "the grant to the waiter")
+                .await??;
+            end(next).await?;
+            held!("held for {period:?} with a TTL of {ttl:?} while another waited")
+        };
+        play(roles, set, async |_| Ok(()), nothing(), judge).await
+    };
+    of_all(roles, scene.await)
+}
+
+/// What happens to the link of a holder, and what it must not cost.
+struct Trouble {
+    what: &'static str,
+    /// How often the shortest TTL the session's TTL is.
+    ttls: u32,
+    /// For how many twentieths of the TTL the holdings are watched.
+    watched: u32,
+    /// Whether the lease is not renewed meanwhile, so that only the store is judged.
+    unrenewed: bool,
+}
+
+/// Plays a scene in which the holder's link is disturbed from the moment of a renewal.
+async fn kept_in(
+    harness: &dyn Harness,
+    roles: &[Role],
+    trouble: Trouble,
+    disturb: impl AsyncFnOnce(&dyn Link, Duration),
+) -> Vec<Outcome> {
+    let scene = async {
+        let (stage, link) = Stage::linked(harness, harness.ttl() * trouble.ttls).await?;
+        let ttl = stage.holder.ttl();
+        let (period, when) = (ttl * trouble.watched / 20, trouble.what);
+        let set = async |role| stage.hold(role).await;
+        let event = async |_: &[_]| stage.renewed().await;
+        let meanwhile = async {
+            disturb(&*link, ttl).await;
+            link.heal();
+        };
+        let judge = async |role, held: Vec<Held>, deadline: &Instant| {
+            if trouble.unrenewed {
+                stage.is_kept_until(role, period, *deadline, when).await?;
+            } else {
+                stage.is_kept_for(role, period, when).await?;
+                stage.is_valid(&held, when)?;
+            }
+            held!("kept {when}, watched for {period:?} of a TTL of {ttl:?}")
+        };
+        play(roles, set, event, meanwhile, judge).await
+    };
+    of_all(roles, scene.await)
+}
+
+/// Checks S3: the store keeps holdings for the whole of a long TTL, renewed or not.
+pub(crate) async fn a_long_ttl_is_kept(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
+    let trouble = Trouble {
+        what: "in a silence of 9/10 of a long TTL",
+        ttls: 4,
+        watched: 18,
+        unrenewed: true,
+    };
+    let disturb = async |link: &dyn Link, ttl: Duration| {
+        link.silence();
+        tokio::time::sleep(ttl * 9 / 10).await;
+    };
+    kept_in(harness, roles, trouble, disturb).await
+}
+
+/// Checks S3: a silence shorter than the TTL frees nothing, neither during the silence nor after it.
+pub(crate) async fn kept_in_a_silence(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
+    let trouble = Trouble {
+        what: "in and after a silence of half the TTL",
+        ttls: 1,
+        watched: 35,
+        unrenewed: false,
+    };
+    let disturb = async |link: &dyn Link, ttl: Duration| {
+        link.silence();
+        tokio::time::sleep(ttl / 2).await;
+    };
+    kept_in(harness, roles, trouble, disturb).await
+}
+
+/// Checks S3: a connection that is cut frees nothing.
+pub(crate) async fn kept_in_a_cut(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
+    let trouble = Trouble {
+        what: "after two cuts of its connection",
+        ttls: 1,
+        watched: 35,
+        unrenewed: false,
+    };
+    let disturb = async |link: &dyn Link, ttl: Duration| {
+        link.cut();
+        tokio::time::sleep(ttl / 4).await;
+        link.cut();
+    };
+    kept_in(harness, roles, trouble, disturb).await
+}
+
+/// Checks S3: slow answers that arrive before the end of the TTL cost nothing.
+pub(crate) async fn kept_when_answers_are_slow(
+    harness: &dyn Harness,
+    roles: &[Role],
+) -> Vec<Outcome> {
+    let trouble = Trouble {
+        what: "while answers took a fifth of the TTL",
+        ttls: 1,
+        watched: 30,
+        unrenewed: false,
+    };
+    let disturb = async |link: &dyn Link, ttl: Duration| {
+        for _ in 0..5 {
+            link.hold();
+            tokio::time::sleep(ttl / 5).await;
+            link.heal();
+            tokio::time::sleep(ttl / 10).await;
+        }
+    };
+    kept_in(harness, roles, trouble, disturb).await
+}
+
+/// Checks S4: a detached session keeps its holding for the session that resumes it, once.
+pub(crate) async fn a_resumed_session_takes_it_up(harness: &dyn Harness, role: Role) -> Verdict {
+    let store = done("a connection", harness.connect()).await?;
+    let stage = Stage::open(harness, LONG).await?;
+    let held = stage.hold(role).await?;
+    let token = held[0].tokens()[0];
+    let id = done("detach", stage.holder.clone().detach()).await?;
+    ensure!(
+        held[0].loss() == Some(LossReason::Detached) && !held[1].is_valid(),
+        "a holding of a detached session is valid, or lost as {:?}",
+        held[0].loss()
+    );
+    drop(held);
+    stage
+        .is_kept(role, "after its session was detached")
+        .await?;
+    let resumed = done("resume", store.resume(&id)).await?;
+    let again = promptly("a second resume", store.resume(&id)).await?;
+    refused("a second resume", again, &[ErrorKind::Conflict])?;
+    let name = named("stage", role);
+    let held = done("reclaim", reclaim(role, &resumed, &name, token)).await?;
+    ensure!(
+        held.is_valid() && held.tokens() == [token],
+        "token {token} was reclaimed as {:?}",
+        held.tokens()
+    );
+    stage.is_kept(role, "after its session was resumed").await?;
+    done("a release", held.release()).await?;
+    end(becomes_free(role, &stage.other, &name, PROMPT, "after the release").await?).await?;
+    done("close", resumed.close()).await?;
+    let took = stage.becomes_free(role, PROMPT, "after the close").await?;
+    held!("reclaimed under {token}; what was not reclaimed was free {took:?} after the close")
+}
+
+async fn reclaim(
+    role: Role,
+    session: &Session,
+    name: &str,
+    token: FencingToken,
+) -> tenure_core::Result<Held> {
+    Ok(match role {
+        Role::Lock => Held::Lock(session.locker(name).reclaim(token).await?),
+        Role::Reader => Held::Reader(session.rw_lock(name).reclaim_read(token).await?),
+        Role::Writer => Held::Writer(session.rw_lock(name).reclaim_write(token).await?),
+        Role::Leadership => Held::Leadership(session.election(name).reclaim(token).await?),
+        _ => return Err(tenure_core::Error::unsupported("reclaiming this")),
+    })
+}
