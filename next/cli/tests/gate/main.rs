@@ -1,0 +1,7 @@
+//! The command as a process: exit codes, stdout, stderr.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+mod conform;
+mod guarantees;
+mod support;
+mod usage;

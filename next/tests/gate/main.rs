@@ -1,0 +1,7 @@
+//! The facade: URLs, the examples, blocking calls.
+#![allow(clippy::unwrap_used)] // A test fails by panicking.
+
+#[cfg(feature = "blocking")]
+mod blocking;
+mod connect;
+mod examples;
