@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need, builds everything and runs the tests. `scripts/test.sh soak` runs those that measure time
-# on real servers or start whole clusters, for up to two hours. Other arguments go to the test binaries:
-# `scripts/test.sh --test-threads=1`.
+# on real servers or start whole clusters, for up to two hours; `scripts/test.sh install` only installs. Other arguments go
+# to the test binaries: `scripts/test.sh --test-threads=1`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -176,10 +176,11 @@ note_green() {
 
 has cargo || die "please install Rust first: https://rustup.rs"
 tier=gate
-case "${1-}" in gate | soak) tier=$1; shift ;; esac
+case "${1-}" in gate | soak | install) tier=$1; shift ;; esac
 # `scripts/test.sh -- --test-threads=1` and `scripts/test.sh --test-threads=1` are the same.
 [ "${1-}" != -- ] || shift
 install_missing
+[ "$tier" != install ] || exit 0
 use_memory
 rm -f "${CARGO_TARGET_DIR:-target}/gate.ok"
 
