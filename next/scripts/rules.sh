@@ -2,7 +2,8 @@
 # Checks rules of the sources that neither the compiler nor a test can see. Prints each breach as `file:line: rule: text`, and
 # ends with 1 if there is one.
 #
-# - Words: those that CONTRIBUTING.md rules out, in sources, tests and documentation.
+# - Words: those of the list below, in sources, tests and documentation.
+# - Openings: no line of a doc comment begins with `What`, `That`, `So` or `Of`.
 # - Real time, in `tests/gate/`: no `sleep`, and no upper bound on a duration other than 30 s, unless the test has a paused
 #   clock. Helpers may sleep, to look again for a condition. A line with the comment `// real time: REASON` is let through.
 # - Imports: no circle among the modules of a crate, and in core one direction only: data <- backend <- runtime <- primitives,
@@ -15,7 +16,7 @@ data='clock|compare|credentials|error|executor|fence_gate|guarantees|name|option
 runners='blocking|consumer|lead|leader|runner|runners|supervised'
 
 words='nobody|somebody|whoever|anew|once more|lets? go|is told|are told|hears?|stands? in line|bury|buries|buried|dear'
-words+='|bargains?|weather|ghosts?'
+words+='|bargains?|weather|ghosts?|everybody|everyone'
 
 status=0
 report() { [ -z "$1" ] || { printf '%s\n' "$1"; status=1; }; }
@@ -26,6 +27,11 @@ check_words() {
     files -name '*.rs' -o -name '*.md' -o -name '*.lua' -o -name '*.sql' -o -name '*.sh' -o -name '*.toml' |
         grep -vx 'scripts/rules.sh' | tr '\n' '\0' |
         xargs -0 -r grep -nwiE "$words" /dev/null | sed -E 's/^([^:]*:[0-9]+:) */\1 word: /' || true
+}
+
+check_openings() {
+    files -name '*.rs' | tr '\n' '\0' |
+        xargs -0 -r grep -nE '^ *//[/!] (What|That|So|Of)\b' /dev/null | sed -E 's/^([^:]*:[0-9]+:) */\1 opening: /' || true
 }
 
 check_real_time() {
@@ -116,6 +122,7 @@ check_imports() {
 }
 
 report "$(check_words)"
+report "$(check_openings)"
 report "$(check_real_time)"
 report "$(check_imports)"
 exit "$status"

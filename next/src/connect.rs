@@ -191,25 +191,8 @@ const SCHEMES: &[(&str, &str)] = &[
 const FEATURES: &[&str] = &["memory"];
 
 #[cfg(feature = "memory")]
-fn memory(mut url: StoreUrl) -> Result<Store> {
+fn memory(url: StoreUrl) -> Result<Store> {
     use tenure_memory::{MemoryBackend, MemoryConfig};
 
-    if !url.hosts().is_empty() {
-        return Err(Error::new(
-            ErrorKind::Config,
-            "the embedded store has no hosts: write `memory:` or `memory:shared-name`",
-        ));
-    }
-    let mut config = match url.path() {
-        "" => MemoryConfig::new(),
-        name => MemoryConfig::shared(name),
-    };
-    if let Some(namespace) = url.take_namespace()? {
-        config = config.namespace(namespace);
-    }
-    if let Some(ttl) = url.take_ttl()? {
-        config = config.ttl(ttl);
-    }
-    url.finish()?;
-    MemoryBackend::connect(config).map(Store::new)
+    MemoryBackend::connect(MemoryConfig::from_url(url)?).map(Store::new)
 }

@@ -22,7 +22,7 @@
 //! |---|---|
 //! | `memory` (default) | `memory:` (private), `memory:shared-name` (shared in this process) |
 //!
-//! Every URL takes `?namespace=` and `?ttl=`. [`connect`] chooses the store by the URL's scheme, [`connect_with`] adds options
+//! Every URL takes `?namespace=`, `?ttl=` and `?client_label=`. [`connect`] chooses the store by the URL's scheme, [`connect_with`] adds options
 //! such as credentials, and [`Connector`] adds schemes of other stores.
 //!
 //! # Without `async`

@@ -86,8 +86,8 @@ impl MemoryConfig {
             "" => Self::new(),
             name => Self::shared(name),
         };
-        config.ttl = url.take_ttl()?.unwrap_or(config.ttl);
         config.namespace = url.take_namespace()?.unwrap_or_default();
+        config.ttl = url.take_ttl()?.unwrap_or(config.ttl);
         config.label = url.take_label()?.unwrap_or_default();
         url.finish()?;
         config.check()?;

@@ -1,4 +1,4 @@
-//! A session's side of the embedded store: every trait of the seam, each method one step.
+//! A session's side of the embedded store: every trait of the backend API, each method one step.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

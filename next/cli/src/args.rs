@@ -15,15 +15,16 @@ Exit codes:
   78  a bad URL or name
 
 URLs:
-  memory:                the embedded store, private to the process
-  memory:shared-name     the same, shared within the process
-  Every URL takes ?namespace=NS and ?ttl=10s.";
+  memory:                the embedded store, private to the connection
+  memory:shared-name     the same, shared in the process
+  `guarantees` takes every URL, with ?namespace=NS, ?ttl=10s and ?client_label=TEXT.
+  `conform` takes `memory:` alone: it makes stores and namespaces of its own.";
 
 /// Distributed coordination: what a store guarantees, and whether it keeps its word.
 #[derive(Debug, Parser)]
 #[command(name = "tenure", version, after_help = AFTER)]
 pub(crate) struct Args {
-    /// The store. `conform` takes it several times. Default: the embedded store
+    /// The URL of the store. `conform` takes several. Default: the embedded store
     #[arg(long, global = true, env = "TENURE_URL", hide_env_values = true)]
     pub(crate) url: Vec<String>,
 
@@ -45,7 +46,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Conform {
-    /// Runs only the cases whose name matches, such as 'l3_*'
+    /// Runs only the cases whose whole name matches, such as 'l3_*'
     #[arg(long, value_name = "GLOB")]
     pub(crate) only: Option<String>,
 

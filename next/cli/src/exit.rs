@@ -17,15 +17,15 @@ pub(crate) const USAGE: u8 = 64;
 const UNREACHABLE: u8 = 69;
 /// A failure of tenure itself, or a refusal of the operating system.
 const INTERNAL: u8 = 70;
-/// Not acquired in time.
+/// Not acquired in time: of commands to come, so the help does not list it.
 const NOT_ACQUIRED: u8 = 75;
-/// Lost while held.
+/// Lost while held: of commands to come, so the help does not list it.
 const LOST: u8 = 76;
 /// Not permitted.
 const NOT_PERMITTED: u8 = 77;
 /// A bad URL or name.
 const BAD_CONFIG: u8 = 78;
-/// What shells show for a process that SIGPIPE ended.
+/// The code that shells show for a process that SIGPIPE ended.
 const BROKEN_PIPE: u8 = 128 + 13;
 
 const fn of_kind(kind: ErrorKind) -> u8 {

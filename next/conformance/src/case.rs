@@ -11,7 +11,7 @@ use crate::outcome::{Outcome, Verdict};
 use crate::promise;
 use crate::roles::Role;
 
-/// What a deployment says of the guarantee that a case attacks.
+/// A deployment's promise, or denial, of the guarantee that a case attacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Promise {
     /// The deployment promises the guarantee.

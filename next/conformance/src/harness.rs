@@ -267,7 +267,7 @@ controls! {
     revoke(session: &SessionId) -> (), "revoking a session";
     /// Removes one holding, which the store calls `key` (`Holding::key`), and leaves its session.
     delete(key: &str) -> (), "deleting a holding";
-    /// Lists the keys of the namespace in the store: one or more for every holding, every ticket in a wait queue and
+    /// Lists the keys of the namespace in the store: one or more for every holding, every place in a wait queue and
     /// every item of a queue. Data that stays for ever or for its own time is not listed: tokens, values, records that
     /// a late request must find.
     keys() -> Vec<String>, "listing keys";

@@ -3,6 +3,8 @@
 //! A [`Harness`] gives access to a store and says how it can be disturbed; a [`Subject`] makes one for each case; a
 //! [`Runner`] runs the cases and returns a [`Report`]. [`conformance!`] makes tests of them. [`FaultLayer`] disturbs a
 //! store that runs in this process.
+//!
+//! Rule ids such as S1 are those of `CONTRACT.md`, at the root of the repository.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! What became of a case.
+//! The outcome of a case.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::harness::why_out_of_order;
 pub enum Outcome {
     /// The store promises the guarantee, was attacked, and kept it.
     Held {
-        /// What the attack did and saw.
+        /// The observations of the attack.
         evidence: String,
     },
     /// The store promises the guarantee and broke it. Never repeated.
@@ -24,7 +24,7 @@ pub enum Outcome {
     /// The case was cut short before it could judge: a limit was missed, the store was unavailable, a control failed.
     /// The runner repeats it.
     Unjudged {
-        /// What was missing.
+        /// The missing requirement.
         why: String,
     },
     /// The store's [`Guarantees`](tenure_core::Guarantees) deny the guarantee.
@@ -33,12 +33,12 @@ pub enum Outcome {
         line: Line,
         /// The reason, in the words of the store.
         reason: String,
-        /// What the attack showed.
+        /// The result of the attack.
         seen: Seen,
     },
     /// The case did not run. It never counts as passed.
     NotRun {
-        /// What was missing.
+        /// The missing requirement.
         why: String,
         /// Whether the harness has no control for the case, or the store not the primitive. A case that is not excused
         /// was expected to run; too many of them fail the report.
@@ -46,7 +46,7 @@ pub enum Outcome {
     },
 }
 
-/// What an attack on a guarantee that is not promised showed.
+/// The result of an attack on a guarantee that is not promised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// The attack produced this counterexample, which is the reason for the denial.

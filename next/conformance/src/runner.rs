@@ -79,7 +79,8 @@ impl Runner {
         self
     }
 
-    /// Runs only the cases and rows whose names contain `pattern`.
+    /// Runs only the cases and rows whose names contain `pattern`, a plain substring. The option `--only` of `tenure conform`
+    /// takes a glob instead, which matches the whole name.
     #[must_use]
     pub fn only(mut self, pattern: impl Into<String>) -> Self {
         self.only = Some(pattern.into());

@@ -306,7 +306,7 @@ fn singles() -> impl Iterator<Item = Case> {
         .flat_map(|module| module.iter().copied())
 }
 
-/// What runs on one stage: a case, or the cases of a scene.
+/// The unit that runs on one stage: a case, or the cases of a scene.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Trial {

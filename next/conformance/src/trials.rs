@@ -126,7 +126,7 @@ impl Stranger {
             .build();
         let runtime = runtime.map_err(|error| Failed::from(error.to_string()))?;
         let report = runtime.block_on(Runner::new().run_trial(&self, trial));
-        // What the library does in the background ends with its own bounds.
+        // The library's work in the background ends with its own bounds.
         runtime.shutdown_timeout(Duration::from_secs(1));
         let mut failures = Vec::new();
         for result in &report.results {

@@ -105,7 +105,8 @@ impl Clock {
         }
     }
 
-    /// Returns a clock that stands at zero until [`advance`](Self::advance). Its random numbers are the same in each run.
+    /// Returns a clock that starts at zero and moves only by [`advance`](Self::advance). Its random numbers are the same in
+    /// each run.
     #[cfg(feature = "test-util")]
     pub fn manual() -> Self {
         let now = Moment(Duration::ZERO);

@@ -63,7 +63,8 @@ impl ElectionHandle {
         self.wait("campaign", value.as_ref(), None).await
     }
 
-    /// Calls [`campaign`](Self::campaign) with a time limit: waits for at most `limit`.
+    /// Calls [`campaign`](Self::campaign) with a time limit: waits for at most `limit`, plus at most 500 ms in which
+    /// the store confirms the withdrawal.
     ///
     /// # Errors
     ///

@@ -1,5 +1,7 @@
 //! Distributed coordination: locks, elections, read-write locks, queues, barriers and transactional memory, each held under
 //! a lease and stamped with a fencing token.
+//!
+//! Rule ids such as S1 are those of `CONTRACT.md`, at the root of the repository.
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 

@@ -55,7 +55,7 @@ impl LockHandle {
     /// # Errors
     ///
     /// `Lost` when the session ends while waiting; `TooLarge` when the session has too many entries; `InvalidName`;
-    /// `Unauthorized`. An unreachable store is retried until the session ends.
+    /// `Unauthorized`; `Unsupported` on a store without locks. An unreachable store is retried until the session ends.
     ///
     /// # Cancel safety
     ///
@@ -65,7 +65,8 @@ impl LockHandle {
         self.wait("lock", None).await
     }
 
-    /// Calls [`lock`](Self::lock) with a time limit: waits for at most `limit`.
+    /// Calls [`lock`](Self::lock) with a time limit: waits for at most `limit`, plus at most 500 ms in which
+    /// the store confirms the withdrawal.
     ///
     /// # Errors
     ///

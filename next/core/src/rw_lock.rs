@@ -64,7 +64,8 @@ impl RwLockHandle {
             .map(ReadGuard::new)
     }
 
-    /// Calls [`read`](Self::read) with a time limit: waits for at most `limit`.
+    /// Calls [`read`](Self::read) with a time limit: waits for at most `limit`, plus at most 500 ms in which
+    /// the store confirms the withdrawal.
     ///
     /// # Errors
     ///
@@ -111,7 +112,8 @@ impl RwLockHandle {
             .map(WriteGuard)
     }
 
-    /// Calls [`write`](Self::write) with a time limit: waits for at most `limit`.
+    /// Calls [`write`](Self::write) with a time limit: waits for at most `limit`, plus at most 500 ms in which
+    /// the store confirms the withdrawal.
     ///
     /// # Errors
     ///

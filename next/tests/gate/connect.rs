@@ -121,6 +121,28 @@ async fn ttl_of_the_url_is_that_of_sessions_without_one() {
     assert_eq!(asked(SessionOptions::new().ttl(three)).await, three);
 }
 
+#[cfg(feature = "memory")]
+#[tokio::test]
+async fn label_of_the_url_is_that_of_sessions_without_one() {
+    use tenure::memory::{MemoryBackend, MemoryConfig};
+
+    let operator = MemoryBackend::connect(MemoryConfig::shared("facade-label")).unwrap();
+    let store = connect("memory:facade-label?client_label=billing")
+        .await
+        .unwrap();
+    let _own = store
+        .open(SessionOptions::new().label("mine"))
+        .await
+        .unwrap();
+    let _none = store.open(SessionOptions::new()).await.unwrap();
+    let labels: Vec<_> = operator
+        .sessions()
+        .into_iter()
+        .map(|(_, label)| label)
+        .collect();
+    assert_eq!(labels, ["mine", "billing"]);
+}
+
 #[tokio::test]
 async fn scheme_that_was_added_connects_and_may_replace_one_of_ours() {
     let connector = Connector::new()

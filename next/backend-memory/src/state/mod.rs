@@ -50,9 +50,9 @@ pub(crate) struct State {
     sessions: BTreeMap<u64, lease::Lease>,
     /// The sessions by the end of their leases.
     leases: BTreeSet<(Moment, u64)>,
-    /// No line is empty.
+    /// No wait queue is empty.
     wait_queues: BTreeMap<Object, wait_queue::WaitQueue>,
-    /// The greatest version of a vacancy of an election that has no line.
+    /// The greatest version of a vacancy of an election that has no wait queue.
     vacancy: u64,
     /// No queue is empty, but for the ids that it remembers.
     queues: BTreeMap<Object, queue::Items>,

@@ -48,7 +48,7 @@ pub(super) struct Items {
 struct Stored {
     value: Arc<[u8]>,
     id: Option<Name>,
-    /// Whether the id keeps others out. That of a dead letter is only shown, because a dead letter is never a duplicate.
+    /// Whether the id keeps others out. The id of a dead letter is only shown, because a dead letter is never a duplicate.
     id_counts: bool,
     deliveries: u32,
     /// The session, the take and the token of its consumer.

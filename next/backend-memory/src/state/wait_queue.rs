@@ -53,6 +53,7 @@ impl WaitQueue {
     /// Returns whether the object has room beside its holders for `mode`.
     fn has_room(&self, mode: Mode) -> bool {
         let holder_is_alone = || {
+            // Holders precede waiters, so only the first exclusive place can hold.
             let alone = self.exclusive.first();
             alone.is_some_and(|place| !self.waiting.contains(place))
         };

@@ -1,4 +1,4 @@
-//! The handles and guards of core on the embedded store: what they add to the steps of the seam.
+//! The handles and guards of core on the embedded store: what they add to the steps of the backend API.
 
 use std::time::Duration;
 
@@ -333,6 +333,20 @@ async fn popped_item_is_gone_and_a_lost_delivery_is_not() {
     );
     assert_eq!(soon(other.queue("q").pop()).await.unwrap(), b"b");
     assert_eq!(other.queue("q").len().await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn failed_return_names_its_own_call() {
+    let session = open(&store()).await;
+    let queue = session.queue("q");
+    queue.enqueue_many(["a", "b"]).await.unwrap();
+    let deliveries = queue.dequeue_many(2).await.unwrap();
+    let [a, b]: [_; 2] = deliveries.try_into().unwrap();
+    session.close().await.unwrap();
+    let at_once = a.nack().await.unwrap_err();
+    let later = b.nack_after(Duration::from_secs(1)).await.unwrap_err();
+    assert_eq!(at_once.operation(), Some("nack"));
+    assert_eq!(later.operation(), Some("nack_after"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The rules of the seam, one by one, on the embedded store under a paused clock. With the feature `planted`, each planted
+//! The rules of the backend API, one by one, on the embedded store under a paused clock. With the feature `planted`, each planted
 //! defect has to be found by the rule that it breaks.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 

@@ -1,4 +1,4 @@
-//! A client that speaks to the seam directly.
+//! A client that calls the backend API directly.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -76,7 +76,7 @@ impl Event {
     }
 }
 
-/// What is asked after an event.
+/// A question that a case asks after an event.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Question {
     /// L1: does a second session hold beside a valid holder?

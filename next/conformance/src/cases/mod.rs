@@ -49,7 +49,7 @@ async fn waiter<T: Send + 'static>(
     Ok(task)
 }
 
-/// Waits until the link has kept a request. What the client does about it has not begun then, on a fast machine.
+/// Waits until the link has kept a request. The client's reaction has not begun then, on a fast machine.
 async fn stranded(link: &dyn Link) -> Step<()> {
     let kept = async {
         while !link.has_stranded() {

@@ -1,4 +1,4 @@
-//! What a deployment says of itself: guarantees as data.
+//! A deployment's statements on itself: guarantees as data.
 
 use tenure_core::guarantees::{Line, Resume, RwOrder, Transactions};
 use tenure_core::{ErrorKind, Guarantees, Result};

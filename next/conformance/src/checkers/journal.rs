@@ -187,11 +187,11 @@ impl<I, O> Journal<I, O> {
     ///
     /// # Errors
     ///
-    /// Those of `call`.
+    /// As for `call`.
     ///
     /// # Cancel safety
     ///
-    /// That of `call`.
+    /// As for `call`.
     pub async fn record<T>(
         &self,
         client: u64,

@@ -223,7 +223,7 @@ impl fmt::Display for Anomaly {
     }
 }
 
-/// What a history without a violation contains.
+/// The contents of a history without a violation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Transactions that are known to have committed: by their answer, or because they were read.

@@ -148,7 +148,7 @@ impl fmt::Display for LockAnswer {
     }
 }
 
-/// What a history without a violation contains.
+/// The contents of a history without a violation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Grants with a known token.

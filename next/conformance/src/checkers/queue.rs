@@ -95,7 +95,7 @@ pub enum QueueAnswer {
     Delivered(Vec<Delivered>),
     /// The item of a pop, `None` if the queue was empty.
     Popped(Option<u64>),
-    /// What the queue contains.
+    /// The contents of the queue.
     Items(Vec<u64>),
 }
 

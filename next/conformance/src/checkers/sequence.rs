@@ -1,4 +1,4 @@
-//! What the checkers share: the verdict, and the order of holdings that exclude one another.
+//! The parts that all checkers share: the verdict, and the order of holdings that exclude one another.
 
 use std::fmt;
 

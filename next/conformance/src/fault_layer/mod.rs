@@ -76,7 +76,7 @@ pub struct FaultLayer {
     process: Mutex<Process>,
 }
 
-/// What ends with the process of the store.
+/// The state that ends with the process of the store.
 struct Process {
     store: EmbeddedStore,
     sessions: Sessions,

@@ -1,4 +1,4 @@
-//! What became of the cases on one store, and of each claim that the store makes.
+//! The outcomes of the cases on one store, and of each claim that the store makes.
 
 mod json;
 mod markdown;
@@ -20,7 +20,7 @@ pub const FLOOR_PERCENT: usize = 90;
 /// How many trials may be repeated although the machine did not stand still.
 pub const FLAKY_TRIALS: usize = 3;
 
-/// What became of one case.
+/// The outcome of one case.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Result {
@@ -44,23 +44,23 @@ pub struct Result {
 pub struct Report {
     /// The title of the column.
     pub store: String,
-    /// What the store promises, if it said so.
+    /// The store's guarantees, if it could be asked for them.
     pub guarantees: Option<Guarantees>,
-    /// What became of each case, in the order of the table.
+    /// The outcome of each case, in the order of the table.
     pub results: Vec<Result>,
 }
 
-/// What became of one claim of a store.
+/// The outcome of one claim of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Claim {
     /// The line of the matrix.
     pub line: Line,
-    /// What the store claims, in a few words.
+    /// The claim, in a few words.
     pub value: String,
     /// Why it claims this much and not more.
     pub reason: String,
-    /// What the cases of the line showed: `held by 8`, `denied, shown by 2`.
+    /// The [words](Outcome::word) of the line's cases, with their numbers: `held: 8, denied, shown: 2`.
     pub shown: String,
     /// The counterexamples that show a denial, or a broken promise.
     pub counterexamples: Vec<String>,

@@ -85,7 +85,7 @@ pub(crate) async fn kept_for_ttls(harness: &dyn Harness, roles: &[Role]) -> Vec<
     of_all(roles, scene.await)
 }
 
-/// What happens to the link of a holder, and what it must not cost.
+/// A fault on the link of a holder, and the loss that it must not cause.
 struct Trouble {
     what: &'static str,
     /// How often the shortest TTL the session's TTL is.

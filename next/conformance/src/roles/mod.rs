@@ -252,7 +252,7 @@ impl Role {
     }
 }
 
-/// What a role holds.
+/// A holding of a role.
 #[derive(Debug)]
 pub(crate) enum Held {
     Lock(LockGuard),

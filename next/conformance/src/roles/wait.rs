@@ -30,7 +30,7 @@ pub(crate) async fn a_try_leaves_nothing(harness: &dyn Harness, role: Role) -> V
         after - before
     );
     done("a release", held.release()).await?;
-    // A ticket that a try left in the wait queue would be served first.
+    // A place that a try left in the wait queue would be served first.
     let third = open(harness, LONG).await?;
     for session in [&third, &other] {
         let next = becomes_free(role, session, name, PROMPT, "after refused tries").await?;

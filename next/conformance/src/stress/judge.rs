@@ -13,7 +13,7 @@ use crate::checkers::lock::{self, LockCall, LockOperation};
 use crate::checkers::queue::{self, Account, Order, QueueCall, QueueOperation};
 use crate::checkers::{Operation, Outcome, Proof, Violation};
 
-/// What a deployment promises of a history.
+/// The promises of a deployment about a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promised {
     /// The proof that a holding lasts.
@@ -41,7 +41,7 @@ impl Promised {
     }
 }
 
-/// What the histories of a run without a violation contain.
+/// The contents of the histories of a run without a violation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {

@@ -103,7 +103,7 @@ impl Plan {
     }
 }
 
-/// What the clients of a run observed.
+/// The observations of the clients of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Histories {
@@ -117,7 +117,7 @@ pub struct Histories {
     pub queue: Vec<QueueOperation>,
     /// The history of the lists.
     pub lists: Vec<Transaction>,
-    /// What happened to the clients, in words.
+    /// The faults that the clients met, in words.
     pub faults: Vec<String>,
 }
 

@@ -18,7 +18,7 @@ pub struct Failure {
     pub judged: bool,
     /// The counterexample, or what was missing.
     pub what: String,
-    /// What the clients observed, if the run came to its end.
+    /// The observations of the clients, if the run came to its end.
     pub histories: Option<Box<Histories>>,
 }
 

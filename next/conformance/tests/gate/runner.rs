@@ -1,4 +1,4 @@
-//! What the runner repeats, bounds and counts.
+//! The repetitions, bounds and counts of the runner.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::name::Name;
 use crate::token::FencingToken;
 
-/// What became of a request to enter.
+/// The outcome of a request to enter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entered {
     /// All have entered.
@@ -46,15 +46,15 @@ pub trait Barrier: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet. Core calls it again.
+    /// `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
     async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>>;
 
     /// Waits until every participant of the generation `token` of `name` has left or died, for as long as one step of this
-    /// store can; returns whether that is so.
+    /// store can; returns whether all have left.
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet.
+    /// `Unavailable`, `Unauthorized` or `Internal`.
     ///
     /// # Cancel safety
     ///

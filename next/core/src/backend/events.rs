@@ -1,4 +1,4 @@
-//! What a backend reports of a session between two renewals.
+//! The events that a backend reports of a session between two renewals.
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -17,12 +17,12 @@ pub enum SessionEvent {
     Reconcile,
 }
 
-/// The way from a backend to the session that it opened. Cheap to clone; never blocks.
+/// The event channel from a backend to its session. Cheap to clone; never blocks.
 #[derive(Clone, Debug)]
 pub struct SessionEvents(UnboundedSender<SessionEvent>);
 
 impl SessionEvents {
-    /// Creates the way and its end.
+    /// Creates the channel and its receiver.
     pub fn channel() -> (Self, UnboundedReceiver<SessionEvent>) {
         let (send, receive) = unbounded_channel();
         (Self(send), receive)

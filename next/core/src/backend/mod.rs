@@ -1,4 +1,4 @@
-//! What a store has to implement.
+//! The traits that a store has to implement.
 //!
 //! A backend offers small, bounded steps. Everything that must behave the same on every store belongs to core and is
 //! written once: deadlines, the loss of sessions, waiting, cancellation, retries, drops, the resolution of commits, and
@@ -12,7 +12,8 @@
 //!   and answers for it. After the request was withdrawn it has no effect, however late it arrives.
 //! - A step that leaves no entry takes a [`Marker`]. Repeated under the same marker, it answers as it did the first time.
 //! - An error says by [`Effect`](crate::Effect) whether the step may have taken effect.
-//! - Its future may be dropped only where the documentation says so. Core polls every other future to its end.
+//! - Its future may be dropped only if its documentation has a section on cancel safety which allows that. Core never drops
+//!   a step without such a section: it polls the future to its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,12 +54,12 @@ pub const DEFAULT_TTL: Duration = Duration::from_secs(10);
 pub trait Backend: Send + Sync + 'static {
     /// Opens a session with a lease of at least `ttl`, which the store may round up.
     ///
-    /// `label` is what the application says of itself, for operators. `events` is the way on which the backend reports
+    /// `label` is what the application says of itself, for operators. `events` is the channel on which the backend reports
     /// what happens to the session between two renewals.
     ///
     /// # Errors
     ///
-    /// `Config` if the store cannot grant such a TTL, and whatever a request can meet.
+    /// `Config` if the store cannot grant such a TTL; `Unavailable`, `Unauthorized` or `Internal`.
     ///
     /// # Cancel safety
     ///
@@ -80,7 +81,7 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet.
+    /// `Unavailable`, `Unauthorized` or `Internal`.
     async fn guarantees(&self) -> Result<Guarantees>;
 
     /// Makes every later fencing token of the namespace at least `floor` (rule O4).

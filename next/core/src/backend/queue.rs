@@ -110,7 +110,7 @@ impl fmt::Debug for TakenItem {
     }
 }
 
-/// What became of a take.
+/// The outcome of a take.
 #[derive(Clone, Debug)]
 pub enum Taken {
     /// These items, at least one, in their order.
@@ -253,41 +253,41 @@ pub trait Queue: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet. Core calls it again.
+    /// `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
     async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<Left>>;
 
     /// Gives items back to their queues. The answers are in the order of `returns`.
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet. Core calls it again.
+    /// `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
     async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<Left>>;
 
     /// Withdraws takes. Items that one was given come back without a raised delivery count: no consumer saw them.
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet. Core calls it again.
+    /// `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
     async fn leave(&self, requests: &[Request]) -> Result<()>;
 
     /// Counts the items.
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet.
+    /// `Unavailable`, `Unauthorized` or `Internal`.
     async fn depth(&self, name: &Name) -> Result<QueueDepth>;
 
     /// Returns the item that would be taken next.
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet.
+    /// `Unavailable`, `Unauthorized` or `Internal`.
     async fn peek(&self, name: &Name) -> Result<Option<PeekedItem>>;
 
     /// Removes all items, those with consumers too, and returns how many there were.
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet.
+    /// `Unavailable`, `Unauthorized` or `Internal`.
     async fn purge(&self, marker: Marker, name: &Name) -> Result<u64>;
 }

@@ -55,7 +55,7 @@ impl Request {
         self.nonce
     }
 
-    /// Returns what the name is the name of.
+    /// Returns the kind of the object.
     pub const fn kind(&self) -> Kind {
         self.kind
     }
@@ -75,8 +75,8 @@ impl Request {
     }
 }
 
-/// One of the places that a session has in the store for results of steps that must not be done twice. A session uses few
-/// of them, again and again.
+/// A deduplication slot for step results: the store keeps the result of the last step of each slot. A session reuses few
+/// slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
@@ -107,7 +107,7 @@ pub struct Marker {
     pub slot: Slot,
 }
 
-/// What a request was granted.
+/// The grant of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Grant {
@@ -156,7 +156,7 @@ impl Departure {
     }
 }
 
-/// What a departure or the end of a claim found.
+/// The outcome of a departure, or of the end of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Left {
     /// The entry was there and is gone now.

@@ -21,14 +21,14 @@ pub trait Lease: Send + Sync + 'static {
     ///
     /// # Cancel safety
     ///
-    /// May be dropped at any point; core bounds it by a third of the TTL and calls it again.
+    /// May be dropped at any point; core bounds it by min(TTL/3, 30 s) and calls it again.
     async fn renew(&self) -> Result<()>;
 
     /// Ends the session and frees all that it has, at once.
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet. A session that has ended already is no error.
+    /// `Unavailable`, `Unauthorized` or `Internal`. A session that has ended already is no error.
     async fn revoke(&self) -> Result<()>;
 
     /// Gives the lease up without freeing the entries `kept`: they stay until [`Backend::resume`](super::Backend::resume)
@@ -44,12 +44,12 @@ pub trait Lease: Send + Sync + 'static {
 
     /// Lists everything that the store has of this session, page by page; `None` asks for the first page.
     ///
-    /// Core compares it with its registry, at each new connection and every third of the TTL: an entry that core does not
+    /// Core compares it with its registry, at each new connection and every min(TTL/3, 30 s): an entry that core does not
     /// know is a stray of a lost history and is withdrawn, and a holding that the store does not list is lost.
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet.
+    /// `Unavailable`, `Unauthorized` or `Internal`.
     async fn entries(&self, cursor: Option<&[u8]>) -> Result<Page>;
 }
 
@@ -81,13 +81,13 @@ impl Page {
     }
 }
 
-/// What the store has of one request.
+/// An entry that one request has in the store.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Entry {
     /// The request.
     pub nonce: Nonce,
-    /// What the name is the name of.
+    /// The kind of the object.
     pub kind: Kind,
     /// The name.
     pub name: Name,

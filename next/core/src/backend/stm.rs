@@ -40,7 +40,7 @@ pub struct KeyRead {
     pub known: Option<u64>,
 }
 
-/// What a key holds.
+/// The value of a key, with its revisions.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoredValue {
@@ -138,7 +138,7 @@ impl fmt::Debug for Write {
 pub struct Fence {
     /// The request that was granted the guard, of this session.
     pub nonce: Nonce,
-    /// What the guard's name is the name of.
+    /// The kind of the guard's object.
     pub kind: Kind,
     /// The guard's name.
     pub name: Name,
@@ -177,9 +177,9 @@ pub struct Commit {
     pub fence: Option<Fence>,
     /// The comparisons.
     pub compares: Vec<Compare<Key>>,
-    /// What is done if all hold.
+    /// The operations if all comparisons hold.
     pub then: Vec<Write>,
-    /// What is done otherwise.
+    /// The operations otherwise.
     pub or_else: Vec<Write>,
 }
 
@@ -196,7 +196,7 @@ impl Commit {
     }
 }
 
-/// What a commit did.
+/// The effects and results of a commit.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CommitRecord {
@@ -219,7 +219,7 @@ impl CommitRecord {
     }
 }
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Clone, Debug)]
 pub enum CommitOutcome {
     /// It was carried out.
@@ -228,7 +228,7 @@ pub enum CommitOutcome {
     FenceLost,
 }
 
-/// What the store knows of a commit whose answer was lost.
+/// The store's record of a commit whose answer was lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resolution {
     /// It was carried out; what it read is not known any more.
@@ -252,7 +252,7 @@ pub trait Stm: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet.
+    /// `Unavailable`, `Unauthorized` or `Internal`.
     async fn read(&self, keys: &[KeyRead], at: Option<u64>) -> Result<Snapshot>;
 
     /// Carries the commit out. Repeated under its marker it answers as it did the first time, or with an error whose effect
@@ -267,14 +267,14 @@ pub trait Stm: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet. Core calls it again.
+    /// `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
     async fn resolve(&self, marker: Marker) -> Result<Resolution>;
 
     /// Waits until one of `keys` may have changed after `revision`, for as long as one step of this store can.
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet.
+    /// `Unavailable`, `Unauthorized` or `Internal`.
     ///
     /// # Cancel safety
     ///

@@ -19,7 +19,7 @@ pub enum Mode {
     Shared,
 }
 
-/// What became of a request to join.
+/// The outcome of a request to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Joined {
     /// It was granted at once.
@@ -45,7 +45,8 @@ pub trait WaitQueue: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `Lost` if the session has ended, `TooLarge` if the store refuses another entry, and whatever a request can meet.
+    /// `Lost` if the session has ended, `TooLarge` if the store refuses another entry; `Unavailable`,
+    /// `Unauthorized` or `Internal`.
     async fn join(
         &self,
         request: &Request,
@@ -74,7 +75,7 @@ pub trait WaitQueue: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet. Nothing may be concluded then about any of them; core calls it again.
+    /// `Unavailable`, `Unauthorized` or `Internal`. Nothing may be concluded then about any of them; core calls it again.
     async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>>;
 }
 
@@ -100,7 +101,7 @@ pub trait RwLock: WaitQueue {
 pub struct Leader {
     /// The token of the leadership.
     pub token: FencingToken,
-    /// What the leader proclaimed last.
+    /// The value that the leader proclaimed last.
     pub value: Arc<[u8]>,
 }
 
@@ -164,7 +165,7 @@ pub trait Election: WaitQueue {
     ///
     /// # Errors
     ///
-    /// Whatever a request can meet.
+    /// `Unavailable`, `Unauthorized` or `Internal`.
     ///
     /// # Cancel safety
     ///

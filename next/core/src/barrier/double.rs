@@ -106,7 +106,8 @@ impl DoubleBarrierHandle {
         self.wait("enter", Patience::Forever).await
     }
 
-    /// Calls [`enter`](Self::enter) with a time limit: waits for at most `limit`.
+    /// Calls [`enter`](Self::enter) with a time limit: waits for at most `limit`, plus at most 500 ms in which
+    /// the store confirms the withdrawal.
     ///
     /// # Errors
     ///

@@ -64,7 +64,7 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// `Lost` if it no longer did: it is, or will be, delivered to another consumer. With
+    /// `Lost` if the consumer had lost the item: it is, or will be, delivered to another consumer. With
     /// [`Effect::Unknown`](crate::Effect::Unknown) the session ended before the store had answered: the item may be
     /// acknowledged all the same. An unreachable store is retried until the session ends.
     ///
@@ -85,7 +85,9 @@ impl Delivery {
     ///
     /// As for [`ack`](Self::ack).
     pub async fn nack(self) -> Result<()> {
-        self.nack_after(Duration::ZERO).await
+        self.holding
+            .end("nack", Ending::Return(Duration::ZERO))
+            .await
     }
 
     /// Returns the item as [`nack`](Self::nack) does, to be delivered no earlier than after `delay`.
@@ -98,7 +100,7 @@ impl Delivery {
     ///
     /// As for [`ack`](Self::ack).
     pub async fn nack_after(self, delay: Duration) -> Result<()> {
-        self.holding.end("nack", Ending::Return(delay)).await
+        self.holding.end("nack_after", Ending::Return(delay)).await
     }
 
     /// Acknowledges the item and returns its value, or `None` if it was lost before: it belongs to another consumer.

@@ -170,7 +170,8 @@ impl QueueHandle {
         self.take_one("dequeue", Patience::Forever).await
     }
 
-    /// Calls [`dequeue`](Self::dequeue) with a time limit: waits for at most `limit`.
+    /// Calls [`dequeue`](Self::dequeue) with a time limit: waits for at most `limit`, plus at most 500 ms in which
+    /// the store confirms the withdrawal.
     ///
     /// # Errors
     ///

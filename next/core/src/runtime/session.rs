@@ -139,7 +139,7 @@ impl SessionCore {
     }
 
     /// Returns the remaining validity by the clock, or why the session ended. The first caller that finds the deadline passed
-    /// makes the loss final for everybody.
+    /// makes the loss final for all callers.
     pub(crate) fn validity(&self) -> Result<Duration, LossReason> {
         if let Some(reason) = self.loss.get() {
             return Err(reason);
@@ -280,7 +280,7 @@ impl SessionCore {
                 done = work => done,
                 reason = self.lost() => Err(self.lost_waiting(reason)),
                 () = too_late => {
-                    let message = format!("not granted within {limit:?}: retry, or wait longer", limit = limit.unwrap_or_default());
+                    let message = format!("no result within {limit:?}: retry, or wait longer", limit = limit.unwrap_or_default());
                     Err(Error::new(ErrorKind::TimedOut, message))
                 }
             }

@@ -194,7 +194,7 @@ pub(crate) async fn execute(
     }
 }
 
-/// Returns the result of an operation that a marker proves to be carried out. What it read is lost.
+/// Returns the result of an operation that a marker proves to be carried out. Its reads are lost.
 fn without_answer(write: &Write, succeeded: bool) -> Result<OpResult> {
     match write {
         Write::Put { .. } => Ok(OpResult::Put),

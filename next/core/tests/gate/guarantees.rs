@@ -1,4 +1,4 @@
-//! What a deployment guarantees, and what an application may require.
+//! The guarantees of a deployment, and the requirements of an application.
 
 use std::collections::HashSet;
 use std::time::Duration;

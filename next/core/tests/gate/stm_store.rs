@@ -19,7 +19,7 @@ use tenure_core::{
 };
 use tokio::sync::Notify;
 
-/// What happens to one call.
+/// A fault of one call.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Fault {
     LoseRequest,

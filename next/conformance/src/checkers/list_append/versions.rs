@@ -22,7 +22,7 @@ pub(super) struct View {
     pub(super) length: usize,
 }
 
-/// What the reads reveal of one list.
+/// The versions of one list that the reads reveal.
 #[derive(Default)]
 pub(super) struct List {
     /// The longest read.
@@ -32,7 +32,7 @@ pub(super) struct List {
     pub(super) unread: Vec<(usize, u64)>,
 }
 
-/// What the reads reveal of all lists.
+/// The versions of all lists that the reads reveal.
 #[derive(Default)]
 pub(super) struct Versions {
     pub(super) lists: BTreeMap<u64, List>,

@@ -1,4 +1,4 @@
-//! What observers of an election see.
+//! The views of an election's observers.
 
 use std::collections::HashMap;
 
@@ -81,7 +81,7 @@ fn shown_as_proclaimed(history: &[LockOperation]) -> Result<(), Violation> {
     Ok(())
 }
 
-/// What had been acknowledged before an instant.
+/// The acknowledged events before an instant.
 struct Past<'a> {
     /// The tokens that had been granted.
     granted: &'a Known,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::super::sequence::{Holding, Mode, Proof, Violation, explain};
 use super::{Life, QueueAnswer, QueueCall, QueueOperation, Unseen, lives, unknown_pops};
 
-/// What a history without a violation contains.
+/// The contents of a history without a violation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Items that were accepted for certain.

@@ -3,7 +3,7 @@
 use super::super::sequence::Violation;
 use super::{Life, QueueAnswer, QueueCall, QueueOperation, Unseen, lives, unknown_pops};
 
-/// What a history without a violation contains.
+/// The contents of a history without a violation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Order {
     /// Deliveries, and answers that the queue was empty.
