@@ -27,6 +27,7 @@ macro_rules! rules {
 
 mod barriers;
 mod elections;
+mod ends;
 mod handles;
 mod histories;
 mod locks;

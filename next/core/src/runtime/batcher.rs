@@ -9,7 +9,7 @@ use super::in_flight::InFlight;
 use super::retry::{Until, retry};
 use super::session::SessionCore;
 use crate::backend::{Claim, Departure, Left, Marker, Nonce, Request, Return};
-use crate::error::{Error, ErrorKind, LossReason, Result};
+use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
 use crate::sync::Mutex;
 use crate::token::FencingToken;
 
@@ -60,6 +60,11 @@ impl Departing for Return {
     fn token(&self) -> Option<FencingToken> {
         Some(self.claim.token)
     }
+}
+
+/// Returns the error of one of several departures that went together.
+fn in_doubt(error: &Error) -> Error {
+    Error::new(error.kind(), error.chain().to_string()).with_effect(Effect::Unknown)
 }
 
 type Message<T> = dyn Fn(Marker, Arc<[T]>) -> BoxFuture<'static, Result<Vec<Left>>> + Send + Sync;
@@ -173,7 +178,7 @@ impl<T: Departing> Batcher<T> {
     }
 
     /// Sends a batch until the store has answered. If it refuses the batch, each departure is sent by a task of its own.
-    async fn deliver(self: &Arc<Self>, core: &Arc<SessionCore>, batch: Vec<Parcel<T>>) {
+    async fn deliver(self: &Arc<Self>, core: &Arc<SessionCore>, mut batch: Vec<Parcel<T>>) {
         let items: Arc<[T]> = batch.iter().map(|parcel| parcel.item.clone()).collect();
         match self.attempt(core, items, Error::is_retryable).await {
             Ok(answers) => {
@@ -193,6 +198,13 @@ impl<T: Departing> Batcher<T> {
                 }
             }
             Err(error) => {
+                // The batch may have taken effect. A repetition under another marker would find nothing left of it and
+                // report a loss.
+                if error.effect() == Effect::Unknown {
+                    for parcel in &mut batch {
+                        parcel.answer(Err(in_doubt(&error)));
+                    }
+                }
                 let mut error = (batch.len() == 1).then_some(error);
                 for mut parcel in batch {
                     if let Some(error) = error.take() {
@@ -236,7 +248,8 @@ impl<T: Departing> Batcher<T> {
                 false => Err(Error::new(
                     ErrorKind::Internal,
                     "the backend left an answer out: please report it",
-                )),
+                )
+                .with_effect(Effect::Unknown)),
             }
         };
         retry(core, Until::Over, again, attempt).await

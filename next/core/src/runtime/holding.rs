@@ -120,10 +120,14 @@ impl HoldingRef {
             // The drop removes the entry that may still be in the store.
             Some(reason) => Err(self.lost_error(reason)),
             None => {
-                self.owned = false;
                 let (core, request, token) =
                     (Arc::clone(&session), self.request.clone(), self.grant.token);
-                let ending = async { core.departures.end(&core, &request, token, ending).await };
+                let owned = &mut self.owned;
+                let ending = async {
+                    // Only now: a call that is dropped before this poll leaves the end to the drop.
+                    *owned = false;
+                    core.departures.end(&core, &request, token, ending).await
+                };
                 let ended = session.run(None, ending).await;
                 ended.map_err(|error| match error.kind() {
                     // The end of the session has overtaken the answer.

@@ -33,7 +33,7 @@ async fn handle_reports(
 ) {
     while let Some(report) = reports.recv().await {
         match report {
-            SessionEvent::Lost(reason) => core.lose(reason),
+            SessionEvent::Lost(reason) => core.lose_in_store(reason),
             SessionEvent::RequestLost(nonce, reason) => core.registry.lose(nonce, reason),
             SessionEvent::Reconcile => demand.notify_one(),
         }

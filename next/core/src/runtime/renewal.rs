@@ -72,7 +72,7 @@ async fn renew_until_the_end(core: &Arc<SessionCore>, renewed_at: Moment) {
             }
             Ok(()) => return,
             Err(error) if error.kind() == ErrorKind::Lost => {
-                return core.lose(error.loss().unwrap_or(LossReason::Revoked));
+                return core.lose_in_store(error.loss().unwrap_or(LossReason::Revoked));
             }
             Err(error) => {
                 tracing::debug!(session = %core.id(), error = %error.chain(), "renewal failed, trying again");

@@ -173,6 +173,15 @@ impl SessionCore {
         self.loss.set(reason);
     }
 
+    /// Ends the validity of a session that has ended in the store. `Closed` and `Detached` mean that this process ended it:
+    /// releases are left out then.
+    pub(super) fn lose_in_store(&self, reason: LossReason) {
+        self.lose(match reason {
+            LossReason::Closed | LossReason::Detached => LossReason::Revoked,
+            reason => reason,
+        });
+    }
+
     pub(crate) fn loss(&self) -> &Signal<LossReason> {
         &self.loss
     }

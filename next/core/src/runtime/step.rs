@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::in_flight::InFlight;
 use super::retry::{Until, retry};
-use super::session::SessionRef;
+use super::session::{SessionCore, SessionRef};
 use crate::backend::Marker;
 use crate::error::{Effect, Error, ErrorKind, Result};
 use crate::name::Name;
@@ -30,7 +30,8 @@ pub(crate) async fn step<T: Send + 'static>(
             .validity()
             .map_err(|reason| session.lost_waiting(reason))?;
         let marker = session.registry.marker().await;
-        let (core, sent) = (Arc::clone(session), Arc::clone(&sent));
+        // Not the session itself: a step whose caller is gone must not keep it open.
+        let (core, sent) = (Arc::<SessionCore>::clone(session), Arc::clone(&sent));
         let running = async move {
             let again = |error: &Error| {
                 error.is_retryable()

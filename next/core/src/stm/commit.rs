@@ -88,8 +88,9 @@ pub(crate) async fn commit(
     loop {
         let progress = Caller(Arc::default());
         let sent = {
+            // Not the session itself: a commit whose caller is gone must not keep it open.
             let sending = (
-                Arc::clone(session),
+                Arc::<SessionCore>::clone(session),
                 Arc::clone(stm),
                 Arc::clone(&commit),
                 Arc::clone(&progress.0),

@@ -53,7 +53,9 @@ impl RequestRegistry {
             .filter(|(_, entry)| match &entry.stage {
                 Stage::Held { tokens, .. } => {
                     entry.kind.has_wait_queue()
-                        && tokens.iter().any(|held| held.loss.get().is_none())
+                        && tokens
+                            .iter()
+                            .any(|held| held.loss.get().is_none() && !held.departing)
                 }
                 _ => false,
             });

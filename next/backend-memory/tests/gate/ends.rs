@@ -1,0 +1,263 @@
+//! The ends of holdings through core, on a store that refuses some of them.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tenure_core::backend::{
+    Backend, BackendSession, Claim, Departure, Grant, Item, Joined, Lease, Left, Locker, Marker,
+    Mode, Nonce, Opened, Page, PeekedItem, Queue, QueueDepth, Request, Return, SessionEvents,
+    TakeLimit, Taken, TakenItem, WaitQueue,
+};
+use tenure_core::clock::Clock;
+use tenure_core::executor::Executor;
+use tenure_core::{
+    Effect, Error, ErrorKind, Guarantees, Name, Result, Session, SessionId, SessionOptions, Store,
+};
+use tenure_memory::MemoryBackend;
+
+use crate::support::{TTL, pass, store};
+
+/// A store that never answers the release of a lock called `stuck` nor an enqueue to `stuck`, and loses the answer to the
+/// first batch of acknowledgements, which it refuses from then on.
+struct Faulty(MemoryBackend);
+
+struct FaultySession {
+    inner: Arc<dyn BackendSession>,
+    acknowledged: AtomicBool,
+}
+
+impl FaultySession {
+    fn locks(&self) -> Arc<dyn Locker> {
+        Arc::clone(&self.inner).locker().unwrap()
+    }
+
+    fn queues(&self) -> Arc<dyn Queue> {
+        Arc::clone(&self.inner).queue().unwrap()
+    }
+}
+
+fn unavailable() -> Error {
+    Error::new(ErrorKind::Unavailable, "this part of the store is down")
+}
+
+#[async_trait]
+impl Backend for Faulty {
+    async fn open(&self, ttl: Duration, label: &str, events: SessionEvents) -> Result<Opened> {
+        let mut opened = self.0.open(ttl, label, events).await?;
+        opened.session = Arc::new(FaultySession {
+            inner: opened.session,
+            acknowledged: AtomicBool::new(false),
+        });
+        Ok(opened)
+    }
+
+    async fn resume(&self, id: &SessionId, events: SessionEvents) -> Result<Opened> {
+        self.0.resume(id, events).await
+    }
+
+    async fn guarantees(&self) -> Result<Guarantees> {
+        self.0.guarantees().await
+    }
+
+    fn clock(&self) -> Clock {
+        self.0.clock()
+    }
+
+    fn executor(&self) -> Result<Executor> {
+        self.0.executor()
+    }
+}
+
+#[async_trait]
+impl Lease for FaultySession {
+    async fn renew(&self) -> Result<()> {
+        self.inner.renew().await
+    }
+
+    async fn revoke(&self) -> Result<()> {
+        self.inner.revoke().await
+    }
+
+    async fn detach(&self, kept: &[Nonce]) -> Result<()> {
+        self.inner.detach(kept).await
+    }
+
+    async fn entries(&self, cursor: Option<&[u8]>) -> Result<Page> {
+        self.inner.entries(cursor).await
+    }
+}
+
+impl BackendSession for FaultySession {
+    fn locker(self: Arc<Self>) -> Option<Arc<dyn Locker>> {
+        Some(self)
+    }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl WaitQueue for FaultySession {
+    async fn join(
+        &self,
+        request: &Request,
+        mode: Mode,
+        value: Option<&[u8]>,
+        wait: bool,
+    ) -> Result<Joined> {
+        self.locks().join(request, mode, value, wait).await
+    }
+
+    async fn wait(&self, request: &Request) -> Result<Option<Grant>> {
+        self.locks().wait(request).await
+    }
+
+    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
+        let stuck = |departure: &Departure| departure.request.name().as_str() == "stuck";
+        match departures.iter().any(stuck) {
+            true => Err(unavailable()),
+            false => self.locks().leave(marker, departures).await,
+        }
+    }
+}
+
+impl Locker for FaultySession {}
+
+#[async_trait]
+impl Queue for FaultySession {
+    async fn enqueue(&self, marker: Marker, name: &Name, items: &[Item]) -> Result<()> {
+        match name.as_str() {
+            "stuck" => Err(unavailable()),
+            _ => self.queues().enqueue(marker, name, items).await,
+        }
+    }
+
+    async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Taken> {
+        self.queues().take(request, limit, wait).await
+    }
+
+    async fn wait(&self, request: &Request) -> Result<Option<Vec<TakenItem>>> {
+        self.queues().wait(request).await
+    }
+
+    async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<Left>> {
+        // Long enough for others to come together.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if claims.len() == 1 {
+            return self.queues().ack(marker, claims).await;
+        }
+        if self.acknowledged.swap(true, Ordering::Relaxed) {
+            return Err(Error::new(
+                ErrorKind::Unauthorized,
+                "the password was changed",
+            ));
+        }
+        self.queues().ack(marker, claims).await?;
+        Err(unavailable().with_effect(Effect::Unknown))
+    }
+
+    async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<Left>> {
+        self.queues().nack(marker, returns).await
+    }
+
+    async fn leave(&self, requests: &[Request]) -> Result<()> {
+        self.queues().leave(requests).await
+    }
+
+    async fn depth(&self, name: &Name) -> Result<QueueDepth> {
+        self.queues().depth(name).await
+    }
+
+    async fn peek(&self, name: &Name) -> Result<Option<PeekedItem>> {
+        self.queues().peek(name).await
+    }
+
+    async fn purge(&self, marker: Marker, name: &Name) -> Result<u64> {
+        self.queues().purge(marker, name).await
+    }
+}
+
+async fn faulty() -> (MemoryBackend, Store, Session) {
+    let backend = store();
+    let store = Store::new(Faulty(backend.clone()));
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    (backend, store, session)
+}
+
+/// Polls a call once in a task that has no budget left, so that tokio's own futures are pending at once, and drops it.
+async fn poll_without_budget<T>(call: impl Future<Output = T>) {
+    let mut call = Box::pin(call);
+    poll_fn(|context| {
+        loop {
+            let spent = pin!(tokio::task::coop::consume_budget());
+            if spent.poll(context).is_pending() {
+                break;
+            }
+        }
+        assert!(Pin::as_mut(&mut call).poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn end_that_is_dropped_after_a_poll_without_budget_happens() {
+    let backend = store();
+    let store = Store::new(backend.clone());
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    session.queue("q").enqueue("item").await.unwrap();
+    poll_without_budget(session.lock("l").await.unwrap().release()).await;
+    poll_without_budget(session.read_lock("r").await.unwrap().release()).await;
+    poll_without_budget(session.write_lock("w").await.unwrap().release()).await;
+    poll_without_budget(session.election("e").campaign("me").await.unwrap().resign()).await;
+    poll_without_budget(session.queue("q").dequeue().await.unwrap().nack()).await;
+    pass(1.0).await;
+    assert!(session.is_valid());
+    assert_eq!(backend.footprint().entries, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn step_whose_caller_is_gone_does_not_keep_the_session_open() {
+    let (backend, _store, session) = faulty().await;
+    let queue = session.queue("stuck");
+    let late = tokio::time::timeout(Duration::from_millis(1), queue.enqueue("item")).await;
+    assert!(late.is_err());
+    drop((queue, session));
+    pass(TTL.as_secs_f64() * 3.0).await;
+    assert_eq!(backend.footprint().sessions, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn acknowledgements_that_may_have_happened_are_not_reported_as_lost() {
+    let (_backend, _store, session) = faulty().await;
+    let queue = session.queue("q");
+    queue.enqueue_many(["1", "2", "3"]).await.unwrap();
+    let take = async || queue.dequeue().await.unwrap();
+    let (one, two, three) = (take().await, take().await, take().await);
+    let answers: [Result<()>; 3] = tokio::join!(one.ack(), two.ack(), three.ack()).into();
+    assert_eq!(queue.len().await.unwrap(), 0);
+    for answer in answers {
+        if let Err(error) = answer {
+            assert_eq!(error.effect(), Effect::Unknown, "{error:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn guard_that_was_dropped_before_a_detachment_is_not_kept() {
+    let (backend, store, session) = faulty().await;
+    drop(session.lock("stuck").await.unwrap());
+    let kept = session.lock("kept").await.unwrap();
+    let id = session.detach().await.unwrap();
+    drop((kept, session));
+    let resumed = store.resume(&id).await.unwrap();
+    pass(1.0).await;
+    assert!(resumed.is_valid());
+    assert_eq!(backend.footprint().entries, 1);
+}
