@@ -154,7 +154,7 @@ pub(crate) async fn revoke(harness: &dyn Harness, session: &SessionId) -> Step<(
     done("a revocation", operator(harness)?.revoke(session)).await
 }
 
-/// Returns how much later than its TTL the store frees what the dead held, as it claims.
+/// Returns how much later than its TTL the store frees the holdings of a dead session, as it claims.
 pub(crate) async fn expiry_bound(harness: &dyn Harness) -> Step<Duration> {
     Ok(match guarantees(harness).await?.expiry.value {
         Expiry::Within(bound)

@@ -166,7 +166,7 @@ async fn waiters_that_die_with_the_holder_are_skipped(store: MemoryBackend) {
     let c = Client::open(&store).await;
     let waits = c.queue_up(Kind::Lock, "x", ALONE).await;
     let granted = c.wait(&waits).await;
-    // Not one of the dead was granted on the way.
+    // No expired waiter was granted on the way.
     assert_eq!(granted.token.get(), grant.token.get() + 1);
 }
 

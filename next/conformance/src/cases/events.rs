@@ -135,11 +135,11 @@ events! {
         (Some(Line::EarlyRelease)) [Failover] never_early, Failover Kept;
     s3_clock_jump_frees_nothing_early "S3" "a store whose clock is set forward frees nothing that a live session holds"
         (Some(Line::EarlyRelease)) [ClockForward] never_early, ClockForward Kept;
-    s3_restart_prolongs_nothing "S3" "a restart of the store does not prolong the holdings of the dead"
+    s3_restart_prolongs_nothing "S3" "a restart of the store does not prolong the holdings of dead sessions"
         (Some(Line::Expiry)) [Restart, Survive, Silence] expiry_never_restarts, Restart Expired;
-    s3_failover_prolongs_nothing "S3" "a failover does not prolong the holdings of the dead"
+    s3_failover_prolongs_nothing "S3" "a failover does not prolong the holdings of dead sessions"
         (Some(Line::Expiry)) [Failover, Silence] expiry_never_restarts, Failover Expired;
-    s3_clock_jump_prolongs_nothing "S3" "a store whose clock is set back does not prolong the holdings of the dead"
+    s3_clock_jump_prolongs_nothing "S3" "a store whose clock is set back does not prolong the holdings of dead sessions"
         (Some(Line::Expiry)) [ClockBack, Silence] expiry_ignores_the_wall_clock, ClockBack Expired;
     l2_tokens_rise_over_a_restart "L2" "a restart of the store does not turn tokens back"
         (Some(Line::TokenOrder)) [Restart] tokens_survive_a_restart, Restart Tokens;

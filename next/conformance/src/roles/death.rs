@@ -121,7 +121,7 @@ pub(crate) async fn handed_on_after_the_ttl(harness: &dyn Harness, roles: &[Role
 }
 
 /// Checks S3: many sessions die at once, holders and waiters; everything is free by the TTL and the stated bound, and
-/// goes to the waiter behind the dead ones.
+/// goes to the waiter behind the expired ones.
 pub(crate) async fn a_mass_death_frees(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
     const DEAD: usize = 6;
     let scene = async {
