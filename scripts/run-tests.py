@@ -28,7 +28,7 @@ SELECTION = ["--workspace", "--all-features", "--locked"]
 # Binaries that run side by side, and tests at a time in each. Most tests wait: for leases, or for servers.
 BINARIES_AT_ONCE = 3
 THREADS = 3
-CASE_THREADS = 6
+CASE_THREADS = 9
 
 # Seconds. A case of the suite has a limit of its own, shorter than this one, and names itself when it reaches it.
 TEST_LIMIT = 60
