@@ -37,9 +37,7 @@ pub(crate) async fn run(store: &Store) -> tenure::Result<()> {
 
             // Commits only if the lock is still held in the store at that moment.
             let guard = session.lock("ledger").await?;
-            stm.fenced_by(&guard)
-                .run(async |tx| tx.put("ledger", "closed"))
-                .await?;
+            stm.fenced_by(&guard).run(async |tx| tx.put("ledger", "closed")).await?;
             guard.release().await
         })
         .await

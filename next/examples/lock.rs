@@ -17,41 +17,34 @@ pub(crate) async fn run(store: &Store) -> tenure::Result<()> {
     let account = FenceGate::new(100_u32);
 
     store
-        .with_session(
-            SessionOptions::new().ttl(Duration::from_secs(10)),
-            async |session| {
-                // Waits for the lock, runs the work, releases. The work stops at its next await point if the lock is lost.
-                let balance = session
-                    .locker("account")
-                    .with(async |token| {
-                        account.write(token, |balance| {
-                            *balance -= 30;
-                            *balance
-                        })
+        .with_session(SessionOptions::new().ttl(Duration::from_secs(10)), async |session| {
+            // Waits for the lock, runs the work, releases. The work stops at its next await point if the lock is lost.
+            let balance = session
+                .locker("account")
+                .with(async |token| {
+                    account.write(token, |balance| {
+                        *balance -= 30;
+                        *balance
                     })
-                    .await?;
-                println!("charged, the balance is {balance:?}");
+                })
+                .await?;
+            println!("charged, the balance is {balance:?}");
 
-                // A periodic job: runs only in the process that finds the lock free.
-                if let Some(guard) = session.try_lock("nightly").await? {
-                    println!("the nightly job runs here, under token {}", guard.token());
-                    guard.release().await?;
-                }
+            // A periodic job: runs only in the process that finds the lock free.
+            if let Some(guard) = session.try_lock("nightly").await? {
+                println!("the nightly job runs here, under token {}", guard.token());
+                guard.release().await?;
+            }
 
-                // A wait with a limit.
-                let guard = session.lock("account").await?;
-                match session
-                    .locker("account")
-                    .lock_timeout(Duration::from_millis(200))
-                    .await
-                {
-                    Err(error) if error.kind() == ErrorKind::TimedOut => {
-                        println!("still held: {error}")
-                    }
-                    other => drop(other?),
+            // A wait with a limit.
+            let guard = session.lock("account").await?;
+            match session.locker("account").lock_timeout(Duration::from_millis(200)).await {
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    println!("still held: {error}")
                 }
-                guard.release().await
-            },
-        )
+                other => drop(other?),
+            }
+            guard.release().await
+        })
         .await
 }

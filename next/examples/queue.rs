@@ -18,10 +18,8 @@ pub(crate) async fn run(store: &Store) -> tenure::Result<()> {
     let jobs = session.queue("resize");
 
     // A lower priority comes first. An item with the id of an accepted one is dropped, so a retry is safe.
-    jobs.enqueue(NewItem::new("photo-1").priority(3).id("photo-1"))
-        .await?;
-    jobs.enqueue(NewItem::new("photo-1").priority(3).id("photo-1"))
-        .await?;
+    jobs.enqueue(NewItem::new("photo-1").priority(3).id("photo-1")).await?;
+    jobs.enqueue(NewItem::new("photo-1").priority(3).id("photo-1")).await?;
     jobs.enqueue_many(["photo-2", "broken", "photo-3"]).await?;
     println!("{} items", jobs.len().await?);
 
@@ -38,11 +36,7 @@ pub(crate) async fn run(store: &Store) -> tenure::Result<()> {
     // `Ok` acknowledges the item; an error returns it, to be delivered again after a delay.
     let work = store.consume("resize", options, async |job| {
         let photo = job.text();
-        println!(
-            "delivery {} of {photo}, token {}",
-            job.deliveries(),
-            job.token()
-        );
+        println!("delivery {} of {photo}, token {}", job.deliveries(), job.token());
         if photo == "broken" {
             return Err("the photo is unreadable");
         }

@@ -13,15 +13,8 @@ async fn main() -> tenure::Result<()> {
 pub(crate) async fn run(store: &Store) -> tenure::Result<()> {
     store
         .with_session(SessionOptions::new(), async |session| {
-            let (first, second) = (
-                session.read_lock("config").await?,
-                session.read_lock("config").await?,
-            );
-            println!(
-                "two readers, tokens {} and {}",
-                first.token(),
-                second.token()
-            );
+            let (first, second) = (session.read_lock("config").await?, session.read_lock("config").await?);
+            println!("two readers, tokens {} and {}", first.token(), second.token());
             first.release().await?;
             second.release().await?;
 

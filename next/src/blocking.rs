@@ -40,8 +40,8 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{
-    ConnectOptions, Error, ErrorKind, FencingToken, Guarantees, Holding, Isolation, Leader,
-    LeaderUpdate, NewItem, PeekedItem, QueueDepth, Result, SessionId, SessionOptions, StmEntry,
+    ConnectOptions, Error, ErrorKind, FencingToken, Guarantees, Holding, Isolation, Leader, LeaderUpdate, NewItem,
+    PeekedItem, QueueDepth, Result, SessionId, SessionOptions, StmEntry,
 };
 
 thread_local! {
@@ -59,12 +59,8 @@ fn runtime() -> Result<&'static Runtime> {
             .build()
     });
     let refused = match Handle::try_current() {
-        Ok(_) if !WAITING.get() => {
-            "a blocking call inside an async runtime would block it: await the async call"
-        }
-        Err(error) if error.is_thread_local_destroyed() => {
-            "a blocking call while its thread ends: make it earlier"
-        }
+        Ok(_) if !WAITING.get() => "a blocking call inside an async runtime would block it: await the async call",
+        Err(error) if error.is_thread_local_destroyed() => "a blocking call while its thread ends: make it earlier",
         _ => {
             return RUNTIME.as_ref().map_err(|error| {
                 Error::new(
@@ -353,11 +349,7 @@ impl Store {
     /// # Errors
     ///
     /// Those of [`open`](Self::open), and those of `work`.
-    pub fn with_session<T>(
-        &self,
-        options: SessionOptions,
-        work: impl FnOnce(&Session) -> Result<T>,
-    ) -> Result<T> {
+    pub fn with_session<T>(&self, options: SessionOptions, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
         struct Closing(Session);
         impl Drop for Closing {
             fn drop(&mut self) {

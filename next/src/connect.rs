@@ -87,8 +87,7 @@ impl Connector {
         C: Future<Output = Result<Store>> + Send + 'static,
     {
         let factory: Factory = Arc::new(move |url| Box::pin(factory(url)));
-        self.schemes
-            .insert(scheme.into().to_ascii_lowercase(), factory);
+        self.schemes.insert(scheme.into().to_ascii_lowercase(), factory);
         self
     }
 
@@ -119,11 +118,7 @@ impl Connector {
     /// # Cancel safety
     ///
     /// Cancel safe if the factory of the scheme is.
-    pub async fn connect_with(
-        &self,
-        url: impl AsRef<str>,
-        options: ConnectOptions,
-    ) -> Result<Store> {
+    pub async fn connect_with(&self, url: impl AsRef<str>, options: ConnectOptions) -> Result<Store> {
         let connected = async {
             let url = StoreUrl::parse(url.as_ref())?;
             match self.schemes.get(url.scheme()) {
@@ -144,14 +139,9 @@ impl Connector {
             ),
             None => {
                 let ours = SCHEMES.iter().map(|(scheme, _)| *scheme);
-                let added = self
-                    .schemes()
-                    .filter(|added| ours.clone().all(|known| known != *added));
+                let added = self.schemes().filter(|added| ours.clone().all(|known| known != *added));
                 let known: Vec<_> = ours.clone().chain(added).collect();
-                format!(
-                    "unknown scheme `{scheme}`; the known ones are: {}",
-                    known.join(", ")
-                )
+                format!("unknown scheme `{scheme}`; the known ones are: {}", known.join(", "))
             }
         };
         Error::new(ErrorKind::Config, message)

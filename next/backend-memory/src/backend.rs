@@ -10,9 +10,7 @@ use parking_lot::Mutex;
 use tenure_core::backend::{Backend, Nonce, Opened, SessionEvents};
 use tenure_core::clock::Clock;
 use tenure_core::executor::Executor;
-use tenure_core::{
-    Error, FencingToken, Guarantees, LossReason, Namespace, Result, SessionId, Store,
-};
+use tenure_core::{Error, FencingToken, Guarantees, LossReason, Namespace, Result, SessionId, Store};
 
 use crate::config::MemoryConfig;
 use crate::session::MemorySession;
@@ -74,19 +72,12 @@ impl MemoryBackend {
     /// Lists the sessions of the namespace with their labels.
     pub fn sessions(&self) -> Vec<(SessionId, String)> {
         let id = |(number, label): (u64, _)| (SessionId::new(number.to_string()), label);
-        self.space
-            .step(|state| state.labels())
-            .into_iter()
-            .map(id)
-            .collect()
+        self.space.step(|state| state.labels()).into_iter().map(id).collect()
     }
 
     /// Ends a session with its entries, as an operator does, and notifies its client. Returns whether it was alive.
     pub fn revoke(&self, id: &SessionId) -> bool {
-        number(id).is_ok_and(|session| {
-            self.space
-                .step(|state| state.end_session(session, LossReason::Revoked))
-        })
+        number(id).is_ok_and(|session| self.space.step(|state| state.end_session(session, LossReason::Revoked)))
     }
 
     /// Ends one request of a session, as an operator does, and notifies its client. Returns whether it existed.
@@ -117,9 +108,7 @@ impl fmt::Debug for MemoryBackend {
 }
 
 fn number(id: &SessionId) -> Result<u64> {
-    id.as_str()
-        .parse()
-        .map_err(|_| Error::lost(LossReason::Expired))
+    id.as_str().parse().map_err(|_| Error::lost(LossReason::Expired))
 }
 
 #[async_trait]
@@ -131,9 +120,7 @@ impl Backend for MemoryBackend {
             "" => &self.label,
             own => own,
         };
-        let member = self
-            .space
-            .step(|state| state.open(session, ttl, label, events));
+        let member = self.space.step(|state| state.open(session, ttl, label, events));
         Ok(self.opened((member, ttl, Nonce::new(1))))
     }
 

@@ -78,8 +78,7 @@ impl MemoryConfig {
     /// have; `InvalidName` for a namespace that no store accepts.
     pub fn from_url(mut url: StoreUrl) -> Result<Self> {
         if url.scheme() != "memory" || !url.hosts().is_empty() {
-            let message =
-                "the embedded store has no hosts: write `memory:` or `memory:shared-name`";
+            let message = "the embedded store has no hosts: write `memory:` or `memory:shared-name`";
             return Err(Error::new(ErrorKind::Config, message));
         }
         let mut config = match url.path() {

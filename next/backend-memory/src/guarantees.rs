@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tenure_core::Guarantees;
 use tenure_core::guarantees::{
-    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
-    HandOff, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder,
-    Release, Resume, RwOrder, Scope, TokenOrder, Transactions, UnknownCommit,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, HandOff, LossSignal,
+    MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder, Release, Resume, RwOrder, Scope, TokenOrder,
+    Transactions, UnknownCommit,
 };
 
 /// The longest delay of a waiter's timer: tokio's timers have a resolution of 1 ms, the rest allows for a busy scheduler.
@@ -36,18 +36,12 @@ pub(crate) fn guarantees() -> Guarantees {
             EarlyRelease::Never,
             "a lease ends exactly its TTL after the last renewal, or on an operator's command",
         ),
-        loss_signal: Claim::new(
-            LossSignal::ByDeadline,
-            "judged by the local clock, less a margin",
-        ),
+        loss_signal: Claim::new(LossSignal::ByDeadline, "judged by the local clock, less a margin"),
         cancellation: Claim::new(
             Cancellation::Prompt,
             "a cancelled request is withdrawn by its nonce at once",
         ),
-        fenced_release: Claim::new(
-            Release::Fenced,
-            "a release names its session, its nonce and its token",
-        ),
+        fenced_release: Claim::new(Release::Fenced, "a release names its session, its nonce and its token"),
         name_isolation: Claim::new(
             NameIsolation::Isolated,
             "each namespace has its own state, and objects are found by kind and whole name",
@@ -80,10 +74,7 @@ pub(crate) fn guarantees() -> Guarantees {
             Transactions::StrictSerializable,
             "a commit compares and writes under one mutex; each read of an attempt is compared with its earlier reads",
         ),
-        fenced_commit: Claim::new(
-            FencedCommit::Atomic,
-            "the commit checks the guard under the same mutex",
-        ),
+        fenced_commit: Claim::new(FencedCommit::Atomic, "the commit checks the guard under the same mutex"),
         unknown_commit: Claim::new(
             UnknownCommit::Resolved,
             "each commit leaves its outcome in a slot of its session, and resolving it closes the slot to it",

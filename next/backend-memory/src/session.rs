@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    BackendSession, Barrier, Claim, Commit, CommitOutcome, Departure, Election, Entered, Grant,
-    Item, Joined, Key, KeyRead, LeaderUpdate, Lease, Left, Locker, Marker, Mode, Nonce, Page,
-    PeekedItem, Queue, QueueDepth, Request, Resolution, Return, RwLock, Snapshot, Stm, TakeLimit,
-    Taken, TakenItem, WaitQueue,
+    BackendSession, Barrier, Claim, Commit, CommitOutcome, Departure, Election, Entered, Grant, Item, Joined, Key,
+    KeyRead, LeaderUpdate, Lease, Left, Locker, Marker, Mode, Nonce, Page, PeekedItem, Queue, QueueDepth, Request,
+    Resolution, Return, RwLock, Snapshot, Stm, TakeLimit, Taken, TakenItem, WaitQueue,
 };
 use tenure_core::{Error, ErrorKind, FencingToken, Kind, Name, Result};
 
@@ -26,10 +25,7 @@ impl MemorySession {
     }
 
     /// Runs one step. Now and then it yields, because a loop of steps would keep others from the runtime's thread.
-    async fn step<T>(
-        &self,
-        step: impl FnOnce(&mut State, &Member) -> Result<T> + Send,
-    ) -> Result<T> {
+    async fn step<T>(&self, step: impl FnOnce(&mut State, &Member) -> Result<T> + Send) -> Result<T> {
         tokio::task::coop::consume_budget().await;
         self.space.step(|state| step(state, &self.member))
     }
@@ -40,9 +36,7 @@ impl MemorySession {
         mut look: impl FnMut(&mut State, &Member) -> Result<Look<T>> + Send,
     ) -> Result<T> {
         tokio::task::coop::consume_budget().await;
-        self.space
-            .wait(topics, |state| look(state, &self.member))
-            .await
+        self.space.wait(topics, |state| look(state, &self.member)).await
     }
 
     fn topic(&self, request: &Request) -> Vec<Topic> {
@@ -73,10 +67,7 @@ impl Lease for MemorySession {
 
     async fn entries(&self, cursor: Option<&[u8]>) -> Result<Page> {
         let broken = |_| Error::new(ErrorKind::Internal, "a cursor of another store");
-        let after = cursor
-            .map(<[u8; 8]>::try_from)
-            .transpose()
-            .map_err(broken)?;
+        let after = cursor.map(<[u8; 8]>::try_from).transpose().map_err(broken)?;
         let after = after.map(|bytes| Nonce::new(u64::from_be_bytes(bytes)));
         self.step(|state, me| state.page(me, after)).await
     }
@@ -110,15 +101,8 @@ impl BackendSession for MemorySession {
 
 #[async_trait]
 impl WaitQueue for MemorySession {
-    async fn join(
-        &self,
-        request: &Request,
-        mode: Mode,
-        value: Option<&[u8]>,
-        wait: bool,
-    ) -> Result<Joined> {
-        self.step(|state, me| state.join(me, request, mode, value, wait))
-            .await
+    async fn join(&self, request: &Request, mode: Mode, value: Option<&[u8]>, wait: bool) -> Result<Joined> {
+        self.step(|state, me| state.join(me, request, mode, value, wait)).await
     }
 
     async fn wait(&self, request: &Request) -> Result<Option<Grant>> {
@@ -127,8 +111,7 @@ impl WaitQueue for MemorySession {
     }
 
     async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
-        self.step(|state, me| state.leave(me, marker, departures))
-            .await
+        self.step(|state, me| state.leave(me, marker, departures)).await
     }
 }
 
@@ -136,26 +119,14 @@ impl Locker for MemorySession {}
 
 #[async_trait]
 impl RwLock for MemorySession {
-    async fn downgrade(
-        &self,
-        marker: Marker,
-        request: &Request,
-        token: FencingToken,
-    ) -> Result<()> {
-        self.step(|state, me| state.downgrade(me, marker, request, token))
-            .await
+    async fn downgrade(&self, marker: Marker, request: &Request, token: FencingToken) -> Result<()> {
+        self.step(|state, me| state.downgrade(me, marker, request, token)).await
     }
 }
 
 #[async_trait]
 impl Election for MemorySession {
-    async fn proclaim(
-        &self,
-        request: &Request,
-        token: FencingToken,
-        number: u64,
-        value: &[u8],
-    ) -> Result<()> {
+    async fn proclaim(&self, request: &Request, token: FencingToken, number: u64, value: &[u8]) -> Result<()> {
         self.step(|state, me| state.proclaim(me, request, token, number, value))
             .await
     }
@@ -169,13 +140,11 @@ impl Election for MemorySession {
 #[async_trait]
 impl Queue for MemorySession {
     async fn enqueue(&self, marker: Marker, name: &Name, items: &[Item]) -> Result<()> {
-        self.step(|state, me| state.enqueue(me, marker, name, items))
-            .await
+        self.step(|state, me| state.enqueue(me, marker, name, items)).await
     }
 
     async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Taken> {
-        self.step(|state, me| state.take(me, request, limit, wait))
-            .await
+        self.step(|state, me| state.take(me, request, limit, wait)).await
     }
 
     async fn wait(&self, request: &Request) -> Result<Option<Vec<TakenItem>>> {
@@ -192,8 +161,7 @@ impl Queue for MemorySession {
     }
 
     async fn leave(&self, requests: &[Request]) -> Result<()> {
-        self.step(|state, me| state.withdraw_takes(me, requests))
-            .await
+        self.step(|state, me| state.withdraw_takes(me, requests)).await
     }
 
     async fn depth(&self, name: &Name) -> Result<QueueDepth> {
@@ -221,8 +189,7 @@ impl Barrier for MemorySession {
     }
 
     async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
-        self.step(|state, me| state.leave(me, marker, departures))
-            .await
+        self.step(|state, me| state.leave(me, marker, departures)).await
     }
 
     async fn all_left(&self, name: &Name, token: FencingToken) -> Result<bool> {

@@ -72,8 +72,7 @@ pub(crate) enum Format {
 
 /// Returns whether `pattern`, in which `*` stands for any text and `?` for any character, matches the whole of `text`.
 pub(crate) fn matches(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), text.chars().collect());
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     // After a mismatch the last star takes one character more: linear for one star, quadratic at worst.
     let (mut p, mut t, mut star) = (0, 0, None);
     while t < text.len() {

@@ -40,16 +40,12 @@ pub(crate) fn run(args: &Args, options: &Conform) -> Result<u8, Failure> {
 
     let text = render(
         &reports,
-        options.format.unwrap_or(if args.json {
-            Format::Json
-        } else {
-            Format::Table
-        }),
+        options
+            .format
+            .unwrap_or(if args.json { Format::Json } else { Format::Table }),
     );
     match &mut out {
-        Some(file) => {
-            writeln!(file, "{text}").map_err(|error| Failure::os("write the report", &error))?
-        }
+        Some(file) => writeln!(file, "{text}").map_err(|error| Failure::os("write the report", &error))?,
         None => output::print(&lines(&text))?,
     }
     let failed: Vec<_> = reports
@@ -67,9 +63,7 @@ pub(crate) fn run(args: &Args, options: &Conform) -> Result<u8, Failure> {
 }
 
 fn render(reports: &[Report], format: Format) -> String {
-    let each = |form: fn(&Report) -> String, separator| {
-        reports.iter().map(form).collect::<Vec<_>>().join(separator)
-    };
+    let each = |form: fn(&Report) -> String, separator| reports.iter().map(form).collect::<Vec<_>>().join(separator);
     match format {
         Format::Table => each(Report::to_string, "\n\n"),
         Format::Json => each(|report| report.to_json().to_string(), "\n"),
@@ -86,9 +80,7 @@ fn choose(only: Option<&str>) -> Result<Vec<Trial>, Failure> {
         .into_iter()
         .filter_map(|mut trial| {
             let whole = matches(pattern, trial.id);
-            trial
-                .cases
-                .retain(|case| whole || matches(pattern, case.id));
+            trial.cases.retain(|case| whole || matches(pattern, case.id));
             (!trial.cases.is_empty()).then_some(trial)
         })
         .collect();
@@ -114,7 +106,9 @@ fn store(url: &str) -> Result<Embedded, Failure> {
     // Refuses the schemes of stores that are not compiled in.
     runtime.block_on(tenure::connect(url))?;
     match url.to_ascii_lowercase().strip_prefix("memory:") {
-        Some("") => Ok(Embedded { name: "memory".to_owned() }),
+        Some("") => Ok(Embedded {
+            name: "memory".to_owned(),
+        }),
         _ => Err(tenure::Error::new(
             ErrorKind::Config,
             "`conform` makes embedded stores of its own: write `memory:` without a name and a query",
@@ -124,8 +118,7 @@ fn store(url: &str) -> Result<Embedded, Failure> {
 }
 
 fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path)
-        .map_err(|error| Failure::os(format_args!("create {}", path.display()), &error))
+    File::create(path).map_err(|error| Failure::os(format_args!("create {}", path.display()), &error))
 }
 
 /// The embedded store: a new one for each case.

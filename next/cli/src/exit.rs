@@ -35,10 +35,7 @@ const fn of_kind(kind: ErrorKind) -> u8 {
         ErrorKind::TimedOut => NOT_ACQUIRED,
         ErrorKind::Lost => LOST,
         ErrorKind::Unauthorized => NOT_PERMITTED,
-        ErrorKind::Config
-        | ErrorKind::InvalidName
-        | ErrorKind::Unsupported
-        | ErrorKind::Foreign => BAD_CONFIG,
+        ErrorKind::Config | ErrorKind::InvalidName | ErrorKind::Unsupported | ErrorKind::Foreign => BAD_CONFIG,
         ErrorKind::Conflict => NEGATIVE,
         ErrorKind::TooLarge => USAGE,
         _ => INTERNAL,

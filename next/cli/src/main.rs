@@ -31,8 +31,6 @@ fn run(args: &Args) -> Result<u8, Failure> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let built = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let built = tokio::runtime::Builder::new_current_thread().enable_all().build();
     built.map_err(|error| Failure::os("start a runtime", &error))
 }

@@ -56,10 +56,7 @@ pub enum Attack {
     /// One function.
     Single(for<'a> fn(&'a dyn Harness) -> LocalBoxFuture<'a, Verdict>),
     /// A rule of the table, for one role.
-    Square(
-        for<'a> fn(&'a dyn Harness, Role) -> LocalBoxFuture<'a, Verdict>,
-        Role,
-    ),
+    Square(for<'a> fn(&'a dyn Harness, Role) -> LocalBoxFuture<'a, Verdict>, Role),
     /// A rule of the table that several roles are put to at once, with one wait for all; this case is that of one role.
     /// The function returns an outcome for each role.
     Scene(
@@ -90,12 +87,7 @@ pub struct Case {
 
 impl Case {
     /// Describes a case of a promise that no store may deny, which needs no control.
-    pub const fn new(
-        id: &'static str,
-        rule: &'static str,
-        title: &'static str,
-        attack: Attack,
-    ) -> Self {
+    pub const fn new(id: &'static str, rule: &'static str, title: &'static str, attack: Attack) -> Self {
         Self {
             id,
             rule,
@@ -126,9 +118,9 @@ impl Case {
     pub fn promise(&self, guarantees: &Guarantees) -> Promise {
         match self.attack {
             Attack::Single(_) => (self.promise)(guarantees),
-            Attack::Square(_, role) | Attack::Scene(_, role) => role
-                .promise(self.line, guarantees)
-                .and(|| (self.promise)(guarantees)),
+            Attack::Square(_, role) | Attack::Scene(_, role) => {
+                role.promise(self.line, guarantees).and(|| (self.promise)(guarantees))
+            }
         }
     }
 
@@ -140,9 +132,7 @@ impl Case {
 
 impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Case")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Case").field("id", &self.id).finish_non_exhaustive()
     }
 }
 

@@ -27,9 +27,7 @@ pub use async_trait::async_trait;
 
 pub use self::case::{Attack, Case, Promise, Promises};
 pub use self::fault_layer::{EmbeddedStore, FaultLayer, TakeAway};
-pub use self::harness::{
-    Harness, Link, Linked, Need, Operator, Subject, out_of_order, why_out_of_order,
-};
+pub use self::harness::{Harness, Link, Linked, Need, Operator, Subject, out_of_order, why_out_of_order};
 pub use self::outcome::{Outcome, Seen, Step, Verdict};
 pub use self::report::Report;
 pub use self::roles::Role;

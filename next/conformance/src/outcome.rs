@@ -138,10 +138,9 @@ impl Outcome {
             Self::Violated { counterexample } => counterexample,
             Self::Unjudged { why } | Self::NotRun { why, .. } => why,
             Self::NotPromised { seen, .. } => match seen {
-                Seen::Counterexample(text)
-                | Seen::Survived(text)
-                | Seen::NoControl(text)
-                | Seen::Unjudged(text) => text,
+                Seen::Counterexample(text) | Seen::Survived(text) | Seen::NoControl(text) | Seen::Unjudged(text) => {
+                    text
+                }
             },
         }
     }
@@ -167,10 +166,9 @@ impl Outcome {
             Self::Violated { counterexample } => counterexample,
             Self::Unjudged { why } | Self::NotRun { why, .. } => why,
             Self::NotPromised { seen, .. } => match seen {
-                Seen::Counterexample(text)
-                | Seen::Survived(text)
-                | Seen::NoControl(text)
-                | Seen::Unjudged(text) => text,
+                Seen::Counterexample(text) | Seen::Survived(text) | Seen::NoControl(text) | Seen::Unjudged(text) => {
+                    text
+                }
             },
         };
         text.push_str("; ");
@@ -196,16 +194,11 @@ impl fmt::Display for Outcome {
 impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         let text = error.chain().to_string();
-        let starved = matches!(
-            error.loss(),
-            Some(LossReason::Expired | LossReason::Unreachable)
-        );
+        let starved = matches!(error.loss(), Some(LossReason::Expired | LossReason::Unreachable));
         match error.kind() {
             _ if why_out_of_order(&error).is_some() => Self::unjudged(text),
             ErrorKind::Unsupported => Self::excused(text),
-            ErrorKind::Unavailable | ErrorKind::TimedOut => {
-                Self::unjudged(format!("an unexpected error: {text}"))
-            }
+            ErrorKind::Unavailable | ErrorKind::TimedOut => Self::unjudged(format!("an unexpected error: {text}")),
             ErrorKind::Lost if starved => Self::unjudged(format!("an unexpected loss: {text}")),
             _ => Self::violated(format!("an unexpected error: {text}")),
         }

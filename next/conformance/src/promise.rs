@@ -2,9 +2,9 @@
 
 use tenure_core::Guarantees;
 use tenure_core::guarantees::{
-    Barriers, Cancellation, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, HandOff,
-    Line, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder, Release,
-    Resume, RwOrder, TokenOrder, Transactions, UnknownCommit,
+    Barriers, Cancellation, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, HandOff, Line, LossSignal,
+    MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder, Release, Resume, RwOrder, TokenOrder,
+    Transactions, UnknownCommit,
 };
 
 use crate::case::Promise;

@@ -111,10 +111,7 @@ impl Runner {
         let runs = trials
             .into_iter()
             .map(|trial| self.first(subject, trial, canary.as_ref()));
-        let mut runs: Vec<Run> = stream::iter(runs)
-            .buffered(subject.parallel().max(1))
-            .collect()
-            .await;
+        let mut runs: Vec<Run> = stream::iter(runs).buffered(subject.parallel().max(1)).collect().await;
         for run in &mut runs {
             self.repeat(subject, run, canary.as_ref()).await;
         }
@@ -187,29 +184,20 @@ impl Runner {
         let (outcomes, guarantees) = match attack.await {
             Ok(Ok(judged)) => judged,
             Ok(Err(_)) => (
-                all(Outcome::unjudged(format!(
-                    "the case did not end within {limit:?}"
-                ))),
+                all(Outcome::unjudged(format!("the case did not end within {limit:?}"))),
                 None,
             ),
-            Err(panic) => (
-                all(Outcome::violated(format!("a panic: {}", words(&*panic)))),
-                None,
-            ),
+            Err(panic) => (all(Outcome::violated(format!("a panic: {}", words(&*panic)))), None),
         };
         let cleaned = tokio::time::timeout(limit, harness.clean_up()).await;
         let note = match cleaned {
             Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!(
-                "what was left could not be removed: {}",
-                error.chain()
-            )),
+            Ok(Err(error)) => Some(format!("what was left could not be removed: {}", error.chain())),
             Err(_) => Some("what was left could not be removed in time".to_owned()),
         };
         let judged = |outcome: Outcome| {
             let outcome = self.judged(outcome);
-            note.iter()
-                .fold(outcome, |outcome, note| outcome.with_note(note))
+            note.iter().fold(outcome, |outcome, note| outcome.with_note(note))
         };
         Attempt {
             outcomes: outcomes.into_iter().map(judged).collect(),
@@ -259,11 +247,7 @@ struct Run {
 impl Run {
     /// Notes an attempt that could not judge, and whether the machine stood still in it.
     fn note(&mut self, canary: Option<&Canary>, since: Instant, ttl: Duration) {
-        let Some(unjudged) = self
-            .outcomes
-            .iter_mut()
-            .find(|outcome| outcome.is_unjudged())
-        else {
+        let Some(unjudged) = self.outcomes.iter_mut().find(|outcome| outcome.is_unjudged()) else {
             return;
         };
         let Some(canary) = canary else {
@@ -300,10 +284,7 @@ async fn attack(harness: &dyn Harness, cases: &[Case]) -> (Vec<Outcome>, Option<
         Ok(guarantees) => guarantees,
         Err(outcome) => return (vec![outcome; cases.len()], None),
     };
-    let lacks = cases[0]
-        .needs
-        .iter()
-        .find(|need| !harness.offers().contains(need));
+    let lacks = cases[0].needs.iter().find(|need| !harness.offers().contains(need));
     let outcomes = match lacks {
         Some(need) => {
             let why = format!("there is no way to {}", need.describe());

@@ -73,16 +73,10 @@ macro_rules! noun {
 
 macro_rules! attack {
     (each $rule:ident $role:ident) => {
-        Attack::Square(
-            |harness, role| Box::pin(roles::$rule(harness, role)),
-            Role::$role,
-        )
+        Attack::Square(|harness, role| Box::pin(roles::$rule(harness, role)), Role::$role)
     };
     (scene $rule:ident $role:ident) => {
-        Attack::Scene(
-            |harness, roles| Box::pin(roles::$rule(harness, roles)),
-            Role::$role,
-        )
+        Attack::Scene(|harness, roles| Box::pin(roles::$rule(harness, roles)), Role::$role)
     };
 }
 
@@ -276,10 +270,7 @@ table! {
 /// Returns the squares of one row in the order of the roles.
 const fn row(filled: &[(Role, Square)]) -> [Square; Role::ALL.len()] {
     let mut squares = [Square::Reason(""); Role::ALL.len()];
-    assert!(
-        filled.len() == squares.len(),
-        "a row needs a square for each role"
-    );
+    assert!(filled.len() == squares.len(), "a row needs a square for each role");
     let mut next = 0;
     while next < filled.len() {
         let (role, square) = filled[next];
@@ -301,9 +292,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn singles() -> impl Iterator<Item = Case> {
-    crate::cases::LISTS
-        .iter()
-        .flat_map(|module| module.iter().copied())
+    crate::cases::LISTS.iter().flat_map(|module| module.iter().copied())
 }
 
 /// The unit that runs on one stage: a case, or the cases of a scene.

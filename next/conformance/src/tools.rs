@@ -6,9 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tenure_core::guarantees::Expiry;
-use tenure_core::{
-    Error, ErrorKind, Guarantees, Result, Session, SessionId, SessionOptions, Store,
-};
+use tenure_core::{Error, ErrorKind, Guarantees, Result, Session, SessionId, SessionOptions, Store};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -90,11 +88,7 @@ macro_rules! held {
 pub(crate) use held;
 
 /// Awaits `future`, which must end within `limit`; otherwise the case is not judged.
-pub(crate) async fn within<T>(
-    limit: Duration,
-    what: &str,
-    future: impl Future<Output = T>,
-) -> Step<T> {
+pub(crate) async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> Step<T> {
     let limit = limit * pace().scale;
     tokio::time::timeout(limit, future)
         .await
@@ -134,10 +128,7 @@ pub(crate) async fn open_on(store: &Store, ttl: Duration) -> Step<Session> {
 }
 
 /// Opens a session over a link that can be disturbed.
-pub(crate) async fn open_linked(
-    harness: &dyn Harness,
-    ttl: Duration,
-) -> Step<(Session, Box<dyn Link>)> {
+pub(crate) async fn open_linked(harness: &dyn Harness, ttl: Duration) -> Step<(Session, Box<dyn Link>)> {
     let linked = done("a connection", harness.linked()).await?;
     Ok((open_on(&linked.store, ttl).await?, linked.link))
 }
@@ -157,9 +148,7 @@ pub(crate) async fn revoke(harness: &dyn Harness, session: &SessionId) -> Step<(
 /// Returns how much later than its TTL the store frees the holdings of a dead session, as it claims.
 pub(crate) async fn expiry_bound(harness: &dyn Harness) -> Step<Duration> {
     Ok(match guarantees(harness).await?.expiry.value {
-        Expiry::Within(bound)
-        | Expiry::WithinSinceRestart(bound)
-        | Expiry::WithinByClock(bound) => bound,
+        Expiry::Within(bound) | Expiry::WithinSinceRestart(bound) | Expiry::WithinByClock(bound) => bound,
         // Denied, so nothing is judged by it; the attack has to end all the same.
         _ => Duration::from_secs(5),
     })
@@ -175,9 +164,7 @@ pub(crate) fn refused<T>(what: &str, result: Result<T>, kinds: &[ErrorKind]) -> 
             error.kind(),
             error.chain()
         ))),
-        Ok(_) => Err(Outcome::violated(format!(
-            "{what}: succeeded, instead of {kinds:?}"
-        ))),
+        Ok(_) => Err(Outcome::violated(format!("{what}: succeeded, instead of {kinds:?}"))),
     }
 }
 
@@ -256,9 +243,7 @@ impl<'a> Arrivals<'a> {
 pub(crate) struct Task<T>(JoinHandle<T>);
 
 /// Starts a task.
-pub(crate) fn spawn<T: Send + 'static>(
-    future: impl Future<Output = T> + Send + 'static,
-) -> Task<T> {
+pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
     Task(tokio::spawn(future))
 }
 
@@ -294,11 +279,7 @@ pub(crate) enum GaveUp<T> {
 
 /// Polls `future` up to `polls` times and then drops it, as a caller that gives up at that await point. A future that
 /// is not woken for `quiet` is dropped too.
-pub(crate) async fn give_up_after<F: Future>(
-    polls: usize,
-    quiet: Duration,
-    future: F,
-) -> GaveUp<F::Output> {
+pub(crate) async fn give_up_after<F: Future>(polls: usize, quiet: Duration, future: F) -> GaveUp<F::Output> {
     struct Impatient<F> {
         future: Pin<Box<F>>,
         left: usize,

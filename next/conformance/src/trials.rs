@@ -71,11 +71,7 @@ pub type Make = fn() -> Pin<Box<dyn Future<Output = Result<Box<dyn Harness>>> + 
 /// Runs the `main` of [`conformance!`](crate::conformance).
 #[doc(hidden)]
 pub fn run_as_tests(store: &'static str, without: &'static [&'static str], make: Make) -> ExitCode {
-    let subject = Stranger {
-        store,
-        without,
-        make,
-    };
+    let subject = Stranger { store, without, make };
     let tests = trials().into_iter().map(|trial| {
         let ignored = trial.cases.iter().all(|case| subject.lacks(case));
         let name = format!("{store}::{}", trial.id);
@@ -88,9 +84,7 @@ pub fn run_as_tests(store: &'static str, without: &'static [&'static str], make:
     let threads = std::env::var("RUST_TEST_THREADS")
         .ok()
         .and_then(|threads| threads.parse().ok());
-    arguments
-        .test_threads
-        .get_or_insert(threads.unwrap_or(THREADS));
+    arguments.test_threads.get_or_insert(threads.unwrap_or(THREADS));
     libtest_mimic::run(&arguments, tests.collect()).exit_code()
 }
 
@@ -121,9 +115,7 @@ impl Stranger {
     }
 
     fn test(self, trial: &Trial) -> std::result::Result<(), Failed> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failed::from(error.to_string()))?;
         let report = runtime.block_on(Runner::new().run_trial(&self, trial));
         // The library's work in the background ends with its own bounds.
@@ -157,17 +149,10 @@ impl Subject for Stranger {
 
     async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
         let harness = (self.make)().await?;
-        let both =
-            |need: &&Need| harness.offers().contains(need) && self.without.contains(&need.word());
+        let both = |need: &&Need| harness.offers().contains(need) && self.without.contains(&need.word());
         if let Some(need) = Need::ALL.iter().find(both) {
-            let message = format!(
-                "`without` lists `{}`, which the harness offers",
-                need.word()
-            );
-            return Err(tenure_core::Error::new(
-                tenure_core::ErrorKind::Config,
-                message,
-            ));
+            let message = format!("`without` lists `{}`, which the harness offers", need.word());
+            return Err(tenure_core::Error::new(tenure_core::ErrorKind::Config, message));
         }
         Ok(harness)
     }

@@ -165,10 +165,7 @@ impl Clock {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub fn sleep_until(
-        &self,
-        deadline: Moment,
-    ) -> impl Future<Output = ()> + Send + 'static + use<> {
+    pub fn sleep_until(&self, deadline: Moment) -> impl Future<Output = ()> + Send + 'static + use<> {
         let clock = self.clone();
         async move {
             // Tokio rounds up to whole milliseconds: the last sleep ends at or after `deadline`.
@@ -188,9 +185,7 @@ impl Clock {
                     }
                     #[cfg(feature = "test-util")]
                     // The sender is a part of `clock`: the channel cannot close.
-                    Source::Manual(now) => {
-                        drop(now.subscribe().wait_for(|now| *now >= deadline).await)
-                    }
+                    Source::Manual(now) => drop(now.subscribe().wait_for(|now| *now >= deadline).await),
                 }
             }
         }

@@ -136,11 +136,7 @@ impl Compare {
 impl<K> Compare<K> {
     /// Creates a comparison from its parts.
     pub fn new(key: K, target: Target, relation: Relation) -> Self {
-        Self {
-            key,
-            target,
-            relation,
-        }
+        Self { key, target, relation }
     }
 
     /// Returns the compared key.
@@ -160,13 +156,9 @@ impl<K> Compare<K> {
 
     /// Returns whether the comparison holds for `found`, the key's entry, or `None` for an absent key.
     pub fn holds(&self, found: Option<&StmEntry>) -> bool {
-        let number = |of: fn(&StmEntry) -> u64, wanted: &u64| {
-            self.relation.holds(&found.map_or(0, of), wanted)
-        };
+        let number = |of: fn(&StmEntry) -> u64, wanted: &u64| self.relation.holds(&found.map_or(0, of), wanted);
         match &self.target {
-            Target::Value(wanted) => {
-                found.is_some_and(|entry| self.relation.holds(&*entry.value, &**wanted))
-            }
+            Target::Value(wanted) => found.is_some_and(|entry| self.relation.holds(&*entry.value, &**wanted)),
             Target::Version(wanted) => number(|entry| entry.version, wanted),
             Target::Created(wanted) => number(|entry| entry.created, wanted),
             Target::Modified(wanted) => number(|entry| entry.modified, wanted),

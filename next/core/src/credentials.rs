@@ -133,12 +133,11 @@ impl CredentialSource {
         let problem = match tokio::time::timeout(limit, answer).await {
             Ok(Ok(Ok(credentials))) => return Ok(credentials),
             Ok(Ok(Err(error))) => {
-                return Err(Error::new(
-                    error.kind(),
-                    "the application's function for credentials failed",
-                )
-                .retryable(error.is_retryable())
-                .with_source(error));
+                return Err(
+                    Error::new(error.kind(), "the application's function for credentials failed")
+                        .retryable(error.is_retryable())
+                        .with_source(error),
+                );
             }
             Ok(Err(stopped)) if stopped.is_panic() => "panicked".to_owned(),
             Ok(Err(_)) => "was stopped with its runtime".to_owned(),

@@ -73,13 +73,8 @@ impl ElectionHandle {
     /// # Cancel safety
     ///
     /// As for [`campaign`](Self::campaign).
-    pub async fn campaign_timeout(
-        &self,
-        value: impl AsRef<[u8]>,
-        limit: Duration,
-    ) -> Result<Leadership> {
-        self.wait("campaign_timeout", value.as_ref(), Some(limit))
-            .await
+    pub async fn campaign_timeout(&self, value: impl AsRef<[u8]>, limit: Duration) -> Result<Leadership> {
+        self.wait("campaign_timeout", value.as_ref(), Some(limit)).await
     }
 
     /// Becomes the leader if there is no leader and no candidate. Otherwise it returns `None` and leaves nothing in
@@ -95,13 +90,9 @@ impl ElectionHandle {
     pub async fn try_campaign(&self, value: impl AsRef<[u8]>) -> Result<Option<Leadership>> {
         let operation = "try_campaign";
         let value = self.checked(operation, value.as_ref())?;
-        let joining = self.0.join(
-            operation,
-            self.queue(),
-            Mode::Exclusive,
-            Some(value),
-            Patience::Try,
-        );
+        let joining = self
+            .0
+            .join(operation, self.queue(), Mode::Exclusive, Some(value), Patience::Try);
         Ok(joining.await?.map(Leadership))
     }
 
@@ -161,16 +152,11 @@ impl ElectionHandle {
         Ok(value.into())
     }
 
-    async fn wait(
-        &self,
-        operation: &'static str,
-        value: &[u8],
-        limit: Option<Duration>,
-    ) -> Result<Leadership> {
+    async fn wait(&self, operation: &'static str, value: &[u8], limit: Option<Duration>) -> Result<Leadership> {
         let value = self.checked(operation, value)?;
-        let joining =
-            self.0
-                .join_and_wait(operation, self.queue(), Mode::Exclusive, Some(value), limit);
+        let joining = self
+            .0
+            .join_and_wait(operation, self.queue(), Mode::Exclusive, Some(value), limit);
         joining.await.map(Leadership)
     }
 }
@@ -219,8 +205,7 @@ impl Leadership {
         let unsupported = || refused(crate::Error::unsupported("elections"));
         let election = election(session).ok_or_else(unsupported)?;
         let proclaim = move |marker: Marker| {
-            let (election, request, value) =
-                (Arc::clone(&election), request.clone(), Arc::clone(&value));
+            let (election, request, value) = (Arc::clone(&election), request.clone(), Arc::clone(&value));
             // Nonces rise also over a detachment, after which the leadership may be reclaimed.
             let number = marker.nonce.get();
             async move { election.proclaim(&request, token, number, &value).await }.boxed()
@@ -295,10 +280,7 @@ impl Observer {
 
     /// Returns the next state in the store's order. Ignores older states, from a lagging member or a late message.
     fn look(&self) -> BoxFuture<'static, Result<LeaderUpdate>> {
-        let (handle, seen) = (
-            self.handle.clone(),
-            self.last.as_ref().map(|update| update.version),
-        );
+        let (handle, seen) = (self.handle.clone(), self.last.as_ref().map(|update| update.version));
         async move {
             let operation = "observe";
             let (session, name) = (handle.session(), handle.name(operation)?);
@@ -355,10 +337,7 @@ impl Stream for Observer {
                     return Poll::Ready((!ended).then_some(Err(error)));
                 }
                 Ok(update) => {
-                    let changed = this
-                        .last
-                        .as_ref()
-                        .is_none_or(|last| last.leader != update.leader);
+                    let changed = this.last.as_ref().is_none_or(|last| last.leader != update.leader);
                     this.last = Some(update.clone());
                     if changed {
                         return Poll::Ready(Some(Ok(update)));

@@ -157,10 +157,7 @@ impl Error {
 
     /// Creates the error of an operation that the store or its backend does not support, such as `detaching a session`.
     pub fn unsupported(what: impl fmt::Display) -> Self {
-        Self::new(
-            ErrorKind::Unsupported,
-            format!("this store does not support {what}"),
-        )
+        Self::new(ErrorKind::Unsupported, format!("this store does not support {what}"))
     }
 
     pub(crate) fn invalid_name(name: &str, message: String) -> Self {

@@ -132,11 +132,9 @@ fn start() -> io::Result<Handle> {
     // One thread on purpose: with several workers, a woken renewal can wait behind a task that blocks its worker.
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
-    thread::Builder::new()
-        .name("tenure".into())
-        .spawn(move || {
-            IS_LIBRARY_THREAD.set(true);
-            runtime.block_on(pending::<()>())
-        })?;
+    thread::Builder::new().name("tenure".into()).spawn(move || {
+        IS_LIBRARY_THREAD.set(true);
+        runtime.block_on(pending::<()>())
+    })?;
     Ok(handle)
 }

@@ -34,10 +34,7 @@ struct Guarded<T> {
 impl<T> FenceGate<T> {
     /// Creates a gate for `value` that has seen no token yet.
     pub const fn new(value: T) -> Self {
-        Self(Mutex::new(Guarded {
-            newest: None,
-            value,
-        }))
+        Self(Mutex::new(Guarded { newest: None, value }))
     }
 
     /// Creates a gate that has already seen `newest`, for a resource that stores the token with its data.
@@ -55,18 +52,11 @@ impl<T> FenceGate<T> {
     /// # Errors
     ///
     /// [`StaleToken`] if a newer token has been seen; `write` did not run.
-    pub fn write<R>(
-        &self,
-        token: FencingToken,
-        write: impl FnOnce(&mut T) -> R,
-    ) -> Result<R, StaleToken> {
+    pub fn write<R>(&self, token: FencingToken, write: impl FnOnce(&mut T) -> R) -> Result<R, StaleToken> {
         // The token is recorded before the write: a panic in `write` must not let an older token in.
         let mut guarded = self.0.lock();
         match guarded.newest {
-            Some(newest) if newest > token => Err(StaleToken {
-                offered: token,
-                newest,
-            }),
+            Some(newest) if newest > token => Err(StaleToken { offered: token, newest }),
             _ => {
                 guarded.newest = Some(token);
                 Ok(write(&mut guarded.value))

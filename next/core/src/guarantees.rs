@@ -7,9 +7,9 @@ use crate::error::{Error, ErrorKind, Result};
 mod values;
 
 pub use values::{
-    Barriers, Cancellation, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, HandOff,
-    LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder, Release, Resume,
-    RwOrder, Scope, TokenOrder, Transactions, UnknownCommit,
+    Barriers, Cancellation, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, HandOff, LossSignal,
+    MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder, Release, Resume, RwOrder, Scope, TokenOrder,
+    Transactions, UnknownCommit,
 };
 
 /// One guarantee or its denial, with a reason in words.

@@ -64,15 +64,7 @@ impl Handle {
     ) -> Result<Option<Acquired<A::Granted>>> {
         let name = self.name(operation)?;
         let what = what.ok_or_else(|| self.unsupported(operation))?;
-        acquire(
-            &self.session,
-            Arc::new(what),
-            operation,
-            self.kind,
-            &name,
-            patience,
-        )
-        .await
+        acquire(&self.session, Arc::new(what), operation, self.kind, &name, patience).await
     }
 
     /// Acquires a place at the head of a wait queue.
@@ -112,18 +104,14 @@ impl Handle {
     }
 
     pub(crate) fn unsupported(&self, operation: &'static str) -> Error {
-        Error::unsupported(self.kind.as_str())
-            .during(operation)
-            .on(self.text())
+        Error::unsupported(self.kind.as_str()).during(operation).on(self.text())
     }
 }
 
 /// Returns the error for a backend that answers `Busy` to a request that waits.
 pub(crate) fn busy(operation: &'static str, name: &str) -> Error {
     let message = "the backend did not queue a request that waits: please report it";
-    Error::new(ErrorKind::Internal, message)
-        .during(operation)
-        .on(name)
+    Error::new(ErrorKind::Internal, message).during(operation).on(name)
 }
 
 /// A place in a wait queue.
@@ -142,10 +130,7 @@ impl Acquirable for Place {
     }
 
     async fn join(&self, request: &Request, wait: bool) -> Result<Begun<Grant>> {
-        let joined = self
-            .queue
-            .join(request, self.mode, self.value.as_deref(), wait)
-            .await?;
+        let joined = self.queue.join(request, self.mode, self.value.as_deref(), wait).await?;
         Ok(match joined {
             Joined::Granted(grant) => Begun::Granted(grant),
             Joined::Waiting => Begun::Waiting,

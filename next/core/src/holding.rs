@@ -33,13 +33,7 @@ impl Holding {
     pub(crate) fn fence(&self) -> Fence {
         let request = self.0.request();
         let (kind, name) = (request.kind(), request.name().clone());
-        Fence::new(
-            request.nonce(),
-            kind,
-            name,
-            self.token(),
-            self.1 == Mode::Exclusive,
-        )
+        Fence::new(request.nonce(), kind, name, self.token(), self.1 == Mode::Exclusive)
     }
 
     /// Returns the name of the held object.
@@ -138,11 +132,7 @@ impl Holding {
 
     /// Ends it after work that ended while it was valid. An unconfirmed end goes on in the background and is no error of the
     /// work; only the store's answer that it was not held any more is one.
-    pub(crate) async fn end_after_work(
-        self,
-        operation: &'static str,
-        ending: Ending,
-    ) -> Result<()> {
+    pub(crate) async fn end_after_work(self, operation: &'static str, ending: Ending) -> Result<()> {
         let session = std::sync::Arc::clone(self.0.session());
         match self.0.end(operation, ending).await {
             Err(error)

@@ -49,8 +49,7 @@ pub use runner::{ConsumeOptions, Lead, LeadOptions, SupervisedSession};
 pub use rw_lock::{ReadGuard, RwLockHandle, WriteGuard};
 pub use session::Session;
 pub use stm::{
-    DEFAULT_ATTEMPTS, FencedStm, Isolation, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, StmHandle, Tx,
-    Txn, TxnOutcome,
+    DEFAULT_ATTEMPTS, FencedStm, Isolation, MAX_OPERATIONS, MAX_TRANSACTION_BYTES, StmHandle, Tx, Txn, TxnOutcome,
 };
 pub use store::Store;
 pub use token::FencingToken;

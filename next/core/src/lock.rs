@@ -36,9 +36,7 @@ impl LockHandle {
     }
 
     fn queue(&self) -> Option<Arc<dyn WaitQueue>> {
-        Arc::clone(self.0.session().backend())
-            .locker()
-            .map(|locks| locks as _)
+        Arc::clone(self.0.session().backend()).locker().map(|locks| locks as _)
     }
 
     async fn wait(&self, operation: &'static str, limit: Option<Duration>) -> Result<LockGuard> {
@@ -92,13 +90,9 @@ impl LockHandle {
     ///
     /// As for [`lock`](Self::lock).
     pub async fn try_lock(&self) -> Result<Option<LockGuard>> {
-        let joining = self.0.join(
-            "try_lock",
-            self.queue(),
-            Mode::Exclusive,
-            None,
-            Patience::Try,
-        );
+        let joining = self
+            .0
+            .join("try_lock", self.queue(), Mode::Exclusive, None, Patience::Try);
         Ok(joining.await?.map(LockGuard))
     }
 

@@ -106,9 +106,7 @@ fn validate(what: &str, text: &str) -> Result<Arc<str>> {
         format!("a {what} must not be empty: give it 1 to {MAX_NAME_BYTES} bytes")
     } else if text.len() > MAX_NAME_BYTES {
         let length = text.len();
-        format!(
-            "a {what} has at most {MAX_NAME_BYTES} bytes, this one has {length}: choose a shorter one"
-        )
+        format!("a {what} has at most {MAX_NAME_BYTES} bytes, this one has {length}: choose a shorter one")
     } else if text.contains('\0') {
         format!("a {what} must not contain a NUL byte: remove it")
     } else {
@@ -195,9 +193,7 @@ pub fn escape(component: &str) -> String {
     let mut escaped = String::with_capacity(component.len());
     for character in component.chars() {
         match character {
-            '/' | '%' | '\0'..='\x1f' | '\x7f' => {
-                escaped.push_str(&format!("%{:02X}", character as u32))
-            }
+            '/' | '%' | '\0'..='\x1f' | '\x7f' => escaped.push_str(&format!("%{:02X}", character as u32)),
             _ => escaped.push(character),
         }
     }
@@ -212,11 +208,7 @@ pub fn namespace_root(namespace: &Namespace) -> String {
 
 /// Returns the path of one named object, without a trailing slash: `<namespace root>/<kind>/<name>`.
 pub fn path(namespace: &Namespace, kind: Kind, name: &Name) -> String {
-    format!(
-        "{}/{kind}/{}",
-        namespace_root(namespace),
-        escape(name.as_str())
-    )
+    format!("{}/{kind}/{}", namespace_root(namespace), escape(name.as_str()))
 }
 
 /// Returns the object that `path` belongs to: the inverse of [`path()`] without the namespace's root and its slash. A part

@@ -65,9 +65,8 @@ pub(crate) fn check_label(label: &str) -> Result<&str> {
     if label.len() <= MAX_LABEL_BYTES && !label.chars().any(char::is_control) {
         return Ok(label);
     }
-    let message = format!(
-        "a label has at most {MAX_LABEL_BYTES} bytes and no control characters: choose a shorter, plain one"
-    );
+    let message =
+        format!("a label has at most {MAX_LABEL_BYTES} bytes and no control characters: choose a shorter, plain one");
     Err(Error::new(ErrorKind::Config, message))
 }
 

@@ -59,9 +59,7 @@ impl RwLockHandle {
     /// Cancel safe at every await point: the request leaves the wait queue, and a grant that crosses with the
     /// cancellation is released.
     pub async fn read(&self) -> Result<ReadGuard> {
-        self.wait("read", Mode::Shared, None)
-            .await
-            .map(ReadGuard::new)
+        self.wait("read", Mode::Shared, None).await.map(ReadGuard::new)
     }
 
     /// Calls [`read`](Self::read) with a time limit: waits for at most `limit`, plus at most 500 ms in which
@@ -90,9 +88,7 @@ impl RwLockHandle {
     ///
     /// As for [`read`](Self::read).
     pub async fn try_read(&self) -> Result<Option<ReadGuard>> {
-        let joining = self
-            .0
-            .join("try_read", self.queue(), Mode::Shared, None, Patience::Try);
+        let joining = self.0.join("try_read", self.queue(), Mode::Shared, None, Patience::Try);
         Ok(joining.await?.map(ReadGuard::new))
     }
 
@@ -107,9 +103,7 @@ impl RwLockHandle {
     ///
     /// As for [`read`](Self::read).
     pub async fn write(&self) -> Result<WriteGuard> {
-        self.wait("write", Mode::Exclusive, None)
-            .await
-            .map(WriteGuard)
+        self.wait("write", Mode::Exclusive, None).await.map(WriteGuard)
     }
 
     /// Calls [`write`](Self::write) with a time limit: waits for at most `limit`, plus at most 500 ms in which
@@ -138,13 +132,9 @@ impl RwLockHandle {
     ///
     /// As for [`read`](Self::read).
     pub async fn try_write(&self) -> Result<Option<WriteGuard>> {
-        let joining = self.0.join(
-            "try_write",
-            self.queue(),
-            Mode::Exclusive,
-            None,
-            Patience::Try,
-        );
+        let joining = self
+            .0
+            .join("try_write", self.queue(), Mode::Exclusive, None, Patience::Try);
         Ok(joining.await?.map(WriteGuard))
     }
 
@@ -188,15 +178,8 @@ impl RwLockHandle {
         rw_lock(self.0.session()).map(|locks| locks as _)
     }
 
-    async fn wait(
-        &self,
-        operation: &'static str,
-        mode: Mode,
-        limit: Option<Duration>,
-    ) -> Result<Holding> {
-        self.0
-            .join_and_wait(operation, self.queue(), mode, None, limit)
-            .await
+    async fn wait(&self, operation: &'static str, mode: Mode, limit: Option<Duration>) -> Result<Holding> {
+        self.0.join_and_wait(operation, self.queue(), mode, None, limit).await
     }
 }
 

@@ -45,16 +45,9 @@ impl Store {
     ///
     /// Cancel safe: a session that opens meanwhile is closed in the background.
     pub async fn open(&self, options: SessionOptions) -> Result<Session> {
-        let ttl = options
-            .requested_ttl()
-            .unwrap_or_else(|| self.backend.default_ttl());
-        let label = options
-            .checked_label()
-            .map_err(|error| error.during("open"))?;
-        self.opening()
-            .open(ttl, label.into())
-            .await
-            .map(Session::new)
+        let ttl = options.requested_ttl().unwrap_or_else(|| self.backend.default_ttl());
+        let label = options.checked_label().map_err(|error| error.during("open"))?;
+        self.opening().open(ttl, label.into()).await.map(Session::new)
     }
 
     /// Continues a session that was detached by [`Session::detach`] (rule S4). Reclaim its holdings by their tokens; close
@@ -126,8 +119,7 @@ impl Store {
     /// Cancel safe.
     pub async fn guarantees(&self) -> Result<Guarantees> {
         let backend = Arc::clone(&self.backend);
-        self.call("guarantees", async move { backend.guarantees().await })
-            .await
+        self.call("guarantees", async move { backend.guarantees().await }).await
     }
 
     /// Makes every later fencing token of the namespace at least `floor` (rule O4), after a restore from a backup.
@@ -141,9 +133,10 @@ impl Store {
     /// A dropped call continues in the background.
     pub async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
         let backend = Arc::clone(&self.backend);
-        self.call("raise_token_floor", async move {
-            backend.raise_token_floor(floor).await
-        })
+        self.call(
+            "raise_token_floor",
+            async move { backend.raise_token_floor(floor).await },
+        )
         .await
     }
 

@@ -51,9 +51,7 @@ impl StoreUrl {
     /// `Config` if it is not the URL of a store. The message does not repeat the URL, which may contain a password.
     pub fn parse(text: &str) -> Result<Self> {
         let (scheme, rest) = text.split_once(':').ok_or_else(|| {
-            config(
-                "a store URL begins with a scheme, like `memory:` or `etcd://host:2379/namespace`",
-            )
+            config("a store URL begins with a scheme, like `memory:` or `etcd://host:2379/namespace`")
         })?;
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
         if scheme.is_empty() || !scheme.chars().all(is_plain) {
@@ -62,9 +60,7 @@ impl StoreUrl {
             ));
         }
         if rest.contains('#') {
-            return Err(config(
-                "a store URL has no `#` part: write `%23` for the character",
-            ));
+            return Err(config("a store URL has no `#` part: write `%23` for the character"));
         }
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = match rest.strip_prefix("//") {
@@ -83,10 +79,7 @@ impl StoreUrl {
             None => (None, authority),
         };
         let credentials = match credentials.map(|text| text.split_once(':').ok_or(text)) {
-            Some(Ok((user, password))) => Some(Credentials::new(
-                decode("user", user)?,
-                decode("password", password)?,
-            )),
+            Some(Ok((user, password))) => Some(Credentials::new(decode("user", user)?, decode("password", password)?)),
             Some(Err(user)) => Some(Credentials::without_password(decode("user", user)?)),
             None => None,
         };
@@ -194,9 +187,7 @@ impl StoreUrl {
     pub fn take_label(&mut self) -> Result<Option<String>> {
         let text = self.take("client_label");
         let label = self.options.label.take().or(text);
-        label
-            .map(|label| check_label(&label).map(str::to_owned))
-            .transpose()
+        label.map(|label| check_label(&label).map(str::to_owned)).transpose()
     }
 
     /// Takes the application's files for TLS, for a store whose query keys for them have names of their own.
@@ -218,9 +209,7 @@ impl StoreUrl {
                 (Some(certificate), Some(key)) => Some((certificate.into(), key.into())),
                 (None, None) => None,
                 _ => {
-                    return Err(config(
-                        "`cert` and `key` in the URL go together: set both or none",
-                    ));
+                    return Err(config("`cert` and `key` in the URL go together: set both or none"));
                 }
             },
             server_name: self.take("server_name"),
@@ -248,9 +237,13 @@ impl StoreUrl {
         let Some(text) = self.take(key) else {
             return Ok(None);
         };
-        let duration = parse_duration(&text).filter(|duration| !duration.is_zero()).ok_or_else(|| {
-            config(format!("`{key}` in the URL must be a duration above zero with a unit, like `500ms`, `10s` or `2m`"))
-        })?;
+        let duration = parse_duration(&text)
+            .filter(|duration| !duration.is_zero())
+            .ok_or_else(|| {
+                config(format!(
+                    "`{key}` in the URL must be a duration above zero with a unit, like `500ms`, `10s` or `2m`"
+                ))
+            })?;
         Ok(Some(duration))
     }
 
@@ -263,9 +256,7 @@ impl StoreUrl {
         match self.take(key).as_deref() {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(_) => Err(config(format!(
-                "`{key}` in the URL must be `true` or `false`"
-            ))),
+            Some(_) => Err(config(format!("`{key}` in the URL must be `true` or `false`"))),
         }
     }
 
@@ -327,11 +318,9 @@ fn config(message: impl Into<String>) -> Error {
 fn decode(part: &str, text: &str) -> Result<String> {
     check_escapes(part, text)?;
     let decoded = percent_decode_str(text).decode_utf8();
-    decoded.map(Into::into).map_err(|_| {
-        config(format!(
-            "the {part} in the URL is not UTF-8 after percent-decoding"
-        ))
-    })
+    decoded
+        .map(Into::into)
+        .map_err(|_| config(format!("the {part} in the URL is not UTF-8 after percent-decoding")))
 }
 
 /// Refuses a `%` without two hexadecimal digits: it may be a password that was not encoded.
@@ -354,9 +343,7 @@ fn parse_query(text: &str) -> Result<BTreeMap<String, String>> {
     let mut query = BTreeMap::new();
     for (key, value) in form_urlencoded::parse(text.as_bytes()) {
         if query.insert(key.to_string(), value.into_owned()).is_some() {
-            return Err(config(format!(
-                "the query of the URL has the key `{key}` twice"
-            )));
+            return Err(config(format!("the query of the URL has the key `{key}` twice")));
         }
     }
     Ok(query)
@@ -373,11 +360,7 @@ fn check_host(host: &str) -> Result<()> {
         || port
             .strip_prefix(':')
             .is_some_and(|port| !port.contains([':', '[', ']']));
-    if is_port
-        && !host.is_empty()
-        && !host.starts_with(':')
-        && (host.starts_with('[') || !host.contains(']'))
-    {
+    if is_port && !host.is_empty() && !host.starts_with(':') && (host.starts_with('[') || !host.contains(']')) {
         return Ok(());
     }
     Err(config(

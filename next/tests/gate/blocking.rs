@@ -6,10 +6,7 @@ use tenure::blocking::{Session, connect};
 use tenure::{ErrorKind, SessionOptions};
 
 fn session() -> Session {
-    connect("memory:")
-        .unwrap()
-        .open(SessionOptions::new())
-        .unwrap()
+    connect("memory:").unwrap().open(SessionOptions::new()).unwrap()
 }
 
 #[test]
@@ -86,9 +83,7 @@ fn call_within_an_async_runtime_is_refused() {
         let queue = session.queue("q");
         (session, queue)
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let refused = runtime.block_on(async { queue.enqueue("x").unwrap_err() });
     assert_eq!(refused.kind(), ErrorKind::Config);
     assert_eq!(queue.len().unwrap(), 0);
@@ -123,12 +118,7 @@ fn queue_and_barriers_have_the_calls_of_the_async_api() {
     assert_eq!(late.unwrap_err().kind(), ErrorKind::TimedOut);
     held.release().unwrap();
     session.barrier("b").wait().unwrap();
-    session
-        .double_barrier("d", 1)
-        .enter()
-        .unwrap()
-        .leave()
-        .unwrap();
+    session.double_barrier("d", 1).enter().unwrap().leave().unwrap();
     let writer = session.write_lock("c").unwrap();
     writer.downgrade().unwrap().release().unwrap();
 }

@@ -1,8 +1,7 @@
 use std::time::Duration;
 
 use tenure::{
-    ConnectOptions, Connector, Credentials, ErrorKind, Namespace, SessionOptions, Store, connect,
-    connect_with,
+    ConnectOptions, Connector, Credentials, ErrorKind, Namespace, SessionOptions, Store, connect, connect_with,
 };
 
 async fn refusal(url: &str) -> String {
@@ -48,10 +47,7 @@ async fn scheme_of_a_missing_store_is_refused_with_its_feature() {
 #[tokio::test]
 async fn query_key_of_no_meaning_is_refused() {
     let text = refusal("memory:?tll=10s").await;
-    assert!(
-        text.contains("`tll`") && text.contains("namespace, ttl"),
-        "{text}"
-    );
+    assert!(text.contains("`tll`") && text.contains("namespace, ttl"), "{text}");
 }
 
 #[tokio::test]
@@ -63,10 +59,7 @@ async fn password_is_absent_from_the_error_of_a_refused_url() {
         "redis://u:can/canary@h/x",
     ] {
         let error = connect(url).await.unwrap_err();
-        assert!(
-            !format!("{error} {error:?}").contains("canary"),
-            "{error:?}"
-        );
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
     }
 }
 
@@ -80,10 +73,7 @@ async fn option_that_the_store_does_not_take_is_refused() {
 
 #[tokio::test]
 async fn url_without_a_name_is_a_store_of_its_own() {
-    let (one, other) = (
-        connect("memory:").await.unwrap(),
-        connect("memory:").await.unwrap(),
-    );
+    let (one, other) = (connect("memory:").await.unwrap(), connect("memory:").await.unwrap());
     let session = one.open(SessionOptions::new()).await.unwrap();
     let guard = session.lock("a").await.unwrap();
     assert!(holds(&one, "a").await);
@@ -94,12 +84,8 @@ async fn url_without_a_name_is_a_store_of_its_own() {
 #[tokio::test]
 async fn url_with_a_name_is_shared_within_its_namespace() {
     let one = connect("memory:facade-shared").await.unwrap();
-    let same = connect("MEMORY:facade-shared?namespace=default")
-        .await
-        .unwrap();
-    let apart = connect("memory:facade-shared?namespace=other")
-        .await
-        .unwrap();
+    let same = connect("MEMORY:facade-shared?namespace=default").await.unwrap();
+    let apart = connect("memory:facade-shared?namespace=other").await.unwrap();
     let options = ConnectOptions::new().namespace(Namespace::new("other").unwrap());
     let overridden = connect_with("memory:facade-shared?namespace=default", options)
         .await
@@ -127,19 +113,10 @@ async fn label_of_the_url_is_that_of_sessions_without_one() {
     use tenure::memory::{MemoryBackend, MemoryConfig};
 
     let operator = MemoryBackend::connect(MemoryConfig::shared("facade-label")).unwrap();
-    let store = connect("memory:facade-label?client_label=billing")
-        .await
-        .unwrap();
-    let _own = store
-        .open(SessionOptions::new().label("mine"))
-        .await
-        .unwrap();
+    let store = connect("memory:facade-label?client_label=billing").await.unwrap();
+    let _own = store.open(SessionOptions::new().label("mine")).await.unwrap();
     let _none = store.open(SessionOptions::new()).await.unwrap();
-    let labels: Vec<_> = operator
-        .sessions()
-        .into_iter()
-        .map(|(_, label)| label)
-        .collect();
+    let labels: Vec<_> = operator.sessions().into_iter().map(|(_, label)| label).collect();
     assert_eq!(labels, ["mine", "billing"]);
 }
 

@@ -30,38 +30,23 @@ struct Participant {
 }
 
 impl State {
-    pub(crate) fn enter(
-        &mut self,
-        member: &Member,
-        request: &Request,
-        count: NonZeroU32,
-    ) -> Result<Entered> {
+    pub(crate) fn enter(&mut self, member: &Member, request: &Request, count: NonZeroU32) -> Result<Entered> {
         let object = self.object_of(request);
         if !self.begin(member, request)? {
             if let Some(generation) = self.generations.get(&object) {
-                generation
-                    .check(count.get())
-                    .or_else(|error| match generation.tokens {
-                        Some(_) if self.planted.has(Bug::OneTooMany) => Ok(()),
-                        None if self.planted.has(Bug::CountIgnored) => Ok(()),
-                        _ => Err(error),
-                    })?;
+                generation.check(count.get()).or_else(|error| match generation.tokens {
+                    Some(_) if self.planted.has(Bug::OneTooMany) => Ok(()),
+                    None if self.planted.has(Bug::CountIgnored) => Ok(()),
+                    _ => Err(error),
+                })?;
             }
             let arrival = self.next_arrival();
-            self.add_entry(
-                member,
-                request.nonce(),
-                &object,
-                Location::Generation(arrival),
-            )?;
-            let generation = self
-                .generations
-                .entry(object.clone())
-                .or_insert_with(|| Generation {
-                    count: count.get(),
-                    participants: BTreeMap::new(),
-                    tokens: None,
-                });
+            self.add_entry(member, request.nonce(), &object, Location::Generation(arrival))?;
+            let generation = self.generations.entry(object.clone()).or_insert_with(|| Generation {
+                count: count.get(),
+                participants: BTreeMap::new(),
+                tokens: None,
+            });
             let participant = Participant {
                 session: member.session,
                 nonce: request.nonce(),
@@ -102,33 +87,19 @@ impl State {
         }
     }
 
-    pub(crate) fn look_in_generation(
-        &mut self,
-        member: &Member,
-        request: &Request,
-    ) -> Result<Look<Grant>> {
+    pub(crate) fn look_in_generation(&mut self, member: &Member, request: &Request) -> Result<Look<Grant>> {
         let held = self.entry(member, request)?;
         let Location::Generation(_) = held.location else {
             return Err(no_place());
         };
-        Ok(
-            match self.grants(member.session, &held).into_iter().next() {
-                Some(grant) => Look::Done(grant),
-                None => Look::Until(self.first_end([member.session])),
-            },
-        )
+        Ok(match self.grants(member.session, &held).into_iter().next() {
+            Some(grant) => Look::Done(grant),
+            None => Look::Until(self.first_end([member.session])),
+        })
     }
 
-    pub(super) fn token_in_generation(
-        &self,
-        object: &Object,
-        arrival: u64,
-    ) -> Option<FencingToken> {
-        self.generations
-            .get(object)?
-            .participants
-            .get(&arrival)?
-            .token
+    pub(super) fn token_in_generation(&self, object: &Object, arrival: u64) -> Option<FencingToken> {
+        self.generations.get(object)?.participants.get(&arrival)?.token
     }
 
     /// Removes a participant, whose entry is gone.
@@ -136,8 +107,7 @@ impl State {
         let Some(generation) = self.generations.get_mut(object) else {
             return;
         };
-        if self.planted.has(Bug::DeadCount) && ending == Ending::Lost && generation.tokens.is_none()
-        {
+        if self.planted.has(Bug::DeadCount) && ending == Ending::Lost && generation.tokens.is_none() {
             return;
         }
         generation.participants.remove(&arrival);
@@ -148,16 +118,9 @@ impl State {
     }
 
     /// Looks whether all participants of the generation with `token` have left.
-    pub(crate) fn look_for_others(
-        &mut self,
-        member: &Member,
-        name: &Name,
-        token: FencingToken,
-    ) -> Result<Look<()>> {
+    pub(crate) fn look_for_others(&mut self, member: &Member, name: &Name, token: FencingToken) -> Result<Look<()>> {
         self.lease(member)?;
-        let generation = self
-            .generations
-            .get(&self.object(Kind::DoubleBarrier, name));
+        let generation = self.generations.get(&self.object(Kind::DoubleBarrier, name));
         let generation = generation.filter(|generation| {
             generation
                 .tokens

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use tenure_core::backend::{
-    CommitRecord, Departure, Entry, EntryState, Grant, Left, Marker, Nonce, Page, Request,
-};
+use tenure_core::backend::{CommitRecord, Departure, Entry, EntryState, Grant, Left, Marker, Nonce, Page, Request};
 use tenure_core::{Error, ErrorKind, FencingToken, Result};
 
 use super::queue::ItemPlace;
@@ -112,10 +110,7 @@ impl Outcome {
     }
 
     pub(super) fn of_another_step() -> Error {
-        Error::new(
-            ErrorKind::Internal,
-            "two steps of one session have the same nonce",
-        )
+        Error::new(ErrorKind::Internal, "two steps of one session have the same nonce")
     }
 }
 
@@ -152,9 +147,7 @@ impl State {
             ));
         }
         let object = object.clone();
-        lease
-            .entries
-            .insert(nonce, StoredEntry { object, location });
+        lease.entries.insert(nonce, StoredEntry { object, location });
         Ok(())
     }
 
@@ -163,9 +156,7 @@ impl State {
         let object = self.object_of(request);
         let lease = self.lease(member)?;
         let held = lease.entries.get(&request.nonce());
-        held.filter(|held| held.object == object)
-            .cloned()
-            .ok_or_else(no_place)
+        held.filter(|held| held.object == object).cloned().ok_or_else(no_place)
     }
 
     /// Runs a step that leaves no entry once for its marker.
@@ -180,9 +171,7 @@ impl State {
         lease.last_nonce = lease.last_nonce.max(marker.nonce);
         match lease.slots.get(&marker.slot) {
             Some((_, Outcome::Aborted)) if planted.has(Bug::LateCommitLands) => {}
-            Some((last, outcome))
-                if *last == marker.nonce && !planted.has(Bug::RepeatedStepActsAgain) =>
-            {
+            Some((last, outcome)) if *last == marker.nonce && !planted.has(Bug::RepeatedStepActsAgain) => {
                 return Ok(outcome.clone());
             }
             Some((last, _)) if *last > marker.nonce && !planted.has(Bug::LateStepActs) => {
@@ -193,23 +182,14 @@ impl State {
         let outcome = step(self)?;
         let lease = self.lease(member)?;
         lease.ended_nonces.insert(marker.nonce);
-        lease
-            .slots
-            .insert(marker.slot, (marker.nonce, outcome.clone()));
+        lease.slots.insert(marker.slot, (marker.nonce, outcome.clone()));
         Ok(outcome)
     }
 
     /// Ends requests of wait queues or double barriers.
-    pub(crate) fn leave(
-        &mut self,
-        member: &Member,
-        marker: Marker,
-        departures: &[Departure],
-    ) -> Result<Vec<Left>> {
+    pub(crate) fn leave(&mut self, member: &Member, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
         let leave = |state: &mut Self| {
-            let left = departures
-                .iter()
-                .map(|departure| state.depart(member, departure));
+            let left = departures.iter().map(|departure| state.depart(member, departure));
             left.collect::<Result<_>>().map(Outcome::Left)
         };
         self.once(member, marker, leave)?.left()
@@ -252,9 +232,7 @@ impl State {
             .take(PAGE)
             .map(|(n, h)| (*n, h.clone()))
             .collect();
-        let next = held
-            .get(PAGE - 1)
-            .map(|(nonce, _)| nonce.get().to_be_bytes().to_vec());
+        let next = held.get(PAGE - 1).map(|(nonce, _)| nonce.get().to_be_bytes().to_vec());
         let mut entries = Vec::new();
         for (nonce, held) in held {
             let granted = self.grants(member.session, &held);

@@ -43,13 +43,7 @@ pub(super) struct Lease {
 
 /// Leases.
 impl State {
-    pub(crate) fn open(
-        &mut self,
-        session: u64,
-        ttl: Duration,
-        label: &str,
-        events: SessionEvents,
-    ) -> Member {
+    pub(crate) fn open(&mut self, session: u64, ttl: Duration, label: &str, events: SessionEvents) -> Member {
         if self.planted.has(Bug::TokensRestart) && self.sessions.is_empty() {
             self.last_token = 0;
         }
@@ -84,9 +78,7 @@ impl State {
 
     pub(crate) fn labels(&self) -> Vec<(u64, String)> {
         let sessions = self.sessions.iter();
-        sessions
-            .map(|(number, lease)| (*number, lease.label.clone()))
-            .collect()
+        sessions.map(|(number, lease)| (*number, lease.label.clone())).collect()
     }
 
     pub(crate) fn renew(&mut self, member: &Member) -> Result<()> {
@@ -152,16 +144,11 @@ impl State {
     }
 
     /// Continues a detached session. Returns its new identity, its TTL, and a nonce above all of its nonces.
-    pub(crate) fn resume(
-        &mut self,
-        session: u64,
-        events: SessionEvents,
-    ) -> Result<(Member, Duration, Nonce)> {
+    pub(crate) fn resume(&mut self, session: u64, events: SessionEvents) -> Result<(Member, Duration, Nonce)> {
         let expired = || Error::lost(LossReason::Expired);
         let lease = self.sessions.get_mut(&session).ok_or_else(expired)?;
         if !lease.detached && !self.planted.has(Bug::ResumedTwice) {
-            let message =
-                "the session is not detached: it was resumed already, or its process still has it";
+            let message = "the session is not detached: it was resumed already, or its process still has it";
             return Err(Error::new(ErrorKind::Conflict, message));
         }
         lease.detached = false;
@@ -234,27 +221,16 @@ impl State {
             return false;
         };
         self.end_entry(session, nonce, held, Ending::Lost);
-        self.report(
-            session,
-            SessionEvent::RequestLost(nonce, LossReason::Revoked),
-        );
+        self.report(session, SessionEvent::RequestLost(nonce, LossReason::Revoked));
         true
     }
 
     /// Removes the place or the claims of an entry that its session has no more.
-    pub(super) fn end_entry(
-        &mut self,
-        session: u64,
-        nonce: Nonce,
-        held: StoredEntry,
-        ending: Ending,
-    ) {
+    pub(super) fn end_entry(&mut self, session: u64, nonce: Nonce, held: StoredEntry, ending: Ending) {
         match held.location {
             Location::WaitQueue(arrival) => self.leave_wait_queue(&held.object, arrival, ending),
             Location::Consumer(arrival) => self.leave_consumers(&held.object, arrival),
-            Location::Claims(claims) => {
-                self.give_back_all(&held.object, claims.into_values(), ending)
-            }
+            Location::Claims(claims) => self.give_back_all(&held.object, claims.into_values(), ending),
             Location::Generation(arrival) => self.leave_generation(&held.object, arrival, ending),
         }
         self.wake_request(session, nonce);

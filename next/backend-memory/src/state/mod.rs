@@ -95,9 +95,7 @@ impl State {
     /// Makes every later token at least `floor`.
     pub(crate) fn raise_token_floor(&mut self, floor: FencingToken) -> Result<()> {
         if floor.get() > GREATEST_FLOOR {
-            let message = format!(
-                "a token floor of {floor}: {GREATEST_FLOOR} is the most, to leave tokens above it"
-            );
+            let message = format!("a token floor of {floor}: {GREATEST_FLOOR} is the most, to leave tokens above it");
             return Err(Error::new(ErrorKind::TooLarge, message));
         }
         if !self.planted.has(Bug::FloorIgnored) {
@@ -119,9 +117,7 @@ impl State {
 
     /// Returns when the first lease of `sessions` ends.
     fn first_end(&self, sessions: impl IntoIterator<Item = u64>) -> Option<Moment> {
-        let leases = sessions
-            .into_iter()
-            .filter_map(|session| self.sessions.get(&session));
+        let leases = sessions.into_iter().filter_map(|session| self.sessions.get(&session));
         leases.map(|lease| lease.ends).min()
     }
 
@@ -136,11 +132,7 @@ impl State {
     }
 
     fn wake(&mut self, topic: &Topic) {
-        let waiters = self
-            .waiters
-            .get(topic)
-            .into_iter()
-            .flat_map(BTreeMap::values);
+        let waiters = self.waiters.get(topic).into_iter().flat_map(BTreeMap::values);
         self.signals.extend(waiters.cloned().map(Signal::Wake));
     }
 
@@ -154,8 +146,7 @@ impl State {
 
     fn report(&mut self, session: u64, event: SessionEvent) {
         if let Some(lease) = self.sessions.get(&session) {
-            self.signals
-                .push(Signal::Report(lease.events.clone(), event));
+            self.signals.push(Signal::Report(lease.events.clone(), event));
         }
     }
 
@@ -227,8 +218,5 @@ fn too_late() -> Error {
 
 /// The error of a request without a place.
 fn no_place() -> Error {
-    Error::new(
-        ErrorKind::Conflict,
-        "the request has no place any more: join again",
-    )
+    Error::new(ErrorKind::Conflict, "the request has no place any more: join again")
 }

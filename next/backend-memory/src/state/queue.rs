@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_core::backend::{
-    Claim, Item, Left, Marker, Nonce, PeekedItem, QueueDepth, Request, Return, SessionEvent,
-    TakeLimit, Taken, TakenItem,
+    Claim, Item, Left, Marker, Nonce, PeekedItem, QueueDepth, Request, Return, SessionEvent, TakeLimit, Taken,
+    TakenItem,
 };
 use tenure_core::clock::Moment;
 use tenure_core::value::MAX_VALUE_BYTES;
@@ -105,18 +105,10 @@ impl Items {
 
 /// Producers.
 impl State {
-    pub(crate) fn enqueue(
-        &mut self,
-        member: &Member,
-        marker: Marker,
-        name: &Name,
-        items: &[Item],
-    ) -> Result<()> {
+    pub(crate) fn enqueue(&mut self, member: &Member, marker: Marker, name: &Name, items: &[Item]) -> Result<()> {
         if let Some(item) = items.iter().find(|item| item.value.len() > MAX_VALUE_BYTES) {
             let size = item.value.len();
-            let message = format!(
-                "an item of {size} bytes; {MAX_VALUE_BYTES} is the most: store it elsewhere"
-            );
+            let message = format!("an item of {size} bytes; {MAX_VALUE_BYTES} is the most: store it elsewhere");
             return Err(Error::new(ErrorKind::TooLarge, message).on(name.as_str()));
         }
         let object = self.object(Kind::Queue, name);
@@ -161,11 +153,7 @@ impl State {
         }
         let number = self.next_arrival();
         let place = ItemPlace { priority, number };
-        self.queues
-            .entry(object.clone())
-            .or_default()
-            .items
-            .insert(place, item);
+        self.queues.entry(object.clone()).or_default().items.insert(place, item);
         self.make_available(object, place, delay);
     }
 
@@ -207,12 +195,7 @@ impl State {
 
     pub(super) fn forget_ids(&mut self) {
         for _ in 0..FORGOTTEN_BY_A_STEP {
-            if self
-                .ids
-                .0
-                .front()
-                .is_none_or(|(until, ..)| *until > self.now)
-            {
+            if self.ids.0.front().is_none_or(|(until, ..)| *until > self.now) {
                 return;
             }
             let Some((until, object, id)) = self.ids.0.pop_front() else {
@@ -228,9 +211,7 @@ impl State {
     }
 
     fn drop_if_empty(&mut self, object: &Object) {
-        let empty = |queue: &Items| {
-            queue.items.is_empty() && queue.consumers.is_empty() && queue.ids.is_empty()
-        };
+        let empty = |queue: &Items| queue.items.is_empty() && queue.consumers.is_empty() && queue.ids.is_empty();
         if self.queues.get(object).is_some_and(empty) {
             self.queues.remove(object);
         }
@@ -248,15 +229,10 @@ impl State {
                 places.retain(|place| queue.is_some_and(|queue| queue.ready.contains(place)));
             }
             for place in &places {
-                if let Some((session, nonce, token)) = state
-                    .remove_item(&object, *place)
-                    .and_then(|item| item.claim)
+                if let Some((session, nonce, token)) = state.remove_item(&object, *place).and_then(|item| item.claim)
                     && state.end_claim(session, nonce, token)
                 {
-                    state.report(
-                        session,
-                        SessionEvent::RequestLost(nonce, LossReason::Revoked),
-                    );
+                    state.report(session, SessionEvent::RequestLost(nonce, LossReason::Revoked));
                 }
             }
             state.touched.insert(object);
@@ -268,17 +244,14 @@ impl State {
     pub(crate) fn depth(&mut self, member: &Member, name: &Name) -> Result<QueueDepth> {
         self.lease(member)?;
         let (now, object) = (self.now, self.object(Kind::Queue, name));
-        Ok(self
-            .queues
-            .get_mut(&object)
-            .map_or_else(QueueDepth::default, |queue| {
-                queue.advance(now);
-                QueueDepth::new(
-                    queue.ready.len() as u64,
-                    queue.in_flight() as u64,
-                    queue.delayed.len() as u64,
-                )
-            }))
+        Ok(self.queues.get_mut(&object).map_or_else(QueueDepth::default, |queue| {
+            queue.advance(now);
+            QueueDepth::new(
+                queue.ready.len() as u64,
+                queue.in_flight() as u64,
+                queue.delayed.len() as u64,
+            )
+        }))
     }
 
     pub(crate) fn peek(&mut self, member: &Member, name: &Name) -> Result<Option<PeekedItem>> {

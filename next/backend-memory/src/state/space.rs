@@ -128,10 +128,7 @@ impl Space {
                 match until {
                     // At least the resolution of the timer.
                     Some(until) => {
-                        tokio::time::sleep(
-                            until.since(self.clock.now()).max(Duration::from_millis(1)),
-                        )
-                        .await;
+                        tokio::time::sleep(until.since(self.clock.now()).max(Duration::from_millis(1))).await;
                     }
                     None => std::future::pending().await,
                 }

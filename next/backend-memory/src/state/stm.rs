@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tenure_core::backend::{
-    Commit, CommitOutcome, CommitRecord, Fence, Key, KeyRead, Marker, Resolution, Snapshot,
-    StoredValue, Write,
+    Commit, CommitOutcome, CommitRecord, Fence, Key, KeyRead, Marker, Resolution, Snapshot, StoredValue, Write,
 };
 use tenure_core::compare::{OpResult, StmEntry};
 use tenure_core::{Error, Result};
@@ -41,22 +40,12 @@ impl Data {
     fn entry(&self, key: &Key) -> Option<StmEntry> {
         let stored = self.keys.get(key)?;
         let value = Arc::clone(&stored.value);
-        Some(StmEntry::new(
-            value,
-            stored.created,
-            stored.modified,
-            stored.version,
-        ))
+        Some(StmEntry::new(value, stored.created, stored.modified, stored.version))
     }
 }
 
 impl State {
-    pub(crate) fn read(
-        &mut self,
-        member: &Member,
-        keys: &[KeyRead],
-        at: Option<u64>,
-    ) -> Result<Snapshot> {
+    pub(crate) fn read(&mut self, member: &Member, keys: &[KeyRead], at: Option<u64>) -> Result<Snapshot> {
         self.lease(member)?;
         let stale = self.planted.has(Bug::StaleRead);
         let values = keys.iter().map(|read| {
@@ -66,12 +55,7 @@ impl State {
                 modified = read.known.filter(|known| *known > 0).unwrap_or(modified);
             }
             let value = (read.known != Some(modified)).then(|| Arc::clone(&stored.value));
-            Some(StoredValue::new(
-                value,
-                stored.created,
-                modified,
-                stored.version,
-            ))
+            Some(StoredValue::new(value, stored.created, modified, stored.version))
         });
         let values = values.collect();
         let revision = match at {
@@ -94,11 +78,7 @@ impl State {
                     .compares
                     .iter()
                     .all(|compare| compare.holds(state.data.entry(compare.key()).as_ref()));
-            let writes = if succeeded {
-                &commit.then
-            } else {
-                &commit.or_else
-            };
+            let writes = if succeeded { &commit.then } else { &commit.or_else };
             if writes.iter().any(|write| !matches!(write, Write::Get(_))) {
                 state.data.revision += 1;
             }
@@ -145,9 +125,7 @@ impl State {
                         && (!fence.exclusive || self.is_exclusive(&object, *arrival))
                 }
                 Location::Claims(claims) => claims.contains_key(&fence.token),
-                Location::Generation(arrival) => {
-                    self.token_in_generation(&object, *arrival) == Some(fence.token)
-                }
+                Location::Generation(arrival) => self.token_in_generation(&object, *arrival) == Some(fence.token),
                 Location::Consumer(_) => false,
             })
     }
@@ -212,12 +190,7 @@ impl State {
 
     /// Returns at once if one of `keys` may have changed after `revision`. Removed keys leave nothing behind, so an absent
     /// key may have changed if any key was removed since.
-    pub(crate) fn look_at_keys(
-        &mut self,
-        member: &Member,
-        keys: &[Key],
-        revision: u64,
-    ) -> Result<Look<()>> {
+    pub(crate) fn look_at_keys(&mut self, member: &Member, keys: &[Key], revision: u64) -> Result<Look<()>> {
         self.lease(member)?;
         let changed = |key: &Key| match self.data.keys.get(key) {
             Some(stored) => stored.modified > revision,
@@ -226,20 +199,15 @@ impl State {
         if keys.iter().any(changed) {
             return Ok(Look::Done(()));
         }
-        let sessions = keys
-            .iter()
-            .filter_map(|key| self.data.keys.get(key)?.session);
-        Ok(Look::Until(
-            self.first_end(sessions.chain([member.session])),
-        ))
+        let sessions = keys.iter().filter_map(|key| self.data.keys.get(key)?.session);
+        Ok(Look::Until(self.first_end(sessions.chain([member.session]))))
     }
 }
 
 /// Refuses a commit that the store does not understand. It has no limits beside those of core.
 pub(crate) fn check(commit: &Commit) -> Result<()> {
     let mut writes = commit.then.iter().chain(&commit.or_else);
-    match writes.all(|write| matches!(write, Write::Get(_) | Write::Put { .. } | Write::Delete(_)))
-    {
+    match writes.all(|write| matches!(write, Write::Get(_) | Write::Put { .. } | Write::Delete(_))) {
         true => Ok(()),
         false => Err(Error::unsupported("this write")),
     }

@@ -7,9 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tenure_core::backend::{
-    Grant, Joined, Leader, LeaderUpdate, Left, Marker, Mode, Nonce, Request,
-};
+use tenure_core::backend::{Grant, Joined, Leader, LeaderUpdate, Left, Marker, Mode, Nonce, Request};
 use tenure_core::{Error, FencingToken, Kind, LossReason, Name, Result};
 
 use super::entries::{Location, Outcome};
@@ -94,12 +92,7 @@ impl State {
                 return Ok(Joined::Busy);
             }
             let arrival = self.next_arrival();
-            self.add_entry(
-                member,
-                request.nonce(),
-                &object,
-                Location::WaitQueue(arrival),
-            )?;
+            self.add_entry(member, request.nonce(), &object, Location::WaitQueue(arrival))?;
             let value = Arc::<[u8]>::from(value.unwrap_or_default());
             let queue = self.wait_queues.entry(object.clone()).or_default();
             queue.waiting.insert(arrival);
@@ -116,10 +109,7 @@ impl State {
                 proclaimed: 0,
             };
             queue.places.insert(arrival, place);
-            if self.planted.has(Bug::ReaderOvertakes)
-                && mode == Mode::Shared
-                && queue.has_room(mode)
-            {
+            if self.planted.has(Bug::ReaderOvertakes) && mode == Mode::Shared && queue.has_room(mode) {
                 self.grant_place(&object, arrival);
             }
             self.grant(&object);
@@ -134,11 +124,7 @@ impl State {
     }
 
     /// Returns the grant of `request`, or how long it has to wait at least.
-    pub(crate) fn look_in_wait_queue(
-        &mut self,
-        member: &Member,
-        request: &Request,
-    ) -> Result<Look<Grant>> {
+    pub(crate) fn look_in_wait_queue(&mut self, member: &Member, request: &Request) -> Result<Look<Grant>> {
         let held = self.entry(member, request)?;
         let Location::WaitQueue(arrival) = held.location else {
             return Err(no_place());
@@ -149,16 +135,10 @@ impl State {
         let queue = self.wait_queues.get(&held.object);
         let before = queue.and_then(|queue| queue.places.range(..arrival).next_back());
         let before = before.map(|(_, place)| place.session);
-        Ok(Look::Until(
-            self.first_end(before.into_iter().chain([member.session])),
-        ))
+        Ok(Look::Until(self.first_end(before.into_iter().chain([member.session]))))
     }
 
-    pub(super) fn token_in_wait_queue(
-        &self,
-        object: &Object,
-        arrival: u64,
-    ) -> Option<FencingToken> {
+    pub(super) fn token_in_wait_queue(&self, object: &Object, arrival: u64) -> Option<FencingToken> {
         self.wait_queues.get(object)?.places.get(&arrival)?.token
     }
 
@@ -262,10 +242,7 @@ impl State {
             if state.planted.has(Bug::DowngradeReleases) {
                 return Ok(state.release_any_holder(&object)).map(|_| Outcome::Done);
             }
-            let next = state
-                .planted
-                .has(Bug::DowngradeRaisesToken)
-                .then(|| state.next_token());
+            let next = state.planted.has(Bug::DowngradeRaisesToken).then(|| state.next_token());
             if let Some(queue) = state.wait_queues.get_mut(&object)
                 && let Some(place) = queue.places.get_mut(&arrival)
             {
@@ -282,18 +259,11 @@ impl State {
     }
 
     /// Returns the object and the place that `request` holds under `token`.
-    fn holding(
-        &mut self,
-        member: &Member,
-        request: &Request,
-        token: FencingToken,
-    ) -> Result<(Object, u64)> {
+    fn holding(&mut self, member: &Member, request: &Request, token: FencingToken) -> Result<(Object, u64)> {
         self.lease(member)?;
         match self.entry(member, request) {
             Ok(held) => match held.location {
-                Location::WaitQueue(arrival)
-                    if self.token_in_wait_queue(&held.object, arrival) == Some(token) =>
-                {
+                Location::WaitQueue(arrival) if self.token_in_wait_queue(&held.object, arrival) == Some(token) => {
                     Ok((held.object, arrival))
                 }
                 _ => Err(Error::lost(LossReason::Revoked)),

@@ -18,18 +18,12 @@ rules! {
 }
 
 async fn try_enter(client: &Client, request: &Request, count: u32) -> Result<Entered> {
-    client
-        .barrier()
-        .enter(request, count.try_into().unwrap())
-        .await
+    client.barrier().enter(request, count.try_into().unwrap()).await
 }
 
 async fn arrive(client: &Client, count: u32) -> Request {
     let request = client.request(Kind::DoubleBarrier, "d");
-    assert_eq!(
-        try_enter(client, &request, count).await.unwrap(),
-        Entered::Waiting
-    );
+    assert_eq!(try_enter(client, &request, count).await.unwrap(), Entered::Waiting);
     request
 }
 
@@ -48,19 +42,11 @@ async fn inside(client: &Client, request: &Request) -> Grant {
 
 async fn leave(client: &Client, request: &Request, token: FencingToken) -> Left {
     let departure = [Departure::release(request.clone(), token)];
-    client
-        .barrier()
-        .leave(client.marker(), &departure)
-        .await
-        .unwrap()[0]
+    client.barrier().leave(client.marker(), &departure).await.unwrap()[0]
 }
 
 async fn all_left(client: &Client, token: FencingToken) {
-    assert!(
-        soon(client.barrier().all_left(&name("d"), token))
-            .await
-            .unwrap()
-    );
+    assert!(soon(client.barrier().all_left(&name("d"), token)).await.unwrap());
 }
 
 async fn participants_enter_when_the_last_one_arrives(store: MemoryBackend) {
@@ -74,10 +60,7 @@ async fn participants_enter_when_the_last_one_arrives(store: MemoryBackend) {
     let (_, third) = complete(&c, 3).await;
     let (first, second) = (inside(&a, &one).await, inside(&b, &two).await);
     assert!(first.token < second.token && second.token < third.token);
-    assert_eq!(
-        try_enter(&a, &one, 3).await.unwrap(),
-        Entered::Inside(first)
-    );
+    assert_eq!(try_enter(&a, &one, 3).await.unwrap(), Entered::Inside(first));
 }
 
 async fn participants_leave_when_the_last_one_leaves(store: MemoryBackend) {
@@ -94,10 +77,7 @@ async fn participants_leave_when_the_last_one_leaves(store: MemoryBackend) {
     assert_eq!(leave(&b, &two, second.token).await, Left::Left);
     all_left(&a, first.token).await;
     all_left(&b, second.token).await;
-    assert_eq!(
-        (store.footprint().objects, store.footprint().waiters),
-        (0, 0)
-    );
+    assert_eq!((store.footprint().objects, store.footprint().waiters), (0, 0));
 }
 
 async fn one_too_many_is_refused(store: MemoryBackend) {
@@ -157,10 +137,7 @@ async fn withdrawn_participant_does_not_count(store: MemoryBackend) {
     let (a, b) = (Client::open(&store).await, Client::open(&store).await);
     let gives_up = arrive(&a, 2).await;
     let departure = [Departure::withdraw(gives_up.clone())];
-    assert_eq!(
-        a.barrier().leave(a.marker(), &departure).await.unwrap(),
-        [Left::Left]
-    );
+    assert_eq!(a.barrier().leave(a.marker(), &departure).await.unwrap(), [Left::Left]);
     arrive(&b, 2).await;
     assert_eq!(kind(a.barrier().wait(&gives_up).await), ErrorKind::Conflict);
 }

@@ -23,10 +23,7 @@ fn shown(update: &LeaderUpdate) -> Option<String> {
         .map(|leader| String::from_utf8(leader.value.to_vec()).unwrap())
 }
 
-async fn lead(
-    client: &Client,
-    value: &str,
-) -> (tenure_core::backend::Request, tenure_core::backend::Grant) {
+async fn lead(client: &Client, value: &str) -> (tenure_core::backend::Request, tenure_core::backend::Grant) {
     let request = client.request(Kind::Election, "e");
     let joined = client
         .election()
@@ -40,9 +37,7 @@ async fn lead(
 }
 
 async fn look(client: &Client, after: Option<u64>) -> LeaderUpdate {
-    soon(client.election().observe(&name("e"), after))
-        .await
-        .unwrap()
+    soon(client.election().observe(&name("e"), after)).await.unwrap()
 }
 
 async fn value_arrives_with_the_grant_and_is_replaced(store: MemoryBackend) {
@@ -55,16 +50,10 @@ async fn value_arrives_with_the_grant_and_is_replaced(store: MemoryBackend) {
         .unwrap();
     let first = look(&b, None).await;
     assert_eq!(
-        (
-            shown(&first).as_deref(),
-            first.leader.as_ref().unwrap().token
-        ),
+        (shown(&first).as_deref(), first.leader.as_ref().unwrap().token),
         (Some("1"), grant.token)
     );
-    a.election()
-        .proclaim(&request, grant.token, 1, b"2")
-        .await
-        .unwrap();
+    a.election().proclaim(&request, grant.token, 1, b"2").await.unwrap();
     let second = look(&b, Some(first.version)).await;
     assert_eq!(shown(&second).as_deref(), Some("2"));
     a.release(&request, grant.token).await;
@@ -94,11 +83,7 @@ async fn proclamation_of_another_is_refused(store: MemoryBackend) {
     );
     a.release(&request, grant.token).await;
     assert_eq!(
-        kind(
-            a.election()
-                .proclaim(&request, grant.token, 9, b"late")
-                .await
-        ),
+        kind(a.election().proclaim(&request, grant.token, 9, b"late").await),
         ErrorKind::Lost
     );
     assert_eq!(shown(&look(&b, None).await).as_deref(), Some(""));

@@ -9,15 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, BackendSession, Claim, Departure, Grant, Item, Joined, Lease, Left, Locker, Marker,
-    Mode, Nonce, Opened, Page, PeekedItem, Queue, QueueDepth, Request, Return, SessionEvents,
-    TakeLimit, Taken, TakenItem, WaitQueue,
+    Backend, BackendSession, Claim, Departure, Grant, Item, Joined, Lease, Left, Locker, Marker, Mode, Nonce, Opened,
+    Page, PeekedItem, Queue, QueueDepth, Request, Return, SessionEvents, TakeLimit, Taken, TakenItem, WaitQueue,
 };
 use tenure_core::clock::Clock;
 use tenure_core::executor::Executor;
-use tenure_core::{
-    Effect, Error, ErrorKind, Guarantees, Name, Result, Session, SessionId, SessionOptions, Store,
-};
+use tenure_core::{Effect, Error, ErrorKind, Guarantees, Name, Result, Session, SessionId, SessionOptions, Store};
 use tenure_memory::MemoryBackend;
 
 use crate::support::{TTL, pass, store};
@@ -104,13 +101,7 @@ impl BackendSession for FaultySession {
 
 #[async_trait]
 impl WaitQueue for FaultySession {
-    async fn join(
-        &self,
-        request: &Request,
-        mode: Mode,
-        value: Option<&[u8]>,
-        wait: bool,
-    ) -> Result<Joined> {
+    async fn join(&self, request: &Request, mode: Mode, value: Option<&[u8]>, wait: bool) -> Result<Joined> {
         self.locks().join(request, mode, value, wait).await
     }
 
@@ -153,10 +144,7 @@ impl Queue for FaultySession {
             return self.queues().ack(marker, claims).await;
         }
         if self.acknowledged.swap(true, Ordering::Relaxed) {
-            return Err(Error::new(
-                ErrorKind::Unauthorized,
-                "the password was changed",
-            ));
+            return Err(Error::new(ErrorKind::Unauthorized, "the password was changed"));
         }
         self.queues().ack(marker, claims).await?;
         Err(unavailable().with_effect(Effect::Unknown))

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tenure_core::{
-    Effect, ErrorKind, LossReason, MAX_BATCH, NewItem, Observer, Op, Session, SessionOptions,
-    Store, backend::LeaderUpdate,
+    Effect, ErrorKind, LossReason, MAX_BATCH, NewItem, Observer, Op, Session, SessionOptions, Store,
+    backend::LeaderUpdate,
 };
 use tenure_memory::MemoryBackend;
 
@@ -19,10 +19,7 @@ async fn open(backend: &MemoryBackend) -> Session {
 async fn writer_waits_while_a_reader_of_the_same_session_holds() {
     let session = open(&store()).await;
     let lock = session.rw_lock("a");
-    let (first, second) = (
-        lock.read().await.unwrap(),
-        session.read_lock("a").await.unwrap(),
-    );
+    let (first, second) = (lock.read().await.unwrap(), session.read_lock("a").await.unwrap());
     assert!(lock.try_write().await.unwrap().is_none());
     assert_eq!(
         kind(lock.write_timeout(Duration::from_secs(1)).await),
@@ -61,12 +58,7 @@ async fn downgraded_writer_keeps_its_token_and_lets_readers_in_but_no_writer() {
         .unwrap();
     downgraded.release().await.unwrap();
     reader.release().await.unwrap();
-    soon(session.write_lock("a"))
-        .await
-        .unwrap()
-        .release()
-        .await
-        .unwrap();
+    soon(session.write_lock("a")).await.unwrap().release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,10 +72,7 @@ async fn downgrade_of_a_lost_writer_is_lost() {
         (error.kind(), error.loss()),
         (ErrorKind::Lost, Some(LossReason::Closed))
     );
-    assert_eq!(
-        (error.operation(), error.name()),
-        (Some("downgrade"), Some("a"))
-    );
+    assert_eq!((error.operation(), error.name()), (Some("downgrade"), Some("a")));
     assert!(error.needs_new_session());
 }
 
@@ -94,17 +83,11 @@ async fn dropped_downgrade_releases_the_lock() {
     let writer = session.write_lock("a").await.unwrap();
     {
         let mut downgrading = Box::pin(writer.downgrade());
-        let polled = std::future::poll_fn(|context| {
-            std::task::Poll::Ready(downgrading.as_mut().poll(context).is_ready())
-        });
+        let polled =
+            std::future::poll_fn(|context| std::task::Poll::Ready(downgrading.as_mut().poll(context).is_ready()));
         let _ = polled.await;
     }
-    soon(other.write_lock("a"))
-        .await
-        .unwrap()
-        .release()
-        .await
-        .unwrap();
+    soon(other.write_lock("a")).await.unwrap().release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,10 +101,7 @@ async fn fenced_commit_of_a_lost_guard_is_refused() {
     let txn = session.stm().txn().then([Op::put("k", "late")]);
     assert_eq!(kind(txn.fenced_by(&guard).commit().await), ErrorKind::Lost);
     let other = open(&backend).await;
-    assert_eq!(
-        other.stm().get_string("k").await.unwrap().as_deref(),
-        Some("v")
-    );
+    assert_eq!(other.stm().get_string("k").await.unwrap().as_deref(), Some("v"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,16 +120,8 @@ async fn writer_is_reclaimed_for_writing_only_if_it_was_not_downgraded() {
     let writer = session.rw_lock("a").reclaim_write(written).await.unwrap();
     assert!(session.rw_lock("a").try_read().await.unwrap().is_none());
     writer.release().await.unwrap();
-    assert_eq!(
-        kind(session.rw_lock("b").reclaim_write(read).await),
-        ErrorKind::Lost
-    );
-    soon(session.write_lock("b"))
-        .await
-        .unwrap()
-        .release()
-        .await
-        .unwrap();
+    assert_eq!(kind(session.rw_lock("b").reclaim_write(read).await), ErrorKind::Lost);
+    soon(session.write_lock("b")).await.unwrap().release().await.unwrap();
 }
 
 fn shown(update: Option<tenure_core::Result<LeaderUpdate>>) -> Option<String> {
@@ -187,10 +159,7 @@ async fn observer_of_a_revoked_session_ends_with_its_loss() {
     assert_eq!(shown(soon(observer.next()).await), None);
     backend.revoke(session.id());
     let error = soon(observer.next()).await.unwrap().unwrap_err();
-    assert_eq!(
-        (error.kind(), error.operation()),
-        (ErrorKind::Lost, Some("observe"))
-    );
+    assert_eq!((error.kind(), error.operation()), (ErrorKind::Lost, Some("observe")));
     assert!(soon(observer.next()).await.is_none());
 }
 
@@ -199,14 +168,7 @@ async fn candidates_lead_in_their_order_with_rising_tokens() {
     let backend = store();
     let (first, second) = (open(&backend).await, open(&backend).await);
     let lead = first.election("e").campaign("first").await.unwrap();
-    assert!(
-        second
-            .election("e")
-            .try_campaign("x")
-            .await
-            .unwrap()
-            .is_none()
-    );
+    assert!(second.election("e").try_campaign("x").await.unwrap().is_none());
     let limit = Duration::from_secs(1);
     assert_eq!(
         kind(second.election("e").campaign_timeout("x", limit).await),
@@ -216,10 +178,7 @@ async fn candidates_lead_in_their_order_with_rising_tokens() {
     let next = tokio::spawn(async move { election.campaign("second").await });
     pass(1.0).await;
     let leader = second.election("e").leader().await.unwrap().unwrap();
-    assert_eq!(
-        (&leader.value[..], leader.token),
-        (&b"first"[..], lead.token())
-    );
+    assert_eq!((&leader.value[..], leader.token), (&b"first"[..], lead.token()));
     let token = lead.token();
     lead.resign().await.unwrap();
     let lead = soon(next).await.unwrap().unwrap();
@@ -227,10 +186,7 @@ async fn candidates_lead_in_their_order_with_rising_tokens() {
     first.close().await.unwrap();
     second.close().await.unwrap();
     let error = lead.proclaim("late").await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.effect()),
-        (ErrorKind::Lost, Effect::None)
-    );
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Lost, Effect::None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,10 +205,7 @@ async fn reclaimed_leadership_proclaims() {
     let session = Store::new(backend.clone()).resume(&id).await.unwrap();
     let lead = session.election("e").reclaim(token).await.unwrap();
     assert_eq!(lead.token(), token);
-    assert_eq!(
-        kind(session.election("e").reclaim(token).await),
-        ErrorKind::Lost
-    );
+    assert_eq!(kind(session.election("e").reclaim(token).await), ErrorKind::Lost);
     lead.proclaim("e").await.unwrap();
     let leader = session.election("e").leader().await.unwrap().unwrap();
     assert_eq!((&leader.value[..], leader.token), (&b"e"[..], token));
@@ -262,26 +215,17 @@ async fn reclaimed_leadership_proclaims() {
 async fn value_that_is_too_large_is_refused() {
     let session = open(&store()).await;
     let large = vec![0; 1024 * 1024 + 1];
-    assert_eq!(
-        kind(session.election("e").campaign(&large).await),
-        ErrorKind::TooLarge
-    );
+    assert_eq!(kind(session.election("e").campaign(&large).await), ErrorKind::TooLarge);
     let lead = session.election("e").campaign("").await.unwrap();
     assert_eq!(kind(lead.proclaim(&large).await), ErrorKind::TooLarge);
-    assert_eq!(
-        kind(session.queue("q").enqueue(large).await),
-        ErrorKind::TooLarge
-    );
+    assert_eq!(kind(session.queue("q").enqueue(large).await), ErrorKind::TooLarge);
 }
 
 #[tokio::test(start_paused = true)]
 async fn items_are_delivered_by_priority_and_acceptance_until_they_are_acknowledged() {
     let session = open(&store()).await;
     let queue = session.queue("q");
-    queue
-        .enqueue(NewItem::new("low").priority(9))
-        .await
-        .unwrap();
+    queue.enqueue(NewItem::new("low").priority(9)).await.unwrap();
     queue.enqueue_many(["a", "b"]).await.unwrap();
     queue
         .enqueue(NewItem::new("later").delay(Duration::from_secs(60)))
@@ -320,17 +264,11 @@ async fn popped_item_is_gone_and_a_lost_delivery_is_not() {
     let backend = store();
     let (session, other) = (open(&backend).await, open(&backend).await);
     session.queue("q").enqueue_many(["a", "b"]).await.unwrap();
-    assert_eq!(
-        session.queue("q").try_pop().await.unwrap().as_deref(),
-        Some(&b"a"[..])
-    );
+    assert_eq!(session.queue("q").try_pop().await.unwrap().as_deref(), Some(&b"a"[..]));
     let delivery = session.queue("q").dequeue().await.unwrap();
     session.close().await.unwrap();
     let error = delivery.ack().await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.effect()),
-        (ErrorKind::Lost, Effect::None)
-    );
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Lost, Effect::None));
     assert_eq!(soon(other.queue("q").pop()).await.unwrap(), b"b");
     assert_eq!(other.queue("q").len().await.unwrap(), 0);
 }
@@ -376,14 +314,8 @@ async fn item_with_a_known_id_is_accepted_once() {
         (ErrorKind::InvalidName, Some("enqueue"))
     );
     let too_many = std::iter::repeat_n("x", MAX_BATCH + 1);
-    assert_eq!(
-        kind(queue.enqueue_many(too_many).await),
-        ErrorKind::TooLarge
-    );
-    assert_eq!(
-        kind(queue.dequeue_many(MAX_BATCH + 1).await),
-        ErrorKind::TooLarge
-    );
+    assert_eq!(kind(queue.enqueue_many(too_many).await), ErrorKind::TooLarge);
+    assert_eq!(kind(queue.dequeue_many(MAX_BATCH + 1).await), ErrorKind::TooLarge);
     assert_eq!(queue.len().await.unwrap(), 1);
 }
 
@@ -402,10 +334,7 @@ async fn item_moves_to_the_dead_letter_queue_after_its_last_delivery() {
         kind(handle().dead_letter(1, "q").try_dequeue().await),
         ErrorKind::Config
     );
-    assert_eq!(
-        kind(handle().dead_letter(0, "dead").dequeue().await),
-        ErrorKind::Config
-    );
+    assert_eq!(kind(handle().dead_letter(0, "dead").dequeue().await), ErrorKind::Config);
     assert_eq!(
         kind(handle().dead_letter(1, "").dequeue().await),
         ErrorKind::InvalidName
@@ -426,9 +355,7 @@ async fn participants_enter_together_and_leave_together() {
     let waiting = [enter(&sessions[0]), enter(&sessions[1])];
     pass(1.0).await;
     assert!(waiting.iter().all(|one| !one.is_finished()));
-    let last = soon(sessions[2].double_barrier("d", 3).enter())
-        .await
-        .unwrap();
+    let last = soon(sessions[2].double_barrier("d", 3).enter()).await.unwrap();
     let [first, second] = waiting;
     let (first, second) = (
         soon(first).await.unwrap().unwrap(),
@@ -460,10 +387,7 @@ async fn participant_that_stops_waiting_does_not_count() {
     );
     pass(1.0).await;
     not_yet(other.double_barrier("d", 2).enter()).await;
-    assert_eq!(
-        kind(session.double_barrier("d", 0).enter().await),
-        ErrorKind::Config
-    );
+    assert_eq!(kind(session.double_barrier("d", 0).enter().await), ErrorKind::Config);
 }
 
 #[tokio::test(start_paused = true)]

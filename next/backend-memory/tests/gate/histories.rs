@@ -75,10 +75,7 @@ async fn random_history_of_locks_keeps_the_rules(store: MemoryBackend) {
                     let (_, mode) = &open[&entry.nonce];
                     if let EntryState::Granted(grants) = entry.state {
                         last = last.max(grants[0].token);
-                        holders
-                            .entry(entry.name.to_string())
-                            .or_default()
-                            .push(*mode);
+                        holders.entry(entry.name.to_string()).or_default().push(*mode);
                     }
                 }
             }
@@ -112,9 +109,7 @@ async fn random_history_of_a_queue_loses_and_doubles_nothing(store: MemoryBacken
             match dice.below(8) {
                 0..=1 => {
                     accepted += 1;
-                    clients[one]
-                        .enqueue("q", &[Item::new(accepted.to_be_bytes())])
-                        .await;
+                    clients[one].enqueue("q", &[Item::new(accepted.to_be_bytes())]).await;
                 }
                 2..=3 => {
                     let request = clients[one].request(Kind::Queue, "q");
@@ -129,10 +124,7 @@ async fn random_history_of_a_queue_loses_and_doubles_nothing(store: MemoryBacken
                 4..=5 if !open[one].is_empty() => {
                     let pick = dice.below(open[one].len() as u64) as usize;
                     let request = open[one].swap_remove(pick);
-                    let taken = clients[one]
-                        .queue()
-                        .take(&request, &TakeLimit::new(1), false)
-                        .await;
+                    let taken = clients[one].queue().take(&request, &TakeLimit::new(1), false).await;
                     let Ok(Taken::Items(items)) = taken else {
                         continue;
                     };
@@ -140,14 +132,10 @@ async fn random_history_of_a_queue_loses_and_doubles_nothing(store: MemoryBacken
                         0 => clients[one].queue().leave(&[request]).await.unwrap(),
                         _ => {
                             for item in items {
-                                let claim =
-                                    tenure_core::backend::Claim::new(request.clone(), item.token);
+                                let claim = tenure_core::backend::Claim::new(request.clone(), item.token);
                                 clients[one].ack(claim).await;
                                 let number = u64::from_be_bytes((*item.value).try_into().unwrap());
-                                assert!(
-                                    done.insert(number),
-                                    "seed {seed}: {number} was delivered after its end"
-                                );
+                                assert!(done.insert(number), "seed {seed}: {number} was delivered after its end");
                             }
                         }
                     }
@@ -162,10 +150,7 @@ async fn random_history_of_a_queue_loses_and_doubles_nothing(store: MemoryBacken
             for client in &clients {
                 for entry in client.entries().await {
                     if let EntryState::Granted(grants) = entry.state {
-                        assert!(
-                            grants.into_iter().all(|grant| with.insert(grant.token)),
-                            "seed {seed}"
-                        );
+                        assert!(grants.into_iter().all(|grant| with.insert(grant.token)), "seed {seed}");
                     }
                 }
             }

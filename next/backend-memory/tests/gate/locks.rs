@@ -72,24 +72,18 @@ async fn waiters_are_granted_in_the_order_of_arrival(store: MemoryBackend) {
 async fn refused_try_leaves_nothing(store: MemoryBackend) {
     let (a, b) = (Client::open(&store).await, Client::open(&store).await);
     let (holder, grant) = a.lock("x").await;
-    assert_eq!(
-        b.join(&b.request(Kind::Lock, "x"), ALONE, false).await,
-        Joined::Busy
-    );
+    assert_eq!(b.join(&b.request(Kind::Lock, "x"), ALONE, false).await, Joined::Busy);
     assert!(b.entries().await.is_empty());
     a.release(&holder, grant.token).await;
     // A free object behind a waiter is not free.
     let (holder, grant) = a.hold(Kind::RwLock, "x", Mode::Shared).await;
     let writer = a.queue_up(Kind::RwLock, "x", ALONE).await;
     assert_eq!(
-        b.join(&b.request(Kind::RwLock, "x"), Mode::Shared, false)
-            .await,
+        b.join(&b.request(Kind::RwLock, "x"), Mode::Shared, false).await,
         Joined::Busy
     );
     a.withdraw(&writer).await;
-    let reads = b
-        .join(&b.request(Kind::RwLock, "x"), Mode::Shared, false)
-        .await;
+    let reads = b.join(&b.request(Kind::RwLock, "x"), Mode::Shared, false).await;
     assert!(matches!(reads, Joined::Granted(_)));
     a.release(&holder, grant.token).await;
 }
@@ -102,18 +96,14 @@ async fn lost_holding_cannot_be_released(store: MemoryBackend) {
     );
     let (request, grant) = a.lock("x").await;
     assert_eq!(
-        a.release(&request, FencingToken::new(grant.token.get() + 1))
-            .await,
+        a.release(&request, FencingToken::new(grant.token.get() + 1)).await,
         Left::Gone
     );
     assert_eq!(a.entries().await.len(), 1);
     assert!(store.take_away(&a.id, request.nonce()));
     b.lock("x").await;
     assert_eq!(a.release(&request, grant.token).await, Left::Gone);
-    assert_eq!(
-        c.join(&c.request(Kind::Lock, "x"), ALONE, false).await,
-        Joined::Busy
-    );
+    assert_eq!(c.join(&c.request(Kind::Lock, "x"), ALONE, false).await, Joined::Busy);
 }
 
 async fn waiter_whose_session_ended_is_never_granted(store: MemoryBackend) {
@@ -256,10 +246,7 @@ async fn downgrade_keeps_the_token_and_lets_readers_in(store: MemoryBackend) {
     let next = b.queue_up(Kind::RwLock, "x", ALONE).await;
     let last = b.queue_up(Kind::RwLock, "x", Mode::Shared).await;
     let wrong = FencingToken::new(grant.token.get() + 7);
-    assert_eq!(
-        kind(rw.downgrade(a.marker(), &writer, wrong).await),
-        ErrorKind::Lost
-    );
+    assert_eq!(kind(rw.downgrade(a.marker(), &writer, wrong).await), ErrorKind::Lost);
     let marker = a.marker();
     for _ in 0..2 {
         rw.downgrade(marker, &writer, grant.token).await.unwrap();
@@ -269,10 +256,7 @@ async fn downgrade_keeps_the_token_and_lets_readers_in(store: MemoryBackend) {
     b.waits(&last).await;
     b.release(&reader, read.token).await;
     b.waits(&next).await;
-    assert_eq!(
-        a.join(&writer, ALONE, true).await,
-        Joined::Granted(grant.clone())
-    );
+    assert_eq!(a.join(&writer, ALONE, true).await, Joined::Granted(grant.clone()));
     assert_eq!(a.release(&writer, grant.token).await, Left::Left);
     b.wait(&next).await;
     assert_eq!(

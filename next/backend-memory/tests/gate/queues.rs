@@ -59,13 +59,9 @@ async fn items_come_by_priority_and_acceptance(store: MemoryBackend) {
     let a = Client::open(&store).await;
     a.enqueue("q", &[numbered(1, "c"), numbered(0, "a"), numbered(1, "d")])
         .await;
-    a.enqueue("q", &[numbered(0, "b"), numbered(u16::MAX, "e")])
-        .await;
+    a.enqueue("q", &[numbered(0, "b"), numbered(u16::MAX, "e")]).await;
     let peeked = a.queue().peek(&name("q")).await.unwrap().unwrap();
-    assert_eq!(
-        (text(&peeked.value), peeked.priority, peeked.deliveries),
-        ("a", 0, 0)
-    );
+    assert_eq!((text(&peeked.value), peeked.priority, peeked.deliveries), ("a", 0, 0));
     let (_, items) = a.take("q", &TakeLimit::new(9)).await.unwrap();
     let values: Vec<_> = items.iter().map(|item| text(&item.value)).collect();
     assert_eq!(values, ["a", "b", "c", "d", "e"]);
@@ -83,15 +79,7 @@ async fn returned_item_keeps_its_place_and_counts(store: MemoryBackend) {
         assert_eq!(nack(&a, &claim, Duration::ZERO).await, Left::Left);
         assert_eq!(nack(&a, &claim, Duration::ZERO).await, Left::Gone);
     }
-    assert_eq!(
-        a.queue()
-            .peek(&name("q"))
-            .await
-            .unwrap()
-            .unwrap()
-            .deliveries,
-        3
-    );
+    assert_eq!(a.queue().peek(&name("q")).await.unwrap().unwrap().deliveries, 3);
 }
 
 async fn item_is_with_one_consumer(store: MemoryBackend) {
@@ -111,10 +99,7 @@ async fn acknowledged_item_is_gone_for_good(store: MemoryBackend) {
     assert_eq!(a.ack(claim.clone()).await, Left::Gone);
     assert_eq!(nack(&a, &claim, Duration::ZERO).await, Left::Gone);
     assert_eq!(depth(&a, "q").await, (0, 0, 0));
-    assert_eq!(
-        (store.footprint().objects, store.footprint().entries),
-        (0, 0)
-    );
+    assert_eq!((store.footprint().objects, store.footprint().entries), (0, 0));
 }
 
 async fn item_of_a_dead_consumer_comes_back(store: MemoryBackend) {
@@ -127,10 +112,7 @@ async fn item_of_a_dead_consumer_comes_back(store: MemoryBackend) {
     let start = tokio::time::Instant::now();
     let items = b.given(&waits).await;
     assert_eq!(start.elapsed().as_secs(), 5);
-    assert_eq!(
-        (items[0].deliveries, items[0].token > claim.token),
-        (2, true)
-    );
+    assert_eq!((items[0].deliveries, items[0].token > claim.token), (2, true));
 }
 
 async fn item_delivered_too_often_becomes_a_dead_letter(store: MemoryBackend) {
@@ -169,10 +151,7 @@ async fn item_whose_consumers_crash_becomes_a_dead_letter(store: MemoryBackend) 
         pass(11.0).await;
     }
     assert!(a.take("q", &letters(3)).await.is_none());
-    assert_eq!(
-        (depth(&a, "q").await, depth(&a, "dead").await),
-        ((0, 0, 0), (1, 0, 0))
-    );
+    assert_eq!((depth(&a, "q").await, depth(&a, "dead").await), ((0, 0, 0), (1, 0, 0)));
 }
 
 async fn late_acknowledgement_fails(store: MemoryBackend) {
@@ -186,10 +165,7 @@ async fn late_acknowledgement_fails(store: MemoryBackend) {
     let (again, _) = b.take_one("q").await;
     assert_eq!(a.ack(claim.clone()).await, Left::Gone);
     // Not even with the token of the other.
-    assert_eq!(
-        a.ack(Claim::new(claim.request, again.token)).await,
-        Left::Gone
-    );
+    assert_eq!(a.ack(Claim::new(claim.request, again.token)).await, Left::Gone);
     assert_eq!(b.ack(again).await, Left::Left);
 }
 
@@ -197,8 +173,7 @@ async fn purge_takes_items_in_flight_too(store: MemoryBackend) {
     let (a, mut b) = (Client::open(&store).await, Client::open(&store).await);
     let mut late = item("4");
     late.delay = Duration::from_secs(60);
-    a.enqueue("q", &[item("1"), item("2"), item("3"), late])
-        .await;
+    a.enqueue("q", &[item("1"), item("2"), item("3"), late]).await;
     let (request, items) = b.take("q", &TakeLimit::new(2)).await.unwrap();
     assert_eq!(a.queue().purge(a.marker(), &name("q")).await.unwrap(), 4);
     assert_eq!(depth(&a, "q").await, (0, 0, 0));
@@ -228,10 +203,7 @@ async fn delayed_item_is_invisible_until_then(store: MemoryBackend) {
     late.delay = Duration::from_secs(20);
     a.enqueue("q", &[late, numbered(1, "now")]).await;
     let (claim, taken) = a.take_one("q").await;
-    assert_eq!(
-        (text(&taken.value), depth(&a, "q").await),
-        ("now", (0, 1, 1))
-    );
+    assert_eq!((text(&taken.value), depth(&a, "q").await), ("now", (0, 1, 1)));
     let start = tokio::time::Instant::now();
     let waits = a.wait_in_queue("q", &TakeLimit::new(1)).await;
     let queue = a.queue();
@@ -247,9 +219,7 @@ async fn delayed_item_is_invisible_until_then(store: MemoryBackend) {
 }
 
 async fn known_id_is_dropped_for_ten_minutes(store: MemoryBackend) {
-    let a = Client::open_for(&store, Duration::from_secs(3600))
-        .await
-        .unwrap();
+    let a = Client::open_for(&store, Duration::from_secs(3600)).await.unwrap();
     let with_id = |value| {
         let mut item = item(value);
         item.id = Some(name("id"));
@@ -263,10 +233,7 @@ async fn known_id_is_dropped_for_ten_minutes(store: MemoryBackend) {
     a.ack(claim).await;
     pass(599.0).await;
     a.enqueue("q", &[with_id("4")]).await;
-    assert_eq!(
-        (depth(&a, "q").await, depth(&a, "other").await),
-        ((0, 0, 0), (1, 0, 0))
-    );
+    assert_eq!((depth(&a, "q").await, depth(&a, "other").await), ((0, 0, 0), (1, 0, 0)));
     pass(2.0).await;
     a.enqueue("q", &[with_id("5")]).await;
     assert_eq!(text(&a.take_one("q").await.1.value), "5");
@@ -291,18 +258,14 @@ async fn waiting_consumers_are_served_in_order_one_item_each(store: MemoryBacken
     leaves.enqueue("q", &[item("1"), item("2")]).await;
     for (number, (client, request)) in consumers.iter().enumerate() {
         let items = client.given(request).await;
-        assert_eq!(
-            (items.len(), text(&items[0].value)),
-            (1, &*(number + 1).to_string())
-        );
+        assert_eq!((items.len(), text(&items[0].value)), (1, &*(number + 1).to_string()));
     }
 }
 
 async fn take_respects_its_limits(store: MemoryBackend) {
     let a = Client::open(&store).await;
     let big = "x".repeat(600);
-    a.enqueue("q", &[item(&big), item(&big), item("small")])
-        .await;
+    a.enqueue("q", &[item(&big), item(&big), item("small")]).await;
     let mut limit = TakeLimit::new(3);
     limit.bytes = 1000;
     let (_, items) = a.take("q", &limit).await.unwrap();
@@ -312,10 +275,7 @@ async fn take_respects_its_limits(store: MemoryBackend) {
     assert_eq!(items.len(), 1);
     let too_large = [item("fits"), Item::new(vec![0; (1 << 20) + 1])];
     let refused = a.queue().enqueue(a.marker(), &name("q"), &too_large).await;
-    assert_eq!(
-        (kind(refused), depth(&a, "q").await),
-        (ErrorKind::TooLarge, (1, 2, 0))
-    );
+    assert_eq!((kind(refused), depth(&a, "q").await), (ErrorKind::TooLarge, (1, 2, 0)));
     assert_eq!(a.entries().await.len(), 2);
     assert_eq!(a.entries().await[0].kind, Kind::Queue);
 }

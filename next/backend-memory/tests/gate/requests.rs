@@ -2,9 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use tenure_core::backend::{
-    Departure, EntryState, Item, Joined, Left, Marker, Mode, Nonce, Slot, TakeLimit, Taken,
-};
+use tenure_core::backend::{Departure, EntryState, Item, Joined, Left, Marker, Mode, Nonce, Slot, TakeLimit, Taken};
 use tenure_core::{ErrorKind, Kind};
 use tenure_memory::MemoryBackend;
 
@@ -52,18 +50,12 @@ async fn ended_request_that_arrives_late_is_refused(store: MemoryBackend) {
     let a = Client::open(&store).await;
     let (request, grant) = a.lock("x").await;
     a.release(&request, grant.token).await;
-    let late = a
-        .line(Kind::Lock)
-        .join(&request, Mode::Exclusive, None, true)
-        .await;
+    let late = a.line(Kind::Lock).join(&request, Mode::Exclusive, None, true).await;
     assert_eq!(kind(late), ErrorKind::Conflict);
     a.enqueue("q", &[Item::new(*b"1"), Item::new(*b"2")]).await;
     let (claim, _) = a.take_one("q").await;
     a.ack(claim.clone()).await;
-    let late = a
-        .queue()
-        .take(&claim.request, &TakeLimit::new(1), true)
-        .await;
+    let late = a.queue().take(&claim.request, &TakeLimit::new(1), true).await;
     assert_eq!(kind(late), ErrorKind::Conflict);
     assert!(a.entries().await.is_empty());
 }
@@ -72,19 +64,12 @@ async fn request_below_the_oldest_open_one_is_refused(store: MemoryBackend) {
     let a = Client::open(&store).await;
     let (held, _) = a.lock("held").await;
     let late = a.request(Kind::Lock, "x");
-    a.oldest_open
-        .store(late.nonce().get() + 1, Ordering::Release);
+    a.oldest_open.store(late.nonce().get() + 1, Ordering::Release);
     a.lock("y").await;
-    let refused = a
-        .line(Kind::Lock)
-        .join(&late, Mode::Exclusive, None, true)
-        .await;
+    let refused = a.line(Kind::Lock).join(&late, Mode::Exclusive, None, true).await;
     assert_eq!(kind(refused), ErrorKind::Conflict);
     // One that has its entry is not late.
-    assert!(matches!(
-        a.join(&held, Mode::Exclusive, true).await,
-        Joined::Granted(_)
-    ));
+    assert!(matches!(a.join(&held, Mode::Exclusive, true).await, Joined::Granted(_)));
 }
 
 async fn repeated_join_answers_for_its_place(store: MemoryBackend) {
@@ -99,10 +84,7 @@ async fn repeated_join_answers_for_its_place(store: MemoryBackend) {
         Joined::Granted(grant.clone())
     );
     let second = b.queue_up(Kind::Lock, "x", Mode::Exclusive).await;
-    assert_eq!(
-        b.join(&second, Mode::Exclusive, true).await,
-        Joined::Waiting
-    );
+    assert_eq!(b.join(&second, Mode::Exclusive, true).await, Joined::Waiting);
     assert_eq!(a.release(&first, grant.token).await, Left::Left);
     let granted = b.wait(&second).await;
     assert_eq!(
@@ -117,35 +99,19 @@ async fn repeated_take_and_enter_answer_for_their_entries(store: MemoryBackend) 
     let a = Client::open(&store).await;
     a.enqueue("q", &[Item::new(*b"1"), Item::new(*b"2")]).await;
     let (claim, item) = a.take_one("q").await;
-    let again = a
-        .queue()
-        .take(&claim.request, &TakeLimit::new(1), true)
-        .await
-        .unwrap();
+    let again = a.queue().take(&claim.request, &TakeLimit::new(1), true).await.unwrap();
     let Taken::Items(items) = again else {
         panic!("{again:?}")
     };
-    assert_eq!(
-        (items.len(), items[0].token, items[0].deliveries),
-        (1, item.token, 1)
-    );
+    assert_eq!((items.len(), items[0].token, items[0].deliveries), (1, item.token, 1));
     assert_eq!(a.queue().depth(&name("q")).await.unwrap().in_flight, 1);
 
     let enter = a.request(Kind::DoubleBarrier, "d");
     for _ in 0..3 {
-        let entered = a
-            .barrier()
-            .enter(&enter, 2.try_into().unwrap())
-            .await
-            .unwrap();
+        let entered = a.barrier().enter(&enter, 2.try_into().unwrap()).await.unwrap();
         assert_eq!(entered, tenure_core::backend::Entered::Waiting);
     }
-    let states: Vec<_> = a
-        .entries()
-        .await
-        .into_iter()
-        .map(|entry| entry.state)
-        .collect();
+    let states: Vec<_> = a.entries().await.into_iter().map(|entry| entry.state).collect();
     assert!(
         matches!(&states[..], [EntryState::Granted(_), EntryState::Waiting]),
         "{states:?}"
@@ -166,19 +132,12 @@ async fn repeated_step_answers_as_at_first(store: MemoryBackend) {
     let (ack, purge, leave) = (a.marker(), a.marker(), a.marker());
     for _ in 0..2 {
         assert_eq!(
-            a.queue()
-                .ack(ack, std::slice::from_ref(&claim))
-                .await
-                .unwrap(),
+            a.queue().ack(ack, std::slice::from_ref(&claim)).await.unwrap(),
             [Left::Left]
         );
     }
-    a.enqueue("other", &[Item::new(*b"1"), Item::new(*b"2")])
-        .await;
-    assert_eq!(
-        kind(a.queue().purge(purge, &name("other")).await),
-        ErrorKind::Conflict
-    );
+    a.enqueue("other", &[Item::new(*b"1"), Item::new(*b"2")]).await;
+    assert_eq!(kind(a.queue().purge(purge, &name("other")).await), ErrorKind::Conflict);
     let purge = a.marker();
     for _ in 0..2 {
         assert_eq!(a.queue().purge(purge, &name("other")).await.unwrap(), 2);
@@ -206,15 +165,9 @@ async fn step_below_its_slot_has_no_effect(store: MemoryBackend) {
         slot: Slot::new(1),
     };
     a.enqueue("q", &[Item::new(*b"1")]).await;
-    let late = a
-        .queue()
-        .enqueue(early, &name("q"), &[Item::new(*b"late")])
-        .await;
+    let late = a.queue().enqueue(early, &name("q"), &[Item::new(*b"late")]).await;
     assert_eq!(kind(late), ErrorKind::Conflict);
-    assert_eq!(
-        kind(a.queue().purge(early, &name("q")).await),
-        ErrorKind::Conflict
-    );
+    assert_eq!(kind(a.queue().purge(early, &name("q")).await), ErrorKind::Conflict);
     // Each slot is for itself.
     a.queue()
         .enqueue(elsewhere, &name("q"), &[Item::new(*b"2")])

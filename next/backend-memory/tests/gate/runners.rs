@@ -99,14 +99,7 @@ async fn leader_campaigns_again_after_a_loss_and_returns_the_output_of_its_work(
     assert!(tokens.borrow().is_sorted() && tokens.borrow().len() == 3);
     // It has resigned.
     let session = store.open(SessionOptions::new()).await.unwrap();
-    assert!(
-        session
-            .election("e")
-            .try_campaign("next")
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(session.election("e").try_campaign("next").await.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,14 +112,7 @@ async fn candidate_withdraws_when_it_is_stopped() {
     let led = store.lead_with("e", "me", options, async |_| ());
     assert_eq!(soon(led).await.unwrap(), None);
     lead.resign().await.unwrap();
-    assert!(
-        session
-            .election("e")
-            .try_campaign("next")
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(session.election("e").try_campaign("next").await.unwrap().is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,24 +131,12 @@ async fn leader_that_is_stopped_finishes_its_work() {
 async fn lead_reports_errors_that_no_session_can_cure() {
     let store = Store::new(store());
     let work = async |_: Arc<Lead>| ();
-    assert_eq!(
-        kind(store.lead("", "me", work).await),
-        ErrorKind::InvalidName
-    );
-    assert_eq!(
-        kind(store.lead("e", vec![0; 2 << 20], work).await),
-        ErrorKind::TooLarge
-    );
+    assert_eq!(kind(store.lead("", "me", work).await), ErrorKind::InvalidName);
+    assert_eq!(kind(store.lead("e", vec![0; 2 << 20], work).await), ErrorKind::TooLarge);
 }
 
-async fn queue(
-    backend: &MemoryBackend,
-    items: impl IntoIterator<Item = &'static str>,
-) -> tenure_core::Session {
-    let session = Store::new(backend.clone())
-        .open(SessionOptions::new())
-        .await
-        .unwrap();
+async fn queue(backend: &MemoryBackend, items: impl IntoIterator<Item = &'static str>) -> tenure_core::Session {
+    let session = Store::new(backend.clone()).open(SessionOptions::new()).await.unwrap();
     session.queue("q").enqueue_many(items).await.unwrap();
     session
 }
@@ -187,11 +161,7 @@ async fn consumer_acknowledges_done_jobs_and_returns_failed_ones_later() {
     });
     consuming.await.unwrap();
     let expected = [("a", 0), ("bad", 0), ("c", 0), ("bad", 10), ("bad", 30)];
-    let done: Vec<_> = done
-        .borrow()
-        .iter()
-        .map(|(value, at)| (value.clone(), *at))
-        .collect();
+    let done: Vec<_> = done.borrow().iter().map(|(value, at)| (value.clone(), *at)).collect();
     assert_eq!(done, expected.map(|(value, at)| (value.to_owned(), at)));
     assert_eq!(session.queue("q").len().await.unwrap(), 0);
 }
@@ -271,13 +241,7 @@ async fn job_that_keeps_its_delivery_is_not_acknowledged() {
     soon(consuming).await.unwrap();
     assert_eq!(session.queue("q").depth().await.unwrap().in_flight, 1);
     drop(kept.take());
-    assert_eq!(
-        soon(session.queue("q").dequeue())
-            .await
-            .unwrap()
-            .deliveries(),
-        2
-    );
+    assert_eq!(soon(session.queue("q").dequeue()).await.unwrap().deliveries(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,11 +273,7 @@ async fn consumer_of_a_store_goes_on_in_another_session() {
     let backend = MemoryBackend::connect(MemoryConfig::new()).unwrap();
     let store = Store::new(backend.clone());
     let session = queue(&backend, ["a", "b"]).await;
-    session
-        .queue("q")
-        .enqueue(NewItem::new("c").priority(7))
-        .await
-        .unwrap();
+    session.queue("q").enqueue(NewItem::new("c").priority(7)).await.unwrap();
     let (jobs, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
     let stopped = Arc::clone(&stop);
     let options = ConsumeOptions::new().until(async move { stopped.notified().await });
@@ -346,8 +306,7 @@ async fn runners_and_transactions_run_in_tasks() {
     let backend = store();
     let (store, session) = (Store::new(backend.clone()), queue(&backend, ["a"]).await);
     let (first, second) = (store.clone(), session.clone());
-    let leading =
-        tokio::spawn(async move { first.lead("e", "me", async |lead| lead.token()).await });
+    let leading = tokio::spawn(async move { first.lead("e", "me", async |lead| lead.token()).await });
     let transacting = tokio::spawn(async move {
         let stm = second.stm();
         stm.run(|tx| async move { tx.put("k", "v") }).await

@@ -36,10 +36,7 @@ async fn dead_session_is_freed_at_its_ttl_and_not_before(store: MemoryBackend) {
         () = alive => {}
     }
     let took = start.elapsed();
-    assert!(
-        took >= TTL && took < TTL + Duration::from_millis(250),
-        "{took:?}"
-    );
+    assert!(took >= TTL && took < TTL + Duration::from_millis(250), "{took:?}");
     let error = a.session.renew().await.unwrap_err();
     assert_eq!(error.loss(), Some(LossReason::Expired));
 }
@@ -55,9 +52,7 @@ async fn renewed_session_outlives_its_ttl(store: MemoryBackend) {
 }
 
 async fn long_ttl_is_kept(store: MemoryBackend) {
-    let a = Client::open_for(&store, Duration::from_secs(60))
-        .await
-        .unwrap();
+    let a = Client::open_for(&store, Duration::from_secs(60)).await.unwrap();
     assert_eq!(a.ttl, Duration::from_secs(60));
     pass(59.0).await;
     a.session.renew().await.unwrap();
@@ -66,9 +61,7 @@ async fn long_ttl_is_kept(store: MemoryBackend) {
 #[tokio::test(start_paused = true)]
 async fn ttl_beyond_the_limits_is_rounded_up_or_refused() {
     let store = store();
-    let short = Client::open_for(&store, Duration::from_millis(1))
-        .await
-        .unwrap();
+    let short = Client::open_for(&store, Duration::from_millis(1)).await.unwrap();
     assert_eq!(short.ttl, LEAST_TTL);
     for ttl in [Duration::ZERO, MOST_TTL + Duration::from_secs(1)] {
         assert_eq!(
@@ -86,24 +79,15 @@ async fn detached_session_keeps_what_it_should_and_resumes_once(store: MemoryBac
     let (a, b) = (Client::open(&store).await, Client::open(&store).await);
     let (kept, grant) = a.hold(Kind::Election, "kept", Mode::Exclusive).await;
     let (freed, _) = a.lock("freed").await;
-    a.election()
-        .proclaim(&kept, grant.token, 7, b"old")
-        .await
-        .unwrap();
+    a.election().proclaim(&kept, grant.token, 7, b"old").await.unwrap();
     b.lock("other").await;
     a.queue_up(Kind::Lock, "other", Mode::Exclusive).await;
     a.session.detach(&[kept.nonce()]).await.unwrap();
     a.session.detach(&[kept.nonce()]).await.unwrap();
     b.lock("freed").await;
-    let late = a
-        .line(Kind::Lock)
-        .join(&freed, Mode::Exclusive, None, true)
-        .await;
+    let late = a.line(Kind::Lock).join(&freed, Mode::Exclusive, None, true).await;
     assert_eq!(late.unwrap_err().loss(), Some(LossReason::Detached));
-    assert_eq!(
-        a.session.renew().await.unwrap_err().loss(),
-        Some(LossReason::Detached)
-    );
+    assert_eq!(a.session.renew().await.unwrap_err().loss(), Some(LossReason::Detached));
 
     let again = Client::resume(&store, &a.id).await.unwrap();
     assert_eq!(
@@ -118,11 +102,7 @@ async fn detached_session_keeps_what_it_should_and_resumes_once(store: MemoryBac
         (kept.nonce(), &EntryState::Granted(vec![grant.clone()]))
     );
     // Its process does not know how many proclamations there were.
-    again
-        .election()
-        .proclaim(&kept, grant.token, 1, b"new")
-        .await
-        .unwrap();
+    again.election().proclaim(&kept, grant.token, 1, b"new").await.unwrap();
     let update = again.election().observe(&name("kept"), None).await.unwrap();
     assert_eq!(&*update.leader.unwrap().value, b"new");
     assert_eq!(kind(a.session.revoke().await), ErrorKind::Lost);
@@ -130,10 +110,7 @@ async fn detached_session_keeps_what_it_should_and_resumes_once(store: MemoryBac
 
     again.session.detach(&[]).await.unwrap();
     pass(11.0).await;
-    let expired = Client::resume(&store, &a.id)
-        .await
-        .map(|client| client.id)
-        .unwrap_err();
+    let expired = Client::resume(&store, &a.id).await.map(|client| client.id).unwrap_err();
     assert_eq!(expired.loss(), Some(LossReason::Expired));
 }
 
@@ -163,13 +140,7 @@ async fn names_of_two_kinds_or_namespaces_never_meet(store: MemoryBackend) {
     let a = Client::open(&store).await;
     let elsewhere = store.in_namespace(Namespace::new("default/a").unwrap());
     let other = Client::open(&elsewhere).await;
-    for kind in [
-        Kind::Lock,
-        Kind::RwLock,
-        Kind::Election,
-        Kind::Semaphore,
-        Kind::Once,
-    ] {
+    for kind in [Kind::Lock, Kind::RwLock, Kind::Election, Kind::Semaphore, Kind::Once] {
         a.hold(kind, "a", Mode::Exclusive).await;
         other.hold(kind, "a", Mode::Exclusive).await;
     }
@@ -179,11 +150,7 @@ async fn names_of_two_kinds_or_namespaces_never_meet(store: MemoryBackend) {
     // A session belongs to its namespace.
     a.session.detach(&[]).await.unwrap();
     assert_eq!(
-        kind(
-            Client::resume(&elsewhere, &a.id)
-                .await
-                .map(|client| client.id)
-        ),
+        kind(Client::resume(&elsewhere, &a.id).await.map(|client| client.id)),
         ErrorKind::Lost
     );
 }
@@ -197,10 +164,7 @@ async fn tokens_rise_over_idle_times_and_floors(store: MemoryBackend) {
     let b = Client::open(&store).await;
     let (_, second) = b.lock("x").await;
     assert!(second.token > first.token);
-    store
-        .raise_token_floor(FencingToken::new(1_000_000))
-        .await
-        .unwrap();
+    store.raise_token_floor(FencingToken::new(1_000_000)).await.unwrap();
     store.raise_token_floor(FencingToken::new(5)).await.unwrap();
     let (_, third) = b.lock("y").await;
     assert!(third.token >= FencingToken::new(1_000_000));
@@ -240,20 +204,14 @@ async fn operator_ends_a_session_and_a_request(store: MemoryBackend) {
     let lost = SessionEvent::RequestLost(request.nonce(), LossReason::Revoked);
     assert_eq!(soon(a.events.recv()).await, Some(lost));
     b.lock("x").await;
-    assert_eq!(
-        a.release(&request, grant.token).await,
-        tenure_core::backend::Left::Gone
-    );
+    assert_eq!(a.release(&request, grant.token).await, tenure_core::backend::Left::Gone);
     assert!(store.revoke(&a.id));
     assert!(!store.revoke(&a.id));
     assert_eq!(
         soon(a.events.recv()).await,
         Some(SessionEvent::Lost(LossReason::Revoked))
     );
-    assert_eq!(
-        a.session.renew().await.unwrap_err().loss(),
-        Some(LossReason::Revoked)
-    );
+    assert_eq!(a.session.renew().await.unwrap_err().loss(), Some(LossReason::Revoked));
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,33 +222,23 @@ async fn session_with_too_many_entries_is_refused_more() {
         a.lock(name).await;
     }
     let request = a.request(Kind::Lock, "4");
-    let refused = a
-        .line(Kind::Lock)
-        .join(&request, Mode::Exclusive, None, true)
-        .await;
+    let refused = a.line(Kind::Lock).join(&request, Mode::Exclusive, None, true).await;
     assert_eq!(kind(refused), ErrorKind::TooLarge);
     assert_eq!(a.entries().await.len(), 3);
     let b = Client::open(&store).await;
     assert!(matches!(
-        b.join(&b.request(Kind::Lock, "4"), Mode::Exclusive, false)
-            .await,
+        b.join(&b.request(Kind::Lock, "4"), Mode::Exclusive, false).await,
         Joined::Granted(_)
     ));
 }
 
 #[tokio::test(start_paused = true)]
 async fn stores_with_one_shared_name_are_one() {
-    let connect = || {
-        MemoryBackend::connect(MemoryConfig::shared("stores_with_one_shared_name_are_one")).unwrap()
-    };
-    let (a, b) = (
-        Client::open(&connect()).await,
-        Client::open(&connect()).await,
-    );
+    let connect = || MemoryBackend::connect(MemoryConfig::shared("stores_with_one_shared_name_are_one")).unwrap();
+    let (a, b) = (Client::open(&connect()).await, Client::open(&connect()).await);
     a.lock("x").await;
     assert_eq!(
-        b.join(&b.request(Kind::Lock, "x"), Mode::Exclusive, false)
-            .await,
+        b.join(&b.request(Kind::Lock, "x"), Mode::Exclusive, false).await,
         Joined::Busy
     );
     let alone = Client::open(&store()).await;
@@ -307,12 +255,7 @@ fn url_selects_the_store_and_its_options() {
     for part in ["\"a b\"", "500ms", "\"shop\"", "\"me\""] {
         assert!(config.contains(part), "{config}");
     }
-    for refused in [
-        "memory://host/x",
-        "memory:?tll=1s",
-        "memory:?ttl=25h",
-        "etcd:x",
-    ] {
+    for refused in ["memory://host/x", "memory:?tll=1s", "memory:?ttl=25h", "etcd:x"] {
         assert_eq!(kind(read(refused)), ErrorKind::Config, "{refused}");
     }
     assert_eq!(kind(read("memory:?namespace=")), ErrorKind::InvalidName);
@@ -320,10 +263,7 @@ fn url_selects_the_store_and_its_options() {
 
 #[test]
 fn store_outside_a_runtime_is_refused() {
-    assert_eq!(
-        kind(MemoryBackend::connect(MemoryConfig::new())),
-        ErrorKind::Config
-    );
+    assert_eq!(kind(MemoryBackend::connect(MemoryConfig::new())), ErrorKind::Config);
 }
 
 #[tokio::test(start_paused = true)]
@@ -346,8 +286,7 @@ async fn store_in_steady_use_does_not_grow() {
     let kept = (footprint.entries, footprint.waiters, footprint.objects);
     assert_eq!(kept, (1, 0, 1));
     assert!(footprint.past <= 1002, "{footprint:?}");
-    a.oldest_open
-        .store(2900, std::sync::atomic::Ordering::Release);
+    a.oldest_open.store(2900, std::sync::atomic::Ordering::Release);
     a.lock("y").await;
     assert!(store.footprint().past < 50, "{:?}", store.footprint());
 }

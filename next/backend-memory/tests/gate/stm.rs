@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_core::backend::{
-    Commit, CommitOutcome, CommitRecord, Fence, Item, Key, KeyRead, Marker, Mode, Resolution,
-    Snapshot, Write,
+    Commit, CommitOutcome, CommitRecord, Fence, Item, Key, KeyRead, Marker, Mode, Resolution, Snapshot, Write,
 };
 use tenure_core::compare::{Compare, OpResult, Relation, Target};
 use tenure_core::{ErrorKind, Kind};
@@ -71,10 +70,7 @@ async fn write(client: &Client, writes: impl IntoIterator<Item = Write>) -> u64 
 async fn read(client: &Client, keys: &[(&str, Option<u64>)], at: Option<u64>) -> Snapshot {
     let keys: Vec<_> = keys
         .iter()
-        .map(|&(of, known)| KeyRead {
-            key: key(of),
-            known,
-        })
+        .map(|&(of, known)| KeyRead { key: key(of), known })
         .collect();
     client.stm().read(&keys, at).await.unwrap()
 }
@@ -82,10 +78,7 @@ async fn read(client: &Client, keys: &[(&str, Option<u64>)], at: Option<u64>) ->
 async fn fence_lost(client: &Client, fence: Fence) -> bool {
     let mut fenced = writing(client, [put("fenced", "1")]);
     fenced.fence = Some(fence);
-    matches!(
-        client.stm().commit(&fenced).await.unwrap(),
-        CommitOutcome::FenceLost
-    )
+    matches!(client.stm().commit(&fenced).await.unwrap(), CommitOutcome::FenceLost)
 }
 
 async fn commit_compares_before_it_writes(store: MemoryBackend) {
@@ -113,11 +106,7 @@ async fn commit_compares_before_it_writes(store: MemoryBackend) {
         both.then = vec![Write::Get(key("x"))];
         both.or_else = vec![Write::Get(key("y")), Write::Get(key("absent"))];
         let record = commit(&a, &both).await;
-        assert_eq!(
-            (record.succeeded, record.revision),
-            (expected, second),
-            "{compare:?}"
-        );
+        assert_eq!((record.succeeded, record.revision), (expected, second), "{compare:?}");
         let OpResult::Get(Some(found)) = &record.results[0] else {
             panic!("{record:?}")
         };
@@ -168,9 +157,7 @@ async fn fence_of_a_downgraded_writer_is_lost(store: MemoryBackend) {
     let (request, grant) = a.hold(Kind::RwLock, "x", Mode::Exclusive).await;
     let mut fence = Fence::new(request.nonce(), Kind::RwLock, name("x"), grant.token, true);
     assert!(!fence_lost(&a, fence.clone()).await);
-    rw.downgrade(a.marker(), &request, grant.token)
-        .await
-        .unwrap();
+    rw.downgrade(a.marker(), &request, grant.token).await.unwrap();
     assert!(fence_lost(&a, fence.clone()).await);
     fence.exclusive = false;
     assert!(!fence_lost(&a, fence).await);
@@ -180,29 +167,14 @@ async fn fence_of_a_delivery_or_participant_counts(store: MemoryBackend) {
     let a = Client::open(&store).await;
     a.enqueue("q", &[Item::new(*b"1")]).await;
     let (claim, _) = a.take_one("q").await;
-    let fence = Fence::new(
-        claim.request.nonce(),
-        Kind::Queue,
-        name("q"),
-        claim.token,
-        true,
-    );
+    let fence = Fence::new(claim.request.nonce(), Kind::Queue, name("q"), claim.token, true);
     assert!(!fence_lost(&a, fence.clone()).await);
     a.ack(claim).await;
     assert!(fence_lost(&a, fence).await);
     let enter = a.request(Kind::DoubleBarrier, "d");
-    a.barrier()
-        .enter(&enter, 1.try_into().unwrap())
-        .await
-        .unwrap();
+    a.barrier().enter(&enter, 1.try_into().unwrap()).await.unwrap();
     let grant = a.barrier().wait(&enter).await.unwrap().unwrap();
-    let fence = Fence::new(
-        enter.nonce(),
-        Kind::DoubleBarrier,
-        name("d"),
-        grant.token,
-        false,
-    );
+    let fence = Fence::new(enter.nonce(), Kind::DoubleBarrier, name("d"), grant.token, false);
     assert!(!fence_lost(&a, fence).await);
 }
 
@@ -214,10 +186,7 @@ async fn snapshot_tells_its_true_revision(store: MemoryBackend) {
     let snapshot = read(&a, &[("y", None), ("absent", None)], Some(first)).await;
     // No history is kept: the caller compares the revision.
     assert_eq!(
-        (
-            snapshot.revision,
-            snapshot.values[0].as_ref().unwrap().modified
-        ),
+        (snapshot.revision, snapshot.values[0].as_ref().unwrap().modified),
         (second, second)
     );
     assert!(snapshot.values[1].is_none());
@@ -242,10 +211,7 @@ async fn known_value_is_not_sent_and_a_new_one_is(store: MemoryBackend) {
         (Some(&b"2"[..]), first, second, 2)
     );
     assert!(values[2].is_none());
-    assert_eq!(
-        values[3].as_ref().unwrap().value.as_deref(),
-        Some(&b"1"[..])
-    );
+    assert_eq!(values[3].as_ref().unwrap().value.as_deref(), Some(&b"1"[..]));
 }
 
 async fn lost_commit_is_resolved(store: MemoryBackend) {
@@ -275,10 +241,7 @@ async fn aborted_commit_never_lands(store: MemoryBackend) {
     let a = Client::open(&store).await;
     let late = writing(&a, [put("x", "1")]);
     for _ in 0..2 {
-        assert_eq!(
-            a.stm().resolve(late.marker).await.unwrap(),
-            Resolution::Aborted
-        );
+        assert_eq!(a.stm().resolve(late.marker).await.unwrap(), Resolution::Aborted);
     }
     assert_eq!(kind(a.stm().commit(&late).await), ErrorKind::Conflict);
     let overtaken = writing(&a, [put("x", "2")]);
@@ -289,25 +252,16 @@ async fn aborted_commit_never_lands(store: MemoryBackend) {
         slot: tenure_core::backend::Slot::new(3),
         ..a.marker()
     };
-    assert_eq!(
-        a.stm().resolve(elsewhere).await.unwrap(),
-        Resolution::Aborted
-    );
+    assert_eq!(a.stm().resolve(elsewhere).await.unwrap(), Resolution::Aborted);
 }
 
 async fn repeated_commit_answers_as_at_first(store: MemoryBackend) {
     let a = Client::open(&store).await;
     let once = writing(&a, [put("x", "1"), Write::Get(key("x"))]);
     let (first, second) = (commit(&a, &once).await, commit(&a, &once).await);
+    assert_eq!((first.revision, first.results), (second.revision, second.results));
     assert_eq!(
-        (first.revision, first.results),
-        (second.revision, second.results)
-    );
-    assert_eq!(
-        read(&a, &[("x", None)], None).await.values[0]
-            .as_ref()
-            .unwrap()
-            .version,
+        read(&a, &[("x", None)], None).await.values[0].as_ref().unwrap().version,
         1
     );
 }
@@ -315,15 +269,9 @@ async fn repeated_commit_answers_as_at_first(store: MemoryBackend) {
 async fn leased_key_ends_with_its_session(store: MemoryBackend) {
     let (a, b) = (
         Client::open(&store).await,
-        Client::open_for(&store, Duration::from_secs(60))
-            .await
-            .unwrap(),
+        Client::open_for(&store, Duration::from_secs(60)).await.unwrap(),
     );
-    let revision = write(
-        &a,
-        [leased("held"), leased("taken over"), put("plain", "1")],
-    )
-    .await;
+    let revision = write(&a, [leased("held"), leased("taken over"), put("plain", "1")]).await;
     write(&b, [leased("taken over")]).await;
     let held = Key {
         kind: Kind::Barrier,
@@ -366,13 +314,7 @@ async fn leased_key_stays_while_its_session_is_renewed(store: MemoryBackend) {
     let again = Client::resume(&store, &a.id).await.unwrap();
     let values = again
         .stm()
-        .read(
-            &[KeyRead {
-                key: held,
-                known: None,
-            }],
-            None,
-        )
+        .read(&[KeyRead { key: held, known: None }], None)
         .await
         .unwrap()
         .values;

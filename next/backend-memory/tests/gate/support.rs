@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tenure_core::backend::{
-    Backend, BackendSession, Claim, Departure, Entry, Grant, Item, Joined, Left, Marker, Mode,
-    Nonce, Request, SessionEvent, SessionEvents, Slot, TakeLimit, Taken, TakenItem, WaitQueue,
+    Backend, BackendSession, Claim, Departure, Entry, Grant, Item, Joined, Left, Marker, Mode, Nonce, Request,
+    SessionEvent, SessionEvents, Slot, TakeLimit, Taken, TakenItem, WaitQueue,
 };
 use tenure_core::{ErrorKind, FencingToken, Kind, Name, Result, SessionId};
 use tenure_memory::{MemoryBackend, MemoryConfig};
@@ -124,10 +124,7 @@ impl Client {
     }
 
     pub async fn join(&self, request: &Request, mode: Mode, wait: bool) -> Joined {
-        self.line(request.kind())
-            .join(request, mode, None, wait)
-            .await
-            .unwrap()
+        self.line(request.kind()).join(request, mode, None, wait).await.unwrap()
     }
 
     /// Joins, and expects a grant at once.
@@ -151,10 +148,7 @@ impl Client {
     }
 
     pub async fn wait(&self, request: &Request) -> Grant {
-        soon(self.line(request.kind()).wait(request))
-            .await
-            .unwrap()
-            .unwrap()
+        soon(self.line(request.kind()).wait(request)).await.unwrap().unwrap()
     }
 
     pub async fn waits(&self, request: &Request) {
@@ -163,18 +157,12 @@ impl Client {
 
     pub async fn release(&self, request: &Request, token: FencingToken) -> Left {
         let leave = [Departure::release(request.clone(), token)];
-        self.line(request.kind())
-            .leave(self.marker(), &leave)
-            .await
-            .unwrap()[0]
+        self.line(request.kind()).leave(self.marker(), &leave).await.unwrap()[0]
     }
 
     pub async fn withdraw(&self, request: &Request) -> Left {
         let leave = [Departure::withdraw(request.clone())];
-        self.line(request.kind())
-            .leave(self.marker(), &leave)
-            .await
-            .unwrap()[0]
+        self.line(request.kind()).leave(self.marker(), &leave).await.unwrap()[0]
     }
 
     pub async fn entries(&self) -> Vec<Entry> {
@@ -190,10 +178,7 @@ impl Client {
     }
 
     pub async fn enqueue(&self, queue: &str, items: &[Item]) {
-        self.queue()
-            .enqueue(self.marker(), &name(queue), items)
-            .await
-            .unwrap();
+        self.queue().enqueue(self.marker(), &name(queue), items).await.unwrap();
     }
 
     pub async fn take(&self, queue: &str, limit: &TakeLimit) -> Option<(Request, Vec<TakenItem>)> {

@@ -22,11 +22,7 @@ async fn lock_is_handed_over_and_kept_for_hours() {
     assert!(b.try_lock("x").await.unwrap().is_none());
     let locker = b.locker("x");
     assert_eq!(
-        locker
-            .lock_timeout(Duration::from_secs(60))
-            .await
-            .unwrap_err()
-            .kind(),
+        locker.lock_timeout(Duration::from_secs(60)).await.unwrap_err().kind(),
         ErrorKind::TimedOut
     );
     pass(3600.0).await;
@@ -66,10 +62,7 @@ async fn cancelled_wait_and_dropped_guard_leave_nothing() {
 #[tokio::test(start_paused = true)]
 async fn loss_is_signalled_when_an_operator_ends_the_session() {
     let backend = MemoryBackend::connect(MemoryConfig::new()).unwrap();
-    let session = Store::new(backend.clone())
-        .open(SessionOptions::new())
-        .await
-        .unwrap();
+    let session = Store::new(backend.clone()).open(SessionOptions::new()).await.unwrap();
     let guard = session.lock("x").await.unwrap();
     assert!(backend.revoke(session.id()));
     assert_eq!(soon(session.lost()).await, LossReason::Revoked);

@@ -9,11 +9,7 @@ fn pattern_selects_the_cases_of_a_rule() {
     let report: Value = serde_json::from_str(&ended.stdout).unwrap();
     let cases = report["cases"].as_array().unwrap();
     assert!(!cases.is_empty());
-    assert!(
-        cases
-            .iter()
-            .all(|case| case["id"].as_str().unwrap().starts_with("l1_"))
-    );
+    assert!(cases.iter().all(|case| case["id"].as_str().unwrap().starts_with("l1_")));
 }
 
 #[test]

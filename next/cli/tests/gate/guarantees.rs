@@ -6,18 +6,14 @@ use crate::support::tenure;
 fn guarantees_are_printed_with_their_reasons() {
     let ended = tenure(&["guarantees"]);
     assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
-    let exclusion = ended
-        .stdout
-        .lines()
-        .find(|line| line.starts_with("L1 "))
-        .unwrap();
+    let exclusion = ended.stdout.lines().find(|line| line.starts_with("L1 ")).unwrap();
     assert!(exclusion.contains("mutual exclusion"), "{exclusion}");
     assert!(
-        ended.stdout.lines().skip(1).all(|line| line
-            .split("  ")
-            .filter(|cell| !cell.is_empty())
-            .count()
-            >= 3)
+        ended
+            .stdout
+            .lines()
+            .skip(1)
+            .all(|line| line.split("  ").filter(|cell| !cell.is_empty()).count() >= 3)
     );
 }
 

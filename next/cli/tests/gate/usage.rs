@@ -6,24 +6,12 @@ fn command_line_ends_with_the_code_of_its_mistake() {
         (&[], 64, "Usage"),
         (&["conquer"], 64, "conquer"),
         (&["guarantees", "--unknown"], 64, "--unknown"),
-        (
-            &["guarantees", "--url", "memory:", "--url", "memory:"],
-            64,
-            "one --url",
-        ),
+        (&["guarantees", "--url", "memory:", "--url", "memory:"], 64, "one --url"),
         (&["guarantees", "--url", "nonsense"], 78, "scheme"),
         (&["guarantees", "--url", "consul://h/x"], 78, "memory, etcd"),
-        (
-            &["guarantees", "--url", "etcd://u:canary@h:1/x"],
-            78,
-            "feature `etcd`",
-        ),
+        (&["guarantees", "--url", "etcd://u:canary@h:1/x"], 78, "feature `etcd`"),
         (&["guarantees", "--url", "memory:?tll=1s"], 78, "`tll`"),
-        (
-            &["conform", "--only", "no_such_*"],
-            64,
-            "no case matches `no_such_*`",
-        ),
+        (&["conform", "--only", "no_such_*"], 64, "no case matches `no_such_*`"),
         (&["conform", "--url", "memory:shared"], 78, "without a name"),
         (
             &["conform", "--only", "l1_*", "--out", "/no/such/folder/x"],

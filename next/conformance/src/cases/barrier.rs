@@ -42,28 +42,19 @@ async fn b1_wait_returns_after_a_release(harness: &dyn Harness) -> Verdict {
             done("is_held", seen.is_held()).await? && guard.is_valid(),
             "a held barrier is not held"
         );
-        let mut waiters = [
-            sleeper(harness, &seen).await?,
-            sleeper(harness, &held).await?,
-        ];
+        let mut waiters = [sleeper(harness, &seen).await?, sleeper(harness, &held).await?];
         still_waiting("at a held barrier", &waiters.each_ref()).await?;
         let timed = promptly("wait_timeout", seen.wait_timeout(Duration::from_millis(50))).await?;
         refused("a wait with a limit", timed, &[ErrorKind::TimedOut])?;
         match opened {
             false => done("release", guard.release()).await?,
             // Another session than the holder's ends the hold.
-            true => ensure!(
-                done("open", seen.open()).await?,
-                "a held barrier was not there to open"
-            ),
+            true => ensure!(done("open", seen.open()).await?, "a held barrier was not there to open"),
         }
         for waiter in &mut waiters {
             granted(waiter, "the end of a wait after a release").await?;
         }
-        ensure!(
-            !done("open", seen.open()).await?,
-            "a free barrier was there to open"
-        );
+        ensure!(!done("open", seen.open()).await?, "a free barrier was there to open");
         done("wait at a free barrier", seen.wait()).await?;
     }
     held!("two waiters went on after a release, and after another session opened the barrier")
@@ -92,10 +83,7 @@ async fn b1_second_hold_is_refused(harness: &dyn Harness) -> Verdict {
                 &[ErrorKind::Conflict],
             )?;
         }
-        ensure!(
-            done("is_held", mine.is_held()).await?,
-            "a refused hold ended the first"
-        );
+        ensure!(done("is_held", mine.is_held()).await?, "a refused hold ended the first");
         match guard {
             Some(guard) => done("release", guard.release()).await?,
             None => ensure!(
@@ -129,11 +117,7 @@ async fn b1_hold_ends_with_its_session(harness: &dyn Harness) -> Verdict {
                 );
             }
         }
-        granted(
-            &mut waiter,
-            "the end of a hold with its guard or its session",
-        )
-        .await?;
+        granted(&mut waiter, "the end of a hold with its guard or its session").await?;
     }
     let session = open(harness, LONG).await?;
     done("close of a barrier", session.barrier("gate").close()).await?;

@@ -13,8 +13,7 @@ use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::tools::{
-    LONG, PROMPT, done, ensure, held, in_time, open, open_linked, operator, promptly, refused,
-    revoke, settle, spawn,
+    LONG, PROMPT, done, ensure, held, in_time, open, open_linked, operator, promptly, refused, revoke, settle, spawn,
 };
 
 cases! { CASES:
@@ -48,11 +47,7 @@ async fn t3_lost_guard_commits_nothing(harness: &dyn Harness) -> Verdict {
     let guard = done("lock", session.lock("fence")).await?;
     let stm = session.stm();
     let fenced = stm.fenced_by(&guard);
-    done(
-        "a commit while held",
-        fenced.run(async |tx| tx.put("guarded", "first")),
-    )
-    .await?;
+    done("a commit while held", fenced.run(async |tx| tx.put("guarded", "first"))).await?;
     done("a deletion", operator(harness)?.delete(guard.key())).await?;
     let successor = done("lock", other.lock("fence")).await?;
     let mut refusals = Vec::new();
@@ -64,21 +59,14 @@ async fn t3_lost_guard_commits_nothing(harness: &dyn Harness) -> Verdict {
     let reads = fenced.run(async |tx| tx.get("guarded").await.map(drop));
     refusals.push(promptly("an answer", reads).await?);
     for holds in [0, 1] {
-        let txn = stm
-            .txn()
-            .fenced_by(&guard)
-            .when([Compare::create("absent").eq(holds)]);
+        let txn = stm.txn().fenced_by(&guard).when([Compare::create("absent").eq(holds)]);
         let txn = txn
             .then([Op::put("guarded", "late")])
             .or_else([Op::put("guarded", "later")]);
         refusals.push(promptly("an answer", txn.commit()).await?.map(drop));
     }
     for refusal in refusals {
-        let error = refused(
-            "a commit bound to a lost guard",
-            refusal,
-            &[ErrorKind::Lost],
-        )?;
+        let error = refused("a commit bound to a lost guard", refusal, &[ErrorKind::Lost])?;
         ensure!(
             error.effect() == Effect::None,
             "a refused commit leaves its effect open: {error:?}"
@@ -97,52 +85,29 @@ async fn t3_lost_guard_commits_nothing(harness: &dyn Harness) -> Verdict {
         .fenced_by(&successor)
         .then([Op::put("guarded", "second")]);
     done("the successor's commit", own.commit()).await?;
-    let foreign = promptly(
-        "an answer",
-        session.stm().txn().fenced_by(&successor).commit(),
-    )
-    .await?;
+    let foreign = promptly("an answer", session.stm().txn().fenced_by(&successor).commit()).await?;
     refused(
         "a commit bound to a guard of another session",
         foreign,
         &[ErrorKind::Config],
     )?;
-    held!(
-        "four commits were refused with Lost after the guard had ended, the successor's took effect"
-    )
+    held!("four commits were refused with Lost after the guard had ended, the successor's took effect")
 }
 
 /// Checks that commits bound to `guard` take effect while it is held, and none after an operator has deleted it.
 async fn binds(harness: &dyn Harness, session: &Session, kind: &str, guard: &Holding) -> Step<()> {
     let stm = session.stm();
-    let bound = |value: &str| {
-        stm.txn()
-            .fenced_by(guard)
-            .then([Op::put("guarded", value)])
-            .commit()
-    };
+    let bound = |value: &str| stm.txn().fenced_by(guard).then([Op::put("guarded", value)]).commit();
     let first = promptly("a commit while held", bound(kind)).await?;
-    first.map_err(|error| {
-        Outcome::violated(format!("a commit bound to a {kind} that is held: {error}"))
-    })?;
+    first.map_err(|error| Outcome::violated(format!("a commit bound to a {kind} that is held: {error}")))?;
     done("a deletion", operator(harness)?.delete(guard.key())).await?;
     let late = promptly("an answer", bound("late")).await?;
-    let error = refused(
-        &format!("a commit bound to a lost {kind}"),
-        late,
-        &[ErrorKind::Lost],
-    )?;
+    let error = refused(&format!("a commit bound to a lost {kind}"), late, &[ErrorKind::Lost])?;
     ensure!(
         error.effect() == Effect::None,
         "a refused commit leaves its effect open: {error:?}"
     );
-    has(
-        &stm,
-        "guarded",
-        Some(kind),
-        "after the commit of a lost guard",
-    )
-    .await
+    has(&stm, "guarded", Some(kind), "after the commit of a lost guard").await
 }
 
 async fn t3_every_kind_of_guard_binds(harness: &dyn Harness) -> Verdict {
@@ -169,9 +134,7 @@ async fn t3_every_kind_of_guard_binds(harness: &dyn Harness) -> Verdict {
     binds(harness, &session, "delivery", &delivery).await?;
     let inside = done("enter", session.double_barrier("fence", 1).enter()).await?;
     binds(harness, &session, "participant", &inside).await?;
-    held!(
-        "leadership, reader, writer, downgraded writer, delivery and participant bound their commits"
-    )
+    held!("leadership, reader, writer, downgraded writer, delivery and participant bound their commits")
 }
 
 async fn t3_revoked_holder_commits_nothing(harness: &dyn Harness) -> Verdict {
@@ -179,10 +142,7 @@ async fn t3_revoked_holder_commits_nothing(harness: &dyn Harness) -> Verdict {
     let guard = done("lock", holder.lock("fence")).await?;
     revoke(harness, holder.id()).await?;
     let stm = holder.stm();
-    let bound = stm
-        .txn()
-        .fenced_by(&guard)
-        .then([Op::put("guarded", "late")]);
+    let bound = stm.txn().fenced_by(&guard).then([Op::put("guarded", "late")]);
     refused(
         "a commit bound to a lost guard",
         promptly("an answer", bound.commit()).await?,
@@ -190,13 +150,7 @@ async fn t3_revoked_holder_commits_nothing(harness: &dyn Harness) -> Verdict {
     )?;
     let own = promptly("an answer", stm.put("guarded", "late")).await?;
     refused("a commit of a revoked session", own, &[ErrorKind::Lost])?;
-    has(
-        &other.stm(),
-        "guarded",
-        None,
-        "after the commits of a revoked session",
-    )
-    .await?;
+    has(&other.stm(), "guarded", None, "after the commits of a revoked session").await?;
     held!("refused with Lost, and nothing was written")
 }
 
@@ -276,18 +230,13 @@ async fn t3_late_commit_of_a_writer_spares_the_readers(harness: &dyn Harness) ->
         found == later,
         "beside a reader a commit of the downgraded writer changed {found:?} to {later:?}"
     );
-    ensure!(
-        beside.is_valid() && downgraded.is_valid(),
-        "a reader was lost"
-    );
+    ensure!(beside.is_valid() && downgraded.is_valid(), "a reader was lost");
     let own = stm
         .txn()
         .fenced_by(&downgraded)
         .then([Op::put("guarded", "by a reader")]);
     done("a commit of the downgraded guard", own.commit()).await?;
-    held!(
-        "a commit that arrived after the downgrade changed nothing; the downgraded guard commits as a reader"
-    )
+    held!("a commit that arrived after the downgrade changed nothing; the downgraded guard commits as a reader")
 }
 
 /// Returns the value once no task shares it.
@@ -364,14 +313,8 @@ async fn t4_lost_answer_is_resolved(harness: &dyn Harness) -> Verdict {
         "{} writes were confirmed, and the key has version {version}",
         2 * rounds
     );
-    in_time!(
-        session.is_valid(),
-        "the session was lost: {:?}",
-        session.loss()
-    );
-    held!(
-        "{count} increments and {version} blind writes over a link that lost answers, each done once"
-    )
+    in_time!(session.is_valid(), "the session was lost: {:?}", session.loss());
+    held!("{count} increments and {version} blind writes over a link that lost answers, each done once")
 }
 
 async fn t4_late_commit_never_lands(harness: &dyn Harness) -> Verdict {
@@ -417,13 +360,7 @@ async fn t4_late_commit_never_lands(harness: &dyn Harness) -> Verdict {
     done("put", other.put("blind", "newer")).await?;
     link.deliver();
     settle().await;
-    has(
-        &other,
-        "blind",
-        Some("newer"),
-        "after the early commit arrived",
-    )
-    .await?;
+    has(&other, "blind", Some("newer"), "after the early commit arrived").await?;
     let version = done("entry", other.entry("blind"))
         .await?
         .map_or(0, |entry| entry.version);
@@ -440,19 +377,12 @@ async fn t4_unknown_outcome_is_reported(harness: &dyn Harness) -> Verdict {
     done("put", stm.put("key", "known")).await?;
     link.mute();
     let unknown = promptly("the end of a commit", stm.put("key", "unknown")).await?;
-    let error = refused(
-        "a commit without an answer",
-        unknown,
-        &[ErrorKind::CommitUnknown],
-    )?;
+    let error = refused("a commit without an answer", unknown, &[ErrorKind::CommitUnknown])?;
     ensure!(
         error.effect() == Effect::Unknown && !error.is_retryable(),
         "an unknown commit ended with {error:?}"
     );
-    ensure!(
-        !session.is_valid(),
-        "a commit was given up although its session lives"
-    );
+    ensure!(!session.is_valid(), "a commit was given up although its session lives");
     let after = promptly("the end of a commit", stm.put("key", "after")).await?;
     let after = refused("a commit after the loss", after, &[ErrorKind::Lost])?;
     ensure!(
@@ -468,20 +398,16 @@ async fn t5_limits_are_errors_before_sending(harness: &dyn Harness) -> Verdict {
     let stm = session.stm();
     let puts = |count: usize| (0..count).map(|number| Op::put(format!("key {number}"), "v"));
     let gets = |count: usize| (0..count).map(|number| Op::get(format!("key {number}")));
-    let compares =
-        |count: usize| (0..count).map(|number| Compare::create(format!("key {number}")).eq(0));
-    let quarters = |count: usize| {
-        (0..count).map(|at| Op::put(format!("quarter {at}"), vec![b'x'; MAX_VALUE_BYTES / 4]))
-    };
+    let compares = |count: usize| (0..count).map(|number| Compare::create(format!("key {number}")).eq(0));
+    let quarters =
+        |count: usize| (0..count).map(|at| Op::put(format!("quarter {at}"), vec![b'x'; MAX_VALUE_BYTES / 4]));
     let most = stm
         .txn()
         .when(compares(MAX_OPERATIONS))
         .then(puts(MAX_OPERATIONS))
         .or_else(gets(MAX_OPERATIONS));
     ensure!(
-        done("the largest transaction", most.commit())
-            .await?
-            .succeeded,
+        done("the largest transaction", most.commit()).await?.succeeded,
         "absent keys were not absent"
     );
     done(
@@ -510,11 +436,7 @@ async fn t5_limits_are_errors_before_sending(harness: &dyn Harness) -> Verdict {
             stm.txn().then(puts(one_more)),
             ErrorKind::TooLarge,
         ),
-        (
-            "too many reads",
-            stm.txn().or_else(gets(one_more)),
-            ErrorKind::TooLarge,
-        ),
+        ("too many reads", stm.txn().or_else(gets(one_more)), ErrorKind::TooLarge),
         (
             "a value that is too large",
             stm.txn().then([large()]),
@@ -526,11 +448,7 @@ async fn t5_limits_are_errors_before_sending(harness: &dyn Harness) -> Verdict {
             ErrorKind::TooLarge,
         ),
         ("a key that is put twice", put_twice, ErrorKind::Conflict),
-        (
-            "a key that is put and deleted",
-            put_and_deleted,
-            ErrorKind::Conflict,
-        ),
+        ("a key that is put and deleted", put_and_deleted, ErrorKind::Conflict),
         (
             "an invalid name",
             stm.txn().then([Op::put("", "")]),
@@ -542,8 +460,7 @@ async fn t5_limits_are_errors_before_sending(harness: &dyn Harness) -> Verdict {
         let error = refused(what, not_sent(what, txn.commit()).await?, &[kind])?;
         ensure!(error.effect() == Effect::None, "{what}: {error:?}");
     }
-    let many = stm
-        .run(async |tx| (0..one_more).try_for_each(|number| tx.put(format!("key {number}"), "w")));
+    let many = stm.run(async |tx| (0..one_more).try_for_each(|number| tx.put(format!("key {number}"), "w")));
     refused(
         "too many writes",
         not_sent("too many writes", many).await?,

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use tenure_core::guarantees::Line;
-use tenure_core::{
-    ConsumeOptions, Delivery, ErrorKind, FencingToken, NewItem, QueueHandle, Result,
-};
+use tenure_core::{ConsumeOptions, Delivery, ErrorKind, FencingToken, NewItem, QueueHandle, Result};
 use tokio::time::Instant;
 
 use super::queue::{ack, has, is_empty, nack, put, queue, take};
@@ -15,9 +13,8 @@ use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::stress::share_a_queue;
 use crate::tools::{
-    LONG, LOOK, PROMPT, Task, at_every_await_point, count_keys, done, ensure, expiry_bound, held,
-    in_time, keys_return_to, open, open_linked, operator, promptly, refused, revoke, settle, slack,
-    spawn, within,
+    LONG, LOOK, PROMPT, Task, at_every_await_point, count_keys, done, ensure, expiry_bound, held, in_time,
+    keys_return_to, open, open_linked, operator, promptly, refused, revoke, settle, slack, spawn, within,
 };
 
 cases! { CASES:
@@ -71,10 +68,7 @@ async fn q2_consumers_lose_and_double_nothing(harness: &dyn Harness) -> Verdict 
 }
 
 async fn q2_returned_item_counts_its_deliveries(harness: &dyn Harness) -> Verdict {
-    let handles = [
-        queue(harness, "again").await?,
-        queue(harness, "again").await?,
-    ];
+    let handles = [queue(harness, "again").await?, queue(harness, "again").await?];
     put(&handles[0], "work").await?;
     let mut last = FencingToken::new(0);
     for count in 1..=5 {
@@ -125,21 +119,13 @@ async fn q2_item_of_crashing_consumers_is_kept(harness: &dyn Harness) -> Verdict
 
 async fn q2_delay_is_kept(harness: &dyn Harness) -> Verdict {
     const DELAY: Duration = Duration::from_secs(2);
-    let (here, there) = (
-        queue(harness, "later").await?,
-        queue(harness, "later").await?,
-    );
+    let (here, there) = (queue(harness, "later").await?, queue(harness, "later").await?);
     // Counted from before the request: the store cannot be early by its duration.
     let at = Instant::now();
     put(&here, NewItem::new("delayed").delay(DELAY)).await?;
     put(&here, "next").await?;
     ack(take(&there, "next", 1).await?).await?;
-    let first = within(
-        DELAY + slack(),
-        "the delivery after the delay",
-        there.dequeue(),
-    )
-    .await??;
+    let first = within(DELAY + slack(), "the delivery after the delay", there.dequeue()).await??;
     ensure!(
         at.elapsed() >= DELAY,
         "an item with a delay of {DELAY:?} was delivered after {:?}",
@@ -153,10 +139,7 @@ async fn q2_delay_is_kept(harness: &dyn Harness) -> Verdict {
     put(&here, "last").await?;
     let at = Instant::now();
     done("nack_after", first.nack_after(DELAY)).await?;
-    let (last, early) = (
-        done("dequeue", there.dequeue()).await?,
-        at.elapsed() < DELAY,
-    );
+    let (last, early) = (done("dequeue", there.dequeue()).await?, at.elapsed() < DELAY);
     ensure!(
         !early || last.text() == "last",
         "{:?} was delivered {:?} into its delay",
@@ -164,22 +147,13 @@ async fn q2_delay_is_kept(harness: &dyn Harness) -> Verdict {
         at.elapsed()
     );
     ack(last).await?;
-    let again = within(
-        DELAY + slack(),
-        "the delivery after the delay",
-        there.dequeue(),
-    )
-    .await??;
+    let again = within(DELAY + slack(), "the delivery after the delay", there.dequeue()).await??;
     ensure!(
         at.elapsed() >= DELAY,
         "an item that was returned for {DELAY:?} came after {:?}",
         at.elapsed()
     );
-    ensure!(
-        again.deliveries() == 2,
-        "it came in delivery {}",
-        again.deliveries()
-    );
+    ensure!(again.deliveries() == 2, "it came in delivery {}", again.deliveries());
     ack(again).await?;
     is_empty(&here, "after all items").await?;
     held!(
@@ -209,11 +183,7 @@ async fn q2_delayed_item_goes_to_a_waiting_consumer(harness: &dyn Harness) -> Ve
                 back = first.end(limit, "the delivery to a waiting consumer") => back,
                 back = second.end(limit, "the delivery to a waiting consumer") => back,
             },
-            None => {
-                second
-                    .end(limit, "the delivery to a waiting consumer")
-                    .await
-            }
+            None => second.end(limit, "the delivery to a waiting consumer").await,
         };
         ensure!(
             at.elapsed() >= DELAY,
@@ -223,9 +193,7 @@ async fn q2_delayed_item_goes_to_a_waiting_consumer(harness: &dyn Harness) -> Ve
         took.push(at.elapsed());
         ack(back??).await?;
     }
-    held!(
-        "delivered after {took:?} of {DELAY:?} to consumers that waited, the second time although another gave up"
-    )
+    held!("delivered after {took:?} of {DELAY:?} to consumers that waited, the second time although another gave up")
 }
 
 async fn q2_dead_letters_are_moved(harness: &dyn Harness) -> Verdict {
@@ -262,15 +230,8 @@ async fn q2_dead_letters_are_moved(harness: &dyn Harness) -> Verdict {
         nack(take(&jobs, "poison too", count).await?).await?;
     }
     is_empty(&jobs, "after its last item was moved").await?;
-    ack(granted(
-        &mut waiting,
-        "the delivery of a dead letter to a consumer that waits",
-    )
-    .await?)
-    .await?;
-    held!(
-        "delivered {MOST} times, then moved behind what was in the other queue, with its priority and its id"
-    )
+    ack(granted(&mut waiting, "the delivery of a dead letter to a consumer that waits").await?).await?;
+    held!("delivered {MOST} times, then moved behind what was in the other queue, with its priority and its id")
 }
 
 async fn q2_dead_letters_of_crashed_consumers_are_moved(harness: &dyn Harness) -> Verdict {
@@ -304,9 +265,7 @@ async fn q2_failed_jobs_are_delivered_again(harness: &dyn Harness) -> Verdict {
     let seen = parking_lot::Mutex::new(Vec::new());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let stop = parking_lot::Mutex::new(Some(stop));
-    let options = ConsumeOptions::new()
-        .concurrency(2)
-        .limit(Duration::from_secs(1));
+    let options = ConsumeOptions::new().concurrency(2).limit(Duration::from_secs(1));
     let options = options.retry(Duration::from_millis(100), Duration::from_secs(1));
     let options = options.until(async move {
         let _ = stopped.await;
@@ -326,22 +285,14 @@ async fn q2_failed_jobs_are_delivered_again(harness: &dyn Harness) -> Verdict {
     done("the consumer's end", jobs.consume(options, work)).await?;
     let mut seen = seen.into_inner();
     seen.sort();
-    let due = [
-        ("endless", 1),
-        ("endless", 2),
-        ("fails", 1),
-        ("fails", 2),
-        ("good", 1),
-    ];
+    let due = [("endless", 1), ("endless", 2), ("fails", 1), ("fails", 2), ("good", 1)];
     let due: Vec<_> = due
         .into_iter()
         .map(|(value, count)| (value.to_owned(), count))
         .collect();
     ensure!(seen == due, "the jobs ran as {seen:?} instead of {due:?}");
     has(&jobs, 0, 0, 0, "after all jobs").await?;
-    held!(
-        "a failed and an endless job were delivered again, the others once, and all were acknowledged"
-    )
+    held!("a failed and an endless job were delivered again, the others once, and all were acknowledged")
 }
 
 async fn q4_late_ack_is_refused(harness: &dyn Harness) -> Verdict {
@@ -352,28 +303,17 @@ async fn q4_late_ack_is_refused(harness: &dyn Harness) -> Verdict {
         done("a deletion", operator(harness)?.delete(late.key())).await?;
         let taken = take(&there, "work", round + 1).await?;
         let what = if acks { "a late ack" } else { "a late nack" };
-        let ending = async {
-            if acks {
-                late.ack().await
-            } else {
-                late.nack().await
-            }
-        };
+        let ending = async { if acks { late.ack().await } else { late.nack().await } };
         refused(what, promptly(what, ending).await?, &[ErrorKind::Lost])?;
         is_empty(&here, what).await?;
-        ensure!(
-            taken.is_valid(),
-            "{what} ended the delivery of another consumer"
-        );
+        ensure!(taken.is_valid(), "{what} ended the delivery of another consumer");
         match acks {
             true => nack(taken).await?,
             false => ack(taken).await?,
         }
     }
     has(&here, 0, 0, 0, "after the ack of the last consumer").await?;
-    held!(
-        "a late ack and a late nack were refused with Lost, and the item stayed with the other consumer"
-    )
+    held!("a late ack and a late nack were refused with Lost, and the item stayed with the other consumer")
 }
 
 async fn q5_item_wakes_one_consumer(harness: &dyn Harness) -> Verdict {
@@ -385,11 +325,7 @@ async fn q5_item_wakes_one_consumer(harness: &dyn Harness) -> Verdict {
     }
     let mut deliveries = Vec::new();
     for number in 0..CONSUMERS {
-        still_waiting(
-            "before an item was enqueued",
-            &waiting.iter().collect::<Vec<_>>(),
-        )
-        .await?;
+        still_waiting("before an item was enqueued", &waiting.iter().collect::<Vec<_>>()).await?;
         put(&producing, number.to_string()).await?;
         let served = async {
             loop {
@@ -400,8 +336,7 @@ async fn q5_item_wakes_one_consumer(harness: &dyn Harness) -> Verdict {
             }
         };
         let served = tokio::time::timeout(PROMPT, served).await;
-        let mut served =
-            served.map_err(|_| Outcome::violated("an item woke no waiting consumer"))?;
+        let mut served = served.map_err(|_| Outcome::violated("an item woke no waiting consumer"))?;
         let delivery = granted(&mut served, "the delivery").await?;
         ensure!(
             delivery.text() == number.to_string() && delivery.deliveries() == 1,
@@ -411,22 +346,12 @@ async fn q5_item_wakes_one_consumer(harness: &dyn Harness) -> Verdict {
         );
         deliveries.push(delivery);
     }
-    has(
-        &producing,
-        0,
-        CONSUMERS as u64,
-        0,
-        "with an item for each consumer",
-    )
-    .await?;
+    has(&producing, 0, CONSUMERS as u64, 0, "with an item for each consumer").await?;
     held!("{CONSUMERS} items, enqueued one by one, woke {CONSUMERS} consumers one by one")
 }
 
 async fn q6_cancelled_dequeue_loses_nothing(harness: &dyn Harness) -> Verdict {
-    let (here, there) = (
-        queue(harness, "given up").await?,
-        queue(harness, "given up").await?,
-    );
+    let (here, there) = (queue(harness, "given up").await?, queue(harness, "given up").await?);
     let baseline = count_keys(harness).await?;
     let mut dropped = 0;
     for is_there_first in [true, false] {
@@ -484,11 +409,7 @@ async fn q6_unanswered_dequeue_loses_nothing(harness: &dyn Harness) -> Verdict {
         ack(take(&there, "item", 1).await?).await?;
         is_empty(&there, "after its item").await?;
     }
-    in_time!(
-        session.is_valid(),
-        "the session was lost: {:?}",
-        session.loss()
-    );
+    in_time!(session.is_valid(), "the session was lost: {:?}", session.loss());
     has(&there, 0, 0, 0, "in the end").await?;
     held!("{rounds} items that dropped dequeues were given came back, uncounted")
 }

@@ -14,8 +14,8 @@ use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::stress::Random;
 use crate::tools::{
-    LONG, LOOK, PROMPT, Task, at_every_await_point, count_keys, done, ensure, expiry_bound, held,
-    keys_return_to, open, open_linked, promptly, refused, slack, spawn, within,
+    LONG, LOOK, PROMPT, Task, at_every_await_point, count_keys, done, ensure, expiry_bound, held, keys_return_to, open,
+    open_linked, promptly, refused, slack, spawn, within,
 };
 
 cases! { CASES:
@@ -49,10 +49,7 @@ fn entering(barrier: &DoubleBarrierHandle) -> Task<Result<Participant>> {
 }
 
 /// Starts to enter, and waits until the store knows the participant.
-async fn enter(
-    harness: &dyn Harness,
-    barrier: &DoubleBarrierHandle,
-) -> Step<Task<Result<Participant>>> {
+async fn enter(harness: &dyn Harness, barrier: &DoubleBarrierHandle) -> Step<Task<Result<Participant>>> {
     let barrier = barrier.clone();
     waiter(harness, async move { barrier.enter().await }).await
 }
@@ -61,18 +58,12 @@ fn leaving(inside: Participant) -> Task<Result<()>> {
     spawn(async move { inside.leave().await })
 }
 
-async fn all_inside(
-    tasks: impl IntoIterator<Item = Task<Result<Participant>>>,
-) -> Step<Vec<Participant>> {
+async fn all_inside(tasks: impl IntoIterator<Item = Task<Result<Participant>>>) -> Step<Vec<Participant>> {
     // All of them start before the first is waited for.
     let (tasks, mut inside): (Vec<_>, _) = (tasks.into_iter().collect(), Vec::new());
     for mut task in tasks {
         let entered = tokio::time::timeout(PROMPT, granted(&mut task, "an entry")).await;
-        let late = |_| {
-            Outcome::violated(format!(
-                "all had entered, and one was not let in within {PROMPT:?}"
-            ))
-        };
+        let late = |_| Outcome::violated(format!("all had entered, and one was not let in within {PROMPT:?}"));
         inside.push(entered.map_err(late)??);
     }
     Ok(inside)
@@ -115,37 +106,28 @@ async fn b2_participants_enter_and_leave_together(harness: &dyn Harness) -> Verd
     }
     entries.push(entering(&party[2].1));
     let mut inside = all_inside(entries).await?;
-    let tokens: std::collections::BTreeSet<_> =
-        inside.iter().map(|inside| inside.token()).collect();
+    let tokens: std::collections::BTreeSet<_> = inside.iter().map(|inside| inside.token()).collect();
     ensure!(
         inside.iter().all(|inside| inside.is_valid()),
         "a participant inside is not valid"
     );
     let last = inside.pop();
     let mut leaves: Vec<_> = inside.into_iter().map(leaving).collect();
-    still_waiting(
-        "before all participants had left",
-        &leaves.iter().collect::<Vec<_>>(),
-    )
-    .await?;
+    still_waiting("before all participants had left", &leaves.iter().collect::<Vec<_>>()).await?;
     if let Some(last) = last {
         done("the leave of the last participant", last.leave()).await?;
     }
     for leave in &mut leaves {
         granted(leave, "a leave, after all had left").await?;
     }
-    held!(
-        "three entered after the third had come, and left after the third had left; tokens {tokens:?}"
-    )
+    held!("three entered after the third had come, and left after the third had left; tokens {tokens:?}")
 }
 
 async fn b2_rounds_do_not_meet(harness: &dyn Harness) -> Verdict {
     const COUNT: u32 = 4;
     const ROUNDS: usize = 12;
     let party = party(harness, COUNT).await?;
-    let counters = || -> Arc<Vec<AtomicUsize>> {
-        Arc::new((0..ROUNDS).map(|_| AtomicUsize::new(0)).collect())
-    };
+    let counters = || -> Arc<Vec<AtomicUsize>> { Arc::new((0..ROUNDS).map(|_| AtomicUsize::new(0)).collect()) };
     let (came, left) = (counters(), counters());
     let mut tasks = Vec::new();
     for (number, (_, barrier)) in party.iter().enumerate() {
@@ -157,9 +139,7 @@ async fn b2_rounds_do_not_meet(harness: &dyn Harness) -> Verdict {
                 let inside = loop {
                     match barrier.enter().await {
                         // The round before has not left.
-                        Err(error) if error.kind() == ErrorKind::Conflict => {
-                            tokio::time::sleep(LOOK / 10).await
-                        }
+                        Err(error) if error.kind() == ErrorKind::Conflict => tokio::time::sleep(LOOK / 10).await,
                         entered => break entered?,
                     }
                 };
@@ -209,11 +189,7 @@ async fn b2_cancelled_leave_still_leaves(harness: &dyn Harness) -> Verdict {
         async |_| {
             let other = other.borrow_mut().take();
             if let Some(other) = other {
-                done(
-                    "a leave, after the other's leave was dropped",
-                    other.leave(),
-                )
-                .await?;
+                done("a leave, after the other's leave was dropped", other.leave()).await?;
             }
             keys_return_to(baseline, harness).await
         },
@@ -256,9 +232,7 @@ async fn b3_crowd_enters_in_full_rounds(harness: &dyn Harness) -> Verdict {
         for number in 0..CROWD {
             // Two tasks of one session are two participants.
             let (barrier, mut going) = (
-                sessions[number % sessions.len()]
-                    .0
-                    .double_barrier("phase", COUNT),
+                sessions[number % sessions.len()].0.double_barrier("phase", COUNT),
                 going.clone(),
             );
             tasks.push(spawn(async move {
@@ -267,11 +241,7 @@ async fn b3_crowd_enters_in_full_rounds(harness: &dyn Harness) -> Verdict {
                 let _ = going.wait_for(|going| *going).await;
                 match entered {
                     Ok(inside) => inside.leave().await.map(|()| true),
-                    Err(error)
-                        if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::TimedOut) =>
-                    {
-                        Ok(false)
-                    }
+                    Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::TimedOut) => Ok(false),
                     Err(error) => Err(error),
                 }
             }));
@@ -303,24 +273,14 @@ async fn b3_another_count_is_refused(harness: &dyn Harness) -> Verdict {
         .await?;
         refused("another count", another, &[ErrorKind::Conflict])?;
     }
-    still_waiting(
-        "after participants with another count were refused",
-        &[&first],
-    )
-    .await?;
+    still_waiting("after participants with another count were refused", &[&first]).await?;
     let inside = all_inside([first, entering(&party[1].1)]).await?;
     all_leave(inside).await?;
     let alone = done("a party of one", other.double_barrier("phase", 1).enter()).await?;
     done("leave", alone.leave()).await?;
-    let none = promptly(
-        "an answer to a count of zero",
-        other.double_barrier("phase", 0).enter(),
-    )
-    .await?;
+    let none = promptly("an answer to a count of zero", other.double_barrier("phase", 0).enter()).await?;
     refused("a count of zero", none, &[ErrorKind::Config])?;
-    held!(
-        "counts of 1, 3 and 4 were refused while one waited for 2, and a later round had another count"
-    )
+    held!("counts of 1, 3 and 4 were refused while one waited for 2, and a later round had another count")
 }
 
 async fn b4_participant_that_gave_up_does_not_count(harness: &dyn Harness) -> Verdict {
@@ -328,19 +288,11 @@ async fn b4_participant_that_gave_up_does_not_count(harness: &dyn Harness) -> Ve
     let limit = Duration::from_millis(200);
     for _ in 0..2 {
         let timed = promptly("enter_timeout", party[0].1.enter_timeout(limit)).await?;
-        refused(
-            "a participant that waits alone",
-            timed,
-            &[ErrorKind::TimedOut],
-        )?;
+        refused("a participant that waits alone", timed, &[ErrorKind::TimedOut])?;
     }
     keys_return_to(baseline, harness).await?;
     let timed = promptly("enter_timeout", party[2].1.enter_timeout(limit)).await?;
-    refused(
-        "a third participant, after two gave up",
-        timed,
-        &[ErrorKind::TimedOut],
-    )?;
+    refused("a third participant, after two gave up", timed, &[ErrorKind::TimedOut])?;
     // The last participant is dropped at each await point, perhaps while it is let in.
     let others = std::cell::RefCell::new(Vec::new());
     let dropped = at_every_await_point(
@@ -354,14 +306,7 @@ async fn b4_participant_that_gave_up_does_not_count(harness: &dyn Harness) -> Ve
         async |last| {
             let mut others = std::mem::take(&mut *others.borrow_mut());
             if let Some(last) = last {
-                return all_leave(
-                    all_inside(others)
-                        .await?
-                        .into_iter()
-                        .chain([last?])
-                        .collect(),
-                )
-                .await;
+                return all_leave(all_inside(others).await?.into_iter().chain([last?]).collect()).await;
             }
             still_or_out(&mut others).await?;
             keys_return_to(baseline, harness).await
@@ -395,10 +340,7 @@ async fn b4_dead_participant_does_not_count(harness: &dyn Harness) -> Verdict {
     link.silence();
     tokio::time::sleep(dying.ttl() + expiry_bound(harness).await? + LOOK).await;
     let party = party(harness, 3).await?;
-    let mut entries = vec![
-        enter(harness, &party[0].1).await?,
-        enter(harness, &party[1].1).await?,
-    ];
+    let mut entries = vec![enter(harness, &party[0].1).await?, enter(harness, &party[1].1).await?];
     still_waiting(
         "with a dead participant and two live ones of three",
         &entries.iter().collect::<Vec<_>>(),

@@ -15,8 +15,8 @@ use crate::outcome::{Outcome, Step, Verdict};
 use crate::roles::Role;
 use crate::stress::contend;
 use crate::tools::{
-    LONG, LOOK, PROMPT, Task, at_every_await_point, done, ensure, expiry_bound, held, in_time,
-    open, open_linked, open_on, operator, promptly, refused, settle, slack, spawn, within,
+    LONG, LOOK, PROMPT, Task, at_every_await_point, done, ensure, expiry_bound, held, in_time, open, open_linked,
+    open_on, operator, promptly, refused, settle, slack, spawn, within,
 };
 
 cases! { CASES:
@@ -54,12 +54,7 @@ cases! { CASES:
 pub(super) type State = Option<(FencingToken, String)>;
 
 fn state(leader: Option<&Leader>) -> State {
-    leader.map(|leader| {
-        (
-            leader.token,
-            String::from_utf8_lossy(&leader.value).into_owned(),
-        )
-    })
+    leader.map(|leader| (leader.token, String::from_utf8_lossy(&leader.value).into_owned()))
 }
 
 pub(super) fn led(lead: &Leadership, value: &str) -> State {
@@ -70,11 +65,7 @@ async fn campaign(election: &ElectionHandle, value: &str) -> Step<Leadership> {
     done("a campaign without contenders", election.campaign(value)).await
 }
 
-async fn candidate(
-    harness: &dyn Harness,
-    election: &ElectionHandle,
-    value: &str,
-) -> Step<Task<Result<Leadership>>> {
+async fn candidate(harness: &dyn Harness, election: &ElectionHandle, value: &str) -> Step<Task<Result<Leadership>>> {
     let (election, value) = (election.clone(), value.to_owned());
     waiter(harness, async move { election.campaign(value).await }).await
 }
@@ -97,9 +88,7 @@ async fn stays_led(election: &ElectionHandle, expected: &State, when: &str) -> S
 
 async fn shows(observer: &mut Observer, expected: &State, when: &str) -> Step<()> {
     let next = tokio::time::timeout(PROMPT, observer.next()).await;
-    let next = next.map_err(|_| {
-        Outcome::violated(format!("{when}, the observer did not show {expected:?}"))
-    })?;
+    let next = next.map_err(|_| Outcome::violated(format!("{when}, the observer did not show {expected:?}")))?;
     let Some(update) = next.transpose()? else {
         return Err(Outcome::violated(format!("{when}, the observer ended")));
     };
@@ -133,11 +122,7 @@ async fn e1_equal_values_decide_nothing(harness: &dyn Harness) -> Verdict {
     let mut line = line.into_iter();
     while let Some((value, mut first)) = line.next() {
         let lead = granted(&mut first, "the election of the next candidate").await?;
-        ensure!(
-            lead.token() > newest,
-            "token {} followed {newest}",
-            lead.token()
-        );
+        ensure!(lead.token() > newest, "token {} followed {newest}", lead.token());
         newest = lead.token();
         is_led(&watcher, &led(&lead, value), "after an election").await?;
         let behind: Vec<_> = line.as_slice().iter().map(|(_, task)| task).collect();
@@ -157,10 +142,7 @@ async fn e2_token_rises_with_each_leadership(harness: &dyn Harness) -> Verdict {
         let session = open(harness, LONG).await?;
         let lead = campaign(&session.election("terms"), "first").await?;
         let token = lead.token();
-        ensure!(
-            tokens.last() < Some(&token),
-            "token {token} followed {tokens:?}"
-        );
+        ensure!(tokens.last() < Some(&token), "token {token} followed {tokens:?}");
         tokens.push(token);
         for value in ["second", "", "third"] {
             done("proclaim", lead.proclaim(value)).await?;
@@ -191,29 +173,17 @@ async fn e3_deposed_leader_changes_nothing(harness: &dyn Harness) -> Verdict {
         let next = granted(&mut next, "the election of the next candidate").await?;
         let expected = led(&next, "new");
         let late = promptly("proclaim", deposed.proclaim("old again")).await?;
-        refusal = refused(
-            "a proclamation by a deposed leader",
-            late,
-            &[ErrorKind::Lost],
-        )?
-        .to_string();
+        refusal = refused("a proclamation by a deposed leader", late, &[ErrorKind::Lost])?.to_string();
         is_led(&watcher, &expected, "after a deposed leader's proclamation").await?;
         match resigns {
             true => {
                 let late = promptly("resign", deposed.resign()).await?;
-                refused(
-                    "a resignation by a deposed leader",
-                    late,
-                    &[ErrorKind::Lost],
-                )?;
+                refused("a resignation by a deposed leader", late, &[ErrorKind::Lost])?;
             }
             false => drop(deposed),
         }
         stays_led(&watcher, &expected, "after a deposed leader's end").await?;
-        ensure!(
-            next.is_valid(),
-            "a deposed leader ended its successor's leadership"
-        );
+        ensure!(next.is_valid(), "a deposed leader ended its successor's leadership");
         done("resign", next.resign()).await?;
     }
     held!("refused, and the successor's value stayed: {refusal}")
@@ -256,12 +226,7 @@ async fn e3_late_proclamation_does_not_win(harness: &dyn Harness) -> Verdict {
     );
     done("proclaim", lead.proclaim("later")).await?;
     link.deliver();
-    stays_led(
-        &watcher,
-        &led(&lead, "later"),
-        "after the early proclamation arrived",
-    )
-    .await?;
+    stays_led(&watcher, &led(&lead, "later"), "after the early proclamation arrived").await?;
     link.strand();
     let speaker = Arc::clone(&lead);
     let speaking = spawn(async move { speaker.proclaim("late").await });
@@ -276,9 +241,7 @@ async fn e3_late_proclamation_does_not_win(harness: &dyn Harness) -> Verdict {
         "after a former leader's proclamation arrived",
     )
     .await?;
-    held!(
-        "proclamations that arrived after a later one, or in the next leadership, changed nothing"
-    )
+    held!("proclamations that arrived after a later one, or in the next leadership, changed nothing")
 }
 
 async fn e4_observer_shows_every_change(harness: &dyn Harness) -> Verdict {
@@ -310,18 +273,10 @@ async fn e4_observer_shows_every_change(harness: &dyn Harness) -> Verdict {
     let again = campaign(&b.election("seen"), "b").await?;
     shows(&mut observer, &led(&again, "b"), "after a second term").await?;
     done("close", b.close()).await?;
-    shows(
-        &mut observer,
-        &None,
-        "after the end of the leader's session",
-    )
-    .await?;
+    shows(&mut observer, &None, "after the end of the leader's session").await?;
     done("close", watching.close()).await?;
     let end = promptly("the end of the observer", observer.next()).await?;
-    ensure!(
-        end.is_none(),
-        "an observer whose session was closed shows {end:?}"
-    );
+    ensure!(end.is_none(), "an observer whose session was closed shows {end:?}");
     held!("the current state, elections, proclamations, vacancies, and its own end")
 }
 
@@ -332,21 +287,12 @@ async fn e4_observer_shows_the_end_of_a_dead_leader(harness: &dyn Harness) -> Ve
     let lead = campaign(&session.election("mortal"), "alive").await?;
     shows(&mut observer, &led(&lead, "alive"), "after an election").await?;
     let early = tokio::time::timeout(session.ttl() * 2, observer.next()).await;
-    ensure!(
-        early.is_err(),
-        "while the leader lived, the observer showed {early:?}"
-    );
+    ensure!(early.is_err(), "while the leader lived, the observer showed {early:?}");
     link.silence();
-    let (at, limit) = (
-        Instant::now(),
-        session.ttl() + expiry_bound(harness).await? + slack(),
-    );
+    let (at, limit) = (Instant::now(), session.ttl() + expiry_bound(harness).await? + slack());
     let next = within(limit, "the vacancy of a dead leader", observer.next()).await?;
     let vacant = matches!(&next, Some(Ok(LeaderUpdate { leader: None, .. })));
-    ensure!(
-        vacant,
-        "after the leader's death the observer shows {next:?}"
-    );
+    ensure!(vacant, "after the leader's death the observer shows {next:?}");
     ensure!(
         !lead.is_valid(),
         "the observer showed a vacancy while the leader was valid"
@@ -388,9 +334,7 @@ impl Watch {
         let shown = tokio::time::timeout(PROMPT, showing).await;
         shown.map_err(|_| {
             let seen = self.shown.lock().last().cloned();
-            Outcome::violated(format!(
-                "{when}, the observer shows {seen:?} instead of {last:?}"
-            ))
+            Outcome::violated(format!("{when}, the observer shows {seen:?} instead of {last:?}"))
         })
     }
 
@@ -416,9 +360,7 @@ async fn e4_observer_converges_after_a_silence(harness: &dyn Harness) -> Verdict
     let watch = Watch::start(session.election("away").observe());
     let sessions = [open(harness, LONG).await?, open(harness, LONG).await?];
     let mut lead = campaign(&sessions[0].election("away"), "0").await?;
-    watch
-        .comes_to(&led(&lead, "0"), "before the silence")
-        .await?;
+    watch.comes_to(&led(&lead, "0"), "before the silence").await?;
     link.silence();
     for number in 1..=CHANGES {
         let mut next = candidate(harness, &sessions[number % 2].election("away"), "1").await?;
@@ -431,20 +373,13 @@ async fn e4_observer_converges_after_a_silence(harness: &dyn Harness) -> Verdict
         "the silence hid nothing"
     );
     link.heal();
-    watch
-        .comes_to(&led(&lead, "2"), "after the silence")
-        .await?;
+    watch.comes_to(&led(&lead, "2"), "after the silence").await?;
     done("proclaim", lead.proclaim("3")).await?;
     watch
-        .comes_to(
-            &led(&lead, "3"),
-            "after the silence and another proclamation",
-        )
+        .comes_to(&led(&lead, "3"), "after the silence and another proclamation")
         .await?;
     let shown = watch.never_went_back()?;
-    held!(
-        "{CHANGES} changes of leadership during a silence; {shown} states were shown, in order, and the last"
-    )
+    held!("{CHANGES} changes of leadership during a silence; {shown} states were shown, in order, and the last")
 }
 
 async fn e4_observer_tolerates_disturbances(harness: &dyn Harness) -> Verdict {
@@ -455,9 +390,7 @@ async fn e4_observer_tolerates_disturbances(harness: &dyn Harness) -> Verdict {
         let lead = campaign(&election, "0").await?;
         done("a disturbance", operator(harness)?.disturb()).await?;
         done("proclaim", lead.proclaim("1")).await?;
-        watch
-            .comes_to(&led(&lead, "1"), "after a disturbance")
-            .await?;
+        watch.comes_to(&led(&lead, "1"), "after a disturbance").await?;
         done("a disturbance", operator(harness)?.disturb()).await?;
         done("resign", lead.resign()).await?;
         watch.comes_to(&None, "after a disturbance").await?;
@@ -471,9 +404,7 @@ async fn e4_observers_never_go_back(harness: &dyn Harness) -> Verdict {
     const TERMS: usize = 6;
     let mut watches = Vec::new();
     for _ in 0..3 {
-        watches.push(Watch::start(
-            open(harness, LONG).await?.election("turmoil").observe(),
-        ));
+        watches.push(Watch::start(open(harness, LONG).await?.election("turmoil").observe()));
     }
     let mut leaders = Vec::new();
     for _ in 0..LEADERS {
@@ -497,9 +428,7 @@ async fn e4_observers_never_go_back(harness: &dyn Harness) -> Verdict {
     let last = campaign(&election, "the last").await?;
     let mut seen = Vec::new();
     for watch in &watches {
-        watch
-            .comes_to(&led(&last, "the last"), "after all terms")
-            .await?;
+        watch.comes_to(&led(&last, "the last"), "after all terms").await?;
         seen.push(watch.never_went_back()?);
     }
     held!(
@@ -530,28 +459,15 @@ async fn e5_leadership_is_reclaimed_with_its_value(harness: &dyn Harness) -> Ver
     is_led(&watcher, &led(&second, "before"), "after the reclaim").await?;
     done("proclaim", second.proclaim("after")).await?;
     let late = promptly("proclaim", first.proclaim("late")).await?;
-    refused(
-        "a proclamation by the detached session",
-        late,
-        &[ErrorKind::Lost],
-    )?;
+    refused("a proclamation by the detached session", late, &[ErrorKind::Lost])?;
     drop(first);
-    stays_led(
-        &watcher,
-        &led(&second, "after"),
-        "after the detached session's end",
-    )
-    .await?;
+    stays_led(&watcher, &led(&second, "after"), "after the detached session's end").await?;
     ensure!(
         !next.is_finished(),
         "another candidate leads beside a reclaimed leadership"
     );
     done("resign", second.resign()).await?;
     let next = granted(&mut next, "the election of the next candidate").await?;
-    ensure!(
-        next.token() > token,
-        "token {} followed {token}",
-        next.token()
-    );
+    ensure!(next.token() > token, "token {} followed {token}", next.token());
     held!("reclaimed once under token {token}, with its value; the former session changed nothing")
 }

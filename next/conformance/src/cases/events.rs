@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use tenure_core::guarantees::Line;
 use tenure_core::{
-    BarrierGuard, Delivery, ErrorKind, FencingToken, Holding, Leadership, LockGuard, Result,
-    Session, WriteGuard,
+    BarrierGuard, Delivery, ErrorKind, FencingToken, Holding, Leadership, LockGuard, Result, Session, WriteGuard,
 };
 use tokio::time::Instant;
 
@@ -19,8 +18,7 @@ use crate::harness::{Harness, Link, Need};
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::promise;
 use crate::tools::{
-    LONG, PROMPT, Task, done, ensure, expiry_bound, held, in_time, open, open_linked, operator,
-    promptly, slack, spawn,
+    LONG, PROMPT, Task, done, ensure, expiry_bound, held, in_time, open, open_linked, operator, promptly, slack, spawn,
 };
 
 /// How far clocks jump: beyond every lease of these cases.
@@ -276,15 +274,10 @@ impl Scene {
             "the event took so long that the holder may have died"
         );
         let free = [
-            (
-                "lock",
-                done("try_lock", other.try_lock("kept")).await?.is_some(),
-            ),
+            ("lock", done("try_lock", other.try_lock("kept")).await?.is_some()),
             (
                 "write lock",
-                done("try_read", other.rw_lock("kept").try_read())
-                    .await?
-                    .is_some(),
+                done("try_read", other.rw_lock("kept").try_read()).await?.is_some(),
             ),
             (
                 "leadership",
@@ -294,20 +287,12 @@ impl Scene {
             ),
             (
                 "delivery",
-                done("try_dequeue", other.queue("jobs").try_dequeue())
-                    .await?
-                    .is_some(),
+                done("try_dequeue", other.queue("jobs").try_dequeue()).await?.is_some(),
             ),
-            (
-                "barrier",
-                !done("is_held", other.barrier("kept").is_held()).await?,
-            ),
+            ("barrier", !done("is_held", other.barrier("kept").is_held()).await?),
         ];
         for (what, free) in free {
-            ensure!(
-                !free,
-                "{when} a {what} of a live session was granted to another client"
-            );
+            ensure!(!free, "{when} a {what} of a live session was granted to another client");
         }
         for (what, holding) in self.holdings() {
             ensure!(
@@ -349,9 +334,7 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
             let second = done("try_lock", other.try_lock("kept")).await?;
             if let (Some(second), true) = (&second, scene.lock.is_valid()) {
                 let (first, second) = (scene.lock.token(), second.token());
-                let counterexample = format!(
-                    "{when} two clients held a lock, under the tokens {first} and {second}"
-                );
+                let counterexample = format!("{when} two clients held a lock, under the tokens {first} and {second}");
                 return Err(Outcome::violated(counterexample));
             }
             held!("{when} no second client held the lock beside a valid guard")
@@ -376,8 +359,7 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
             let late = done("try_lock", other.try_lock("kept")).await?;
             ensure!(late.is_none(), "{when} a try overtook two waiters");
             while !scene.waiting.is_empty() {
-                let guard =
-                    granted(&mut scene.waiting.remove(0), "the grant to the next waiter").await?;
+                let guard = granted(&mut scene.waiting.remove(0), "the grant to the next waiter").await?;
                 still_waiting(when, &scene.waiting.iter().collect::<Vec<_>>()).await?;
                 done("release", guard.release()).await?;
             }
@@ -434,10 +416,7 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
                     scene.holder.ttl() / 3
                 );
             }
-            held!(
-                "{when} each of 4 holdings was lost within {:?}",
-                served.elapsed()
-            )
+            held!("{when} each of 4 holdings was lost within {:?}", served.elapsed())
         }
         Question::Waited => {
             // Another client holds the lock in the new history.
@@ -485,9 +464,7 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
             }
             held!("{when} the waiters ended as {ends:?}, none beside another holder")
         }
-        Question::Expired | Question::Commits | Question::Floor => {
-            Err(Outcome::not_run("asked elsewhere"))
-        }
+        Question::Expired | Question::Commits | Question::Floor => Err(Outcome::not_run("asked elsewhere")),
     }
 }
 
@@ -530,10 +507,7 @@ async fn commits(harness: &dyn Harness, event: Event) -> Verdict {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut tasks: Vec<Task<Step<(u64, u64)>>> = Vec::new();
     for _ in 0..3 {
-        let (stm, stopped) = (
-            open(harness, LONG).await?.stm().attempts(10_000),
-            stopped.clone(),
-        );
+        let (stm, stopped) = (open(harness, LONG).await?.stm().attempts(10_000), stopped.clone());
         tasks.push(spawn(async move {
             let (mut confirmed, mut unknown) = (0, 0);
             while !*stopped.borrow() {
@@ -559,9 +533,7 @@ async fn commits(harness: &dyn Harness, event: Event) -> Verdict {
     let _ = stop.send(true);
     let (mut confirmed, mut unknown) = (0, 0);
     for task in &mut tasks {
-        let (more, unclear) = task
-            .end(LONG + PROMPT, "the end of the increments")
-            .await??;
+        let (more, unclear) = task.end(LONG + PROMPT, "the end of the increments").await??;
         confirmed += more;
         unknown += unclear;
     }
@@ -596,11 +568,7 @@ async fn floor(harness: &dyn Harness, event: Event) -> Verdict {
     let floor = FencingToken::new(guard.token().get() + LIFT);
     done("raise_token_floor", store.raise_token_floor(floor)).await?;
     // A lower floor later changes nothing.
-    done(
-        "raise_token_floor",
-        store.raise_token_floor(FencingToken::new(1)),
-    )
-    .await?;
+    done("raise_token_floor", store.raise_token_floor(FencingToken::new(1))).await?;
     let other = open(harness, LONG).await?;
     let mut tokens = Vec::new();
     for _ in 0..2 {
@@ -612,36 +580,20 @@ async fn floor(harness: &dyn Harness, event: Event) -> Verdict {
         let lead = done("campaign", other.election("another").campaign("x")).await?;
         tokens.push(lead.token());
         done("enqueue", other.queue("another").enqueue("x")).await?;
-        tokens.push(
-            done("dequeue", other.queue("another").dequeue())
-                .await?
-                .token(),
-        );
+        tokens.push(done("dequeue", other.queue("another").dequeue()).await?.token());
     }
     ensure!(
         tokens.iter().all(|token| *token >= floor),
         "the floor is {floor}, and tokens {tokens:?} were granted"
     );
     if event == Event::RaisedFloor {
-        ensure!(
-            guard.is_valid(),
-            "a raised floor ended a holding: {:?}",
-            guard.loss()
-        );
+        ensure!(guard.is_valid(), "a raised floor ended a holding: {:?}", guard.loss());
         let mut newest = guard.token();
         done("release", guard.release()).await?;
         while !waiting.is_empty() {
             let guard = granted(&mut waiting.remove(0), "the grant to the next waiter").await?;
-            still_waiting(
-                "after the floor was raised",
-                &waiting.iter().collect::<Vec<_>>(),
-            )
-            .await?;
-            ensure!(
-                guard.token() > newest,
-                "token {} followed {newest}",
-                guard.token()
-            );
+            still_waiting("after the floor was raised", &waiting.iter().collect::<Vec<_>>()).await?;
+            ensure!(guard.token() > newest, "token {} followed {newest}", guard.token());
             newest = guard.token();
             done("release", guard.release()).await?;
         }

@@ -2,9 +2,7 @@
 
 use tenure_core::guarantees::Line;
 use tenure_core::value::MAX_VALUE_BYTES;
-use tenure_core::{
-    Compare, ErrorKind, MAX_BATCH, MAX_OPERATIONS, NewItem, Op, OpResult, StmHandle,
-};
+use tenure_core::{Compare, ErrorKind, MAX_BATCH, MAX_OPERATIONS, NewItem, Op, OpResult, StmHandle};
 
 use super::commit::not_sent;
 use super::waiter;
@@ -81,13 +79,7 @@ async fn s5_too_many_holdings_are_refused(harness: &dyn Harness) -> Verdict {
     let waiting = waiter(harness, async move { lock.lock().await }).await?;
     let mut guards = Vec::new();
     for number in 1..capacity {
-        guards.push(
-            done(
-                "lock within the capacity",
-                full.lock(format!("lock {number}")),
-            )
-            .await?,
-        );
+        guards.push(done("lock within the capacity", full.lock(format!("lock {number}"))).await?);
     }
     for _ in 0..2 {
         let more = promptly("lock", full.lock("one more")).await?;
@@ -100,11 +92,7 @@ async fn s5_too_many_holdings_are_refused(harness: &dyn Harness) -> Verdict {
         "a refused request ended a holding"
     );
     ensure!(!waiting.is_finished(), "a refused request ended a wait");
-    let _other = done(
-        "a lock of another session",
-        other.lock("lock of another session"),
-    )
-    .await?;
+    let _other = done("a lock of another session", other.lock("lock of another session")).await?;
     done("release", guards.swap_remove(0).release()).await?;
     guards.push(done("lock after a release", full.lock("after a release")).await?);
     drop(waiting);
@@ -158,20 +146,14 @@ async fn h4_values_beyond_the_limit_are_refused(harness: &dyn Harness) -> Verdic
         shown.is_some_and(|leader| &*leader.value == b"small"),
         "a refused proclamation changed the value"
     );
-    held!(
-        "values of {} bytes were refused by every primitive",
-        large.len()
-    )
+    held!("values of {} bytes were refused by every primitive", large.len())
 }
 
 async fn e4_values_of_every_size_are_shown(harness: &dyn Harness) -> Verdict {
     let (session, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
     let (election, watcher) = (session.election("sizes"), other.election("sizes"));
     let mut observer = watcher.observe();
-    done("the first state", async {
-        observer.next().await.transpose()
-    })
-    .await?;
+    done("the first state", async { observer.next().await.transpose() }).await?;
     let mut lead = None;
     for size in SIZES {
         let value = content(size);
@@ -185,10 +167,7 @@ async fn e4_values_of_every_size_are_shown(harness: &dyn Harness) -> Verdict {
             &leader.ok_or_else(|| Outcome::violated("no leader"))?.value,
             &value,
         )?;
-        let next = done("the next state", async {
-            observer.next().await.transpose()
-        })
-        .await?;
+        let next = done("the next state", async { observer.next().await.transpose() }).await?;
         let shown = next.and_then(|update| update.leader);
         same(
             "observer",
@@ -212,9 +191,7 @@ async fn q1_items_of_every_size_come_back(harness: &dyn Harness) -> Verdict {
         let peeked = done("peek", there.peek()).await?;
         same(
             "peek",
-            &peeked
-                .ok_or_else(|| Outcome::violated("peek shows no item"))?
-                .value,
+            &peeked.ok_or_else(|| Outcome::violated("peek shows no item"))?.value,
             &value,
         )?;
         for deliveries in 1..=2 {
@@ -246,9 +223,7 @@ async fn q1_items_of_every_size_come_back(harness: &dyn Harness) -> Verdict {
 
 async fn q3_every_priority_counts(harness: &dyn Harness) -> Verdict {
     let queue = open(harness, LONG).await?.queue("priorities");
-    let mut priorities: Vec<u16> = vec![
-        0, 1, 9, 10, 11, 99, 100, 127, 128, 255, 256, 257, 999, 1000, 4095, 4096,
-    ];
+    let mut priorities: Vec<u16> = vec![0, 1, 9, 10, 11, 99, 100, 127, 128, 255, 256, 257, 999, 1000, 4095, 4096];
     priorities.extend([9_999, 10_000, 32_767, 32_768, 40_000, 65_534, 65_535]);
     // From both ends to the middle: neither order of arrival is theirs.
     let (mut low, mut high) = (0, priorities.len());
@@ -280,10 +255,7 @@ async fn q3_every_priority_counts(harness: &dyn Harness) -> Verdict {
         seen == priorities,
         "items of the priorities {priorities:?} came as {seen:?}"
     );
-    held!(
-        "{} priorities from 0 to 65535 in their order",
-        priorities.len()
-    )
+    held!("{} priorities from 0 to 65535 in their order", priorities.len())
 }
 
 async fn q3_item_behind_many_is_delivered(harness: &dyn Harness) -> Verdict {
@@ -293,24 +265,14 @@ async fn q3_item_behind_many_is_delivered(harness: &dyn Harness) -> Verdict {
         open(harness, LONG).await?.queue("deep"),
     );
     for _ in 0..MANY / MAX_BATCH {
-        done(
-            "enqueue_many",
-            here.enqueue_many((0..MAX_BATCH).map(|_| "in front")),
-        )
-        .await?;
+        done("enqueue_many", here.enqueue_many((0..MAX_BATCH).map(|_| "in front"))).await?;
         let delayed = (0..MAX_BATCH).map(|_| NewItem::new("delayed").delay(LONG));
         done("enqueue_many", here.enqueue_many(delayed)).await?;
     }
     done("enqueue", here.enqueue(NewItem::new("behind").priority(1))).await?;
     let mut front = Vec::new();
     while front.len() < MANY {
-        front.extend(
-            done(
-                "dequeue_many",
-                here.dequeue_many(MAX_BATCH.min(MANY - front.len())),
-            )
-            .await?,
-        );
+        front.extend(done("dequeue_many", here.dequeue_many(MAX_BATCH.min(MANY - front.len()))).await?);
     }
     ensure!(
         front.iter().all(|delivery| delivery.text() == "in front"),
@@ -332,19 +294,12 @@ async fn q3_item_behind_many_is_delivered(harness: &dyn Harness) -> Verdict {
 }
 
 async fn t5_values_of_every_size_come_back(harness: &dyn Harness) -> Verdict {
-    let (stm, there) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, there) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     for size in SIZES {
         let (key, value) = (format!("size {size}"), content(size));
         let absent = || Outcome::violated(format!("a value of {size} bytes is not there"));
         done("put", stm.put(&key, value.clone())).await?;
-        same(
-            "get",
-            &done("get", there.get(&key)).await?.ok_or_else(absent)?,
-            &value,
-        )?;
+        same("get", &done("get", there.get(&key)).await?.ok_or_else(absent)?, &value)?;
         let reversed: Vec<u8> = value.iter().rev().copied().collect();
         let run = stm.run(async |tx| {
             let before = tx.get(&key).await?;
@@ -361,10 +316,7 @@ async fn t5_values_of_every_size_come_back(harness: &dyn Harness) -> Verdict {
             .when([Compare::value(&key).eq(reversed.clone())])
             .then([Op::get(&key)]);
         let compared = done("txn", equal.commit()).await?;
-        ensure!(
-            compared.succeeded,
-            "a value of {size} bytes differs from itself"
-        );
+        ensure!(compared.succeeded, "a value of {size} bytes differs from itself");
         let Some(OpResult::Get(Some(entry))) = compared.results.first() else {
             return Err(absent());
         };
@@ -385,16 +337,10 @@ fn key(number: usize) -> String {
 async fn all_are(stm: &StmHandle, count: usize, due: impl Fn(usize) -> Option<String>) -> Step<()> {
     let read = done(
         "gets",
-        stm.txn()
-            .then((0..count).map(|number| Op::get(key(number))))
-            .commit(),
+        stm.txn().then((0..count).map(|number| Op::get(key(number)))).commit(),
     )
     .await?;
-    let many = done(
-        "get_many",
-        stm.run(async |tx| tx.get_many((0..count).map(key)).await),
-    )
-    .await?;
+    let many = done("get_many", stm.run(async |tx| tx.get_many((0..count).map(key)).await)).await?;
     ensure!(
         read.results.len() == count && many.len() == count,
         "of {count} reads {} came back",
@@ -406,9 +352,7 @@ async fn all_are(stm: &StmHandle, count: usize, due: impl Fn(usize) -> Option<St
         let found = match result {
             OpResult::Get(entry) => entry.as_ref().map(|entry| &*entry.value),
             _ => {
-                return Err(Outcome::violated(format!(
-                    "a get was answered with {result:?}"
-                )));
+                return Err(Outcome::violated(format!("a get was answered with {result:?}")));
             }
         };
         ensure!(
@@ -444,10 +388,7 @@ async fn comparisons_count(stm: &StmHandle, count: usize) -> Step<()> {
 }
 
 async fn t5_every_operation_counts(harness: &dyn Harness) -> Verdict {
-    let (stm, there) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, there) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     let counts = [1, 11, 65, MAX_OPERATIONS];
     for count in counts {
         let value = |number: usize| format!("{count} {number}");
@@ -460,10 +401,7 @@ async fn t5_every_operation_counts(harness: &dyn Harness) -> Verdict {
             _ => Op::put(key(number), "again"),
         });
         done("deletions and puts", stm.txn().then(mixed).commit()).await?;
-        all_are(&there, count, |number| {
-            (number % 2 == 1).then(|| "again".to_owned())
-        })
-        .await?;
+        all_are(&there, count, |number| (number % 2 == 1).then(|| "again".to_owned())).await?;
         let run = stm.run(async |tx| {
             (0..count).try_for_each(|number| match number % 2 {
                 0 => tx.put(key(number), "closure"),
@@ -471,10 +409,7 @@ async fn t5_every_operation_counts(harness: &dyn Harness) -> Verdict {
             })
         });
         done("a transaction", run).await?;
-        all_are(&there, count, |number| {
-            (number % 2 == 0).then(|| "closure".to_owned())
-        })
-        .await?;
+        all_are(&there, count, |number| (number % 2 == 0).then(|| "closure".to_owned())).await?;
         let rest = (0..count).map(|number| Op::delete(key(number)));
         done("deletions", there.txn().then(rest).commit()).await?;
         all_are(&stm, count, |_| None).await?;

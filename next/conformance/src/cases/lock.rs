@@ -13,8 +13,7 @@ use crate::outcome::{Outcome, Step, Verdict};
 use crate::roles::Role;
 use crate::stress::contend;
 use crate::tools::{
-    LONG, LOOK, PROMPT, Task, done, ensure, held, in_time, open, open_linked, operator, refused,
-    settle, spawn,
+    LONG, LOOK, PROMPT, Task, done, ensure, held, in_time, open, open_linked, operator, refused, settle, spawn,
 };
 
 cases! { CASES:
@@ -68,9 +67,7 @@ async fn take(session: &Session, name: &str) -> Step<LockGuard> {
     })
 }
 
-fn locking(
-    lock: &LockHandle,
-) -> impl Future<Output = tenure_core::Result<LockGuard>> + Send + use<> {
+fn locking(lock: &LockHandle) -> impl Future<Output = tenure_core::Result<LockGuard>> + Send + use<> {
     let lock = lock.clone();
     async move { lock.lock().await }
 }
@@ -84,15 +81,8 @@ async fn l1_two_tasks_of_one_session_exclude_each_other(harness: &dyn Harness) -
         "a try of the same session was granted beside its holder"
     );
     let mut second = waiter(harness, locking(&lock)).await?;
-    still_waiting(
-        "while another task of the session held the lock",
-        &[&second],
-    )
-    .await?;
-    ensure!(
-        first.is_valid(),
-        "the first task lost the lock to the second"
-    );
+    still_waiting("while another task of the session held the lock", &[&second]).await?;
+    ensure!(first.is_valid(), "the first task lost the lock to the second");
     let token = first.token();
     done("release", first.release()).await?;
     let second = granted(&mut second, "the grant to the second task").await?;
@@ -138,10 +128,7 @@ async fn l2_tokens_rise_over_sessions(harness: &dyn Harness) -> Verdict {
 
 async fn l2_stale_token_is_refused_at_the_gate(harness: &dyn Harness) -> Verdict {
     let (first, second) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (gate, unguarded) = (
-        FenceGate::new("nothing"),
-        parking_lot::Mutex::new("nothing"),
-    );
+    let (gate, unguarded) = (FenceGate::new("nothing"), parking_lot::Mutex::new("nothing"));
     let guard = done("lock", first.lock("resource")).await?;
     let stale = guard.token();
     ensure!(
@@ -184,11 +171,7 @@ async fn l3_try_does_not_overtake_a_waiter(harness: &dyn Harness) -> Verdict {
                 "round {round}: a try after the release was granted before the waiter"
             );
         }
-        done(
-            "release",
-            granted(&mut waiting, "the waiter's grant").await?.release(),
-        )
-        .await?;
+        done("release", granted(&mut waiting, "the waiter's grant").await?.release()).await?;
     }
     held!("{rounds} times two tries after a release were refused, and the waiter was granted")
 }
@@ -235,15 +218,11 @@ async fn l3_disturbance_loses_no_hand_off(harness: &dyn Harness) -> Verdict {
         done("release", guard.release()).await?;
         done(
             "release",
-            granted(&mut waiting, "the grant after a disturbance")
-                .await?
-                .release(),
+            granted(&mut waiting, "the grant after a disturbance").await?.release(),
         )
         .await?;
     }
-    held!(
-        "{rounds} disturbances between a waiter's arrival and the release, and it was granted each time"
-    )
+    held!("{rounds} disturbances between a waiter's arrival and the release, and it was granted each time")
 }
 
 async fn l4_work_under_the_lock_returns_its_value(harness: &dyn Harness) -> Verdict {
@@ -256,10 +235,7 @@ async fn l4_work_under_the_lock_returns_its_value(harness: &dyn Harness) -> Verd
             (round, token, taken)
         });
         let (value, token, taken) = done("work under a lock", work).await?;
-        ensure!(
-            value == round,
-            "the work returned {round}, and the caller got {value}"
-        );
+        ensure!(value == round, "the work returned {round}, and the caller got {value}");
         ensure!(taken, "the lock was free during the work");
         ensure!(token > last, "token {token} followed {last}");
         last = token;
@@ -269,14 +245,8 @@ async fn l4_work_under_the_lock_returns_its_value(harness: &dyn Harness) -> Verd
     }
     let failed = lock.with(async |_| Err::<(), _>("out of paper"));
     let failed = done("work under a lock", failed).await?;
-    ensure!(
-        failed == Err("out of paper"),
-        "the error of the work became {failed:?}"
-    );
-    ensure!(
-        !is_taken(&probe).await?,
-        "the lock is held after the work has failed"
-    );
+    ensure!(failed == Err("out of paper"), "the error of the work became {failed:?}");
+    ensure!(!is_taken(&probe).await?, "the lock is held after the work has failed");
     held!("values and an error came back, and the lock was free after each")
 }
 
@@ -326,11 +296,7 @@ async fn l7_unconfirmed_release_is_repeated(harness: &dyn Harness) -> Verdict {
         !is_taken(&other.locker("kept")).await?,
         "the lock is held after its release was confirmed"
     );
-    ensure!(
-        session.is_valid(),
-        "the session was lost: {:?}",
-        session.loss()
-    );
+    ensure!(session.is_valid(), "the session was lost: {:?}", session.loss());
     held!("repeated after the silence, confirmed, and free")
 }
 
@@ -446,10 +412,7 @@ async fn l8_hostile_names_never_meet(harness: &dyn Harness) -> Verdict {
         "the release of {:?} ended another guard",
         names[0]
     );
-    held!(
-        "{} names were held at the same time, each of them alone",
-        names.len()
-    )
+    held!("{} names were held at the same time, each of them alone", names.len())
 }
 
 async fn l8_invalid_names_are_refused(harness: &dyn Harness) -> Verdict {
@@ -469,29 +432,16 @@ async fn l8_invalid_names_are_refused(harness: &dyn Harness) -> Verdict {
         let sent = async {
             refused("lock", session.lock(name).await, invalid)?;
             refused("read", session.rw_lock(name).read().await, invalid)?;
-            refused(
-                "campaign",
-                session.election(name).campaign("").await,
-                invalid,
-            )?;
+            refused("campaign", session.election(name).campaign("").await, invalid)?;
             refused("enqueue", session.queue(name).enqueue("").await, invalid)?;
             refused("dequeue", session.queue(name).dequeue().await, invalid)?;
             refused("hold", session.barrier(name).hold().await, invalid)?;
-            refused(
-                "enter",
-                session.double_barrier(name, 1).enter().await,
-                invalid,
-            )?;
+            refused("enter", session.double_barrier(name, 1).enter().await, invalid)?;
             refused("put", session.stm().put(name, "").await, invalid)?;
             refused("get", session.stm().get(name).await, invalid)
         };
         let limit = tokio::time::timeout(PROMPT, sent).await;
-        limit.map_err(|_| {
-            Outcome::violated(format!(
-                "a name of {} bytes was sent, not refused",
-                name.len()
-            ))
-        })??;
+        limit.map_err(|_| Outcome::violated(format!("a name of {} bytes was sent, not refused", name.len())))??;
     }
     link.heal();
     settle().await;

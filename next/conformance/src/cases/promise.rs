@@ -25,28 +25,16 @@ async fn g1_guarantees_are_read_and_explained(harness: &dyn Harness) -> Verdict 
         first == second,
         "two connections read different guarantees: {first:?} and {second:?}"
     );
-    ensure!(
-        !first.deployment.trim().is_empty(),
-        "the deployment has no description"
-    );
+    ensure!(!first.deployment.trim().is_empty(), "the deployment has no description");
     for line in Line::ALL {
         let (title, (value, reason)) = (line.title(), first.claim(*line));
         ensure!(!value.trim().is_empty(), "`{title}` has no value");
         ensure!(reason.trim().len() > 3, "`{title}: {value}` has no reason");
     }
-    held!(
-        "{}: {} lines, each with a reason",
-        first.deployment,
-        Line::ALL.len()
-    )
+    held!("{}: {} lines, each with a reason", first.deployment, Line::ALL.len())
 }
 
-fn refusal(
-    guarantees: &Guarantees,
-    line: Line,
-    required: Result<&Guarantees>,
-    claimed: bool,
-) -> Step<()> {
+fn refusal(guarantees: &Guarantees, line: Line, required: Result<&Guarantees>, claimed: bool) -> Step<()> {
     let title = line.title();
     match (required, claimed) {
         (Ok(_), true) => Ok(()),
@@ -79,10 +67,7 @@ async fn g2_requirements_follow_the_claims(harness: &dyn Harness) -> Verdict {
     let own = own
         .and_then(|g| g.require(g.durability.value))
         .and_then(|g| g.require(g.isolation.value));
-    ensure!(
-        own.is_ok(),
-        "a claim of the store is refused as a requirement: {own:?}"
-    );
+    ensure!(own.is_ok(), "a claim of the store is refused as a requirement: {own:?}");
     let exclusion = g.mutual_exclusion.value;
     refusal(
         &g,

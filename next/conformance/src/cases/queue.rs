@@ -10,8 +10,8 @@ use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::tools::{
-    LONG, LOOK, PROMPT, count_keys, done, ensure, held, keys_return_to, open, open_linked,
-    promptly, refused, settle, spawn,
+    LONG, LOOK, PROMPT, count_keys, done, ensure, held, keys_return_to, open, open_linked, promptly, refused, settle,
+    spawn,
 };
 
 cases! { CASES:
@@ -51,11 +51,8 @@ pub(super) async fn put(queue: &QueueHandle, item: impl Into<NewItem>) -> Step<(
 /// Takes the next item, which must be `value` in its delivery number `deliveries`.
 pub(super) async fn take(queue: &QueueHandle, value: &str, deliveries: u32) -> Step<Delivery> {
     let next = tokio::time::timeout(PROMPT, queue.dequeue()).await;
-    let next = next.map_err(|_| {
-        Outcome::violated(format!(
-            "{value:?} was due, and no item was delivered in {PROMPT:?}"
-        ))
-    })??;
+    let next =
+        next.map_err(|_| Outcome::violated(format!("{value:?} was due, and no item was delivered in {PROMPT:?}")))??;
     let (found, count) = (next.text().into_owned(), next.deliveries());
     ensure!(
         found == value && count == deliveries,
@@ -82,13 +79,7 @@ pub(super) async fn is_empty(queue: &QueueHandle, when: &str) -> Step<()> {
     Ok(())
 }
 
-pub(super) async fn has(
-    queue: &QueueHandle,
-    ready: u64,
-    in_flight: u64,
-    delayed: u64,
-    when: &str,
-) -> Step<()> {
+pub(super) async fn has(queue: &QueueHandle, ready: u64, in_flight: u64, delayed: u64, when: &str) -> Step<()> {
     let depth = done("depth", queue.depth()).await?;
     ensure!(
         (depth.ready, depth.in_flight, depth.delayed) == (ready, in_flight, delayed),
@@ -145,10 +136,7 @@ async fn q1_enqueue_without_an_answer_adds_one_item(harness: &dyn Harness) -> Ve
 }
 
 async fn q1_id_makes_an_enqueue_idempotent(harness: &dyn Harness) -> Verdict {
-    let (here, there) = (
-        queue(harness, "orders").await?,
-        queue(harness, "orders").await?,
-    );
+    let (here, there) = (queue(harness, "orders").await?, queue(harness, "orders").await?);
     let order = |value: &str| NewItem::new(value).id("order/42");
     put(&here, order("first")).await?;
     put(&there, order("again")).await?;
@@ -179,26 +167,15 @@ async fn q1_id_makes_an_enqueue_idempotent(harness: &dyn Harness) -> Verdict {
 }
 
 async fn q1_batch_is_accepted_whole(harness: &dyn Harness) -> Verdict {
-    let (here, there) = (
-        queue(harness, "batches").await?,
-        queue(harness, "batches").await?,
-    );
+    let (here, there) = (queue(harness, "batches").await?, queue(harness, "batches").await?);
     let items = |count: usize| (0..count).map(|number| NewItem::new(format!("{number:03}")));
     let too_many = promptly("enqueue_many", here.enqueue_many(items(MAX_BATCH + 1))).await?;
-    refused(
-        "a batch that is too large",
-        too_many,
-        &[ErrorKind::TooLarge],
-    )?;
+    refused("a batch that is too large", too_many, &[ErrorKind::TooLarge])?;
     let too_many = promptly("dequeue_many", here.dequeue_many(MAX_BATCH + 1)).await?;
     refused("a take that is too large", too_many, &[ErrorKind::TooLarge])?;
     let invalid = [NewItem::new("good"), NewItem::new("bad").id("")];
     let invalid = promptly("enqueue_many", here.enqueue_many(invalid)).await?;
-    refused(
-        "a batch with an invalid id",
-        invalid,
-        &[ErrorKind::InvalidName],
-    )?;
+    refused("a batch with an invalid id", invalid, &[ErrorKind::InvalidName])?;
     has(&there, 0, 0, 0, "after refused batches").await?;
     done("enqueue_many", here.enqueue_many(items(MAX_BATCH))).await?;
     let session = open(harness, LONG).await?;
@@ -224,9 +201,7 @@ async fn q1_batch_is_accepted_whole(harness: &dyn Harness) -> Verdict {
         ack(take(&there, value, 2).await?).await?;
     }
     is_empty(&there, "after the batch").await?;
-    held!(
-        "{MAX_BATCH} items came in order, and again after their consumer's end; larger batches were refused"
-    )
+    held!("{MAX_BATCH} items came in order, and again after their consumer's end; larger batches were refused")
 }
 
 async fn q1_depth_and_peek_show_the_items(harness: &dyn Harness) -> Verdict {
@@ -236,11 +211,7 @@ async fn q1_depth_and_peek_show_the_items(harness: &dyn Harness) -> Verdict {
         "peek shows an item of an empty queue"
     );
     for number in 0..4_u16 {
-        put(
-            &here,
-            NewItem::new(number.to_string()).priority(10 - number),
-        )
-        .await?;
+        put(&here, NewItem::new(number.to_string()).priority(10 - number)).await?;
     }
     put(&here, NewItem::new("later").delay(LONG)).await?;
     has(&there, 4, 0, 1, "after five enqueues").await?;
@@ -248,9 +219,7 @@ async fn q1_depth_and_peek_show_the_items(harness: &dyn Harness) -> Verdict {
     nack(take(&here, "2", 1).await?).await?;
     has(&there, 3, 1, 1, "with one consumer").await?;
     let peeked = done("peek", there.peek()).await?;
-    let seen = peeked
-        .as_ref()
-        .map(|it| (&*it.value, it.priority, it.deliveries));
+    let seen = peeked.as_ref().map(|it| (&*it.value, it.priority, it.deliveries));
     ensure!(
         seen == Some((b"2".as_slice(), 8, 1)),
         "`2` is next, with priority 8 and one delivery; peek shows {seen:?}"
@@ -262,19 +231,13 @@ async fn q1_depth_and_peek_show_the_items(harness: &dyn Harness) -> Verdict {
         ack(take(&there, value, deliveries).await?).await?;
     }
     has(&there, 0, 0, 2, "with delayed items only").await?;
-    ensure!(
-        done("peek", there.peek()).await?.is_none(),
-        "peek shows a delayed item"
-    );
+    ensure!(done("peek", there.peek()).await?.is_none(), "peek shows a delayed item");
     is_empty(&here, "with delayed items only").await?;
     held!("ready, delivered and delayed items were counted and shown as they were")
 }
 
 async fn q1_purge_removes_all_items(harness: &dyn Harness) -> Verdict {
-    let (here, there) = (
-        queue(harness, "purged").await?,
-        queue(harness, "purged").await?,
-    );
+    let (here, there) = (queue(harness, "purged").await?, queue(harness, "purged").await?);
     for value in ["with a consumer", "a", "b"] {
         put(&here, value).await?;
     }
@@ -316,14 +279,7 @@ async fn q1_popped_items_are_removed(harness: &dyn Harness) -> Verdict {
         "an empty queue was popped"
     );
     done("close", session.close()).await?;
-    has(
-        &queue(harness, "popped").await?,
-        0,
-        0,
-        0,
-        "after all items were popped",
-    )
-    .await?;
+    has(&queue(harness, "popped").await?, 0, 0, 0, "after all items were popped").await?;
     held!("three items were popped in order, and none came back")
 }
 
@@ -402,10 +358,7 @@ async fn q3_items_come_by_priority_then_by_acceptance(harness: &dyn Harness) -> 
 
 async fn q3_urgent_item_comes_first(harness: &dyn Harness) -> Verdict {
     const ROUNDS: u16 = 10;
-    let (producing, consuming) = (
-        queue(harness, "urgent").await?,
-        queue(harness, "urgent").await?,
-    );
+    let (producing, consuming) = (queue(harness, "urgent").await?, queue(harness, "urgent").await?);
     put(&producing, NewItem::new("slow").priority(9)).await?;
     put(&producing, NewItem::new("slower").priority(9)).await?;
     // The consumer knows the queue by now, and its items.
@@ -427,10 +380,7 @@ async fn q3_urgent_item_comes_first(harness: &dyn Harness) -> Verdict {
         }
     }
     ack(take(&consuming, "slower", 1).await?).await?;
-    held!(
-        "{} urgent items came before the one that waited",
-        2 * ROUNDS
-    )
+    held!("{} urgent items came before the one that waited", 2 * ROUNDS)
 }
 
 async fn q3_returned_item_keeps_its_place(harness: &dyn Harness) -> Verdict {

@@ -11,8 +11,8 @@ use crate::outcome::{Outcome, Step, Verdict};
 use crate::roles::{Held, Role};
 use crate::stress::contend;
 use crate::tools::{
-    LONG, LOOK, Task, done, ensure, expiry_bound, held, in_time, open, open_linked, open_on,
-    promptly, refused, slack, within,
+    LONG, LOOK, Task, done, ensure, expiry_bound, held, in_time, open, open_linked, open_on, promptly, refused, slack,
+    within,
 };
 
 use Role::{Reader, Writer};
@@ -68,12 +68,7 @@ async fn is_refused(session: &Session, name: &str, role: Role) -> Step<bool> {
 type Waiting = Task<tenure_core::Result<Held>>;
 
 /// Starts a request that waits.
-async fn wait(
-    harness: &dyn Harness,
-    session: &Session,
-    name: &'static str,
-    role: Role,
-) -> Step<Waiting> {
+async fn wait(harness: &dyn Harness, session: &Session, name: &'static str, role: Role) -> Step<Waiting> {
     let session = session.clone();
     waiter(harness, async move { role.acquire(&session, name).await }).await
 }
@@ -93,10 +88,7 @@ async fn r1_readers_share_and_exclude_writers(harness: &dyn Harness) -> Verdict 
                 _ => {
                     let tried = done("try_read", Reader.attempt(&session, "shared")).await?;
                     tried.ok_or_else(|| {
-                        Outcome::violated(format!(
-                            "a try beside {} readers was refused",
-                            readers.len()
-                        ))
+                        Outcome::violated(format!("a try beside {} readers was refused", readers.len()))
                     })?
                 }
             };
@@ -139,15 +131,11 @@ async fn r1_writer_is_alone(harness: &dyn Harness) -> Verdict {
     for reader in &mut waiting {
         release(granted(reader, "the grant to a reader after the writer").await?).await?;
     }
-    held!(
-        "readers and writers of both sessions were refused or waited, and were granted after the release"
-    )
+    held!("readers and writers of both sessions were refused or waited, and were granted after the release")
 }
 
 async fn r1_contenders_share_or_exclude_each_other(harness: &dyn Harness) -> Verdict {
-    let roles = [
-        Writer, Reader, Reader, Reader, Writer, Reader, Reader, Reader,
-    ];
+    let roles = [Writer, Reader, Reader, Reader, Writer, Reader, Reader, Reader];
     let summary = contend(harness, &roles, 8).await?;
     in_time!(
         summary.shared > 0,
@@ -172,26 +160,15 @@ async fn r2_writer_waits_for_readers_of_its_own_session(harness: &dyn Harness) -
     );
     let lock = session.rw_lock("own");
     let timed = promptly("write_timeout", lock.write_timeout(LOOK * 5)).await?;
-    refused(
-        "a wait beside the own readers",
-        timed,
-        &[ErrorKind::TimedOut],
-    )?;
+    refused("a wait beside the own readers", timed, &[ErrorKind::TimedOut])?;
     let mut writer = wait(harness, &session, "own", Writer).await?;
     let mut later = wait(harness, &other, "own", Reader).await?;
     for reader in readers {
         still_waiting("while a reader held", &[&writer, &later]).await?;
-        ensure!(
-            reader.is_valid(),
-            "the waiting writer ended a reader of its session"
-        );
+        ensure!(reader.is_valid(), "the waiting writer ended a reader of its session");
         release(reader).await?;
     }
-    let writer = granted(
-        &mut writer,
-        "the grant after the last reader of its session",
-    )
-    .await?;
+    let writer = granted(&mut writer, "the grant after the last reader of its session").await?;
     still_waiting("while the writer held", &[&later]).await?;
     release(writer).await?;
     release(granted(&mut later, "the grant to the reader behind the writer").await?).await?;
@@ -221,19 +198,13 @@ async fn r2_waiting_writer_is_not_overtaken(harness: &dyn Harness) -> Verdict {
 async fn r2_requests_are_granted_by_arrival(harness: &dyn Harness) -> Verdict {
     let (one, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
     let first = take(&one, "arrival", Writer).await?;
-    let order = [
-        Reader, Reader, Writer, Reader, Reader, Reader, Writer, Writer, Reader,
-    ];
+    let order = [Reader, Reader, Writer, Reader, Reader, Reader, Writer, Writer, Reader];
     let mut line: Vec<Waiting> = Vec::new();
     for (number, role) in order.into_iter().enumerate() {
         let session = if number % 2 == 0 { &one } else { &other };
         line.push(wait(harness, session, "arrival", role).await?);
     }
-    still_waiting(
-        "while the first writer held",
-        &line.iter().collect::<Vec<_>>(),
-    )
-    .await?;
+    still_waiting("while the first writer held", &line.iter().collect::<Vec<_>>()).await?;
     release(first).await?;
     let (mut roles, mut newest, mut batches) = (&order[..], FencingToken::new(0), 0);
     while let Some(role) = roles.first() {
@@ -248,16 +219,9 @@ async fn r2_requests_are_granted_by_arrival(harness: &dyn Harness) -> Verdict {
         }
         let floor = newest;
         for held in batch {
-            still_waiting(
-                "while those before held",
-                &line.iter().take(2).collect::<Vec<_>>(),
-            )
-            .await?;
+            still_waiting("while those before held", &line.iter().take(2).collect::<Vec<_>>()).await?;
             for token in held.tokens() {
-                ensure!(
-                    token > floor,
-                    "token {token} was granted after token {floor}"
-                );
+                ensure!(token > floor, "token {token} was granted after token {floor}");
                 newest = newest.max(token);
             }
             release(held).await?;
@@ -265,9 +229,7 @@ async fn r2_requests_are_granted_by_arrival(harness: &dyn Harness) -> Verdict {
         roles = &roles[together..];
         batches += 1;
     }
-    held!(
-        "9 requests behind a writer were granted in {batches} groups, in the order of their arrival"
-    )
+    held!("9 requests behind a writer were granted in {batches} groups, in the order of their arrival")
 }
 
 async fn r2_writer_that_gives_up_admits_the_readers(harness: &dyn Harness) -> Verdict {
@@ -303,10 +265,7 @@ async fn r2_dead_reader_frees_the_writer_alone(harness: &dyn Harness) -> Verdict
         granted(&mut writer, "the grant to the writer"),
     );
     let writer = writer.await??;
-    ensure!(
-        !dead.is_valid(),
-        "a writer was granted beside a valid reader"
-    );
+    ensure!(!dead.is_valid(), "a writer was granted beside a valid reader");
     still_waiting("while the writer held", &[&reader]).await?;
     release(writer).await?;
     release(granted(&mut reader, "the grant to the reader behind the writer").await?).await?;
@@ -343,9 +302,7 @@ async fn r3_token_of_a_writer_is_above_every_earlier_one(harness: &dyn Harness) 
         grants += 4;
         done("release", writer.release()).await?;
     }
-    held!(
-        "{grants} grants, each writer's token above all before it, each reader's above the writers'"
-    )
+    held!("{grants} grants, each writer's token above all before it, each reader's above the writers'")
 }
 
 async fn r3_downgrade_keeps_token_and_place(harness: &dyn Harness) -> Verdict {
@@ -395,10 +352,7 @@ async fn r3_downgraded_writer_releases_as_a_reader(harness: &dyn Harness) -> Ver
         }
         let mut writer = wait(harness, &session, "down", Writer).await?;
         still_waiting("while another reader held", &[&writer]).await?;
-        ensure!(
-            beside.is_valid(),
-            "the end of a downgraded guard ended another reader"
-        );
+        ensure!(beside.is_valid(), "the end of a downgraded guard ended another reader");
         done("release", beside.release()).await?;
         release(granted(&mut writer, "the grant after a downgraded guard").await?).await?;
     }
@@ -418,10 +372,7 @@ async fn s4_resumed_session_reclaims_its_mode(harness: &dyn Harness) -> Verdict 
     // Another session reads too: a reader that is reclaimed to write would be a writer beside it.
     let wrong = done("read", session.read_lock("wrong")).await?;
     let beside = done("read", other.read_lock("wrong")).await?;
-    let (tokens, wrong) = (
-        [reads.token(), writes.token(), turned.token()],
-        wrong.token(),
-    );
+    let (tokens, wrong) = ([reads.token(), writes.token(), turned.token()], wrong.token());
     let id = done("detach", session.detach()).await?;
     let resumed = done("resume", store.resume(&id)).await?;
     let locks = ["reads", "writes", "turned", "wrong"].map(|name| resumed.rw_lock(name));
@@ -454,7 +405,5 @@ async fn s4_resumed_session_reclaims_its_mode(harness: &dyn Harness) -> Verdict 
         );
         release(held).await?;
     }
-    held!(
-        "reader, writer and downgraded writer were reclaimed as such, and a reader not as a writer"
-    )
+    held!("reader, writer and downgraded writer were reclaimed as such, and a reader not as a writer")
 }

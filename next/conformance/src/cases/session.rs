@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tenure_core::guarantees::Line;
-use tenure_core::{
-    Error, ErrorKind, LockGuard, LossReason, Session, SessionId, SessionOptions, Store,
-};
+use tenure_core::{Error, ErrorKind, LockGuard, LossReason, Session, SessionId, SessionOptions, Store};
 use tokio::time::Instant;
 
 use super::{granted, still_waiting, stranded, waiter};
@@ -15,8 +13,8 @@ use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::tools::{
-    LONG, LOOK, PROMPT, done, ensure, expiry_bound, held, open, open_linked, open_on, promptly,
-    refused, settle, slack, spawn, within,
+    LONG, LOOK, PROMPT, done, ensure, expiry_bound, held, open, open_linked, open_on, promptly, refused, settle, slack,
+    spawn, within,
 };
 
 cases! { CASES:
@@ -68,10 +66,7 @@ async fn s1_ttl_is_at_least_what_was_asked(harness: &dyn Harness) -> Verdict {
         let asked = harness.ttl() + Duration::from_millis(more);
         let session = open_on(&store, asked).await?;
         let ttl = session.ttl();
-        ensure!(
-            ttl >= asked,
-            "a TTL of {asked:?} was asked for, and {ttl:?} granted"
-        );
+        ensure!(ttl >= asked, "a TTL of {asked:?} was asked for, and {ttl:?} granted");
         let remaining = session.remaining();
         ensure!(
             session.is_valid() && remaining <= ttl - margin(ttl),
@@ -81,20 +76,14 @@ async fn s1_ttl_is_at_least_what_was_asked(harness: &dyn Harness) -> Verdict {
         done("close", session.close()).await?;
     }
     let zero = store.open(SessionOptions::new().ttl(Duration::ZERO));
-    refused(
-        "a TTL of zero",
-        promptly("open", zero).await?,
-        &[ErrorKind::Config],
-    )?;
+    refused("a TTL of zero", promptly("open", zero).await?, &[ErrorKind::Config])?;
     held!("granted: {granted:?}")
 }
 
 /// Waits until `name` is free, and takes and releases it.
 async fn becomes_free(session: &Session, name: &str, what: &str) -> Step<()> {
     let guard = tokio::time::timeout(PROMPT, session.lock(name)).await;
-    let guard = guard.map_err(|_| {
-        Outcome::violated(format!("{what}, and the lock is held {PROMPT:?} later"))
-    })??;
+    let guard = guard.map_err(|_| Outcome::violated(format!("{what}, and the lock is held {PROMPT:?} later")))??;
     done("release", guard.release()).await
 }
 
@@ -129,11 +118,7 @@ async fn s1_session_with_work_is_closed_on_every_path(harness: &dyn Harness) -> 
         #[allow(unreachable_code)]
         Ok::<(), Error>(())
     });
-    let panicked = promptly(
-        "work in a session",
-        AssertUnwindSafe(panicking).catch_unwind(),
-    )
-    .await?;
+    let panicked = promptly("work in a session", AssertUnwindSafe(panicking).catch_unwind()).await?;
     ensure!(panicked.is_err(), "the panic of the work was lost");
     becomes_free(&probe, "work", "the work panicked").await?;
     let endless = store.with_session(options(), async |session| {
@@ -148,11 +133,7 @@ async fn s1_session_with_work_is_closed_on_every_path(harness: &dyn Harness) -> 
 
 /// Checks a guard whose renewals have no effect from now on: `remaining` never exceeds the deadline, and once it has
 /// passed the guard is invalid without another instruction. Returns why it was lost.
-async fn ends_by_its_deadline(
-    session: &Session,
-    guard: &LockGuard,
-    last_sent: Instant,
-) -> Step<LossReason> {
+async fn ends_by_its_deadline(session: &Session, guard: &LockGuard, last_sent: Instant) -> Step<LossReason> {
     let ttl = session.ttl();
     let deadline = last_sent + ttl - margin(ttl);
     while Instant::now() < deadline {
@@ -255,9 +236,7 @@ async fn s2_unanswered_renewals_do_not_prolong_validity(harness: &dyn Harness) -
         guard.token()
     );
     link.heal();
-    held!(
-        "lost by the deadline although the store received the renewals; the next session was granted the lock later"
-    )
+    held!("lost by the deadline although the store received the renewals; the next session was granted the lock later")
 }
 
 async fn s4_closed_session_says_closed(harness: &dyn Harness) -> Verdict {
@@ -270,10 +249,7 @@ async fn s4_closed_session_says_closed(harness: &dyn Harness) -> Verdict {
         reasons == [Some(LossReason::Closed); 3],
         "after close, session, guard and signal say {reasons:?}"
     );
-    ensure!(
-        !session.is_valid() && !guard.is_valid(),
-        "a closed session is valid"
-    );
+    ensure!(!session.is_valid() && !guard.is_valid(), "a closed session is valid");
     let error = refused(
         "lock",
         promptly("lock", session.lock("other")).await?,
@@ -294,20 +270,12 @@ async fn s4_closed_session_says_closed(harness: &dyn Harness) -> Verdict {
 }
 
 /// Detaches a session that holds the lock `name`. Returns its store, its id, the stale guard, and the stale session.
-async fn detached(
-    harness: &dyn Harness,
-    ttl: Duration,
-    name: &str,
-) -> Step<(Store, SessionId, LockGuard, Session)> {
+async fn detached(harness: &dyn Harness, ttl: Duration, name: &str) -> Step<(Store, SessionId, LockGuard, Session)> {
     let store = done("a connection", harness.connect()).await?;
     let session = open_on(&store, ttl).await?;
     let guard = done("lock", session.lock(name)).await?;
     let id = done("detach", session.detach()).await?;
-    ensure!(
-        &id == session.id(),
-        "session {} was detached as {id}",
-        session.id()
-    );
+    ensure!(&id == session.id(), "session {} was detached as {id}", session.id());
     Ok((store, id, guard, session))
 }
 
@@ -316,10 +284,7 @@ async fn s4_detached_session_is_resumed_once(harness: &dyn Harness) -> Verdict {
     let token = stale.token();
     let other = open(harness, LONG).await?;
     let taken = done("try_lock", other.try_lock("kept")).await?;
-    ensure!(
-        taken.is_none(),
-        "the lock of a detached session was granted to another"
-    );
+    ensure!(taken.is_none(), "the lock of a detached session was granted to another");
     let mut attempts = Vec::new();
     for _ in 0..3 {
         let (store, id) = (done("a connection", harness.connect()).await?, id.clone());
@@ -353,11 +318,7 @@ async fn s4_detached_session_is_resumed_once(harness: &dyn Harness) -> Verdict {
     let twice = promptly("reclaim", session.locker("kept").reclaim(token)).await?;
     refused("a second reclaim", twice, &[ErrorKind::Lost])?;
     let late = promptly("release", stale.release()).await?;
-    refused(
-        "a release by the detached session",
-        late,
-        &[ErrorKind::Lost],
-    )?;
+    refused("a release by the detached session", late, &[ErrorKind::Lost])?;
     let taken = done("try_lock", other.try_lock("kept")).await?;
     ensure!(
         taken.is_none() && guard.is_valid(),
@@ -365,14 +326,8 @@ async fn s4_detached_session_is_resumed_once(harness: &dyn Harness) -> Verdict {
     );
     done("release", guard.release()).await?;
     let next = done("lock", other.lock("kept")).await?;
-    ensure!(
-        next.token() > token,
-        "token {} followed {token}",
-        next.token()
-    );
-    held!(
-        "one of three clients resumed the session, and reclaimed its lock once under token {token}"
-    )
+    ensure!(next.token() > token, "token {} followed {token}", next.token());
+    held!("one of three clients resumed the session, and reclaimed its lock once under token {token}")
 }
 
 async fn s4_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
@@ -383,16 +338,8 @@ async fn s4_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
         "after a detach the losses are {reasons:?}"
     );
     let lost = &[ErrorKind::Lost];
-    refused(
-        "lock",
-        promptly("lock", session.lock("another")).await?,
-        lost,
-    )?;
-    refused(
-        "put",
-        promptly("put", session.stm().put("key", "value")).await?,
-        lost,
-    )?;
+    refused("lock", promptly("lock", session.lock("another")).await?, lost)?;
+    refused("put", promptly("put", session.stm().put("key", "value")).await?, lost)?;
     refused(
         "enqueue",
         promptly("enqueue", session.queue("jobs").enqueue("job")).await?,
@@ -420,10 +367,7 @@ async fn s4_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
 
 async fn s4_late_request_of_a_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
     let (session, link) = open_linked(harness, LONG).await?;
-    let (jobs, seen) = (
-        session.queue("jobs"),
-        open(harness, LONG).await?.queue("jobs"),
-    );
+    let (jobs, seen) = (session.queue("jobs"), open(harness, LONG).await?.queue("jobs"));
     link.strand();
     let mut enqueueing = spawn(async move { jobs.enqueue("late").await });
     stranded(&*link).await?;
@@ -441,11 +385,7 @@ async fn s4_late_request_of_a_detached_session_has_no_effect(harness: &dyn Harne
         len == accepted && len <= 1,
         "{accepted} items became {len} after the session was detached"
     );
-    let resumed = done(
-        "resume",
-        done("a connection", harness.connect()).await?.resume(&id),
-    )
-    .await?;
+    let resumed = done("resume", done("a connection", harness.connect()).await?.resume(&id)).await?;
     done("enqueue", resumed.queue("jobs").enqueue("after")).await?;
     let len = done("len", seen.len()).await?;
     ensure!(
@@ -534,9 +474,7 @@ async fn s4_wait_that_a_detach_meets_leaves_no_place(harness: &dyn Harness) -> V
     let mut waiting = waiter(harness, async move { lock.lock().await }).await?;
     still_waiting("while the lock was held", &[&waiting]).await?;
     let id = done("detach", leaving.detach()).await?;
-    let ended = waiting
-        .end(PROMPT, "the end of a wait that a detach met")
-        .await?;
+    let ended = waiting.end(PROMPT, "the end of a wait that a detach met").await?;
     let error = refused("a wait that a detach met", ended, &[ErrorKind::Lost])?;
     ensure!(
         error.loss() == Some(LossReason::Detached),
@@ -549,9 +487,7 @@ async fn s4_wait_that_a_detach_meets_leaves_no_place(harness: &dyn Harness) -> V
     let next = granted(&mut next, "the grant behind a wait that was detached").await?;
     done("release", next.release()).await?;
     ensure!(resumed.is_valid(), "the resumed session is lost");
-    held!(
-        "ended with Detached, and the next waiter was granted the lock although the session was resumed"
-    )
+    held!("ended with Detached, and the next waiter was granted the lock although the session was resumed")
 }
 
 async fn s4_nothing_is_valid_before_the_first_renewal(harness: &dyn Harness) -> Verdict {
@@ -565,9 +501,6 @@ async fn s4_nothing_is_valid_before_the_first_renewal(harness: &dyn Harness) -> 
         !matches!(resumed, Ok(Ok(_))),
         "a session was returned although the store did not answer its renewal"
     );
-    ensure!(
-        !guard.is_valid() && !session.is_valid(),
-        "a detached session is valid"
-    );
+    ensure!(!guard.is_valid() && !session.is_valid(), "a detached session is valid");
     held!("a session whose renewal had no answer was not returned")
 }

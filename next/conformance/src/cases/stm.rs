@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tenure_core::guarantees::Line;
-use tenure_core::{
-    Compare, Effect, Error, ErrorKind, Isolation, Op, OpResult, Result, Session, StmHandle, Tx,
-};
+use tenure_core::{Compare, Effect, Error, ErrorKind, Isolation, Op, OpResult, Result, Session, StmHandle, Tx};
 
 use super::granted;
 use crate::case::cases;
@@ -16,8 +14,7 @@ use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::stress::append_to_lists;
 use crate::tools::{
-    LONG, at_every_await_point, done, ensure, held, in_time, open, open_on, promptly, refused,
-    settle, spawn,
+    LONG, at_every_await_point, done, ensure, held, in_time, open, open_on, promptly, refused, settle, spawn,
 };
 
 cases! { CASES:
@@ -108,13 +105,7 @@ async fn l8_keys_meet_no_other_namespace(harness: &dyn Harness) -> Verdict {
             "a key met a lock, a barrier or another namespace"
         );
     }
-    has(
-        &here.stm(),
-        "shared",
-        Some("here"),
-        "after a put in another namespace",
-    )
-    .await?;
+    has(&here.stm(), "shared", Some("here"), "after a put in another namespace").await?;
     ensure!(
         done("delete", there.stm().delete("shared")).await?,
         "a key that is there was not deleted"
@@ -134,8 +125,7 @@ async fn t1_appended_lists_have_no_cycle(harness: &dyn Harness) -> Verdict {
     for isolation in SERIALIZABLE {
         let history = append_to_lists(harness, isolation, 10, 15).await?;
         let judged = list_append::check(&history, Level::StrictSerializable);
-        let summary = judged
-            .map_err(|violation| Outcome::violated(format!("under {isolation}: {violation}")))?;
+        let summary = judged.map_err(|violation| Outcome::violated(format!("under {isolation}: {violation}")))?;
         committed += summary.committed;
     }
     // The control: the same clients without the checks, and the same judge.
@@ -154,19 +144,10 @@ async fn t1_appended_lists_have_no_cycle(harness: &dyn Harness) -> Verdict {
 }
 
 /// Returns the number that `increments` by each of four clients make of a counter.
-async fn counted(
-    harness: &dyn Harness,
-    isolation: Isolation,
-    increments: u64,
-    key: &'static str,
-) -> Step<u64> {
+async fn counted(harness: &dyn Harness, isolation: Isolation, increments: u64, key: &'static str) -> Step<u64> {
     let mut tasks = Vec::new();
     for _ in 0..4 {
-        let stm = open(harness, LONG)
-            .await?
-            .stm()
-            .isolation(isolation)
-            .attempts(10_000);
+        let stm = open(harness, LONG).await?.stm().isolation(isolation).attempts(10_000);
         tasks.push(spawn(async move {
             for _ in 0..increments {
                 increment(&stm, key).await?;
@@ -213,9 +194,7 @@ async fn leave_together(sessions: [&Session; 2], isolation: Isolation) -> Step<u
     let stm = sessions[0].stm();
     done(
         "put",
-        stm.txn()
-            .then([0, 1].map(|who| Op::put(name(who), "1")))
-            .commit(),
+        stm.txn().then([0, 1].map(|who| Op::put(name(who), "1"))).commit(),
     )
     .await?;
     let together = Arc::new(tokio::sync::Barrier::new(2));
@@ -298,10 +277,7 @@ async fn seen_around_a_write(stm: &StmHandle, other: &StmHandle) -> Step<Vec<(u6
 }
 
 async fn t1_attempt_reads_one_snapshot(harness: &dyn Harness) -> Verdict {
-    let (stm, other) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, other) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     for isolation in SERIALIZABLE {
         let seen = seen_around_a_write(&stm.clone().isolation(isolation), &other).await?;
         let whole = seen.iter().all(|(left, right)| left == right);
@@ -317,10 +293,7 @@ async fn t1_attempt_reads_one_snapshot(harness: &dyn Harness) -> Verdict {
 }
 
 async fn t1_snapshot_level_notices_newer_writes(harness: &dyn Harness) -> Verdict {
-    let (stm, other) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, other) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     let mut counts = Vec::new();
     for isolation in SERIALIZABLE {
         let attempts = Cell::new(0);
@@ -345,10 +318,7 @@ async fn t1_snapshot_level_notices_newer_writes(harness: &dyn Harness) -> Verdic
 }
 
 async fn t1_attempt_reads_its_own_writes(harness: &dyn Harness) -> Verdict {
-    let (stm, other) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, other) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     done("put", stm.put("deleted", "before")).await?;
     for isolation in [Isolation::SerializableSnapshot, Isolation::ReadCommitted] {
         let run = stm.clone().isolation(isolation);
@@ -366,33 +336,21 @@ async fn t1_attempt_reads_its_own_writes(harness: &dyn Harness) -> Verdict {
             own == [Some(b"2".to_vec()), None],
             "after two puts and a deletion the attempt read {own:?}"
         );
-        ensure!(
-            kept,
-            "the attempt's own write changed the revision that it read"
-        );
-        ensure!(
-            outside.is_none(),
-            "a write was seen before its commit: {outside:?}"
-        );
+        ensure!(kept, "the attempt's own write changed the revision that it read");
+        ensure!(outside.is_none(), "a write was seen before its commit: {outside:?}");
         has(&other, "new", Some("2"), "after the commit").await?;
         has(&other, "deleted", None, "after the commit").await?;
         ensure!(
             done("delete", other.delete("new")).await?,
             "a key that is there was not deleted"
         );
-        ensure!(
-            !done("delete", other.delete("new")).await?,
-            "an absent key was deleted"
-        );
+        ensure!(!done("delete", other.delete("new")).await?, "an absent key was deleted");
     }
     held!("own puts and deletions were read, and seen by others after the commit alone")
 }
 
 async fn t1_changed_and_recreated_keys_are_noticed(harness: &dyn Harness) -> Verdict {
-    let (stm, other) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, other) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     for change in [
         "delete",
         "create",
@@ -436,10 +394,7 @@ async fn t1_changed_and_recreated_keys_are_noticed(harness: &dyn Harness) -> Ver
 }
 
 async fn t1_prefetch_changes_no_result(harness: &dyn Harness) -> Verdict {
-    let (stm, other) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, other) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     done(
         "put",
         other
@@ -501,10 +456,7 @@ async fn attempts_of_an_unread_key(prefetching: &StmHandle, other: &StmHandle) -
 }
 
 async fn t1_limit_of_attempts_is_kept(harness: &dyn Harness) -> Verdict {
-    let (stm, other) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, other) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     let attempts = Cell::new(0);
     let limited = stm.clone().attempts(3);
     let run = limited.run(async |tx| {
@@ -514,11 +466,7 @@ async fn t1_limit_of_attempts_is_kept(harness: &dyn Harness) -> Verdict {
         tx.put("trace", seen.unwrap_or_default())
     });
     let ended = promptly("the end of three attempts", run).await?;
-    let error = refused(
-        "three attempts with a conflict in each",
-        ended,
-        &[ErrorKind::Conflict],
-    )?;
+    let error = refused("three attempts with a conflict in each", ended, &[ErrorKind::Conflict])?;
     ensure!(
         attempts.get() == 3,
         "there were {} attempts, 3 were allowed",
@@ -528,13 +476,7 @@ async fn t1_limit_of_attempts_is_kept(harness: &dyn Harness) -> Verdict {
         error.effect() == Effect::None && error.is_retryable(),
         "three attempts ended with {error:?}: nothing was done, and a retry can help"
     );
-    has(
-        &other,
-        "trace",
-        None,
-        "after three attempts with a conflict",
-    )
-    .await?;
+    has(&other, "trace", None, "after three attempts with a conflict").await?;
     held!("{error}")
 }
 
@@ -582,10 +524,7 @@ async fn t1_comparisons_mean_the_same_everywhere(harness: &dyn Harness) -> Verdi
             "{what}: the outcome is {outcome:?}"
         );
     }
-    let failing = [
-        Compare::version("here").eq(3),
-        Compare::create("absent").gt(0),
-    ];
+    let failing = [Compare::version("here").eq(3), Compare::create("absent").gt(0)];
     let ordered = stm.txn().when(failing).then([Op::put("wrong", "")]);
     let ordered = ordered.or_else([
         Op::get("here"),
@@ -598,9 +537,7 @@ async fn t1_comparisons_mean_the_same_everywhere(harness: &dyn Harness) -> Verdi
         .results
         .iter()
         .map(|result| match result {
-            OpResult::Get(entry) => entry
-                .as_ref()
-                .map(|it| (&*it.value, it.version, it.created)),
+            OpResult::Get(entry) => entry.as_ref().map(|it| (&*it.value, it.version, it.created)),
             _ => None,
         })
         .collect();
@@ -632,10 +569,7 @@ async fn t1_comparisons_mean_the_same_everywhere(harness: &dyn Harness) -> Verdi
 }
 
 async fn t2_aborted_attempt_leaves_no_trace(harness: &dyn Harness) -> Verdict {
-    let (stm, other) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, other) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     done("put", other.put("seen", "1")).await?;
     let aborted = stm.run(async |tx| {
         tx.get("seen").await?;
@@ -703,10 +637,7 @@ async fn t2_aborted_attempt_leaves_no_trace(harness: &dyn Harness) -> Verdict {
 }
 
 async fn t2_cancelled_transaction_is_whole_or_nothing(harness: &dyn Harness) -> Verdict {
-    let (stm, other) = (
-        open(harness, LONG).await?.stm(),
-        open(harness, LONG).await?.stm(),
-    );
+    let (stm, other) = (open(harness, LONG).await?.stm(), open(harness, LONG).await?.stm());
     let (round, mut dropped, mut whole) = (Cell::new(0_u32), 0, 0);
     for explicit in [false, true] {
         let write = |value: String| {
@@ -744,8 +675,7 @@ async fn t2_cancelled_transaction_is_whole_or_nothing(harness: &dyn Harness) -> 
                     value(&both[0]) == value(&both[1]),
                     "one of two writes of a dropped transaction happened"
                 );
-                whole +=
-                    u32::from(value(&both[0]) == Some(round.get().to_string().into_bytes().into()));
+                whole += u32::from(value(&both[0]) == Some(round.get().to_string().into_bytes().into()));
                 Ok(())
             },
         )

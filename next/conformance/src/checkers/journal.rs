@@ -203,9 +203,7 @@ impl<I, O> Journal<I, O> {
         let result = call.await;
         let outcome = match &result {
             Ok(value) => Outcome::Ok(answer(value)),
-            Err(error) if error.effect() == Effect::None && error.kind() != ErrorKind::Lost => {
-                Outcome::Failed
-            }
+            Err(error) if error.effect() == Effect::None && error.kind() != ErrorKind::Lost => Outcome::Failed,
             Err(_) => Outcome::Unknown,
         };
         self.end(ticket, outcome);
@@ -218,18 +216,12 @@ impl<I, O> Journal<I, O> {
         I: Clone,
         O: Clone,
     {
-        self.operations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.operations.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reads the clock under the lock, so that the order of the record is the order of the instants.
     fn with<T>(&self, change: impl FnOnce(&mut Vec<Operation<I, O>>, u64) -> T) -> T {
-        let mut operations = self
-            .operations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.timeline.now();
         change(&mut operations, now)
     }

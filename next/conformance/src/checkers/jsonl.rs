@@ -91,11 +91,7 @@ pub fn sections(file: &str) -> Vec<&str> {
         at += line.len();
     }
     let ends = begins.iter().copied().skip(1).chain([file.len()]);
-    begins
-        .iter()
-        .zip(ends)
-        .map(|(begin, end)| &file[*begin..end])
-        .collect()
+    begins.iter().zip(ends).map(|(begin, end)| &file[*begin..end]).collect()
 }
 
 /// Reads a history.

@@ -192,12 +192,7 @@ pub struct Anomaly {
 }
 
 impl Anomaly {
-    fn new(
-        history: &[Transaction],
-        class: Class,
-        what: &str,
-        transactions: impl IntoIterator<Item = usize>,
-    ) -> Self {
+    fn new(history: &[Transaction], class: Class, what: &str, transactions: impl IntoIterator<Item = usize>) -> Self {
         Self {
             class,
             real_time: false,
@@ -258,11 +253,7 @@ fn analyse(history: &[Transaction]) -> (Summary, Vec<Anomaly>) {
     let graph = graph::Graph::new(history, &versions);
     anomalies.extend(cycles::find(history, &graph));
     let summary = Summary {
-        committed: versions
-            .committed
-            .iter()
-            .filter(|committed| **committed)
-            .count(),
+        committed: versions.committed.iter().filter(|committed| **committed).count(),
         lists: versions.lists.len(),
         permitted: anomalies.len(),
     };

@@ -184,9 +184,7 @@ pub fn check(history: &[LockOperation], proof: Proof) -> Result<Summary, Violati
     explain(history, "the object", &lasting)?;
     observers::check(history, &mentions, &lasting)?;
     let count = |answer| {
-        let accesses = history
-            .iter()
-            .filter(|op| matches!(op.input, LockCall::Access { .. }));
+        let accesses = history.iter().filter(|op| matches!(op.input, LockCall::Access { .. }));
         accesses.filter(|op| op.answer() == Some(&answer)).count()
     };
     Ok(Summary {
@@ -205,9 +203,7 @@ fn mentions(history: &[LockOperation]) -> impl Iterator<Item = (u64, u64, usize)
     history.iter().enumerate().filter_map(|(index, op)| {
         let (token, at) = match (op.input, op.answer()) {
             (LockCall::Acquire { .. }, Some(LockAnswer::Granted(token))) => (*token, op.latest()),
-            (LockCall::Observe { .. }, Some(LockAnswer::Shows(Some(shown)))) => {
-                (shown.token, op.latest())
-            }
+            (LockCall::Observe { .. }, Some(LockAnswer::Shows(Some(shown)))) => (shown.token, op.latest()),
             (input, _) => (token_of(&input)?, op.invoked),
         };
         Some((token, at, index))
@@ -287,8 +283,7 @@ fn gate_in_order(history: &[LockOperation]) -> Result<(), Violation> {
         if let Some((newer, before)) = before.before(op.invoked)
             && newer > token
         {
-            let what =
-                format!("the gate accepted token {token} after token {newer}, which excludes it");
+            let what = format!("the gate accepted token {token} after token {newer}, which excludes it");
             return Err(Violation::new(history, what, [before, index]));
         }
     }

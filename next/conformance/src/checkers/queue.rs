@@ -138,10 +138,7 @@ impl fmt::Display for QueueAnswer {
                 for (place, it) in items.iter().enumerate() {
                     let comma = if place > 0 { "; " } else { "" };
                     let (item, token, deliveries) = (it.item, it.token, it.deliveries);
-                    write!(
-                        f,
-                        "{comma}item {item}, token {token}, delivery {deliveries}"
-                    )?;
+                    write!(f, "{comma}item {item}, token {token}, delivery {deliveries}")?;
                 }
                 Ok(())
             }
@@ -185,14 +182,11 @@ fn lives(history: &[QueueOperation]) -> Result<BTreeMap<u64, Life>, Violation> {
         match op.input {
             QueueCall::Enqueue { item, .. } => {
                 if let Some(first) = lives.entry(item).or_default().enqueue.replace(index) {
-                    let what =
-                        format!("item {item} is not unique in the history, which proves nothing");
+                    let what = format!("item {item} is not unique in the history, which proves nothing");
                     return Err(Violation::new(history, what, [first, index]));
                 }
             }
-            QueueCall::Check { item, token }
-            | QueueCall::Ack { item, token }
-            | QueueCall::Nack { item, token, .. } => {
+            QueueCall::Check { item, token } | QueueCall::Ack { item, token } | QueueCall::Nack { item, token, .. } => {
                 lives.entry(item).or_default().steps.push((token, index));
             }
             QueueCall::Dequeue { .. } | QueueCall::Pop | QueueCall::List => {}

@@ -172,10 +172,7 @@ pub(super) fn explain<I: fmt::Display, O: fmt::Display>(
             };
             return Err(Violation::new(history, what, operations));
         }
-        let latest = Latest {
-            end,
-            of: Some(holding),
-        };
+        let latest = Latest { end, of: Some(holding) };
         if holding.mode == Mode::Exclusive {
             exclusive = latest;
         }

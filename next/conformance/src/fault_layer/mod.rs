@@ -50,10 +50,7 @@ impl EmbeddedStore {
 
     /// Adds the way in which an operator ends one request of a session ([`Need::Delete`]).
     #[must_use]
-    pub fn take_away(
-        mut self,
-        take_away: impl Fn(&SessionId, Nonce) -> bool + Send + Sync + 'static,
-    ) -> Self {
+    pub fn take_away(mut self, take_away: impl Fn(&SessionId, Nonce) -> bool + Send + Sync + 'static) -> Self {
         self.take_away = Some(Arc::new(take_away));
         self
     }
@@ -110,11 +107,7 @@ impl FaultLayer {
             (Need::Delete, store.take_away.is_some()),
             (Need::Capacity, store.capacity.is_some()),
         ];
-        offers.extend(
-            optional
-                .into_iter()
-                .filter_map(|(need, has)| has.then_some(need)),
-        );
+        offers.extend(optional.into_iter().filter_map(|(need, has)| has.then_some(need)));
         Ok(Self {
             start: Box::new(start),
             offers,
@@ -124,10 +117,7 @@ impl FaultLayer {
     }
 
     /// Connects to `backend`, the one of the namespace or another.
-    fn layered(
-        &self,
-        backend: impl Fn(&EmbeddedStore) -> Option<Arc<dyn Backend>>,
-    ) -> Option<(Store, Wire)> {
+    fn layered(&self, backend: impl Fn(&EmbeddedStore) -> Option<Arc<dyn Backend>>) -> Option<(Store, Wire)> {
         let mut process = self.process.lock();
         let wire = Wire::new();
         process.wires.push(wire.clone());
@@ -159,12 +149,7 @@ impl FaultLayer {
                     break false;
                 };
                 found.extend(page.entries.into_iter().map(|entry| {
-                    let key = format!(
-                        "{id}/{:?}/{}/{}",
-                        entry.kind,
-                        entry.name.as_str(),
-                        entry.nonce
-                    );
+                    let key = format!("{id}/{:?}/{}/{}", entry.kind, entry.name.as_str(), entry.nonce);
                     (entry.nonce, key, entry.state)
                 }));
                 cursor = page.next;
@@ -250,11 +235,7 @@ impl Operator for FaultLayer {
     }
 
     async fn keys(&self) -> Result<Vec<String>> {
-        let all = self
-            .entries()
-            .await
-            .into_iter()
-            .flat_map(|(_, entries)| entries);
+        let all = self.entries().await.into_iter().flat_map(|(_, entries)| entries);
         Ok(all.map(|(_, key, _)| key).collect())
     }
 

@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, BackendSession, Barrier, Claim, Commit, CommitOutcome, Departure, Election, Entered,
-    Grant, Item, Joined, Key, KeyRead, LeaderUpdate, Lease, Left, Locker, Marker, Mode, Nonce,
-    Opened, Page, PeekedItem, Queue, QueueDepth, Request, Resolution, Return, RwLock,
-    SessionEvents, Snapshot, Stm, TakeLimit, Taken, TakenItem, WaitQueue,
+    Backend, BackendSession, Barrier, Claim, Commit, CommitOutcome, Departure, Election, Entered, Grant, Item, Joined,
+    Key, KeyRead, LeaderUpdate, Lease, Left, Locker, Marker, Mode, Nonce, Opened, Page, PeekedItem, Queue, QueueDepth,
+    Request, Resolution, Return, RwLock, SessionEvents, Snapshot, Stm, TakeLimit, Taken, TakenItem, WaitQueue,
 };
 use tenure_core::clock::Clock;
 use tenure_core::executor::Executor;
@@ -36,12 +35,7 @@ impl<T: ?Sized> Layered<T> {
 /// Returns the request as it is sent: a message that arrives late says what was so when it was sent.
 fn sent(request: &Request) -> Request {
     let oldest_open = Arc::new(AtomicU64::new(request.oldest_open().get()));
-    Request::new(
-        request.nonce(),
-        request.kind(),
-        request.name().clone(),
-        oldest_open,
-    )
+    Request::new(request.nonce(), request.kind(), request.name().clone(), oldest_open)
 }
 
 /// Sends a request that owns what it is about: it may outlive its caller.
@@ -165,13 +159,7 @@ parts! {
 
 #[async_trait]
 impl<T: WaitQueue + ?Sized> WaitQueue for Layered<T> {
-    async fn join(
-        &self,
-        request: &Request,
-        mode: Mode,
-        value: Option<&[u8]>,
-        wait: bool,
-    ) -> Result<Joined> {
+    async fn join(&self, request: &Request, mode: Mode, value: Option<&[u8]>, wait: bool) -> Result<Joined> {
         step!(self, inner, request = sent(request), value = value.map(<[u8]>::to_vec) => {
             inner.join(&request, mode, value.as_deref(), wait)
         })
@@ -192,12 +180,7 @@ impl Locker for Layered<dyn Locker> {}
 
 #[async_trait]
 impl RwLock for Layered<dyn RwLock> {
-    async fn downgrade(
-        &self,
-        marker: Marker,
-        request: &Request,
-        token: FencingToken,
-    ) -> Result<()> {
+    async fn downgrade(&self, marker: Marker, request: &Request, token: FencingToken) -> Result<()> {
         step!(self, inner, request = sent(request) => {
             inner.downgrade(marker, &request, token)
         })
@@ -206,13 +189,7 @@ impl RwLock for Layered<dyn RwLock> {
 
 #[async_trait]
 impl Election for Layered<dyn Election> {
-    async fn proclaim(
-        &self,
-        request: &Request,
-        token: FencingToken,
-        number: u64,
-        value: &[u8],
-    ) -> Result<()> {
+    async fn proclaim(&self, request: &Request, token: FencingToken, number: u64, value: &[u8]) -> Result<()> {
         step!(self, inner, request = sent(request), value = value.to_vec() => {
             inner.proclaim(&request, token, number, &value)
         })

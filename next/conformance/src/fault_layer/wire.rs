@@ -92,10 +92,7 @@ impl Wire {
             self.passes(|fault| fault == Fault::Muted).await;
             return Err(no_answer());
         }
-        match self
-            .passes(|fault| matches!(fault, Fault::Silent | Fault::Held))
-            .await
-        {
+        match self.passes(|fault| matches!(fault, Fault::Silent | Fault::Held)).await {
             same if same == connection => Ok(answer),
             _ => Err(broken()),
         }
@@ -103,11 +100,7 @@ impl Wire {
 
     /// Sends a request, which the store carries out to its end, and returns the answer. `droppable` requests are not
     /// stranded.
-    pub(super) async fn step<T, F>(
-        &self,
-        strands: bool,
-        request: impl Fn() -> F + Send,
-    ) -> Result<T>
+    pub(super) async fn step<T, F>(&self, strands: bool, request: impl Fn() -> F + Send) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -137,9 +130,8 @@ impl Wire {
                 answer = carried_out => answer,
                 () = self.is_cut(connection) => return Err(broken()),
             };
-            let answer = answer.map_err(|panic| {
-                Error::new(ErrorKind::Internal, "the store panicked").with_source(panic)
-            })??;
+            let answer =
+                answer.map_err(|panic| Error::new(ErrorKind::Internal, "the store panicked").with_source(panic))??;
             self.answer(connection, answer).await
         };
         let answered = tokio::time::timeout(REQUEST_LIMIT, exchange).await;

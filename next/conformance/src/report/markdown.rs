@@ -15,10 +15,7 @@ fn cell(text: &str) -> String {
 /// Returns the matrix: a column for each store, a row for each line of the guarantees, and below it the reasons and
 /// what the cases showed.
 pub fn matrix(reports: &[Report]) -> String {
-    let columns: Vec<(&Report, Vec<Claim>)> = reports
-        .iter()
-        .map(|report| (report, report.claims()))
-        .collect();
+    let columns: Vec<(&Report, Vec<Claim>)> = reports.iter().map(|report| (report, report.claims())).collect();
     let mut page = String::from("| |");
     let mut rule = String::from("\n|---|");
     for (report, _) in &columns {
@@ -35,10 +32,7 @@ pub fn matrix(reports: &[Report]) -> String {
         }
     }
     for (report, claims) in &columns {
-        let deployment = report
-            .guarantees
-            .as_ref()
-            .map_or("", |it| it.deployment.as_str());
+        let deployment = report.guarantees.as_ref().map_or("", |it| it.deployment.as_str());
         let _ = write!(page, "\n\n## {}\n\n{deployment}\n\n", report.store);
         page.push_str("| | claim | why | cases | counterexample |\n|---|---|---|---|---|");
         for claim in claims {
@@ -104,17 +98,11 @@ pub fn catalogue() -> String {
     for (number, reason) in (1..).zip(reasons) {
         let _ = write!(page, "\n{number}. {reason}");
     }
-    page.push_str(
-        "\n\n## All cases\n\n| case | rule | what must hold | needs |\n|---|---|---|---|",
-    );
+    page.push_str("\n\n## All cases\n\n| case | rule | what must hold | needs |\n|---|---|---|---|");
     for case in cases() {
         let needs: Vec<&str> = case.needs.iter().map(|need| need.word()).collect();
         let (id, rule, title) = (case.id, case.rule, cell(case.title));
-        let _ = write!(
-            page,
-            "\n| `{id}` | {rule} | {title} | {} |",
-            needs.join(", ")
-        );
+        let _ = write!(page, "\n| `{id}` | {rule} | {title} | {} |", needs.join(", "));
     }
     page.push('\n');
     page

@@ -148,10 +148,7 @@ impl Report {
                     None => words.push((word, 1)),
                 }
             }
-            let shown: Vec<String> = words
-                .iter()
-                .map(|(word, count)| format!("{word}: {count}"))
-                .collect();
+            let shown: Vec<String> = words.iter().map(|(word, count)| format!("{word}: {count}")).collect();
             let counterexamples = results.iter().filter_map(|result| match &result.outcome {
                 Outcome::Violated { counterexample } => Some(counterexample.clone()),
                 Outcome::NotPromised {
@@ -181,10 +178,7 @@ impl Report {
                 parts.push((word, self.count(word)));
             }
         }
-        let parts: Vec<String> = parts
-            .iter()
-            .map(|(word, count)| format!("{count} {word}"))
-            .collect();
+        let parts: Vec<String> = parts.iter().map(|(word, count)| format!("{count} {word}")).collect();
         format!("{}: {}", self.store, parts.join(", "))
     }
 }

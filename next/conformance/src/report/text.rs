@@ -10,11 +10,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let claims = self.claims();
         let width = |cells: &mut dyn Iterator<Item = usize>| cells.max().unwrap_or(0);
-        let first = width(
-            &mut claims
-                .iter()
-                .map(|claim| claim.line.title().chars().count()),
-        );
+        let first = width(&mut claims.iter().map(|claim| claim.line.title().chars().count()));
         let second = width(&mut claims.iter().map(|claim| claim.value.chars().count()));
         for claim in &claims {
             let (title, value, shown) = (claim.line.title(), &claim.value, &claim.shown);
@@ -29,11 +25,7 @@ impl fmt::Display for Report {
             writeln!(f, "FLAKY {trial}: {why}")?;
         }
         let failures = self.failures();
-        let verdict = if failures.is_empty() {
-            "passed"
-        } else {
-            "failed"
-        };
+        let verdict = if failures.is_empty() { "passed" } else { "failed" };
         write!(f, "{}; {verdict}", self.summary())
     }
 }

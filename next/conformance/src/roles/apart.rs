@@ -26,10 +26,7 @@ async fn free(role: Role, session: &Session, name: &str, what: &str) -> Step<Opt
         return Ok(None);
     }
     let mut held: Option<Held> = None;
-    while held
-        .as_ref()
-        .is_none_or(|held| held.parts().len() < role.units())
-    {
+    while held.as_ref().is_none_or(|held| held.parts().len() < role.units()) {
         let answer = promptly(what, role.attempt(session, name)).await?;
         match (offered(answer)?, &mut held) {
             (None, _) => return Ok(None),
@@ -51,10 +48,7 @@ pub(crate) async fn names_are_apart(harness: &dyn Harness, role: Role) -> Verdic
         done("enqueue", role.prepare(&holder, "a")).await?;
         for name in ALIKE {
             let found = done("an answer to a try", role.attempt(&other, name)).await?;
-            ensure!(
-                found.is_none(),
-                "`{name}` delivered what was enqueued elsewhere"
-            );
+            ensure!(found.is_none(), "`{name}` delivered what was enqueued elsewhere");
         }
     }
     let (mut alike, mut count) = (Vec::new(), 0);
@@ -93,13 +87,7 @@ pub(crate) async fn names_are_apart(harness: &dyn Harness, role: Role) -> Verdic
     for held in alike {
         done("a release of another", held.finish()).await?;
     }
-    is_kept(
-        role,
-        &other,
-        "a",
-        "after other names and kinds had come and gone",
-    )
-    .await?;
+    is_kept(role, &other, "a", "after other names and kinds had come and gone").await?;
     ensure!(held.is_valid(), "it was lost: {:?}", held.loss());
     end(held).await?;
     held!("{count} others of like names and other kinds came and went")
@@ -110,17 +98,11 @@ pub(crate) async fn namespaces_are_apart(harness: &dyn Harness, role: Role) -> V
     let name = "a";
     let (holder, here) = (open(harness, LONG).await?, open(harness, LONG).await?);
     let elsewhere = done("a connection", harness.elsewhere()).await?;
-    let (there, also_there) = (
-        open_on(&elsewhere, LONG).await?,
-        open_on(&elsewhere, LONG).await?,
-    );
+    let (there, also_there) = (open_on(&elsewhere, LONG).await?, open_on(&elsewhere, LONG).await?);
     done("enqueue", role.prepare(&holder, name)).await?;
     if role.is_of_a_queue() {
         let found = done("an answer to a try", role.attempt(&there, name)).await?;
-        ensure!(
-            found.is_none(),
-            "an item was delivered in another namespace"
-        );
+        ensure!(found.is_none(), "an item was delivered in another namespace");
         // An item id belongs to one queue of one namespace.
         for session in [&holder, &there] {
             let queue = session.queue("ids");

@@ -17,11 +17,7 @@ pub(crate) async fn loss_is_signalled(harness: &dyn Harness, roles: &[Role]) -> 
         let limit = ttl * 2 + expiry_bound(harness).await? + slack();
         let set = async |role| {
             let held = stage.hold(role).await?;
-            let signals: Vec<_> = held
-                .iter()
-                .flat_map(Held::holdings)
-                .map(Holding::lost)
-                .collect();
+            let signals: Vec<_> = held.iter().flat_map(Held::holdings).map(Holding::lost).collect();
             let signalled = spawn(async move {
                 futures_util::future::join_all(signals).await;
                 Instant::now()
@@ -34,24 +30,17 @@ pub(crate) async fn loss_is_signalled(harness: &dyn Harness, roles: &[Role]) -> 
         };
         type Waiting = (Vec<Held>, Task<Instant>);
         let judge = async |role, (held, mut signalled): Waiting, silent: &Instant| {
-            while is_kept(role, &stage.other, &named("stage", role), "")
-                .await
-                .is_ok()
-            {
+            while is_kept(role, &stage.other, &named("stage", role), "").await.is_ok() {
                 in_time!(silent.elapsed() < limit, "still kept after {limit:?}");
                 tokio::time::sleep(LOOK).await;
             }
             ensure!(
-                held.iter()
-                    .all(|held| held.holdings().iter().all(|it| !it.is_valid())),
+                held.iter().all(|held| held.holdings().iter().all(|it| !it.is_valid())),
                 "{:?} into a silence another had it, and the {} counted itself valid",
                 silent.elapsed(),
                 role.word()
             );
-            let signalled = signalled
-                .end(slack(), "the loss signal")
-                .await?
-                .duration_since(*silent);
+            let signalled = signalled.end(slack(), "the loss signal").await?.duration_since(*silent);
             in_time!(
                 signalled <= ttl + slack(),
                 "a TTL of {ttl:?}, and the loss was signalled after {signalled:?}"
@@ -77,14 +66,7 @@ pub(crate) async fn freed_after_the_ttl(harness: &dyn Harness, roles: &[Role]) -
             let took = stage.becomes_free(role, limit, "in a silence").await?;
             held!("free {took:?} into a silence, with a TTL of {ttl:?} and a bound of {bound:?}")
         };
-        play(
-            roles,
-            async |role| stage.hold(role).await,
-            event,
-            nothing(),
-            judge,
-        )
-        .await
+        play(roles, async |role| stage.hold(role).await, event, nothing(), judge).await
     };
     of_all(roles, scene.await)
 }
@@ -103,15 +85,10 @@ pub(crate) async fn handed_on_after_the_ttl(harness: &dyn Harness, roles: &[Role
             Ok(Instant::now())
         };
         let judge = async |_, mut contest: Contest, silent: &Instant| {
-            let next = contest
-                .waiter
-                .end(limit, "the grant to the waiter in a silence");
+            let next = contest.waiter.end(limit, "the grant to the waiter in a silence");
             let next = next.await??;
             let took = silent.elapsed();
-            ensure!(
-                !contest.held.is_valid(),
-                "{took:?} into a silence both were valid"
-            );
+            ensure!(!contest.held.is_valid(), "{took:?} into a silence both were valid");
             end(next).await?;
             held!("granted to the waiter {took:?} into a silence of the holder")
         };
@@ -156,24 +133,15 @@ pub(crate) async fn a_mass_death_frees(harness: &dyn Harness, roles: &[Role]) ->
             };
             Ok((held, waiters, waiter))
         };
-        type Dying = (
-            Vec<Held>,
-            Vec<Task<Result<Held>>>,
-            Option<Task<Result<Held>>>,
-        );
+        type Dying = (Vec<Held>, Vec<Task<Result<Held>>>, Option<Task<Result<Held>>>);
         let event = async |_: &[Dying]| {
             linked.link.silence();
             Ok(Instant::now())
         };
         let judge = async |role, (held, _dead, waiter): Dying, silent: &Instant| {
             if let Some(mut waiter) = waiter {
-                let next = waiter
-                    .end(limit, "the grant to the waiter behind the dead")
-                    .await??;
-                ensure!(
-                    held.iter().all(|held| !held.is_valid()),
-                    "a dead holder is valid"
-                );
+                let next = waiter.end(limit, "the grant to the waiter behind the dead").await??;
+                ensure!(held.iter().all(|held| !held.is_valid()), "a dead holder is valid");
                 end(next).await?;
             }
             for number in 0..DEAD {
@@ -181,10 +149,7 @@ pub(crate) async fn a_mass_death_frees(harness: &dyn Harness, roles: &[Role]) ->
                 let own = named(&format!("own {number}"), role);
                 end(becomes_free(role, &survivor, &own, left, "after a mass death").await?).await?;
             }
-            held!(
-                "free {:?} after the death of {DEAD} sessions",
-                silent.elapsed()
-            )
+            held!("free {:?} after the death of {DEAD} sessions", silent.elapsed())
         };
         play(roles, set, event, nothing(), judge).await
     };
@@ -198,9 +163,7 @@ pub(crate) async fn a_revocation_frees(harness: &dyn Harness, roles: &[Role]) ->
         let limit = stage.holder.ttl() + slack();
         let event = async |_: &[_]| revoke(harness, stage.holder.id()).await;
         let judge = async |role, held: Vec<Held>, (): &()| {
-            let took = stage
-                .becomes_free(role, PROMPT, "after a revocation")
-                .await?;
+            let took = stage.becomes_free(role, PROMPT, "after a revocation").await?;
             for holding in held.iter().flat_map(Held::holdings) {
                 let reason = within(limit, "the loss signal", holding.lost()).await?;
                 ensure!(!holding.is_valid(), "signalled as `{reason}`, and valid");
@@ -208,14 +171,7 @@ pub(crate) async fn a_revocation_frees(harness: &dyn Harness, roles: &[Role]) ->
             within(limit, "the end of the session", stage.holder.lost()).await?;
             held!("free {took:?} after the revocation, and signalled")
         };
-        play(
-            roles,
-            async |role| stage.hold(role).await,
-            event,
-            nothing(),
-            judge,
-        )
-        .await
+        play(roles, async |role| stage.hold(role).await, event, nothing(), judge).await
     };
     of_all(roles, scene.await)
 }

@@ -48,31 +48,17 @@ pub(crate) async fn a_late_release_is_lost(harness: &dyn Harness, roles: &[Role]
                 is_kept(role.opponent(), &third, &name, "after a late release").await?;
                 tokio::time::sleep(LOOK * 5).await;
             }
-            ensure!(
-                next.is_valid(),
-                "the next holder lost it: {:?}",
-                next.loss()
-            );
+            ensure!(next.is_valid(), "the next holder lost it: {:?}", next.loss());
             end(next).await?;
             held!("late releases failed with Lost and freed nothing")
         };
-        play(
-            roles,
-            async |role| stage.hold(role).await,
-            event,
-            heal,
-            judge,
-        )
-        .await
+        play(roles, async |role| stage.hold(role).await, event, heal, judge).await
     };
     of_all(roles, scene.await)
 }
 
 /// Checks L7: a holder learns that an operator deleted one of its holdings, and loses no other.
-pub(crate) async fn a_deleted_holding_is_lost(
-    harness: &dyn Harness,
-    roles: &[Role],
-) -> Vec<Outcome> {
+pub(crate) async fn a_deleted_holding_is_lost(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
     let scene = async {
         let stage = Stage::open(harness, harness.ttl()).await?;
         let limit = stage.holder.ttl() + slack();
@@ -101,29 +87,16 @@ pub(crate) async fn a_deleted_holding_is_lost(
                 "the deletion of one holding ended its session, or another one as {:?}",
                 held[1].loss()
             );
-            held!(
-                "noticed after {took:?}, with a TTL of {:?}",
-                stage.holder.ttl()
-            )
+            held!("noticed after {took:?}, with a TTL of {:?}", stage.holder.ttl())
         };
-        play(
-            roles,
-            async |role| stage.hold(role).await,
-            event,
-            nothing(),
-            judge,
-        )
-        .await
+        play(roles, async |role| stage.hold(role).await, event, nothing(), judge).await
     };
     of_all(roles, scene.await)
 }
 
 /// Checks L7: a release that reaches the store after an operator deleted the holding reports the loss, and frees
 /// nothing of the next holder, although its session lives.
-pub(crate) async fn a_release_after_a_deletion_is_lost(
-    harness: &dyn Harness,
-    roles: &[Role],
-) -> Vec<Outcome> {
+pub(crate) async fn a_release_after_a_deletion_is_lost(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
     let scene = async {
         let (stage, link) = Stage::linked(harness, LONG).await?;
         let third = open(harness, LONG).await?;
@@ -149,23 +122,12 @@ pub(crate) async fn a_release_after_a_deletion_is_lost(
             let late = promptly("an answer to a late release", deleted.finish()).await?;
             refused("a release after a deletion", late, &[ErrorKind::Lost])?;
             is_kept(role.opponent(), &third, &name, "after a late release").await?;
-            ensure!(
-                next.is_valid(),
-                "the next holder lost it: {:?}",
-                next.loss()
-            );
+            ensure!(next.is_valid(), "the next holder lost it: {:?}", next.loss());
             end(next).await?;
             ensure!(stage.holder.is_valid(), "the session ended");
             held!("the late release failed with Lost and freed nothing")
         };
-        play(
-            roles,
-            async |role| stage.hold(role).await,
-            event,
-            heal,
-            judge,
-        )
-        .await
+        play(roles, async |role| stage.hold(role).await, event, heal, judge).await
     };
     of_all(roles, scene.await)
 }
@@ -198,8 +160,7 @@ pub(crate) async fn a_cancelled_end_still_ends(harness: &dyn Harness, role: Role
         let make = async || {
             let held = becomes_free(role, &other, name, PROMPT, "after a cancelled end").await?;
             done("a release", held.release()).await?;
-            let held =
-                promptly("a grant of what is free", hold_again(role, &holder, name)).await??;
+            let held = promptly("a grant of what is free", hold_again(role, &holder, name)).await??;
             Ok(end(held))
         };
         let after = async |_| {
@@ -217,11 +178,7 @@ pub(crate) async fn a_cancelled_end_still_ends(harness: &dyn Harness, role: Role
 }
 
 /// Acquires, although a participant or a hold of an end in the background may still be there.
-async fn hold_again(
-    role: Role,
-    session: &tenure_core::Session,
-    name: &str,
-) -> tenure_core::Result<Held> {
+async fn hold_again(role: Role, session: &tenure_core::Session, name: &str) -> tenure_core::Result<Held> {
     loop {
         match role.acquire(session, name).await {
             Err(error) if error.kind() == ErrorKind::Conflict => tokio::time::sleep(LOOK).await,
@@ -272,10 +229,7 @@ async fn closes(harness: &dyn Harness, role: Role) -> Step<usize> {
 /// Checks the rules for a store: a request that arrives twice does what it does once.
 pub(crate) async fn a_repeated_request_counts_once(harness: &dyn Harness, role: Role) -> Verdict {
     let linked = done("a connection", harness.linked()).await?;
-    let (holder, rival) = (
-        open_on(&linked.store, LONG).await?,
-        open_on(&linked.store, LONG).await?,
-    );
+    let (holder, rival) = (open_on(&linked.store, LONG).await?, open_on(&linked.store, LONG).await?);
     let other = open(harness, LONG).await?;
     let baseline = count_keys(harness).await?;
     linked.link.repeat();
@@ -292,10 +246,7 @@ pub(crate) async fn a_repeated_request_counts_once(harness: &dyn Harness, role: 
         }
         contest.waits("while every request arrived twice")?;
         done("a release", contest.held.release()).await?;
-        let next = contest
-            .waiter
-            .end(PROMPT, "the grant to the waiter")
-            .await??;
+        let next = contest.waiter.end(PROMPT, "the grant to the waiter").await??;
         done("the end", next.finish()).await?;
         done("enqueue", role.prepare(&other, &name)).await?;
         let free = becomes_free(role, &other, &name, PROMPT, "after repeated releases").await?;

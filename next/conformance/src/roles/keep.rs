@@ -73,10 +73,7 @@ pub(crate) async fn kept_for_ttls(harness: &dyn Harness, roles: &[Role]) -> Vec<
             stage.is_valid(std::slice::from_ref(&contest.held), when)?;
             contest.waits(when)?;
             done("a release", contest.held.release()).await?;
-            let next = contest
-                .waiter
-                .end(PROMPT, "the grant to the waiter")
-                .await??;
+            let next = contest.waiter.end(PROMPT, "the grant to the waiter").await??;
             end(next).await?;
             held!("held for {period:?} with a TTL of {ttl:?} while another waited")
         };
@@ -174,10 +171,7 @@ pub(crate) async fn kept_in_a_cut(harness: &dyn Harness, roles: &[Role]) -> Vec<
 }
 
 /// Checks S3: slow answers that arrive before the end of the TTL cost nothing.
-pub(crate) async fn kept_when_answers_are_slow(
-    harness: &dyn Harness,
-    roles: &[Role],
-) -> Vec<Outcome> {
+pub(crate) async fn kept_when_answers_are_slow(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
     let trouble = Trouble {
         what: "while answers took a fifth of the TTL",
         ttls: 1,
@@ -208,9 +202,7 @@ pub(crate) async fn a_resumed_session_takes_it_up(harness: &dyn Harness, role: R
         held[0].loss()
     );
     drop(held);
-    stage
-        .is_kept(role, "after its session was detached")
-        .await?;
+    stage.is_kept(role, "after its session was detached").await?;
     let resumed = done("resume", store.resume(&id)).await?;
     let again = promptly("a second resume", store.resume(&id)).await?;
     refused("a second resume", again, &[ErrorKind::Conflict])?;
@@ -229,12 +221,7 @@ pub(crate) async fn a_resumed_session_takes_it_up(harness: &dyn Harness, role: R
     held!("reclaimed under {token}; what was not reclaimed was free {took:?} after the close")
 }
 
-async fn reclaim(
-    role: Role,
-    session: &Session,
-    name: &str,
-    token: FencingToken,
-) -> tenure_core::Result<Held> {
+async fn reclaim(role: Role, session: &Session, name: &str, token: FencingToken) -> tenure_core::Result<Held> {
     Ok(match role {
         Role::Lock => Held::Lock(session.locker(name).reclaim(token).await?),
         Role::Reader => Held::Reader(session.rw_lock(name).reclaim_read(token).await?),

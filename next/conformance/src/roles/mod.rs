@@ -24,8 +24,8 @@ use std::time::Duration;
 
 use tenure_core::guarantees::Line;
 use tenure_core::{
-    BarrierGuard, Delivery, ErrorKind, FencingToken, Guarantees, Holding, Leadership, LockGuard,
-    LossReason, NewItem, Participant, ReadGuard, Result, Session, WriteGuard,
+    BarrierGuard, Delivery, ErrorKind, FencingToken, Guarantees, Holding, Leadership, LockGuard, LossReason, NewItem,
+    Participant, ReadGuard, Result, Session, WriteGuard,
 };
 
 use crate::case::Promise;
@@ -99,12 +99,8 @@ impl Role {
     /// Returns the line of the matrix for this role, where `line` is that of the rule.
     pub(crate) const fn line(self, line: Option<Line>) -> Option<Line> {
         match (self, line) {
-            (Self::Reader | Self::Writer, Some(Line::HandOff | Line::MutualExclusion)) => {
-                Some(Line::RwOrder)
-            }
-            (Self::Delivery | Self::Batch, Some(Line::MutualExclusion | Line::Expiry)) => {
-                Some(Line::QueueDelivery)
-            }
+            (Self::Reader | Self::Writer, Some(Line::HandOff | Line::MutualExclusion)) => Some(Line::RwOrder),
+            (Self::Delivery | Self::Batch, Some(Line::MutualExclusion | Line::Expiry)) => Some(Line::QueueDelivery),
             (Self::Hold | Self::Participant, Some(Line::Expiry)) => Some(Line::Barriers),
             (_, line) => line,
         }
@@ -113,9 +109,7 @@ impl Role {
     /// Returns whether a deployment promises this role what it promises a lock; `line` is that of the square.
     pub(crate) fn promise(self, line: Option<Line>, guarantees: &Guarantees) -> Promise {
         match self {
-            Self::Reader | Self::Writer if line == Some(Line::RwOrder) => {
-                promise::rw_by_arrival(guarantees)
-            }
+            Self::Reader | Self::Writer if line == Some(Line::RwOrder) => promise::rw_by_arrival(guarantees),
             Self::Reader | Self::Writer => promise::rw_locks(guarantees),
             Self::Delivery | Self::Batch => promise::delivers_until_acknowledged(guarantees),
             Self::Hold | Self::Participant => promise::the_dead_do_not_count(guarantees),
@@ -190,12 +184,7 @@ impl Role {
     }
 
     /// Waits like [`wait`](Self::wait), for no longer than `limit`. `None` if the role has no such form.
-    pub(crate) async fn wait_for(
-        self,
-        session: &Session,
-        name: &str,
-        limit: Duration,
-    ) -> Option<Result<Held>> {
+    pub(crate) async fn wait_for(self, session: &Session, name: &str, limit: Duration) -> Option<Result<Held>> {
         let waiting = async {
             Ok(Some(match self {
                 Self::Lock => Held::Lock(session.locker(name).lock_timeout(limit).await?),
@@ -243,9 +232,7 @@ impl Role {
             },
             // A participant beyond the count is refused, or waits for the next generation.
             Self::Participant => match session.double_barrier(name, 1).enter_timeout(TRY).await {
-                Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::TimedOut) => {
-                    None
-                }
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::TimedOut) => None,
                 inside => Some(Held::Participant(inside?)),
             },
         })

@@ -27,10 +27,7 @@ impl Present {
             self.readers += 1;
             return !self.exclusive.is_empty();
         }
-        let fresh = held
-            .parts()
-            .into_iter()
-            .all(|part| self.exclusive.insert(part));
+        let fresh = held.parts().into_iter().all(|part| self.exclusive.insert(part));
         self.readers > 0 || !fresh
     }
 
@@ -56,10 +53,7 @@ pub(crate) async fn excludes_others(harness: &dyn Harness, role: Role) -> Verdic
         let mut again = waiter(role, &first, name);
         settle().await;
         let twice = again.is_finished() && again.end(PROMPT, "an answer").await?.is_ok();
-        ensure!(
-            !twice,
-            "a second task of the holder's session was granted it too"
-        );
+        ensure!(!twice, "a second task of the holder's session was granted it too");
         drop(again);
         done("a release", held.release()).await?;
     }
@@ -92,18 +86,10 @@ pub(crate) async fn excludes_others(harness: &dyn Harness, role: Role) -> Verdic
     let contenders: Vec<_> = sessions.into_iter().enumerate().map(contend).collect();
     let count = contenders.len();
     for mut contender in contenders {
-        let met = contender
-            .end(PROMPT * 2, "the end of a contender")
-            .await??;
-        ensure!(
-            met.is_empty(),
-            "two had it at once; the later one under token {met:?}"
-        );
+        let met = contender.end(PROMPT * 2, "the end of a contender").await??;
+        ensure!(met.is_empty(), "two had it at once; the later one under token {met:?}");
     }
-    held!(
-        "{} grants to {count} contenders, never two at once",
-        count * ROUNDS
-    )
+    held!("{} grants to {count} contenders, never two at once", count * ROUNDS)
 }
 
 /// Checks L2: the token of each grant is above all earlier ones: after a release, a drop, a close, and idle time.
@@ -156,9 +142,7 @@ impl Tokens {
             loop {
                 match role.acquire(session, name).await {
                     // The release of a dropped guard may still be in flight.
-                    Err(error) if error.kind() == ErrorKind::Conflict => {
-                        tokio::time::sleep(LOOK).await
-                    }
+                    Err(error) if error.kind() == ErrorKind::Conflict => tokio::time::sleep(LOOK).await,
                     answer => return answer,
                 }
             }
@@ -171,10 +155,7 @@ impl Tokens {
                 "grant {} has token {token}, which is not above {before:?}",
                 self.count + 1
             );
-            ensure!(
-                token <= FencingToken::MAX,
-                "token {token} is not below 2^53"
-            );
+            ensure!(token <= FencingToken::MAX, "token {token} is not below 2^53");
             self.last = self.last.max(Some(token));
             self.count += 1;
         }
@@ -228,9 +209,7 @@ impl<'a> WaitQueue<'a> {
     /// Returns the order in which the waiters that stayed were granted.
     async fn served(mut self) -> Step<Vec<usize>> {
         for waiter in self.waiters.iter_mut().flatten() {
-            waiter
-                .end(PROMPT, "the grant to a waiter that stayed")
-                .await??;
+            waiter.end(PROMPT, "the grant to a waiter that stayed").await??;
         }
         Ok(self.order.lock().clone())
     }
@@ -240,11 +219,7 @@ impl<'a> WaitQueue<'a> {
 pub(crate) async fn waiters_are_granted_in_order(harness: &dyn Harness, role: Role) -> Verdict {
     const WAITERS: usize = 10;
     let holder = open(harness, LONG).await?;
-    let held = done(
-        "a grant of what is free",
-        role.opponent().acquire(&holder, "queue"),
-    )
-    .await?;
+    let held = done("a grant of what is free", role.opponent().acquire(&holder, "queue")).await?;
     let mut queue = WaitQueue::new(harness, role, "queue").await?;
     let sessions = [
         open(harness, LONG).await?,
@@ -268,17 +243,11 @@ pub(crate) async fn waiters_are_granted_in_order(harness: &dyn Harness, role: Ro
 /// Checks L3: waiters that give up at the head, in the middle and at the end do not change the order of the others.
 pub(crate) async fn cancelled_waiters_keep_the_order(harness: &dyn Harness, role: Role) -> Verdict {
     let holder = open(harness, LONG).await?;
-    let held = done(
-        "a grant of what is free",
-        role.opponent().acquire(&holder, "queue"),
-    )
-    .await?;
+    let held = done("a grant of what is free", role.opponent().acquire(&holder, "queue")).await?;
     let mut queue = WaitQueue::new(harness, role, "queue").await?;
     let (first, second) = (open(harness, LONG).await?, open(harness, LONG).await?);
     for number in 0..5 {
-        queue
-            .add(number, if number < 2 { &first } else { &second })
-            .await?;
+        queue.add(number, if number < 2 { &first } else { &second }).await?;
     }
     for number in [2, 0, 4] {
         queue.give_up(number).await;
@@ -306,9 +275,7 @@ pub(crate) async fn handed_on_by_a_release(harness: &dyn Harness, role: Role) ->
         tokio::time::sleep(Duration::from_millis(37) * number).await;
         contest.waits("before the release")?;
         let releasing = done("a release", contest.held.release());
-        let waiting = contest
-            .waiter
-            .end(PROMPT, "the grant to the waiter after a release");
+        let waiting = contest.waiter.end(PROMPT, "the grant to the waiter after a release");
         let (released, next) = tokio::join!(releasing, waiting);
         released?;
         end(next??).await?;

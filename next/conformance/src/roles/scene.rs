@@ -82,10 +82,7 @@ impl Stage {
     }
 
     /// Opens the sessions, the holder's over a link that can be disturbed.
-    pub(super) async fn linked(
-        harness: &dyn Harness,
-        ttl: Duration,
-    ) -> Step<(Self, Box<dyn Link>)> {
+    pub(super) async fn linked(harness: &dyn Harness, ttl: Duration) -> Step<(Self, Box<dyn Link>)> {
         let (holder, link) = open_linked(harness, ttl).await?;
         let other = open(harness, LONG).await?;
         Ok((Self { holder, other }, link))
@@ -99,11 +96,7 @@ impl Stage {
             done("enqueue", role.prepare(&self.other, &name)).await?;
             let held = done("a grant of what is free", role.acquire(&self.holder, &name)).await?;
             let came = held.parts().len();
-            ensure!(
-                came == role.units(),
-                "of {} items {came} came together",
-                role.units()
-            );
+            ensure!(came == role.units(), "of {} items {came} came together", role.units());
             all.push(held);
         }
         Ok(all)
@@ -130,13 +123,7 @@ impl Stage {
 
     /// Checks like [`is_kept_for`](Self::is_kept_for) while nothing renews the session: answers after `deadline` judge
     /// nothing.
-    pub(super) async fn is_kept_until(
-        &self,
-        role: Role,
-        period: Duration,
-        deadline: Instant,
-        when: &str,
-    ) -> Step<()> {
+    pub(super) async fn is_kept_until(&self, role: Role, period: Duration, deadline: Instant, when: &str) -> Step<()> {
         let kept = self.is_kept_for(role, period, when).await;
         in_time!(
             kept.is_ok() || Instant::now() < deadline,
@@ -184,12 +171,7 @@ impl Stage {
     }
 
     /// Waits until the objects of `role` are free, up to `limit`, and ends what the other session was granted.
-    pub(super) async fn becomes_free(
-        &self,
-        role: Role,
-        limit: Duration,
-        what: &str,
-    ) -> Step<Duration> {
+    pub(super) async fn becomes_free(&self, role: Role, limit: Duration, what: &str) -> Step<Duration> {
         let started = Instant::now();
         for name in NAMES {
             let left = limit.saturating_sub(started.elapsed());
@@ -200,11 +182,7 @@ impl Stage {
     }
 
     /// Starts a waiter for each object of `role`; none for a participant, whose waiters wait for others.
-    pub(super) async fn waiters(
-        &self,
-        harness: &dyn Harness,
-        role: Role,
-    ) -> Step<Vec<Task<Result<Held>>>> {
+    pub(super) async fn waiters(&self, harness: &dyn Harness, role: Role) -> Step<Vec<Task<Result<Held>>>> {
         let mut waiters = Vec::new();
         if role != Role::Participant {
             for name in NAMES {
@@ -238,13 +216,7 @@ pub(super) async fn is_kept(role: Role, other: &Session, name: &str, when: &str)
 }
 
 /// Tries until the whole object is free, for no longer than `limit`.
-pub(super) async fn becomes_free(
-    role: Role,
-    session: &Session,
-    name: &str,
-    limit: Duration,
-    what: &str,
-) -> Step<Held> {
+pub(super) async fn becomes_free(role: Role, session: &Session, name: &str, limit: Duration, what: &str) -> Step<Held> {
     let started = Instant::now();
     let mut granted: Option<Held> = None;
     loop {
@@ -285,10 +257,7 @@ impl Contest {
     ) -> Step<Self> {
         if held == Role::Participant {
             // A participant that leaves waits until the other has left.
-            let (first, second) = (
-                holder.double_barrier(name, 2),
-                rival.double_barrier(name, 2),
-            );
+            let (first, second) = (holder.double_barrier(name, 2), rival.double_barrier(name, 2));
             let both = async { tokio::try_join!(first.enter(), second.enter()) };
             let (first, second) = done("the entry of both", both).await?;
             let waiter = spawn(async move { second.leave().await.map(|()| Held::Passed) });
@@ -337,9 +306,7 @@ pub(super) fn waiter(role: Role, session: &Session, name: &str) -> Task<Result<H
 /// Ends a holding that a fault may have cost its holder already.
 pub(super) async fn end(held: Held) -> Step<()> {
     match promptly("an answer to a release", held.finish()).await? {
-        Err(error) if !matches!(error.kind(), ErrorKind::Lost | ErrorKind::Unavailable) => {
-            Err(error.into())
-        }
+        Err(error) if !matches!(error.kind(), ErrorKind::Lost | ErrorKind::Unavailable) => Err(error.into()),
         _ => Ok(()),
     }
 }

@@ -24,11 +24,7 @@ pub(crate) async fn a_try_leaves_nothing(harness: &dyn Harness, role: Role) -> V
         ensure!(answer.is_none(), "a try got what another holds");
     }
     let after = count_keys(harness).await?;
-    ensure!(
-        after <= before,
-        "three refused tries left {} keys",
-        after - before
-    );
+    ensure!(after <= before, "three refused tries left {} keys", after - before);
     done("a release", held.release()).await?;
     // A place that a try left in the wait queue would be served first.
     let third = open(harness, LONG).await?;
@@ -47,20 +43,11 @@ pub(crate) async fn a_limit_bounds_the_wait(harness: &dyn Harness, role: Role) -
     done("enqueue", role.prepare(&holder, name)).await?;
     let held = match role {
         Role::Participant => Held::Passed,
-        _ => {
-            done(
-                "a grant of what is free",
-                role.opponent().acquire(&holder, name),
-            )
-            .await?
-        }
+        _ => done("a grant of what is free", role.opponent().acquire(&holder, name)).await?,
     };
     let before = count_keys(harness).await?;
     let started = Instant::now();
-    let answer = promptly(
-        "the end of a wait with a limit",
-        role.wait_for(&other, name, LIMIT),
-    );
+    let answer = promptly("the end of a wait with a limit", role.wait_for(&other, name, LIMIT));
     let Some(answer) = answer.await? else {
         return Err(Outcome::not_run("the role has no such form"));
     };
@@ -74,10 +61,7 @@ pub(crate) async fn a_limit_bounds_the_wait(harness: &dyn Harness, role: Role) -
 }
 
 /// Checks L5: an acquire that is dropped at any await point leaves nothing, whether the object is free or held.
-pub(crate) async fn a_cancelled_acquire_leaves_nothing(
-    harness: &dyn Harness,
-    role: Role,
-) -> Verdict {
+pub(crate) async fn a_cancelled_acquire_leaves_nothing(harness: &dyn Harness, role: Role) -> Verdict {
     let name = "given up";
     let (first, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
     done("enqueue", role.prepare(&first, name)).await?;
@@ -104,11 +88,7 @@ pub(crate) async fn a_cancelled_acquire_leaves_nothing(
         Role::Participant => Held::Passed,
         _ => {
             done("enqueue", role.prepare(&first, name)).await?;
-            done(
-                "a grant of what is free",
-                role.opponent().acquire(&other, name),
-            )
-            .await?
+            done("a grant of what is free", role.opponent().acquire(&other, name)).await?
         }
     };
     let before = count_keys(harness).await?;
@@ -148,13 +128,7 @@ pub(crate) async fn a_late_request_leaves_nothing(harness: &dyn Harness, role: R
         let held = match role {
             Role::Participant => Held::Passed,
             _ if !is_held => Held::Passed,
-            _ => {
-                done(
-                    "a grant of what is free",
-                    role.opponent().acquire(&other, &name),
-                )
-                .await?
-            }
+            _ => done("a grant of what is free", role.opponent().acquire(&other, &name)).await?,
         };
         let before = count_keys(harness).await?;
         link.strand();
@@ -209,10 +183,7 @@ async fn next_is_served(harness: &dyn Harness, role: Role, name: &str) -> Step<(
         // An ended waiter that still counted would be the second of two.
         let mut first = waiter(role, &next, name);
         settle().await;
-        ensure!(
-            !first.is_finished(),
-            "a participant entered with one that had ended"
-        );
+        ensure!(!first.is_finished(), "a participant entered with one that had ended");
         let second = open(harness, LONG).await?;
         let second = done("the entry of both", role.wait(&second, name)).await?;
         let first = first.end(PROMPT, "the entry of both").await??;
@@ -256,8 +227,7 @@ async fn waiters_end(
             false => (open(harness, harness.ttl()).await?, None),
         };
         let (ttl, bound) = (rival.ttl(), expiry_bound(harness).await?);
-        let set =
-            async |role: Role| behind(harness, role, &holder, &rival, &named("lost", role)).await;
+        let set = async |role: Role| behind(harness, role, &holder, &rival, &named("lost", role)).await;
         let happen = async |_: &[_]| {
             event(&rival, link.as_deref()).await?;
             Ok(Instant::now())
@@ -292,11 +262,7 @@ pub(crate) async fn a_lost_waiter_is_told(harness: &dyn Harness, roles: &[Role])
 }
 
 /// Checks L6: a waiter whose session an operator revokes gets an error, and is never granted.
-pub(crate) async fn a_revoked_waiter_is_told(
-    harness: &dyn Harness,
-    roles: &[Role],
-) -> Vec<Outcome> {
-    let revoked =
-        async |session: &Session, _: Option<&dyn Link>| revoke(harness, session.id()).await;
+pub(crate) async fn a_revoked_waiter_is_told(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
+    let revoked = async |session: &Session, _: Option<&dyn Link>| revoke(harness, session.id()).await;
     waiters_end(harness, roles, revoked, false).await
 }

@@ -11,12 +11,7 @@ use crate::outcome::Outcome;
 use crate::tools::*;
 
 /// Checks L3: a release wakes each waiter, both after `trouble` is over and during it.
-async fn woken_after(
-    harness: &dyn Harness,
-    roles: &[Role],
-    what: &str,
-    trouble: fn(&dyn Link),
-) -> Vec<Outcome> {
+async fn woken_after(harness: &dyn Harness, roles: &[Role], what: &str, trouble: fn(&dyn Link)) -> Vec<Outcome> {
     let scene = async {
         let (rival, link) = open_linked(harness, LONG).await?;
         let holder = open(harness, LONG).await?;
@@ -43,16 +38,10 @@ async fn woken_after(
             tokio::time::sleep(LOOK * 60).await;
             // The link is healed by now.
             after.waits(what)?;
-            let next = during
-                .waiter
-                .end(PROMPT, "the grant of a release during it")
-                .await??;
+            let next = during.waiter.end(PROMPT, "the grant of a release during it").await??;
             end(next).await?;
             done("a release", after.held.release()).await?;
-            let next = after
-                .waiter
-                .end(PROMPT, "the grant of a release after it")
-                .await??;
+            let next = after.waiter.end(PROMPT, "the grant of a release after it").await??;
             end(next).await?;
             held!("granted after {what}, for the release during it and the one after it")
         };
@@ -72,10 +61,7 @@ pub(crate) async fn woken_after_a_cut(harness: &dyn Harness, roles: &[Role]) -> 
 }
 
 /// Checks L3: a release wakes the waiter although the store's notification was lost.
-pub(crate) async fn woken_though_notifications_are_lost(
-    harness: &dyn Harness,
-    roles: &[Role],
-) -> Vec<Outcome> {
+pub(crate) async fn woken_though_notifications_are_lost(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
     woken_after(harness, roles, "a loss of answers", |link| link.mute()).await
 }
 
@@ -107,16 +93,11 @@ pub(crate) async fn waiting_sends_nothing(harness: &dyn Harness, roles: &[Role])
             for ((_, link, _), (_, after)) in all.iter().zip(&mut before) {
                 *after = count(&**link)?;
             }
-            let sent = before
-                .iter()
-                .map(|(before, after)| after - before)
-                .collect::<Vec<_>>();
+            let sent = before.iter().map(|(before, after)| after - before).collect::<Vec<_>>();
             Ok((sent, count(&*idle)? - at_rest))
         };
         let places: Vec<Role> = roles.to_vec();
-        let judge = async |role: Role,
-                           (_rival, _link, mut contest): Waiting,
-                           (sent, idle): &(Vec<u64>, u64)| {
+        let judge = async |role: Role, (_rival, _link, mut contest): Waiting, (sent, idle): &(Vec<u64>, u64)| {
             contest.waits("meanwhile")?;
             let place = places.iter().position(|it| *it == role).unwrap_or_default();
             // Where a role could not be prepared, the numbers of the others move up.
@@ -128,11 +109,7 @@ pub(crate) async fn waiting_sends_nothing(harness: &dyn Harness, roles: &[Role])
                 "in {PERIOD:?} a waiting session sent {sent} requests, an idle one {idle}"
             );
             done("a release", contest.held.release()).await?;
-            end(contest
-                .waiter
-                .end(PROMPT, "the grant to the waiter")
-                .await??)
-            .await?;
+            end(contest.waiter.end(PROMPT, "the grant to the waiter").await??).await?;
             held!("in {PERIOD:?} a waiting session sent {sent} requests, an idle one {idle}")
         };
         play(roles, set, event, nothing(), judge).await

@@ -53,10 +53,7 @@ impl<'a> Client<'a> {
     pub(super) async fn live(mut self) -> Step<()> {
         let mut left = self.turns;
         while left > 0 {
-            let session = self
-                .faults
-                .connect(self.id, self.harness, self.world.ttl)
-                .await?;
+            let session = self.faults.connect(self.id, self.harness, self.world.ttl).await?;
             let killed = self.faults.killed(self.id);
             let turns = async {
                 while left > 0 && session.is_valid() {
@@ -100,18 +97,9 @@ impl<'a> Client<'a> {
         tokio::time::sleep(self.random.up_to(Duration::from_millis(60))).await;
         let (world, way) = (self.world, self.random.below(14));
         match way {
-            0..=2 => {
-                self.hold(session, &world.lock, Role::Lock, Open::Lock)
-                    .await
-            }
-            3 => {
-                self.hold(session, &world.rw_lock, Role::Writer, Open::RwLock)
-                    .await
-            }
-            4 | 5 => {
-                self.hold(session, &world.rw_lock, Role::Reader, Open::RwLock)
-                    .await
-            }
+            0..=2 => self.hold(session, &world.lock, Role::Lock, Open::Lock).await,
+            3 => self.hold(session, &world.rw_lock, Role::Writer, Open::RwLock).await,
+            4 | 5 => self.hold(session, &world.rw_lock, Role::Reader, Open::RwLock).await,
             6 => {
                 self.hold(session, &world.election, Role::Leadership, Open::Election)
                     .await
@@ -121,9 +109,7 @@ impl<'a> Client<'a> {
                 let (open, random) = (&self.open, &mut self.random);
                 world
                     .queue
-                    .produce(self.id, session, random, |it| {
-                        open.lock().push(Open::Queue(it))
-                    })
+                    .produce(self.id, session, random, |it| open.lock().push(Open::Queue(it)))
                     .await
             }
             9 | 10 => self.consume(session).await,
@@ -152,13 +138,7 @@ impl<'a> Client<'a> {
         }
     }
 
-    async fn hold(
-        &mut self,
-        session: &Session,
-        object: &Contended,
-        role: Role,
-        open: fn(Ticket) -> Open,
-    ) -> Step<()> {
+    async fn hold(&mut self, session: &Session, object: &Contended, role: Role, open: fn(Ticket) -> Open) -> Step<()> {
         let (id, limit) = (self.id, self.limit());
         let note = |ticket| self.open.lock().push(open(ticket));
         let Some(mut held) = object.acquire(id, session, role, limit, note).await? else {
@@ -237,10 +217,7 @@ pub(crate) async fn contend(harness: &dyn Harness, roles: &[Role], turns: u32) -
         let mut random = Random::new(client);
         async move {
             for _ in 0..turns {
-                let Some(held) = object
-                    .acquire(client, session, *role, PROMPT, |_| ())
-                    .await?
-                else {
+                let Some(held) = object.acquire(client, session, *role, PROMPT, |_| ()).await? else {
                     return Err(Outcome::unjudged(format!(
                         "a {} was not granted within {PROMPT:?}",
                         role.word()
@@ -270,11 +247,7 @@ pub(crate) async fn contend(harness: &dyn Harness, roles: &[Role], turns: u32) -
 }
 
 /// Lets clients produce and consume on one queue without faults, `items` each; judges the account and the order.
-pub(crate) async fn share_a_queue(
-    harness: &dyn Harness,
-    clients: usize,
-    items: u32,
-) -> Step<Account> {
+pub(crate) async fn share_a_queue(harness: &dyn Harness, clients: usize, items: u32) -> Step<Account> {
     let (queue, sessions) = (
         Shared::new("shared", &Timeline::logical()),
         sessions(harness, clients).await?,
@@ -329,9 +302,7 @@ pub(crate) async fn append_to_lists(
         let (lists, client, mut random) = (&lists, client as u64, Random::new(client as u64));
         async move {
             for _ in 0..turns {
-                lists
-                    .transact(client, session, isolation, &mut random, |_| ())
-                    .await?;
+                lists.transact(client, session, isolation, &mut random, |_| ()).await?;
             }
             Ok(())
         }

@@ -66,30 +66,21 @@ impl<'a> Faults<'a> {
         Self {
             plan: plan.clone(),
             harness,
-            kinds: offered
-                .map(|(fault, _)| fault)
-                .filter(|_| plan.faults)
-                .collect(),
+            kinds: offered.map(|(fault, _)| fault).filter(|_| plan.faults).collect(),
             victims: Mutex::default(),
             injected: Mutex::default(),
         }
     }
 
     /// Opens a session for `client`, over a link that can be disturbed if there is one.
-    pub(super) async fn connect(
-        &self,
-        client: u64,
-        harness: &dyn Harness,
-        ttl: Duration,
-    ) -> Step<Session> {
-        let (session, link): (Session, Option<Arc<dyn Link>>) =
-            match self.kinds.contains(&Fault::Silence) {
-                true => {
-                    let (session, link) = open_linked(harness, ttl).await?;
-                    (session, Some(Arc::from(link)))
-                }
-                false => (open(harness, ttl).await?, None),
-            };
+    pub(super) async fn connect(&self, client: u64, harness: &dyn Harness, ttl: Duration) -> Step<Session> {
+        let (session, link): (Session, Option<Arc<dyn Link>>) = match self.kinds.contains(&Fault::Silence) {
+            true => {
+                let (session, link) = open_linked(harness, ttl).await?;
+                (session, Some(Arc::from(link)))
+            }
+            false => (open(harness, ttl).await?, None),
+        };
         let victim = Victim {
             link,
             session: session.id().clone(),
@@ -117,17 +108,11 @@ impl<'a> Faults<'a> {
     }
 
     pub(super) fn is_paused(&self, client: u64) -> bool {
-        self.victims
-            .lock()
-            .get(&client)
-            .is_some_and(|victim| victim.paused)
+        self.victims.lock().get(&client).is_some_and(|victim| victim.paused)
     }
 
     pub(super) fn is_reachable(&self, client: u64) -> bool {
-        self.victims
-            .lock()
-            .get(&client)
-            .is_none_or(|victim| victim.reachable)
+        self.victims.lock().get(&client).is_none_or(|victim| victim.reachable)
     }
 
     /// Injects one fault after another until `over`.

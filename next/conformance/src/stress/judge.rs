@@ -142,10 +142,7 @@ fn of<T>(object: &str, verdict: Result<T, Violation>) -> Result<T, Violation> {
     })
 }
 
-fn check_queue(
-    history: &[QueueOperation],
-    promised: Promised,
-) -> Result<(Account, Option<Order>), Violation> {
+fn check_queue(history: &[QueueOperation], promised: Promised) -> Result<(Account, Option<Order>), Violation> {
     let account = queue::check_account(history, promised.proof)?;
     let order = promised.queue_order.then(|| queue::check_order(history));
     Ok((account, order.transpose()?))
@@ -156,21 +153,15 @@ fn check_queue(
 /// # Errors
 ///
 /// [`ReadError`] if a history has a line that cannot be read, counted from its header, or is of an unknown kind.
-pub fn judge_file(
-    file: &str,
-    promised: Promised,
-) -> Result<Vec<Result<String, Violation>>, ReadError> {
+pub fn judge_file(file: &str, promised: Promised) -> Result<Vec<Result<String, Violation>>, ReadError> {
     let judge = |section: &str| {
         let bytes = section.as_bytes();
         Ok(match jsonl::kind(bytes)?.as_str() {
-            LockOperation::KIND => {
-                lock::check(&jsonl::read(bytes)?, promised.proof).map(|it| format!("{it:?}"))
+            LockOperation::KIND => lock::check(&jsonl::read(bytes)?, promised.proof).map(|it| format!("{it:?}")),
+            QueueOperation::KIND => check_queue(&jsonl::read(bytes)?, promised).map(|it| format!("{it:?}")),
+            Transaction::KIND => {
+                list_append::check(&jsonl::read(bytes)?, promised.isolation).map(|it| format!("{it:?}"))
             }
-            QueueOperation::KIND => {
-                check_queue(&jsonl::read(bytes)?, promised).map(|it| format!("{it:?}"))
-            }
-            Transaction::KIND => list_append::check(&jsonl::read(bytes)?, promised.isolation)
-                .map(|it| format!("{it:?}")),
             kind => {
                 let reason = format!("no checker judges a history of kind `{kind}`");
                 return Err(ReadError { line: 1, reason });

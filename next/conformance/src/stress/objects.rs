@@ -106,11 +106,7 @@ impl Contended {
         note(ticket);
         let acquiring = async {
             match role {
-                Role::Leadership => session
-                    .election(self.name)
-                    .campaign("0")
-                    .await
-                    .map(Held::Leadership),
+                Role::Leadership => session.election(self.name).campaign("0").await.map(Held::Leadership),
                 role => role.acquire(session, self.name).await,
             }
         };
@@ -133,9 +129,7 @@ impl Contended {
             LockAnswer::Refused
         };
         self.journal.end(ticket, Ending::Ok(answer));
-        let ticket = self
-            .journal
-            .invoke(client, LockCall::Access { token, mode });
+        let ticket = self.journal.invoke(client, LockCall::Access { token, mode });
         let answer = if self.gate.lock().admits(token, mode) {
             LockAnswer::Done
         } else {
@@ -145,12 +139,7 @@ impl Contended {
     }
 
     /// Runs a step of a holder; `None` if the holding was lost.
-    async fn step<T>(
-        &self,
-        client: u64,
-        call: LockCall,
-        step: impl Future<Output = Result<T>>,
-    ) -> Step<Option<T>> {
+    async fn step<T>(&self, client: u64, call: LockCall, step: impl Future<Output = Result<T>>) -> Step<Option<T>> {
         let ticket = self.journal.invoke(client, call);
         let result = step.await;
         let outcome = match &result {
@@ -177,22 +166,15 @@ impl Contended {
     }
 
     pub(super) async fn downgrade(&self, client: u64, held: Held) -> Step<Option<Held>> {
-        let call = LockCall::Downgrade {
-            token: token(&held),
-        };
+        let call = LockCall::Downgrade { token: token(&held) };
         match held {
-            Held::Writer(writer) => Ok(self
-                .step(client, call, writer.downgrade())
-                .await?
-                .map(Held::Reader)),
+            Held::Writer(writer) => Ok(self.step(client, call, writer.downgrade()).await?.map(Held::Reader)),
             other => Ok(Some(other)),
         }
     }
 
     pub(super) async fn release(&self, client: u64, held: Held) -> Step<()> {
-        let call = LockCall::Release {
-            token: token(&held),
-        };
+        let call = LockCall::Release { token: token(&held) };
         self.step(client, call, held.release()).await.map(drop)
     }
 
@@ -204,20 +186,13 @@ impl Contended {
         };
         let ticket = self.journal.invoke(client, call);
         let leader = session.election(self.name).leader().await;
-        let outcome = ending(Ok(&leader), |leader| {
-            LockAnswer::Shows(shown(leader.as_ref()))
-        })?;
+        let outcome = ending(Ok(&leader), |leader| LockAnswer::Shows(shown(leader.as_ref())))?;
         self.journal.end(ticket, outcome);
         Ok(())
     }
 
     /// Observes the election until `over`, and then a last time.
-    pub(super) async fn observe(
-        &self,
-        harness: &dyn Harness,
-        number: u64,
-        over: impl Fn() -> bool,
-    ) -> Step<()> {
+    pub(super) async fn observe(&self, harness: &dyn Harness, number: u64, over: impl Fn() -> bool) -> Step<()> {
         let client = 1_000_000 + number;
         let session = open(harness, LONG).await?;
         let mut observer = session.election(self.name).observe();
@@ -231,8 +206,7 @@ impl Contended {
             match tokio::time::timeout(LOOK * 50, observer.next()).await {
                 Ok(Some(Ok(update))) => {
                     last = shown(update.leader.as_ref());
-                    self.journal
-                        .end(ticket, Ending::Ok(LockAnswer::Shows(last)));
+                    self.journal.end(ticket, Ending::Ok(LockAnswer::Shows(last)));
                 }
                 Ok(Some(Err(error))) => return Err(error.into()),
                 Ok(None) => return Err(Outcome::violated("an observer of a live session ended")),
@@ -242,8 +216,7 @@ impl Contended {
         }
         // Nothing changes any more, and it had the time to receive all.
         let ticket = self.journal.invoke(client, call(true));
-        self.journal
-            .end(ticket, Ending::Ok(LockAnswer::Shows(last)));
+        self.journal.end(ticket, Ending::Ok(LockAnswer::Shows(last)));
         done("close", session.close()).await
     }
 }
@@ -262,9 +235,7 @@ const fn mode(held: &Held) -> Mode {
 fn shown(leader: Option<&Leader>) -> Option<Shown> {
     leader.map(|leader| Shown {
         token: leader.token.get(),
-        number: String::from_utf8_lossy(&leader.value)
-            .parse()
-            .unwrap_or(u64::MAX),
+        number: String::from_utf8_lossy(&leader.value).parse().unwrap_or(u64::MAX),
     })
 }
 
@@ -311,8 +282,7 @@ impl Shared {
         let ticket = self.journal.invoke(client, call);
         note(ticket);
         let enqueued = session.queue(self.name).enqueue(new).await;
-        self.journal
-            .end(ticket, ending(Ok(&enqueued), |()| QueueAnswer::Done)?);
+        self.journal.end(ticket, ending(Ok(&enqueued), |()| QueueAnswer::Done)?);
         Ok(())
     }
 
@@ -357,9 +327,7 @@ impl Shared {
     /// Asks the delivery whether it is valid.
     pub(super) fn check(&self, client: u64, delivery: &Delivery) {
         let (item, token) = (number(delivery), delivery.token().get());
-        let ticket = self
-            .journal
-            .invoke(client, QueueCall::Check { item, token });
+        let ticket = self.journal.invoke(client, QueueCall::Check { item, token });
         let answer = if delivery.is_valid() {
             QueueAnswer::Done
         } else {
@@ -380,21 +348,13 @@ impl Shared {
         let way = random.below(8);
         let delayed = way == 0;
         let call = match way {
-            0 | 1 => QueueCall::Nack {
-                item,
-                token,
-                delayed,
-            },
+            0 | 1 => QueueCall::Nack { item, token, delayed },
             _ => QueueCall::Ack { item, token },
         };
         let ticket = self.journal.invoke(client, call);
         note(ticket);
         let settled = match way {
-            0 => {
-                delivery
-                    .nack_after(random.up_to(Duration::from_millis(1500)))
-                    .await
-            }
+            0 => delivery.nack_after(random.up_to(Duration::from_millis(1500))).await,
             1 => delivery.nack().await,
             _ => delivery.ack().await,
         };
@@ -412,17 +372,13 @@ impl Shared {
     pub(super) async fn drain(&self, session: &Session) -> Step<()> {
         let (client, queue, mut random) = (u64::MAX, session.queue(self.name), Random::new(0));
         while done("len", queue.len()).await? > 0 {
-            for delivery in self
-                .take(client, session, 1, Duration::ZERO, |_| ())
-                .await?
-            {
+            for delivery in self.take(client, session, 1, Duration::ZERO, |_| ()).await? {
                 self.settle(client, delivery, &mut random, |_| ()).await?;
             }
             tokio::time::sleep(LOOK).await;
         }
         let ticket = self.journal.invoke(client, QueueCall::List);
-        self.journal
-            .end(ticket, Ending::Ok(QueueAnswer::Items(Vec::new())));
+        self.journal.end(ticket, Ending::Ok(QueueAnswer::Items(Vec::new())));
         Ok(())
     }
 }
@@ -476,8 +432,7 @@ impl Lists {
         let keys = self.choice.lock().keys();
         for key in keys {
             let steps = vec![Part::Read { key }];
-            self.run(u64::MAX, session, isolation, steps, |_| ())
-                .await?;
+            self.run(u64::MAX, session, isolation, steps, |_| ()).await?;
         }
         Ok(())
     }
@@ -515,8 +470,7 @@ impl Lists {
             Ok(Reads(reads))
         });
         let committed = run.await;
-        self.journal
-            .end(ticket, ending(Ok(&committed), Reads::clone)?);
+        self.journal.end(ticket, ending(Ok(&committed), Reads::clone)?);
         Ok(())
     }
 }

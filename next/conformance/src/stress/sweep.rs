@@ -25,10 +25,7 @@ pub struct Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "seed {}: {}", self.seed, self.what)?;
-        let faults = self
-            .histories
-            .iter()
-            .flat_map(|histories| &histories.faults);
+        let faults = self.histories.iter().flat_map(|histories| &histories.faults);
         faults
             .enumerate()
             .try_for_each(|(number, fault)| write!(f, "\n  fault {number}: {fault}"))
@@ -55,23 +52,15 @@ pub async fn sweep(
         };
         let harness = stage(seed).await;
         let harness = harness.map_err(|error| failure(false, error.chain().to_string(), None))?;
-        let plan = Plan {
-            seed,
-            ..plan.clone()
-        };
+        let plan = Plan { seed, ..plan.clone() };
         let histories = run(&*harness, &plan).await;
-        let histories = histories
-            .map_err(|outcome| failure(!outcome.is_unjudged(), outcome.to_string(), None))?;
+        let histories = histories.map_err(|outcome| failure(!outcome.is_unjudged(), outcome.to_string(), None))?;
         let promised = guarantees(&*harness).await;
         let promised = promised.map_err(|outcome| failure(false, outcome.to_string(), None))?;
         match histories.judge(&promised) {
             Ok(summary) => summaries.push(summary),
             Err(violation) => {
-                return Err(failure(
-                    true,
-                    violation.to_string(),
-                    Some(Box::new(histories)),
-                ));
+                return Err(failure(true, violation.to_string(), Some(Box::new(histories))));
             }
         }
     }

@@ -1,8 +1,6 @@
 //! The checkers: what a correct object did passes, and each planted anomaly is found.
 
-use tenure_conformance::checkers::{
-    Operation, Outcome, Timeline, Violation, jsonl, list_append, lock, queue,
-};
+use tenure_conformance::checkers::{Operation, Outcome, Timeline, Violation, jsonl, list_append, lock, queue};
 
 mod list_append_histories;
 mod lock_histories;
@@ -44,13 +42,8 @@ fn unknown<I, O>(invoked: u64, input: I) -> Operation<I, O> {
 
 /// Asserts that a verdict is a violation whose text contains `phrase`.
 fn assert_found<T>(verdict: Result<T, Violation>, phrase: &str) {
-    let found = verdict
-        .err()
-        .unwrap_or_else(|| panic!("not found: {phrase}"));
-    assert!(
-        found.what.contains(phrase),
-        "expected {phrase:?} in: {found}"
-    );
+    let found = verdict.err().unwrap_or_else(|| panic!("not found: {phrase}"));
+    assert!(found.what.contains(phrase), "expected {phrase:?} in: {found}");
     assert!(!found.operations.is_empty(), "no operations prove: {found}");
 }
 
@@ -108,10 +101,7 @@ fn file_of_another_kind_or_version_or_torn_is_refused() {
 
 #[test]
 fn file_of_several_histories_is_read_one_by_one() {
-    let (lock, queue) = (
-        include_str!("../data/lock.jsonl"),
-        include_str!("../data/queue.jsonl"),
-    );
+    let (lock, queue) = (include_str!("../data/lock.jsonl"), include_str!("../data/queue.jsonl"));
     let both = format!("{lock}{queue}");
     assert_eq!(jsonl::sections(&both), [lock, queue]);
     assert_eq!(jsonl::sections("torn"), ["torn"]);

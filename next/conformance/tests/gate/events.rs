@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use tenure_conformance::{
-    Case, FaultLayer, Harness, Linked, Need, Operator, Runner, Subject, async_trait,
-};
+use tenure_conformance::{Case, FaultLayer, Harness, Linked, Need, Operator, Runner, Subject, async_trait};
 use tenure_core::{Result, SessionId, Store};
 use tenure_memory::MemoryConfig;
 
@@ -107,9 +105,8 @@ impl Subject for Quiet {
 fn event_that_changes_nothing_is_survived() {
     let report = paused(Runner::paused().run(&Quiet));
     let failures = report.failures();
-    let (missed, others): (Vec<String>, Vec<String>) = failures
-        .into_iter()
-        .partition(|failure| failure.starts_with("o4_"));
+    let (missed, others): (Vec<String>, Vec<String>) =
+        failures.into_iter().partition(|failure| failure.starts_with("o4_"));
     assert!(others.is_empty(), "{others:#?}");
     // A restore that takes nothing away ends no holding.
     let missing = |case: &str| !missed.iter().any(|failure| failure.starts_with(case));

@@ -14,9 +14,7 @@ impl Subject for Planted {
     }
 
     async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
-        Ok(Box::new(crate::memory::harness(
-            MemoryConfig::new().plant(self.0),
-        )?))
+        Ok(Box::new(crate::memory::harness(MemoryConfig::new().plant(self.0))?))
     }
 
     fn parallel(&self) -> usize {
@@ -45,14 +43,8 @@ const FOUND: &[(Bug, &str)] = &[
     (Bug::KindsMeet, "l8_names_are_apart"),
     (Bug::NamespacesMeet, "l8_namespaces_are_apart"),
     (Bug::LateJoinActs, "l5_late_request_finds_its_withdrawal"),
-    (
-        Bug::RepeatedJoinJoinsAgain,
-        "l5_a_repeated_request_counts_once",
-    ),
-    (
-        Bug::RepeatedStepActsAgain,
-        "q1_enqueue_without_an_answer_adds_one_item",
-    ),
+    (Bug::RepeatedJoinJoinsAgain, "l5_a_repeated_request_counts_once"),
+    (Bug::RepeatedStepActsAgain, "q1_enqueue_without_an_answer_adds_one_item"),
     (Bug::LateStepActs, "t4_late_commit_never_lands"),
     (Bug::TwoHolders, "l1_contenders_exclude_each_other"),
     (Bug::TokenRepeated, "l2_tokens_rise/lock"),
@@ -60,10 +52,7 @@ const FOUND: &[(Bug, &str)] = &[
     (Bug::FloorIgnored, "l2_token_floor_is_kept"),
     (Bug::LeaveReorders, "l3_cancelled_waiters_keep_the_order"),
     (Bug::TryLeavesEntry, "l4_a_try_leaves_nothing"),
-    (
-        Bug::ReleaseUnfenced,
-        "l7_a_release_after_a_deletion_is_lost",
-    ),
+    (Bug::ReleaseUnfenced, "l7_a_release_after_a_deletion_is_lost"),
     (Bug::WithdrawalIgnored, "l4_a_limit_bounds_the_wait"),
     (Bug::DeadWaiterGranted, "l6_a_waiter_ends_with_its_session"),
     (Bug::ReaderOvertakes, "r2_waiting_writer_is_not_overtaken"),
@@ -72,56 +61,26 @@ const FOUND: &[(Bug, &str)] = &[
         Bug::WriterBesideReaders,
         "r2_writer_waits_for_readers_of_its_own_session",
     ),
-    (
-        Bug::DowngradeRaisesToken,
-        "r3_downgrade_keeps_token_and_place",
-    ),
-    (
-        Bug::DowngradeReleases,
-        "r3_downgraded_writer_releases_as_a_reader",
-    ),
-    (
-        Bug::DowngradeGrantsNoReader,
-        "r3_downgrade_keeps_token_and_place",
-    ),
-    (
-        Bug::ProclamationIgnored,
-        "e2_token_rises_with_each_leadership",
-    ),
-    (
-        Bug::LateProclamationWins,
-        "e3_late_proclamation_does_not_win",
-    ),
+    (Bug::DowngradeRaisesToken, "r3_downgrade_keeps_token_and_place"),
+    (Bug::DowngradeReleases, "r3_downgraded_writer_releases_as_a_reader"),
+    (Bug::DowngradeGrantsNoReader, "r3_downgrade_keeps_token_and_place"),
+    (Bug::ProclamationIgnored, "e2_token_rises_with_each_leadership"),
+    (Bug::LateProclamationWins, "e3_late_proclamation_does_not_win"),
     (Bug::ProclaimUnfenced, "e3_late_proclamation_does_not_win"),
     (Bug::VacancyMissed, "e4_observer_shows_every_change"),
     (Bug::ObserverGoesBack, "e4_observer_shows_every_change"),
     (Bug::NackLosesItem, "q2_returned_item_counts_its_deliveries"),
     (Bug::ItemToTwo, "l1_excludes_others/delivery"),
-    (
-        Bug::PriorityIgnored,
-        "q3_items_come_by_priority_then_by_acceptance",
-    ),
+    (Bug::PriorityIgnored, "q3_items_come_by_priority_then_by_acceptance"),
     (Bug::ReturnedItemLast, "q3_returned_item_keeps_its_place"),
-    (
-        Bug::DeliveryNotCounted,
-        "q2_returned_item_counts_its_deliveries",
-    ),
+    (Bug::DeliveryNotCounted, "q2_returned_item_counts_its_deliveries"),
     (Bug::DeadLetterDropped, "q2_dead_letters_are_moved"),
-    (
-        Bug::CrashedItemDropped,
-        "q2_item_of_crashing_consumers_is_kept",
-    ),
-    (
-        Bug::LateAckSucceeds,
-        "l7_a_release_after_a_deletion_is_lost/delivery",
-    ),
+    (Bug::CrashedItemDropped, "q2_item_of_crashing_consumers_is_kept"),
+    (Bug::LateAckSucceeds, "l7_a_release_after_a_deletion_is_lost/delivery"),
     (Bug::AckIgnored, "q1_popped_items_are_removed"),
     (Bug::PurgeSkipsInFlight, "q1_purge_removes_all_items"),
     (Bug::WithdrawalCounts, "q6_unanswered_dequeue_loses_nothing"),
-    (
-        Bug::WithdrawalLosesItems,
-        "q6_cancelled_dequeue_loses_nothing",
-    ),
+    (Bug::WithdrawalLosesItems, "q6_cancelled_dequeue_loses_nothing"),
     (Bug::DelayIgnored, "q2_delay_is_kept"),
     (Bug::DuplicateAccepted, "q1_id_makes_an_enqueue_idempotent"),
     (Bug::HeldBarrierLapses, "s1_kept_for_ttls/hold"),
@@ -130,10 +89,7 @@ const FOUND: &[(Bug, &str)] = &[
     (Bug::OneTooMany, "b3_crowd_enters_in_full_rounds"),
     (Bug::CountIgnored, "b3_another_count_is_refused"),
     (Bug::DeadCount, "b4_dead_participant_does_not_count"),
-    (
-        Bug::CompareIgnored,
-        "t1_comparisons_mean_the_same_everywhere",
-    ),
+    (Bug::CompareIgnored, "t1_comparisons_mean_the_same_everywhere"),
     (Bug::FenceIgnored, "t3_lost_guard_commits_nothing"),
     (Bug::SnapshotMixed, "t1_attempt_reads_one_snapshot"),
     (Bug::StaleRead, "t1_attempt_reads_one_snapshot"),
@@ -176,10 +132,7 @@ fn finding_case_exists() {
     let ids: Vec<&str> = cases().iter().map(|case| case.id).collect();
     for (bug, case) in FOUND {
         let exists = ids.iter().any(|id| id.contains(case));
-        assert!(
-            exists,
-            "{bug:?} is said to be found by {case}, which is no case"
-        );
+        assert!(exists, "{bug:?} is said to be found by {case}, which is no case");
     }
 }
 
@@ -187,20 +140,11 @@ fn finding_case_exists() {
 #[ignore = "prints which cases find each defect; slow"]
 fn all_findings() {
     let only = std::env::var("TENURE_BUG").unwrap_or_default();
-    for bug in Bug::ALL
-        .iter()
-        .filter(|bug| format!("{bug:?}").contains(&only))
-    {
+    for bug in Bug::ALL.iter().filter(|bug| format!("{bug:?}").contains(&only)) {
         let found = paused(Runner::paused().run(&Planted(*bug))).failures();
         println!("== {bug:?}: {} findings", found.len());
         for text in found {
-            println!(
-                "   {}",
-                text.chars()
-                    .take(230)
-                    .collect::<String>()
-                    .replace('\n', " ")
-            );
+            println!("   {}", text.chars().take(230).collect::<String>().replace('\n', " "));
         }
     }
 }

@@ -19,9 +19,7 @@ async fn sample() -> tenure_conformance::Report {
         Case::new("l1_alone", "L1", "alone", breaks).promised(Line::MutualExclusion, made),
         Case::new("l2_kept", "L2", "kept", breaks).promised(Line::Durability, denied),
     ];
-    Runner::new()
-        .run_trials(&Memory, cases.map(Trial::from).to_vec())
-        .await
+    Runner::new().run_trials(&Memory, cases.map(Trial::from).to_vec()).await
 }
 
 #[tokio::test]
@@ -78,10 +76,6 @@ async fn matrix_has_a_row_for_each_line_and_escapes_cells() {
 fn catalogue_lists_every_case() {
     let page = catalogue();
     for case in tenure_conformance::cases() {
-        assert!(
-            page.contains(&format!("| `{}` |", case.id)),
-            "{} is missing",
-            case.id
-        );
+        assert!(page.contains(&format!("| `{}` |", case.id)), "{} is missing", case.id);
     }
 }

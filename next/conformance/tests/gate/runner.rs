@@ -35,11 +35,7 @@ fn held() -> Verdict {
 }
 
 fn words(report: &Report) -> Vec<&'static str> {
-    report
-        .results
-        .iter()
-        .map(|result| result.outcome.word())
-        .collect()
+    report.results.iter().map(|result| result.outcome.word()).collect()
 }
 
 #[tokio::test]
@@ -113,12 +109,7 @@ async fn panic_of_a_case_is_a_violation() {
     let (other, _) = case!(OTHER "s1_holds" |_attempt| held());
     let report = run(&Runner::new(), [case, other]).await;
     assert_eq!(words(&report), ["violated", "held"]);
-    assert!(
-        report.results[0]
-            .outcome
-            .seen()
-            .contains("a broken invariant")
-    );
+    assert!(report.results[0].outcome.seen().contains("a broken invariant"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,9 +177,7 @@ async fn denied_guarantee_is_attacked_and_shown() {
         [
             shown.promised(Line::HandOff, denied),
             survived.promised(Line::HandOff, denied),
-            lacks
-                .promised(Line::HandOff, denied)
-                .needs(&[Need::Failover]),
+            lacks.promised(Line::HandOff, denied).needs(&[Need::Failover]),
         ],
     )
     .await;
@@ -196,11 +185,7 @@ async fn denied_guarantee_is_attacked_and_shown() {
         words(&report),
         ["denied, shown", "denied, survived", "denied, no control"]
     );
-    assert_eq!(
-        count.load(Ordering::SeqCst),
-        0,
-        "attacked without its control"
-    );
+    assert_eq!(count.load(Ordering::SeqCst), 0, "attacked without its control");
     assert!(report.passed(), "{:?}", report.failures());
 }
 

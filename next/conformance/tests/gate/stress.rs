@@ -11,9 +11,7 @@ use crate::planted::paused;
 fn judged(config: MemoryConfig, plan: &Plan) -> Result<(Histories, Summary), String> {
     paused(async {
         let harness = harness(config).unwrap();
-        let histories = run(&harness, plan)
-            .await
-            .map_err(|outcome| outcome.to_string())?;
+        let histories = run(&harness, plan).await.map_err(|outcome| outcome.to_string())?;
         let guarantees = harness.connect().await.unwrap().guarantees().await.unwrap();
         match histories.judge(&guarantees) {
             Ok(summary) => Ok((histories, summary)),
@@ -35,8 +33,7 @@ fn a_hundred_random_histories_have_no_violation() {
     let (mut grants, mut refused, mut shared, mut redelivered, mut committed) = (0, 0, 0, 0, 0);
     for seed in first..first + count {
         let plan = Plan::new(seed).turns(20);
-        let (_, summary) = judged(MemoryConfig::new(), &plan)
-            .unwrap_or_else(|found| panic!("seed {seed}: {found}"));
+        let (_, summary) = judged(MemoryConfig::new(), &plan).unwrap_or_else(|found| panic!("seed {seed}: {found}"));
         grants += summary.lock.grants + summary.rw_lock.grants + summary.election.grants;
         refused += summary.lock.refused + summary.rw_lock.refused + summary.election.refused;
         shared += summary.rw_lock.shared;
@@ -47,16 +44,8 @@ fn a_hundred_random_histories_have_no_violation() {
     println!(
         "{count} seeds: {grants} grants, {refused} refused, {shared} shared, {redelivered} redelivered, {committed} commits"
     );
-    assert!(
-        grants > 20 * count as usize
-            && shared > 0
-            && redelivered > 0
-            && committed > 5 * count as usize
-    );
-    assert!(
-        count < 100 || refused > 0,
-        "no late access was refused at a gate"
-    );
+    assert!(grants > 20 * count as usize && shared > 0 && redelivered > 0 && committed > 5 * count as usize);
+    assert!(count < 100 || refused > 0, "no late access was refused at a gate");
 }
 
 #[test]
@@ -88,8 +77,7 @@ fn planted_defect_is_found_by_stress() {
     ];
     let mut missed = Vec::new();
     for bug in bugs {
-        let found =
-            (1..=5).any(|seed| judged(MemoryConfig::new().plant(bug), &Plan::new(seed)).is_err());
+        let found = (1..=5).any(|seed| judged(MemoryConfig::new().plant(bug), &Plan::new(seed)).is_err());
         if !found {
             missed.push(bug);
         }
@@ -100,13 +88,7 @@ fn planted_defect_is_found_by_stress() {
 #[test]
 fn stress_has_every_kind_of_fault() {
     let offers = paused(async { harness(MemoryConfig::new()).unwrap().offers().to_vec() });
-    for need in [
-        Need::Silence,
-        Need::Mute,
-        Need::Hold,
-        Need::Cut,
-        Need::Revoke,
-    ] {
+    for need in [Need::Silence, Need::Mute, Need::Hold, Need::Cut, Need::Revoke] {
         assert!(offers.contains(&need), "{need:?} is missing");
     }
 }

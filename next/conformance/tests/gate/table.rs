@@ -12,12 +12,7 @@ async fn embedded_store_passes_every_case() {
     };
     let report = runner.run(&Memory).await;
     let failures = report.failures();
-    assert!(
-        failures.is_empty(),
-        "{}\n{}",
-        failures.join("\n"),
-        report.summary()
-    );
+    assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), report.summary());
 }
 
 #[test]

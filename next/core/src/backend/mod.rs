@@ -41,8 +41,7 @@ pub use queue::{Claim, Item, PeekedItem, Queue, QueueDepth, Return, TakeLimit, T
 pub use request::{Departure, Grant, Left, Marker, Nonce, Request, Slot};
 pub use session::{BackendSession, Entry, EntryState, Lease, Page};
 pub use stm::{
-    Commit, CommitOutcome, CommitRecord, Fence, Key, KeyRead, Resolution, Snapshot, Stm,
-    StoredValue, Write,
+    Commit, CommitOutcome, CommitRecord, Fence, Key, KeyRead, Resolution, Snapshot, Stm, StoredValue, Write,
 };
 pub use wait_queue::{Election, Joined, Leader, LeaderUpdate, Locker, Mode, RwLock, WaitQueue};
 

@@ -120,10 +120,7 @@ pub struct Grant {
 impl Grant {
     /// Describes a grant.
     pub fn new(token: FencingToken, key: impl Into<Arc<str>>) -> Self {
-        Self {
-            token,
-            key: key.into(),
-        }
+        Self { token, key: key.into() }
     }
 }
 
@@ -141,10 +138,7 @@ pub struct Departure {
 impl Departure {
     /// Withdraws `request`, whatever it was granted.
     pub const fn withdraw(request: Request) -> Self {
-        Self {
-            request,
-            token: None,
-        }
+        Self { request, token: None }
     }
 
     /// Releases what `request` was granted under `token`.

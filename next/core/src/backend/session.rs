@@ -66,10 +66,7 @@ pub struct Page {
 impl Page {
     /// Describes the last page.
     pub const fn last(entries: Vec<Entry>) -> Self {
-        Self {
-            entries,
-            next: None,
-        }
+        Self { entries, next: None }
     }
 
     /// Describes a page, with where the next one begins.

@@ -23,10 +23,7 @@ pub struct Key {
 impl Key {
     /// Names a user's key.
     pub const fn data(name: Name) -> Self {
-        Self {
-            kind: Kind::Data,
-            name,
-        }
+        Self { kind: Kind::Data, name }
     }
 }
 
@@ -150,13 +147,7 @@ pub struct Fence {
 
 impl Fence {
     /// Describes a fence.
-    pub const fn new(
-        nonce: Nonce,
-        kind: Kind,
-        name: Name,
-        token: FencingToken,
-        exclusive: bool,
-    ) -> Self {
+    pub const fn new(nonce: Nonce, kind: Kind, name: Name, token: FencingToken, exclusive: bool) -> Self {
         Self {
             nonce,
             kind,

@@ -47,13 +47,7 @@ pub trait WaitQueue: Send + Sync + 'static {
     ///
     /// `Lost` if the session has ended, `TooLarge` if the store refuses another entry; `Unavailable`,
     /// `Unauthorized` or `Internal`.
-    async fn join(
-        &self,
-        request: &Request,
-        mode: Mode,
-        value: Option<&[u8]>,
-        wait: bool,
-    ) -> Result<Joined>;
+    async fn join(&self, request: &Request, mode: Mode, value: Option<&[u8]>, wait: bool) -> Result<Joined>;
 
     /// Waits until `request` is granted, for as long as one step of this store can; `None` if it was not granted by then.
     /// Core calls it again.
@@ -91,8 +85,7 @@ pub trait RwLock: WaitQueue {
     /// # Errors
     ///
     /// `Lost` if the request holds nothing under `token`.
-    async fn downgrade(&self, marker: Marker, request: &Request, token: FencingToken)
-    -> Result<()>;
+    async fn downgrade(&self, marker: Marker, request: &Request, token: FencingToken) -> Result<()>;
 }
 
 /// The holder of an election, as observers see it.
@@ -152,13 +145,7 @@ pub trait Election: WaitQueue {
     /// # Errors
     ///
     /// `Lost` if the request does not lead under `token`.
-    async fn proclaim(
-        &self,
-        request: &Request,
-        token: FencingToken,
-        number: u64,
-        value: &[u8],
-    ) -> Result<()>;
+    async fn proclaim(&self, request: &Request, token: FencingToken, number: u64, value: &[u8]) -> Result<()>;
 
     /// Returns the current state of the election `name` at once if `after` is `None` or the state is newer; otherwise waits
     /// for a newer one for as long as one step of this store can, and returns the current one.

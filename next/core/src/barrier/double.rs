@@ -122,10 +122,7 @@ impl DoubleBarrierHandle {
 
     async fn wait(&self, operation: &'static str, patience: Patience) -> Result<Participant> {
         let Some(count) = NonZeroU32::new(self.count) else {
-            let error = Error::new(
-                ErrorKind::Config,
-                "a double barrier needs at least one participant",
-            );
+            let error = Error::new(ErrorKind::Config, "a double barrier needs at least one participant");
             return Err(error.during(operation).on(self.name()));
         };
         let session = self.handle.session();
@@ -135,10 +132,7 @@ impl DoubleBarrierHandle {
             barrier: Arc::clone(&barrier),
             count,
         };
-        let entered = self
-            .handle
-            .acquire(operation, Some(enter), patience)
-            .await?;
+        let entered = self.handle.acquire(operation, Some(enter), patience).await?;
         let holding = entered.and_then(|mut entered| entered.holdings.pop());
         Ok(Participant {
             holding: Holding::new(holding.ok_or_else(|| busy(operation, self.name()))?),

@@ -151,11 +151,7 @@ impl BarrierHandle {
     /// Cancel safe.
     pub async fn wait_timeout(&self, limit: Duration) -> Result<()> {
         let name = self.0.name("wait_timeout")?;
-        let waited = self
-            .0
-            .session()
-            .run(Some(limit), self.until_released(&name))
-            .await;
+        let waited = self.0.session().run(Some(limit), self.until_released(&name)).await;
         waited.map_err(|error| error.with_context("wait_timeout", name.as_str()))
     }
 
@@ -163,11 +159,9 @@ impl BarrierHandle {
     async fn place(&self, operation: &'static str, name: &Name, leased: bool) -> Result<u64> {
         let key = key(name);
         let mut place = draft();
-        place.compares.push(Compare::new(
-            key.clone(),
-            Target::Created(0),
-            Relation::Equal,
-        ));
+        place
+            .compares
+            .push(Compare::new(key.clone(), Target::Created(0), Relation::Equal));
         place.then.push(Write::Put {
             key,
             value: self.0.session().id().as_str().as_bytes().into(),
@@ -178,8 +172,7 @@ impl BarrierHandle {
             .and_then(|placed| match placed.succeeded {
                 true => Ok(placed.revision),
                 false => {
-                    let message =
-                        "the barrier is held or closed already: wait for its release, or open it";
+                    let message = "the barrier is held or closed already: wait for its release, or open it";
                     Err(Error::new(ErrorKind::Conflict, message).during(operation))
                 }
             });
@@ -192,9 +185,7 @@ impl BarrierHandle {
             key: key(name),
             known: None,
         };
-        let Snapshot { revision, values } = Reader::new(self.0.session())?
-            .read(vec![read], None)
-            .await?;
+        let Snapshot { revision, values } = Reader::new(self.0.session())?.read(vec![read], None).await?;
         let held = values.into_iter().next().flatten();
         Ok((revision, held.map(|held| held.created)))
     }
@@ -319,11 +310,9 @@ impl Drop for BarrierGuard {
 async fn release(session: SessionRef, name: Name, revision: u64) -> Result<()> {
     let key = key(&name);
     let mut release = draft();
-    release.compares.push(Compare::new(
-        key.clone(),
-        Target::Created(revision),
-        Relation::Equal,
-    ));
+    release
+        .compares
+        .push(Compare::new(key.clone(), Target::Created(revision), Relation::Equal));
     release.then.push(Write::Delete(key));
     let released = execute(&session, "release", release).await;
     let released = released.and_then(|released| match released.succeeded {

@@ -289,9 +289,7 @@ impl Value for Expiry {
             (_, Self::Unbounded) => true,
             (
                 Self::Within(bound),
-                Self::Within(wanted)
-                | Self::WithinSinceRestart(wanted)
-                | Self::WithinByClock(wanted),
+                Self::Within(wanted) | Self::WithinSinceRestart(wanted) | Self::WithinByClock(wanted),
             )
             | (Self::WithinSinceRestart(bound), Self::WithinSinceRestart(wanted))
             | (Self::WithinByClock(bound), Self::WithinByClock(wanted)) => bound <= wanted,

@@ -85,9 +85,7 @@ impl Delivery {
     ///
     /// As for [`ack`](Self::ack).
     pub async fn nack(self) -> Result<()> {
-        self.holding
-            .end("nack", Ending::Return(Duration::ZERO))
-            .await
+        self.holding.end("nack", Ending::Return(Duration::ZERO)).await
     }
 
     /// Returns the item as [`nack`](Self::nack) does, to be delivered no earlier than after `delay`.

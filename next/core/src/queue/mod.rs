@@ -8,9 +8,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 
 use crate::ask::ask;
-use crate::backend::{
-    Grant, Item, PeekedItem, Queue, QueueDepth, Request, TakeLimit, Taken, TakenItem,
-};
+use crate::backend::{Grant, Item, PeekedItem, Queue, QueueDepth, Request, TakeLimit, Taken, TakenItem};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Handle, busy};
 use crate::holding::Holding;
@@ -129,10 +127,7 @@ impl QueueHandle {
     /// # Cancel safety
     ///
     /// As for [`enqueue`](Self::enqueue).
-    pub async fn enqueue_many<I: Into<NewItem>>(
-        &self,
-        items: impl IntoIterator<Item = I>,
-    ) -> Result<()> {
+    pub async fn enqueue_many<I: Into<NewItem>>(&self, items: impl IntoIterator<Item = I>) -> Result<()> {
         let items: Vec<NewItem> = items.into_iter().map(Into::into).collect();
         match items.is_empty() {
             true => Ok(()),
@@ -144,10 +139,7 @@ impl QueueHandle {
         let explain = |error: Error| error.during(operation).on(self.name());
         let (queue, name) = self.checked(operation)?;
         check_batch(items.len()).map_err(explain)?;
-        let items = items
-            .into_iter()
-            .map(NewItem::check)
-            .collect::<Result<Arc<[Item]>>>();
+        let items = items.into_iter().map(NewItem::check).collect::<Result<Arc<[Item]>>>();
         let (items, object) = (items.map_err(explain)?, name.clone());
         let enqueue = move |marker| {
             let (queue, name, items) = (Arc::clone(&queue), name.clone(), Arc::clone(&items));
@@ -181,8 +173,7 @@ impl QueueHandle {
     ///
     /// As for [`dequeue`](Self::dequeue).
     pub async fn dequeue_timeout(&self, limit: Duration) -> Result<Delivery> {
-        self.take_one("dequeue_timeout", Patience::Within(limit))
-            .await
+        self.take_one("dequeue_timeout", Patience::Within(limit)).await
     }
 
     /// Takes the next item, or returns `None` if there is none.
@@ -330,9 +321,7 @@ impl QueueHandle {
 
     fn checked(&self, operation: &'static str) -> Result<(Arc<dyn Queue>, Name)> {
         let name = self.handle.name(operation)?;
-        let queue = self
-            .queue()
-            .ok_or_else(|| self.handle.unsupported(operation))?;
+        let queue = self.queue().ok_or_else(|| self.handle.unsupported(operation))?;
         Ok((queue, name))
     }
 
@@ -341,12 +330,7 @@ impl QueueHandle {
         delivery.ok_or_else(|| busy(operation, self.name()))
     }
 
-    async fn take(
-        &self,
-        operation: &'static str,
-        items: usize,
-        patience: Patience,
-    ) -> Result<Vec<Delivery>> {
+    async fn take(&self, operation: &'static str, items: usize, patience: Patience) -> Result<Vec<Delivery>> {
         let mut limit = TakeLimit::new(items);
         limit.dead_letter = self
             .dead_letter_queue()
@@ -359,12 +343,7 @@ impl QueueHandle {
             holding: Holding::new(holding),
             item,
         };
-        Ok(taken
-            .holdings
-            .into_iter()
-            .zip(taken.granted)
-            .map(deliver)
-            .collect())
+        Ok(taken.holdings.into_iter().zip(taken.granted).map(deliver).collect())
     }
 
     fn dead_letter_queue(&self) -> Result<Option<(u32, Name)>> {
@@ -377,9 +356,7 @@ impl QueueHandle {
             return refused("a queue cannot be its own dead-letter queue: name another");
         }
         match max_deliveries {
-            0 => refused(
-                "an item must be delivered at least once before it is moved to the dead-letter queue",
-            ),
+            0 => refused("an item must be delivered at least once before it is moved to the dead-letter queue"),
             max_deliveries => Ok(Some((*max_deliveries, name))),
         }
     }
@@ -396,7 +373,6 @@ fn check_batch(items: usize) -> Result<()> {
     if items <= MAX_BATCH {
         return Ok(());
     }
-    let message =
-        format!("a batch may have at most {MAX_BATCH} items, this one has {items}: split it");
+    let message = format!("a batch may have at most {MAX_BATCH} items, this one has {items}: split it");
     Err(Error::new(ErrorKind::TooLarge, message))
 }

@@ -102,9 +102,7 @@ impl Settings {
     /// Returns the delay after the failure of an item's delivery number `deliveries`.
     fn delay(&self, deliveries: u32) -> Duration {
         let doublings = deliveries.saturating_sub(1).min(31);
-        self.first_delay
-            .saturating_mul(1 << doublings)
-            .min(self.longest_delay)
+        self.first_delay.saturating_mul(1 << doublings).min(self.longest_delay)
     }
 }
 
@@ -145,18 +143,12 @@ impl QueueHandle {
     /// # Cancel safety
     ///
     /// Dropped, it drops the jobs under way and returns their items.
-    pub async fn consume<F, E>(
-        &self,
-        mut options: ConsumeOptions,
-        work: impl Fn(Arc<Delivery>) -> F,
-    ) -> Result<()>
+    pub async fn consume<F, E>(&self, mut options: ConsumeOptions, work: impl Fn(Arc<Delivery>) -> F) -> Result<()>
     where
         F: Future<Output = Result<(), E>>,
     {
         let mut stop = Stop::new(options.until.take());
-        let consumed = self
-            .consume_until(&options.settings, &mut stop, &work)
-            .await;
+        let consumed = self.consume_until(&options.settings, &mut stop, &work).await;
         consumed.map_err(|error| error.during("consume"))
     }
 
@@ -200,11 +192,8 @@ impl QueueHandle {
 }
 
 /// Runs one job, and settles its delivery.
-async fn perform<F, E>(
-    delivery: Arc<Delivery>,
-    settings: &Settings,
-    work: &impl Fn(Arc<Delivery>) -> F,
-) where
+async fn perform<F, E>(delivery: Arc<Delivery>, settings: &Settings, work: &impl Fn(Arc<Delivery>) -> F)
+where
     F: Future<Output = Result<(), E>>,
 {
     // The closure is called within, so that it does not run after a loss.
@@ -250,13 +239,10 @@ impl Delivery {
     pub async fn run_for<F: Future>(&self, limit: Duration, job: F) -> Result<F::Output> {
         let timed = self.while_held(tokio::time::timeout(limit, job)).await?;
         timed.map_err(|_| {
-            Error::new(
-                ErrorKind::TimedOut,
-                format!("the job took longer than {limit:?}"),
-            )
-            .with_effect(Effect::Unknown)
-            .during("run_for")
-            .on(self.name().as_str())
+            Error::new(ErrorKind::TimedOut, format!("the job took longer than {limit:?}"))
+                .with_effect(Effect::Unknown)
+                .during("run_for")
+                .on(self.name().as_str())
         })
     }
 }
@@ -304,9 +290,7 @@ impl Store {
                 session = sessions.session() => session.map_err(|error| error.during("consume").on(name))?,
             };
             let queue = session.queue(name);
-            let consumed = queue
-                .consume_until(&options.settings, &mut stop, &work)
-                .await;
+            let consumed = queue.consume_until(&options.settings, &mut stop, &work).await;
             sessions.close().await;
             match consumed {
                 Ok(()) => break,

@@ -116,13 +116,9 @@ impl Store {
         value: impl AsRef<[u8]>,
         work: impl Fn(Arc<Lead>) -> F,
     ) -> Result<F::Output> {
-        let led = self
-            .lead_with(name, value, LeadOptions::new(), work)
-            .await?;
+        let led = self.lead_with(name, value, LeadOptions::new(), work).await?;
         // Without a request to stop, only work that has returned ends the call.
-        led.ok_or_else(|| {
-            Error::new(ErrorKind::Internal, "stopped without a request").during("lead")
-        })
+        led.ok_or_else(|| Error::new(ErrorKind::Internal, "stopped without a request").during("lead"))
     }
 
     /// Calls [`lead`](Self::lead) with options. Returns `None` if [`LeadOptions::until`] stopped it before `work` had

@@ -135,11 +135,7 @@ async fn rounds<A: Acquirable>(
     }
 }
 
-async fn join<A: Acquirable>(
-    caller: &Caller,
-    what: &Arc<A>,
-    patience: Patience,
-) -> Result<Begun<A::Granted>> {
+async fn join<A: Acquirable>(caller: &Caller, what: &Arc<A>, patience: Patience) -> Result<Begun<A::Granted>> {
     let core = &caller.0.core;
     let wait = patience != Patience::Try;
     let attempt = || {
@@ -162,10 +158,7 @@ async fn join<A: Acquirable>(
 /// Waits for the grant. `None` if the place was lost.
 async fn wait<A: Acquirable>(caller: &Caller, what: &Arc<A>) -> Result<Option<A::Granted>> {
     let Pending {
-        core,
-        request,
-        loss,
-        ..
+        core, request, loss, ..
     } = &*caller.0;
     loop {
         let granted = async {
@@ -205,14 +198,8 @@ impl Pending {
         self.core.registry.settle(self.request.nonce(), None);
     }
 
-    fn hold<A: Acquirable>(
-        &self,
-        session: &SessionRef,
-        granted: A::Granted,
-    ) -> Result<Acquired<A::Granted>> {
-        self.core
-            .validity()
-            .map_err(|reason| self.core.lost_waiting(reason))?;
+    fn hold<A: Acquirable>(&self, session: &SessionRef, granted: A::Granted) -> Result<Acquired<A::Granted>> {
+        self.core.validity().map_err(|reason| self.core.lost_waiting(reason))?;
         let grants = A::grants(&granted);
         if grants.is_empty() {
             return Err(Error::new(

@@ -105,10 +105,7 @@ impl<T: Departing> Parcel<T> {
 
 impl<T: Departing> Batcher<T> {
     pub(super) fn new(
-        message: impl Fn(Marker, Arc<[T]>) -> BoxFuture<'static, Result<Vec<Left>>>
-        + Send
-        + Sync
-        + 'static,
+        message: impl Fn(Marker, Arc<[T]>) -> BoxFuture<'static, Result<Vec<Left>>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             message: Box::new(message),
@@ -130,8 +127,7 @@ impl<T: Departing> Batcher<T> {
         state.waiting.push(parcel);
         if !std::mem::replace(&mut state.draining, true) {
             drop(state);
-            core.executor()
-                .spawn(Arc::clone(self).drain(Arc::clone(core)));
+            core.executor().spawn(Arc::clone(self).drain(Arc::clone(core)));
         }
     }
 
@@ -188,11 +184,7 @@ impl<T: Departing> Batcher<T> {
             }
             Err(error) if error.kind() == ErrorKind::Lost => {
                 // The session has ended in the store, and all that it had with it.
-                let reason = core
-                    .loss()
-                    .get()
-                    .or(error.loss())
-                    .unwrap_or(LossReason::Revoked);
+                let reason = core.loss().get().or(error.loss()).unwrap_or(LossReason::Revoked);
                 for parcel in batch {
                     parcel.settle(core, Err(core.lost_holding(reason)));
                 }
@@ -210,8 +202,7 @@ impl<T: Departing> Batcher<T> {
                     if let Some(error) = error.take() {
                         parcel.answer(Err(error));
                     }
-                    core.executor()
-                        .spawn(Arc::clone(self).insist(Arc::clone(core), parcel));
+                    core.executor().spawn(Arc::clone(self).insist(Arc::clone(core), parcel));
                 }
             }
         }
@@ -220,9 +211,7 @@ impl<T: Departing> Batcher<T> {
     /// Sends a departure until the store has confirmed it or the session is over. Its caller gets the first refusal.
     async fn insist(self: Arc<Self>, core: Arc<SessionCore>, mut parcel: Parcel<T>) {
         let items: Arc<[T]> = Arc::new([parcel.item.clone()]);
-        let first = self
-            .attempt(&core, Arc::clone(&items), Error::is_retryable)
-            .await;
+        let first = self.attempt(&core, Arc::clone(&items), Error::is_retryable).await;
         let answer = match first {
             Ok(answers) => Ok(answers),
             Err(error) => {
@@ -245,11 +234,10 @@ impl<T: Departing> Batcher<T> {
             let answers = (self.message)(marker.marker(), Arc::clone(&items)).await?;
             match answers.len() == items.len() {
                 true => Ok(answers),
-                false => Err(Error::new(
-                    ErrorKind::Internal,
-                    "the backend left an answer out: please report it",
-                )
-                .with_effect(Effect::Unknown)),
+                false => Err(
+                    Error::new(ErrorKind::Internal, "the backend left an answer out: please report it")
+                        .with_effect(Effect::Unknown),
+                ),
             }
         };
         retry(core, Until::Over, again, attempt).await

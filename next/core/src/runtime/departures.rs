@@ -45,15 +45,9 @@ impl Departures {
     pub(crate) fn new(session: &Arc<dyn BackendSession>) -> Self {
         let queue = || Arc::clone(session).queue();
         Self {
-            locks: Arc::clone(session)
-                .locker()
-                .map(|locks| of_wait_queue(locks)),
-            rw_locks: Arc::clone(session)
-                .rw_lock()
-                .map(|locks| of_wait_queue(locks)),
-            elections: Arc::clone(session)
-                .election()
-                .map(|elections| of_wait_queue(elections)),
+            locks: Arc::clone(session).locker().map(|locks| of_wait_queue(locks)),
+            rw_locks: Arc::clone(session).rw_lock().map(|locks| of_wait_queue(locks)),
+            elections: Arc::clone(session).election().map(|elections| of_wait_queue(elections)),
             barriers: Arc::clone(session).barrier().map(|barrier| {
                 Batcher::new(move |marker, batch: Arc<[Departure]>| {
                     let barrier = Arc::clone(&barrier);
@@ -97,36 +91,18 @@ impl Departures {
     pub(crate) fn withdraw(&self, core: &Arc<SessionCore>, request: &Request) {
         match request.kind() {
             Kind::Queue => later(&self.takes, core, request.clone()),
-            kind => later(
-                &self.of(kind).cloned(),
-                core,
-                Departure::withdraw(request.clone()),
-            ),
+            kind => later(&self.of(kind).cloned(), core, Departure::withdraw(request.clone())),
         }
     }
 
     /// Ends the holding `token` of `request` in the background.
-    pub(crate) fn end_later(
-        &self,
-        core: &Arc<SessionCore>,
-        request: &Request,
-        token: FencingToken,
-        ending: Ending,
-    ) {
+    pub(crate) fn end_later(&self, core: &Arc<SessionCore>, request: &Request, token: FencingToken, ending: Ending) {
         let (request, claim) = (request.clone(), Claim::new(request.clone(), token));
         match (request.kind(), ending) {
-            (Kind::Queue, Ending::Release) => {
-                later(&self.returns, core, Return::new(claim, Duration::ZERO))
-            }
-            (Kind::Queue, Ending::Return(delay)) => {
-                later(&self.returns, core, Return::new(claim, delay))
-            }
+            (Kind::Queue, Ending::Release) => later(&self.returns, core, Return::new(claim, Duration::ZERO)),
+            (Kind::Queue, Ending::Return(delay)) => later(&self.returns, core, Return::new(claim, delay)),
             (Kind::Queue, Ending::Ack) => later(&self.acks, core, claim),
-            (kind, _) => later(
-                &self.of(kind).cloned(),
-                core,
-                Departure::release(request, token),
-            ),
+            (kind, _) => later(&self.of(kind).cloned(), core, Departure::release(request, token)),
         }
     }
 
@@ -140,21 +116,10 @@ impl Departures {
     ) -> Result<Left> {
         let (request, claim) = (request.clone(), Claim::new(request.clone(), token));
         match (request.kind(), ending) {
-            (Kind::Queue, Ending::Release) => {
-                now(&self.returns, core, Return::new(claim, Duration::ZERO)).await
-            }
-            (Kind::Queue, Ending::Return(delay)) => {
-                now(&self.returns, core, Return::new(claim, delay)).await
-            }
+            (Kind::Queue, Ending::Release) => now(&self.returns, core, Return::new(claim, Duration::ZERO)).await,
+            (Kind::Queue, Ending::Return(delay)) => now(&self.returns, core, Return::new(claim, delay)).await,
             (Kind::Queue, Ending::Ack) => now(&self.acks, core, claim).await,
-            (kind, _) => {
-                now(
-                    &self.of(kind).cloned(),
-                    core,
-                    Departure::release(request, token),
-                )
-                .await
-            }
+            (kind, _) => now(&self.of(kind).cloned(), core, Departure::release(request, token)).await,
         }
     }
 }
@@ -168,11 +133,7 @@ fn later<T: Departing>(batcher: &Option<Arc<Batcher<T>>>, core: &Arc<SessionCore
     }
 }
 
-async fn now<T: Departing>(
-    batcher: &Option<Arc<Batcher<T>>>,
-    core: &Arc<SessionCore>,
-    item: T,
-) -> Result<Left> {
+async fn now<T: Departing>(batcher: &Option<Arc<Batcher<T>>>, core: &Arc<SessionCore>, item: T) -> Result<Left> {
     core.registry.depart(item.nonce(), item.token());
     match batcher {
         Some(batcher) => batcher.send(core, item).await,

@@ -22,12 +22,7 @@ pub(crate) struct HoldingRef {
 }
 
 impl HoldingRef {
-    pub(super) fn new(
-        session: &SessionRef,
-        request: &Request,
-        grant: Grant,
-        loss: Signal<LossReason>,
-    ) -> Self {
+    pub(super) fn new(session: &SessionRef, request: &Request, grant: Grant, loss: Signal<LossReason>) -> Self {
         Self {
             request: request.clone(),
             grant,
@@ -120,8 +115,7 @@ impl HoldingRef {
             // The drop removes the entry that may still be in the store.
             Some(reason) => Err(self.lost_error(reason)),
             None => {
-                let (core, request, token) =
-                    (Arc::clone(&session), self.request.clone(), self.grant.token);
+                let (core, request, token) = (Arc::clone(&session), self.request.clone(), self.grant.token);
                 let owned = &mut self.owned;
                 let ending = async {
                     // Only now: a call that is dropped before this poll leaves the end to the drop.
@@ -158,9 +152,7 @@ impl Drop for HoldingRef {
             // The end of the session frees it, or keeps it for the process that resumes.
             (Some(_), _) => {}
             (None, Some(())) => core.registry.settle(nonce, Some(token)),
-            (None, None) => core
-                .departures
-                .end_later(core, &self.request, token, Ending::Release),
+            (None, None) => core.departures.end_later(core, &self.request, token, Ending::Release),
         }
     }
 }

@@ -21,10 +21,7 @@ pub(crate) struct InFlight<T: Send + 'static> {
 }
 
 impl<T: Send + 'static> InFlight<T> {
-    pub(crate) fn new(
-        executor: &Executor,
-        operation: impl Future<Output = T> + Send + 'static,
-    ) -> Self {
+    pub(crate) fn new(executor: &Executor, operation: impl Future<Output = T> + Send + 'static) -> Self {
         Self {
             executor: executor.clone(),
             operation: Some(Box::pin(operation)),
@@ -59,10 +56,7 @@ impl<T: Send + 'static> Drop for InFlight<T> {
 pub(crate) async fn caught<T>(operation: impl Future<Output = Result<T>>) -> Result<T> {
     let output = AssertUnwindSafe(operation).catch_unwind().await;
     output.unwrap_or_else(|_| {
-        let error = Error::new(
-            ErrorKind::Internal,
-            "the backend panicked: please report it",
-        );
+        let error = Error::new(ErrorKind::Internal, "the backend panicked: please report it");
         Err(error.with_effect(Effect::Unknown))
     })
 }

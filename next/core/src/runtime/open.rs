@@ -45,10 +45,7 @@ impl Opening {
     where
         F: Future<Output = Result<Opened>> + Send + 'static,
     {
-        let executor = self
-            .backend
-            .executor()
-            .map_err(|error| error.during(operation))?;
+        let executor = self.backend.executor().map_err(|error| error.during(operation))?;
         let clock = self.backend.clock();
         let running = executor.is_library().then(|| self.values.enter());
         let (events, reports) = SessionEvents::channel();
@@ -102,7 +99,6 @@ async fn start(
     let open = Open::new(&core);
     core.executor()
         .spawn(renewal::keep(Arc::clone(&core), renewed_at, running));
-    core.executor()
-        .spawn(reconcile::watch(Arc::clone(&core), reports));
+    core.executor().spawn(reconcile::watch(Arc::clone(&core), reports));
     Ok(open)
 }

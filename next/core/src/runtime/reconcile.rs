@@ -26,11 +26,7 @@ pub(super) async fn watch(core: Arc<SessionCore>, reports: UnboundedReceiver<Ses
     }
 }
 
-async fn handle_reports(
-    core: &Arc<SessionCore>,
-    mut reports: UnboundedReceiver<SessionEvent>,
-    demand: &Notify,
-) {
+async fn handle_reports(core: &Arc<SessionCore>, mut reports: UnboundedReceiver<SessionEvent>, demand: &Notify) {
     while let Some(report) = reports.recv().await {
         match report {
             SessionEvent::Lost(reason) => core.lose_in_store(reason),

@@ -207,17 +207,13 @@ impl SessionCore {
     /// Returns whether the session was closed or detached in this process: a release is then needless, or wrong. Reads no
     /// clock.
     pub(crate) fn ended_here(&self) -> Option<LossReason> {
-        let here =
-            |reason: &LossReason| matches!(reason, LossReason::Closed | LossReason::Detached);
+        let here = |reason: &LossReason| matches!(reason, LossReason::Closed | LossReason::Detached);
         self.loss.get().filter(here)
     }
 
     pub(super) fn stopped(&self, until: Until) -> Option<Error> {
         match until {
-            Until::Lost => self
-                .validity()
-                .err()
-                .map(|reason| self.lost_waiting(reason)),
+            Until::Lost => self.validity().err().map(|reason| self.lost_waiting(reason)),
             Until::Over => self.over.get().map(|()| {
                 let reason = self.loss.get().unwrap_or(LossReason::Closed);
                 self.lost_waiting(reason)
@@ -244,21 +240,15 @@ impl SessionCore {
 
     fn with_renewal_error(&self, error: Error) -> Error {
         match (error.loss(), &*self.renewal_error.lock()) {
-            (
-                Some(LossReason::Unreachable | LossReason::Refused | LossReason::Failed),
-                Some((kind, text)),
-            ) => error.with_source(Error::new(*kind, text.clone())),
+            (Some(LossReason::Unreachable | LossReason::Refused | LossReason::Failed), Some((kind, text))) => {
+                error.with_source(Error::new(*kind, text.clone()))
+            }
             _ => error,
         }
     }
 
     /// Names the operation of a failed call, and marks the error if its session has ended.
-    pub(crate) fn explain(
-        &self,
-        error: Error,
-        operation: &'static str,
-        name: Option<&str>,
-    ) -> Error {
+    pub(crate) fn explain(&self, error: Error, operation: &'static str, name: Option<&str>) -> Error {
         let error = match self.validity() {
             Err(_) => error.with_session_ended(),
             Ok(_) => error,
@@ -319,9 +309,7 @@ impl SessionCore {
         }
         self.over.wait().await;
         match self.end_error.lock().take() {
-            Some(error) => Err(self
-                .explain(error, operation, None)
-                .with_effect(Effect::Unknown)),
+            Some(error) => Err(self.explain(error, operation, None).with_effect(Effect::Unknown)),
             None => Ok(()),
         }
     }

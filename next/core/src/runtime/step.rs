@@ -26,16 +26,13 @@ pub(crate) async fn step<T: Send + 'static>(
 ) -> Result<T> {
     let sent = Arc::new(AtomicBool::new(false));
     let stepping = async {
-        session
-            .validity()
-            .map_err(|reason| session.lost_waiting(reason))?;
+        session.validity().map_err(|reason| session.lost_waiting(reason))?;
         let marker = session.registry.marker().await;
         // Not the session itself: a step whose caller is gone must not keep it open.
         let (core, sent) = (Arc::<SessionCore>::clone(session), Arc::clone(&sent));
         let running = async move {
             let again = |error: &Error| {
-                error.is_retryable()
-                    || (error.effect() == Effect::Unknown && error.kind() != ErrorKind::Internal)
+                error.is_retryable() || (error.effect() == Effect::Unknown && error.kind() != ErrorKind::Internal)
             };
             let attempt = || {
                 sent.store(true, Ordering::Release);

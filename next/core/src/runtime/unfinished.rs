@@ -53,8 +53,6 @@ impl Drop for StoreRef {
             return;
         }
         let mut count = self.0.count.lock();
-        self.0
-            .ended
-            .wait_while_for(&mut count, |count| *count > 0, LONGEST);
+        self.0.ended.wait_while_for(&mut count, |count| *count > 0, LONGEST);
     }
 }

@@ -53,12 +53,7 @@ impl fmt::Debug for Tx {
 }
 
 impl Tx {
-    pub(super) fn new(
-        reader: Reader,
-        isolation: Isolation,
-        validates: Arc<AtomicBool>,
-        start: Start,
-    ) -> Self {
+    pub(super) fn new(reader: Reader, isolation: Isolation, validates: Arc<AtomicBool>, start: Start) -> Self {
         Self(Arc::new(Attempt {
             reader,
             isolation,
@@ -102,10 +97,7 @@ impl Tx {
     /// # Cancel safety
     ///
     /// Cancel safe.
-    pub async fn get_many<K: AsRef<str>>(
-        &self,
-        keys: impl IntoIterator<Item = K>,
-    ) -> Result<Vec<Option<Vec<u8>>>> {
+    pub async fn get_many<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Vec<u8>>>> {
         let names: Vec<Name> = keys.into_iter().map(Name::new).collect::<Result<_>>()?;
         let values = self.values(names).await?;
         Ok(values
@@ -125,9 +117,7 @@ impl Tx {
     /// Cancel safe.
     pub async fn get_string(&self, key: impl AsRef<str>) -> Result<Option<String>> {
         let value = self.value(&key).await?;
-        value
-            .map(|value| text(key.as_ref(), value.to_vec()))
-            .transpose()
+        value.map(|value| text(key.as_ref(), value.to_vec())).transpose()
     }
 
     /// Reads `key` like [`get`](Self::get) and decodes the value as the JSON of a `T`.
@@ -206,10 +196,7 @@ impl Tx {
         let mut values: Vec<Option<Option<Arc<[u8]>>>> = {
             let state = self.state();
             state.check()?;
-            names
-                .iter()
-                .map(|name| state.done.writes.get(name).cloned())
-                .collect()
+            names.iter().map(|name| state.done.writes.get(name).cloned()).collect()
         };
         let is_unwritten = |(_, value): &(&Name, &Option<_>)| value.is_none();
         let unwritten = names.iter().zip(&values).filter(is_unwritten);

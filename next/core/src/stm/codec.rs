@@ -7,8 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn text(key: &str, value: Vec<u8>) -> Result<String> {
     // Only `Utf8Error`: `FromUtf8Error` would carry the value's bytes.
-    String::from_utf8(value)
-        .map_err(|error| unreadable(key, "is not UTF-8").with_source(error.utf8_error()))
+    String::from_utf8(value).map_err(|error| unreadable(key, "is not UTF-8").with_source(error.utf8_error()))
 }
 
 pub(super) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {

@@ -142,13 +142,7 @@ async fn send(
         tracing::debug!(error = %error.chain(), "the answer to a commit was lost");
     }
     match stm.resolve(marker).await {
-        Ok(Resolution::Committed {
-            succeeded,
-            revision,
-        }) => Ok(Sent::Done(Settled::Found {
-            succeeded,
-            revision,
-        })),
+        Ok(Resolution::Committed { succeeded, revision }) => Ok(Sent::Done(Settled::Found { succeeded, revision })),
         Ok(Resolution::Aborted) => Ok(Sent::Aborted),
         // The effect of the commit is unknown, whatever that of the question was.
         Err(error) => Err(error.with_effect(Effect::Unknown)),

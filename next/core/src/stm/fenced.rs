@@ -79,8 +79,7 @@ impl Bound {
     pub(super) fn fence(bound: Option<Self>) -> Result<Option<Fence>> {
         match bound {
             Some(bound) if !bound.ours => {
-                let message =
-                    "the guard belongs to another session: commit in the session that holds it";
+                let message = "the guard belongs to another session: commit in the session that holds it";
                 Err(Error::new(ErrorKind::Config, message).on(bound.fence.name.as_str()))
             }
             bound => Ok(bound.map(|bound| bound.fence)),

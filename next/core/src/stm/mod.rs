@@ -236,9 +236,7 @@ impl StmHandle {
         let reading = async {
             let key = Key::data(Name::new(key)?);
             let reader = Reader::new(&self.session)?;
-            let snapshot = reader
-                .read(vec![KeyRead { key, known: None }], None)
-                .await?;
+            let snapshot = reader.read(vec![KeyRead { key, known: None }], None).await?;
             let stored = snapshot.values.into_iter().next().flatten();
             let entry = |stored: crate::backend::StoredValue| {
                 Some(StmEntry {
@@ -281,11 +279,7 @@ impl StmHandle {
     /// # Cancel safety
     ///
     /// As for [`put`](Self::put).
-    pub async fn put_as<T: Serialize + ?Sized>(
-        &self,
-        key: impl AsRef<str>,
-        value: &T,
-    ) -> Result<u64> {
+    pub async fn put_as<T: Serialize + ?Sized>(&self, key: impl AsRef<str>, value: &T) -> Result<u64> {
         let json = encode(key.as_ref(), value)?;
         self.put(key, json).await
     }
@@ -313,8 +307,7 @@ impl StmHandle {
         F: FnMut(Tx) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let span =
-            tracing::debug_span!("tenure", operation = "transaction", session = %self.session.id());
+        let span = tracing::debug_span!("tenure", operation = "transaction", session = %self.session.id());
         let explain = |error: Error| E::from(error.during("transaction"));
         let transaction = Transaction {
             handle: self,

@@ -24,11 +24,7 @@ pub(super) struct Transaction<'a> {
 const OLD: u32 = 10;
 
 impl Transaction<'_> {
-    pub(super) async fn run<T, E, F, Fut>(
-        &self,
-        mut work: F,
-        explain: impl Fn(Error) -> E,
-    ) -> Result<T, E>
+    pub(super) async fn run<T, E, F, Fut>(&self, mut work: F, explain: impl Fn(Error) -> E) -> Result<T, E>
     where
         F: FnMut(Tx) -> Fut,
         Fut: Future<Output = Result<T, E>>,
@@ -64,9 +60,7 @@ impl Transaction<'_> {
             "{} attempts met a conflict with other transactions: try again later, or raise `attempts`",
             handle.attempts
         );
-        Err(explain(
-            Error::new(ErrorKind::Conflict, message).retryable(true),
-        ))
+        Err(explain(Error::new(ErrorKind::Conflict, message).retryable(true)))
     }
 
     /// Waits a random time before another attempt, at most as long as the last attempt took and less the older the
@@ -80,9 +74,7 @@ impl Transaction<'_> {
         let longest = (took * OLD.saturating_sub(attempt) / OLD).min(LONGEST);
         let micros = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
         if micros > 0 {
-            clock
-                .sleep(Duration::from_micros(clock.random() % micros))
-                .await;
+            clock.sleep(Duration::from_micros(clock.random() % micros)).await;
         }
     }
 
@@ -91,9 +83,7 @@ impl Transaction<'_> {
         let isolation = self.handle.isolation;
         let only_reads = ended.writes.is_empty() && self.fence.is_none();
         // One snapshot, read while this call ran, needs no commit; neither do reads that are not checked.
-        if only_reads
-            && (isolation.reads_a_snapshot() || !isolation.checks_reads() || ended.reads.is_empty())
-        {
+        if only_reads && (isolation.reads_a_snapshot() || !isolation.checks_reads() || ended.reads.is_empty()) {
             return Ok(None);
         }
         let mut draft = self.draft(&ended);
@@ -102,18 +92,11 @@ impl Transaction<'_> {
             draft.or_else.clear();
             check(&*self.reader.stm, &draft)?;
         }
-        let keys: Vec<Name> = draft
-            .or_else
-            .iter()
-            .map(|read| read.key().name.clone())
-            .collect();
+        let keys: Vec<Name> = draft.or_else.iter().map(|read| read.key().name.clone()).collect();
         let settled = commit(&self.handle.session, "transaction", &self.reader.stm, draft).await?;
         let (succeeded, revision, results) = match settled {
             Settled::Answered(record) => (record.succeeded, record.revision, record.results),
-            Settled::Found {
-                succeeded,
-                revision,
-            } => (succeeded, revision, Vec::new()),
+            Settled::Found { succeeded, revision } => (succeeded, revision, Vec::new()),
         };
         if succeeded {
             return Ok(None);
@@ -143,17 +126,10 @@ impl Transaction<'_> {
             draft.compares.extend(ended.reads.iter().map(unchanged));
         }
         if let (Isolation::SerializableSnapshot, Some(at)) = (isolation, ended.at) {
-            let blind = ended
-                .writes
-                .keys()
-                .filter(|name| !ended.reads.contains_key(*name));
-            draft.compares.extend(blind.map(|name| {
-                Compare::new(
-                    Key::data(name.clone()),
-                    Target::Modified(at + 1),
-                    Relation::Less,
-                )
-            }));
+            let blind = ended.writes.keys().filter(|name| !ended.reads.contains_key(*name));
+            draft.compares.extend(
+                blind.map(|name| Compare::new(Key::data(name.clone()), Target::Modified(at + 1), Relation::Less)),
+            );
         }
         draft.then.extend(ended.writes.iter().map(|(name, value)| {
             let key = Key::data(name.clone());

@@ -45,13 +45,10 @@ impl Start {
 
     /// Takes over what the failed commit read at `revision`.
     pub(super) fn current(revision: u64, keys: Vec<Name>, results: Vec<OpResult>) -> Self {
-        let seen = keys
-            .into_iter()
-            .zip(results)
-            .filter_map(|(key, result)| match result {
-                OpResult::Get(entry) => Some((key, Seen::from(entry))),
-                _ => None,
-            });
+        let seen = keys.into_iter().zip(results).filter_map(|(key, result)| match result {
+            OpResult::Get(entry) => Some((key, Seen::from(entry))),
+            _ => None,
+        });
         Self {
             at: Some(revision),
             current: seen.collect(),
@@ -109,13 +106,11 @@ impl State {
 
     pub(super) fn check(&self) -> Result<()> {
         if self.over {
-            let message =
-                "this attempt of the transaction has ended: use the one that the closure is given";
+            let message = "this attempt of the transaction has ended: use the one that the closure is given";
             return Err(Error::new(ErrorKind::Conflict, message));
         }
         if self.done.stale {
-            let message =
-                "what this transaction read has changed: pass this error on, and it runs again";
+            let message = "what this transaction read has changed: pass this error on, and it runs again";
             return Err(Error::new(ErrorKind::Conflict, message).retryable(true));
         }
         Ok(())
@@ -148,12 +143,7 @@ impl State {
     }
 
     /// Returns the keys to read so that `names` become known, and the revision to read them at.
-    pub(super) fn wanted(
-        &self,
-        names: &[Name],
-        isolation: Isolation,
-        validates: bool,
-    ) -> (Vec<KeyRead>, Option<u64>) {
+    pub(super) fn wanted(&self, names: &[Name], isolation: Isolation, validates: bool) -> (Vec<KeyRead>, Option<u64>) {
         let at = self.done.at.filter(|_| isolation.reads_a_snapshot());
         let new = names.iter().chain(self.expected.keys());
         let mut wanted: BTreeSet<&Name> = new.filter(|name| !self.knows(name)).collect();
@@ -170,10 +160,7 @@ impl State {
     /// Pairs the answer with the keys, and fills in the values that the store did not send.
     fn answer(&self, keys: Vec<KeyRead>, snapshot: Snapshot) -> Result<Vec<(Name, Seen)>> {
         if keys.len() != snapshot.values.len() {
-            return Err(Error::new(
-                ErrorKind::Internal,
-                "the store answered for other keys",
-            ));
+            return Err(Error::new(ErrorKind::Internal, "the store answered for other keys"));
         }
         let pair = |(read, stored): (KeyRead, Option<StoredValue>)| {
             let name = read.key.name;
@@ -182,12 +169,7 @@ impl State {
                 return Ok((name, Seen { value, modified }));
             };
             let modified = stored.modified;
-            let kept = || {
-                self.seen(&name)
-                    .filter(|seen| seen.modified == modified)?
-                    .value
-                    .clone()
-            };
+            let kept = || self.seen(&name).filter(|seen| seen.modified == modified)?.value.clone();
             match stored.value.or_else(kept) {
                 value @ Some(_) => Ok((name, Seen { value, modified })),
                 None => Err(Error::new(
@@ -208,12 +190,7 @@ impl State {
     }
 
     /// Extends the snapshot by an answer that belongs to it.
-    pub(super) fn learn(
-        &mut self,
-        keys: Vec<KeyRead>,
-        snapshot: Snapshot,
-        isolation: Isolation,
-    ) -> Result<()> {
+    pub(super) fn learn(&mut self, keys: Vec<KeyRead>, snapshot: Snapshot, isolation: Isolation) -> Result<()> {
         let revision = snapshot.revision;
         for (name, seen) in self.answer(keys, snapshot)? {
             self.expected.remove(&name);

@@ -139,11 +139,7 @@ impl<'g> Txn<'g> {
         let draft = || {
             let mut draft = draft();
             draft.fence = Bound::fence(self.bound.clone())?;
-            draft.compares = self
-                .compares
-                .into_iter()
-                .map(keyed)
-                .collect::<Result<_>>()?;
+            draft.compares = self.compares.into_iter().map(keyed).collect::<Result<_>>()?;
             draft.then = self.then.into_iter().map(write).collect::<Result<_>>()?;
             draft.or_else = self.or_else.into_iter().map(write).collect::<Result<_>>()?;
             Ok(draft)
@@ -162,11 +158,7 @@ pub(crate) fn draft() -> Commit {
 }
 
 /// Checks and commits a transaction.
-pub(crate) async fn execute(
-    session: &SessionRef,
-    operation: &'static str,
-    draft: Commit,
-) -> Result<TxnOutcome> {
+pub(crate) async fn execute(session: &SessionRef, operation: &'static str, draft: Commit) -> Result<TxnOutcome> {
     let stm = backend(session).map_err(|error| error.during(operation))?;
     check(&*stm, &draft).map_err(|error| error.during(operation))?;
     let (then, or_else) = (draft.then.clone(), draft.or_else.clone());
@@ -176,10 +168,7 @@ pub(crate) async fn execute(
             revision: record.revision,
             results: record.results,
         }),
-        Settled::Found {
-            succeeded,
-            revision,
-        } => {
+        Settled::Found { succeeded, revision } => {
             let branch = if succeeded { then } else { or_else };
             let results = branch.iter().map(|write| without_answer(write, succeeded));
             let results = results
@@ -213,11 +202,7 @@ fn without_answer(write: &Write, succeeded: bool) -> Result<OpResult> {
 
 fn keyed(compare: Compare) -> Result<Compare<Key>> {
     let key = Key::data(Name::new(compare.key())?);
-    Ok(Compare::new(
-        key,
-        compare.target().clone(),
-        compare.relation(),
-    ))
+    Ok(Compare::new(key, compare.target().clone(), compare.relation()))
 }
 
 fn write(op: Op) -> Result<Write> {

@@ -15,9 +15,7 @@ fn soon() -> Duration {
 async fn waits(barrier: &BarrierHandle) -> bool {
     let error = barrier.wait_timeout(soon()).await.err();
     assert!(
-        error
-            .as_ref()
-            .is_none_or(|error| error.kind() == ErrorKind::TimedOut),
+        error.as_ref().is_none_or(|error| error.kind() == ErrorKind::TimedOut),
         "{error:?}"
     );
     error.is_some()
@@ -27,10 +25,7 @@ async fn waits(barrier: &BarrierHandle) -> bool {
 async fn waiter_continues_after_the_release() {
     let store = StmStore::new();
     let (holder, session) = (store.session().await, store.session().await);
-    let (barrier, guard) = (
-        session.barrier("a"),
-        holder.barrier("a").hold().await.unwrap(),
-    );
+    let (barrier, guard) = (session.barrier("a"), holder.barrier("a").hold().await.unwrap());
     assert!(barrier.is_held().await.unwrap());
     assert!(waits(&barrier).await);
     let waiting = tokio::spawn(async move { barrier.wait().await });
@@ -66,10 +61,7 @@ async fn second_hold_is_refused() {
     let guard = barrier.hold().await.unwrap();
     for refused in [barrier.hold().await.err(), barrier.close().await.err()] {
         let error = refused.unwrap();
-        assert_eq!(
-            (error.kind(), error.name()),
-            (ErrorKind::Conflict, Some("a"))
-        );
+        assert_eq!((error.kind(), error.name()), (ErrorKind::Conflict, Some("a")));
     }
     drop(guard);
     barrier.wait().await.unwrap();
@@ -99,10 +91,7 @@ async fn release_of_a_hold_that_was_opened_is_lost_and_leaves_the_next_hold_alon
     assert!(barrier.open().await.unwrap());
     let _second = barrier.hold().await.unwrap();
     let error = first.release().await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.operation()),
-        (ErrorKind::Lost, Some("release"))
-    );
+    assert_eq!((error.kind(), error.operation()), (ErrorKind::Lost, Some("release")));
     assert!(barrier.is_held().await.unwrap());
 }
 
@@ -148,13 +137,7 @@ async fn hold_and_release_survive_lost_messages() {
 async fn bad_name_is_refused_by_the_first_call() {
     let store = StmStore::new();
     let barrier = store.session().await.barrier("");
-    assert_eq!(
-        barrier.hold().await.unwrap_err().kind(),
-        ErrorKind::InvalidName
-    );
-    assert_eq!(
-        barrier.wait().await.unwrap_err().kind(),
-        ErrorKind::InvalidName
-    );
+    assert_eq!(barrier.hold().await.unwrap_err().kind(), ErrorKind::InvalidName);
+    assert_eq!(barrier.wait().await.unwrap_err().kind(), ErrorKind::InvalidName);
     assert_eq!(store.calls("commit") + store.calls("read"), 0);
 }

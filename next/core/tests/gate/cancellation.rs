@@ -141,11 +141,7 @@ async fn close_dropped_at_any_await_point_is_carried_out_once_begun() {
         polled(session.close(), polls).await;
         match polls {
             0 => assert!(session.is_valid()),
-            _ => {
-                store
-                    .until(|store| store.sessions() == 0 && store.entries() == 0)
-                    .await
-            }
+            _ => store.until(|store| store.sessions() == 0 && store.entries() == 0).await,
         }
     }
 }

@@ -15,9 +15,7 @@ async fn tokio_clock_follows_the_paused_time_even_from_outside() {
     let start = clock.now();
     advance(MINUTE).await;
     let inside = clock.now().since(start);
-    let outside = std::thread::spawn(move || clock.now().since(start))
-        .join()
-        .unwrap();
+    let outside = std::thread::spawn(move || clock.now().since(start)).join().unwrap();
     assert_eq!((inside, outside), (MINUTE, MINUTE));
 }
 
@@ -25,9 +23,7 @@ async fn tokio_clock_follows_the_paused_time_even_from_outside() {
 async fn tokio_clock_wakes_a_sleeper_on_another_runtime() {
     let sleep = Clock::tokio().sleep(MINUTE);
     // The other runtime has no timers of its own.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (send, asleep) = tokio::sync::oneshot::channel();
     let sleeper = tokio::task::spawn_blocking(move || {
         runtime.block_on(async {
@@ -79,14 +75,8 @@ fn moments_saturate() {
 fn random_numbers_repeat_only_with_a_seed() {
     let draw = |clock: Clock| [clock.random(), clock.clone().random(), clock.random()];
     assert_eq!(draw(Clock::manual()), draw(Clock::manual()));
-    assert_eq!(
-        draw(Clock::boot_time().seeded(7)),
-        draw(Clock::manual().seeded(7))
-    );
-    assert_ne!(
-        draw(Clock::manual().seeded(7)),
-        draw(Clock::manual().seeded(8))
-    );
+    assert_eq!(draw(Clock::boot_time().seeded(7)), draw(Clock::manual().seeded(7)));
+    assert_ne!(draw(Clock::manual().seeded(7)), draw(Clock::manual().seeded(8)));
     assert_ne!(draw(Clock::boot_time()), draw(Clock::boot_time()));
     let [first, second, third] = draw(Clock::manual());
     assert!(first != second && second != third);

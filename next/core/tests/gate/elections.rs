@@ -66,10 +66,7 @@ async fn observer_ends_after_an_error_that_no_retry_can_cure() {
     );
     assert_eq!(error.name(), Some("e"));
     assert!(next(&mut observer).await.is_none());
-    let error = next(&mut session.election("").observe())
-        .await
-        .unwrap()
-        .unwrap_err();
+    let error = next(&mut session.election("").observe()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidName);
 }
 
@@ -84,10 +81,7 @@ async fn proclamation_is_repeated_under_its_number_and_a_later_one_has_a_greater
     lead.proclaim("c").await.unwrap();
     let numbers = store.proclaimed();
     assert_eq!(numbers.len(), 4);
-    assert!(
-        numbers[0] == numbers[2] && numbers[2] < numbers[3],
-        "{numbers:?}"
-    );
+    assert!(numbers[0] == numbers[2] && numbers[2] < numbers[3], "{numbers:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,13 +91,7 @@ async fn proclamation_of_a_closed_session_is_not_sent() {
     let lead = session.election("e").campaign("a").await.unwrap();
     session.close().await.unwrap();
     let error = lead.proclaim("b").await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.effect()),
-        (ErrorKind::Lost, Effect::None)
-    );
-    assert_eq!(
-        (error.operation(), error.name()),
-        (Some("proclaim"), Some("e"))
-    );
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Lost, Effect::None));
+    assert_eq!((error.operation(), error.name()), (Some("proclaim"), Some("e")));
     assert_eq!(store.calls("proclaim"), 0);
 }

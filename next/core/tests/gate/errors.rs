@@ -12,10 +12,7 @@ fn message_names_the_innermost_operation_and_name() {
         .during("other")
         .on("others");
     assert_eq!(error.to_string(), "lock \"orders\": no endpoint answers");
-    assert_eq!(
-        (error.operation(), error.name()),
-        (Some("lock"), Some("orders"))
-    );
+    assert_eq!((error.operation(), error.name()), (Some("lock"), Some("orders")));
     assert_eq!(error.message(), "no endpoint answers");
 }
 
@@ -35,10 +32,7 @@ fn new_error_has_no_effect_and_only_unavailable_is_retryable() {
     let error = Error::new(ErrorKind::Unavailable, "")
         .retryable(false)
         .with_effect(Effect::Applied);
-    assert_eq!(
-        (error.is_retryable(), error.effect()),
-        (false, Effect::Applied)
-    );
+    assert_eq!((error.is_retryable(), error.effect()), (false, Effect::Applied));
 }
 
 #[test]
@@ -64,11 +58,7 @@ fn chain_omits_a_cause_that_its_parent_repeats() {
 #[test]
 fn loss_says_why_and_what_to_do() {
     for (reason, cause, remedy) in [
-        (
-            LossReason::Expired,
-            "before it was renewed",
-            "stop the work",
-        ),
+        (LossReason::Expired, "before it was renewed", "stop the work"),
         (LossReason::Revoked, "operator", "stop the work"),
         (LossReason::Closed, "closed", "open a new one"),
         (LossReason::Detached, "detached", "resume it"),
@@ -77,10 +67,7 @@ fn loss_says_why_and_what_to_do() {
         (LossReason::Failed, "panicked", "stop the work"),
     ] {
         let error = Error::lost(reason);
-        assert_eq!(
-            (error.kind(), error.loss()),
-            (ErrorKind::Lost, Some(reason))
-        );
+        assert_eq!((error.kind(), error.loss()), (ErrorKind::Lost, Some(reason)));
         assert!(
             error.message().contains(cause) && error.message().contains(remedy),
             "{error}"

@@ -17,11 +17,7 @@ fn without_timers() -> tokio::runtime::Runtime {
 async fn library_thread() -> (thread::ThreadId, Option<String>, bool) {
     let current = async {
         let thread = thread::current();
-        (
-            thread.id(),
-            thread.name().map(str::to_owned),
-            is_library_thread(),
-        )
+        (thread.id(), thread.name().map(str::to_owned), is_library_thread())
     };
     Executor::library().unwrap().spawn(current).await.unwrap()
 }
@@ -96,8 +92,6 @@ fn thread_flag_is_readable_while_the_locals_of_a_thread_are_dropped() {
     }
 
     let (send, receive) = mpsc::channel();
-    thread::spawn(move || READER.set(Some(Reader(send))))
-        .join()
-        .unwrap();
+    thread::spawn(move || READER.set(Some(Reader(send)))).join().unwrap();
     assert!(!receive.recv().unwrap());
 }

@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tenure_core::guarantees::{
-    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit,
-    HandOff, Line, LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder,
-    Release, Requirement, Resume, RwOrder, Scope, TokenOrder, Transactions, UnknownCommit,
+    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, HandOff, Line,
+    LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder, Release, Requirement, Resume,
+    RwOrder, Scope, TokenOrder, Transactions, UnknownCommit,
 };
 use tenure_core::{ErrorKind, Guarantees};
 
@@ -125,14 +125,8 @@ fn lines_have_distinct_ids_and_give_their_claims() {
     let guarantees = guarantees();
     let ids: HashSet<_> = Line::ALL.iter().map(|line| line.id()).collect();
     let titles: HashSet<_> = Line::ALL.iter().map(|line| line.title()).collect();
-    assert_eq!(
-        (ids.len(), titles.len()),
-        (Line::ALL.len(), Line::ALL.len())
-    );
-    assert_eq!(
-        (Line::HandOff.id(), Line::HandOff.rule()),
-        ("hand_off", "L3")
-    );
+    assert_eq!((ids.len(), titles.len()), (Line::ALL.len(), Line::ALL.len()));
+    assert_eq!((Line::HandOff.id(), Line::HandOff.rule()), ("hand_off", "L3"));
     assert_eq!(
         guarantees.claim(Line::HandOff),
         ("FIFO".to_owned(), "because of the test")

@@ -27,10 +27,7 @@ fn text_outside_the_limits_is_refused_and_not_repeated_whole() {
         let error = Name::new(&text).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidName);
         assert!(error.to_string().len() < 400, "{error}");
-        assert_eq!(
-            Namespace::new(&text).unwrap_err().kind(),
-            ErrorKind::InvalidName
-        );
+        assert_eq!(Namespace::new(&text).unwrap_err().kind(), ErrorKind::InvalidName);
     }
 }
 
@@ -52,9 +49,7 @@ fn token_converts_to_numbers() {
 
 #[test]
 fn serialised_form_is_the_text_and_is_checked() {
-    fn round_trip<
-        T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
-    >(
+    fn round_trip<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(
         value: T,
         json: &str,
     ) {
@@ -74,21 +69,14 @@ fn kinds_have_distinct_texts_that_need_no_escape() {
     for (at, kind) in Kind::ALL.iter().enumerate() {
         assert_eq!(Kind::from_text(kind.as_str()), Some(*kind));
         assert_eq!(escape(kind.as_str()), kind.as_str());
-        assert!(
-            Kind::ALL[..at]
-                .iter()
-                .all(|other| other.as_str() != kind.as_str())
-        );
+        assert!(Kind::ALL[..at].iter().all(|other| other.as_str() != kind.as_str()));
     }
     assert_eq!(Kind::from_text("Lock"), None);
 }
 
 #[test]
 fn path_is_readable() {
-    let (namespace, name) = (
-        Namespace::new("shop/eu").unwrap(),
-        Name::new("ключ 1%\n").unwrap(),
-    );
+    let (namespace, name) = (Namespace::new("shop/eu").unwrap(), Name::new("ключ 1%\n").unwrap());
     assert_eq!(namespace_root(&namespace), "tenure/1/shop%2Feu");
     assert_eq!(
         path(&namespace, Kind::RwLock, &name),

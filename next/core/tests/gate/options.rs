@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use tenure_core::url::StoreUrl;
-use tenure_core::{
-    ConnectOptions, CredentialSource, Credentials, Error, ErrorKind, SessionOptions,
-};
+use tenure_core::{ConnectOptions, CredentialSource, Credentials, Error, ErrorKind, SessionOptions};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -16,8 +14,7 @@ where
     C: Future<Output = tenure_core::Result<Credentials>> + Send + 'static,
 {
     let calls = AtomicU32::new(0);
-    let options = ConnectOptions::new()
-        .credentials_from(move || function(calls.fetch_add(1, Ordering::SeqCst)));
+    let options = ConnectOptions::new().credentials_from(move || function(calls.fetch_add(1, Ordering::SeqCst)));
     StoreUrl::parse("etcd://user:old@h:1")
         .unwrap()
         .with(options)
@@ -33,19 +30,12 @@ fn numbered(call: u32) -> Credentials {
 fn label_is_checked_when_the_session_opens() {
     assert_eq!(SessionOptions::new().checked_label().unwrap(), "");
     assert_eq!(
-        SessionOptions::new()
-            .label("billing")
-            .checked_label()
-            .unwrap(),
+        SessionOptions::new().label("billing").checked_label().unwrap(),
         "billing"
     );
     for bad in ["x".repeat(64), "a\nb".into()] {
         assert_eq!(
-            SessionOptions::new()
-                .label(bad)
-                .checked_label()
-                .unwrap_err()
-                .kind(),
+            SessionOptions::new().label(bad).checked_label().unwrap_err().kind(),
             ErrorKind::Config
         );
     }
@@ -76,10 +66,7 @@ async fn slow_call_for_credentials_serves_the_next_attempt() {
             Ok(numbered(call))
         }
     });
-    let late = source
-        .credentials(Duration::from_millis(5))
-        .await
-        .unwrap_err();
+    let late = source.credentials(Duration::from_millis(5)).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Unavailable);
     go.send(()).unwrap();
     assert_eq!(source.credentials(LONG).await.unwrap(), numbered(0));
@@ -102,15 +89,9 @@ async fn panic_or_error_of_the_call_ends_one_attempt() {
     assert_eq!(panicked.kind(), ErrorKind::Unavailable);
     assert!(panicked.message().contains("panicked"));
     let failed = source.credentials(LONG).await.unwrap_err();
-    assert_eq!(
-        (failed.kind(), failed.is_retryable()),
-        (ErrorKind::Unauthorized, false)
-    );
+    assert_eq!((failed.kind(), failed.is_retryable()), (ErrorKind::Unauthorized, false));
     let text = failed.chain().to_string();
-    assert!(
-        text.contains("application") && text.contains("sealed"),
-        "{text}"
-    );
+    assert!(text.contains("application") && text.contains("sealed"), "{text}");
     assert_eq!(source.credentials(LONG).await.unwrap(), numbered(2));
     assert_eq!(source.as_fixed(), None);
 }

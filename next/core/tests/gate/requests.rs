@@ -139,10 +139,7 @@ async fn waiting_request_that_the_store_ended_gets_an_error() {
     let waiting = tokio::spawn(async move { waiter.lock("a").await });
     store.until(|store| store.entries() == 2).await;
     let nonce = Nonce::new(1);
-    store.report(
-        &session,
-        SessionEvent::RequestLost(nonce, LossReason::Revoked),
-    );
+    store.report(&session, SessionEvent::RequestLost(nonce, LossReason::Revoked));
     let error = waiting.await.unwrap().unwrap_err();
     assert_eq!(error.loss(), Some(LossReason::Revoked));
     assert!(session.is_valid() && !error.needs_new_session());
@@ -153,14 +150,8 @@ async fn waiting_request_that_the_store_ended_gets_an_error() {
 async fn holding_that_the_store_ended_is_lost_and_its_session_is_not() {
     let store = Scripted::paused();
     let session = store.session(TTL).await;
-    let (a, b) = (
-        session.lock("a").await.unwrap(),
-        session.lock("b").await.unwrap(),
-    );
-    store.report(
-        &session,
-        SessionEvent::RequestLost(Nonce::new(1), LossReason::Revoked),
-    );
+    let (a, b) = (session.lock("a").await.unwrap(), session.lock("b").await.unwrap());
+    store.report(&session, SessionEvent::RequestLost(Nonce::new(1), LossReason::Revoked));
     assert_eq!(a.lost().await, LossReason::Revoked);
     assert!(!a.is_valid() && b.is_valid() && session.is_valid());
     let error = a.release().await.unwrap_err();
@@ -179,10 +170,7 @@ async fn release_of_what_is_gone_says_lost() {
     store.forget(&session);
     let other = store.session(TTL).await.lock("a").await.unwrap();
     let error = guard.release().await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.effect()),
-        (ErrorKind::Lost, Effect::None)
-    );
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Lost, Effect::None));
     assert!(other.is_valid());
     assert_eq!(store.entries(), 1);
 }
@@ -191,15 +179,9 @@ async fn release_of_what_is_gone_says_lost() {
 async fn session_that_is_full_refuses_and_one_that_frees_room_waits() {
     let store = Scripted::paused().capacity(2);
     let session = store.session(TTL).await;
-    let (a, b) = (
-        session.lock("a").await.unwrap(),
-        session.lock("b").await.unwrap(),
-    );
+    let (a, b) = (session.lock("a").await.unwrap(), session.lock("b").await.unwrap());
     let error = session.lock("c").await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.operation()),
-        (ErrorKind::TooLarge, Some("lock"))
-    );
+    assert_eq!((error.kind(), error.operation()), (ErrorKind::TooLarge, Some("lock")));
     store.once("leave", Fault::Delay(Duration::from_millis(200)));
     drop(a);
     let c = session.lock("c").await.unwrap();
@@ -228,10 +210,7 @@ async fn holding_that_the_store_ended_before_its_grant_was_answered_is_lost() {
     let locker = session.locker("a");
     let locking = tokio::spawn(async move { locker.lock().await.unwrap() });
     store.until(|store| store.entries() == 1).await;
-    store.report(
-        &session,
-        SessionEvent::RequestLost(Nonce::new(1), LossReason::Revoked),
-    );
+    store.report(&session, SessionEvent::RequestLost(Nonce::new(1), LossReason::Revoked));
     assert_eq!(locking.await.unwrap().loss(), Some(LossReason::Revoked));
 }
 
@@ -245,11 +224,7 @@ async fn guards_that_are_dropped_together_leave_in_one_message() {
     }
     drop(guards);
     store.until_empty().await;
-    assert!(
-        store.calls("leave") <= 2,
-        "{} messages",
-        store.calls("leave")
-    );
+    assert!(store.calls("leave") <= 2, "{} messages", store.calls("leave"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -264,11 +239,7 @@ async fn releases_that_are_awaited_together_go_together() {
     for released in futures_util::future::join_all(releases).await {
         released.unwrap();
     }
-    assert!(
-        store.calls("leave") <= 4,
-        "{} messages",
-        store.calls("leave")
-    );
+    assert!(store.calls("leave") <= 4, "{} messages", store.calls("leave"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -343,11 +314,7 @@ async fn lock_timeout_ends_in_time_and_leaves_the_wait_queue() {
 async fn with_runs_the_work_and_releases() {
     let store = Scripted::paused();
     let session = store.session(TTL).await;
-    let token = session
-        .locker("a")
-        .with(async |token| token.get())
-        .await
-        .unwrap();
+    let token = session.locker("a").with(async |token| token.get()).await.unwrap();
     assert_eq!(token, 1);
     assert_eq!(store.entries(), 0);
     let locker = session.locker("a");
@@ -356,10 +323,7 @@ async fn with_runs_the_work_and_releases() {
         std::future::pending::<()>().await
     });
     let error = killed.await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.effect()),
-        (ErrorKind::Lost, Effect::Unknown)
-    );
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Lost, Effect::Unknown));
 }
 
 #[tokio::test(start_paused = true)]
@@ -372,11 +336,7 @@ async fn withdrawn_requests_are_forgotten_below_the_watermark() {
     session.lock("a").await.unwrap().release().await.unwrap();
     store.until_empty().await;
     drop(session.lock("a").await.unwrap());
-    assert!(
-        store.withdrawals() <= 2,
-        "{} withdrawals",
-        store.withdrawals()
-    );
+    assert!(store.withdrawals() <= 2, "{} withdrawals", store.withdrawals());
 }
 
 #[tokio::test(start_paused = true)]
@@ -433,10 +393,7 @@ async fn step_ends_with_its_session() {
     store.always("downgrade", Fault::LoseRequest);
     store.always("renew", Fault::LoseRequest);
     let error = guard.downgrade().await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.effect()),
-        (ErrorKind::Lost, Effect::Unknown)
-    );
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Lost, Effect::Unknown));
     assert_eq!(
         (error.loss(), error.operation()),
         (Some(LossReason::Unreachable), Some("downgrade"))

@@ -19,10 +19,7 @@ fn current_thread() -> Runtime {
 fn wait_until(condition: impl Fn() -> bool) {
     let begun = Instant::now();
     while !condition() {
-        assert!(
-            begun.elapsed() < Duration::from_secs(30),
-            "the condition was not met"
-        );
+        assert!(begun.elapsed() < Duration::from_secs(30), "the condition was not met");
         thread::sleep(Duration::from_millis(1));
     }
 }
@@ -153,10 +150,7 @@ fn acquire_works_outside_any_runtime() {
     let guard = block_on(session.lock("a")).unwrap();
     block_on(guard.release()).unwrap();
     assert_eq!(
-        block_on(session.locker("a").lock_timeout(TTL))
-            .unwrap()
-            .token()
-            .get(),
+        block_on(session.locker("a").lock_timeout(TTL)).unwrap().token().get(),
         2
     );
     block_on(session.close()).unwrap();

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, BackendSession, Departure, Entry, EntryState, Grant, Joined, Lease, Left, Locker,
-    Marker, Mode, Nonce, Opened, Page, Request, RwLock, SessionEvent, SessionEvents, Slot,
-    WaitQueue,
+    Backend, BackendSession, Departure, Entry, EntryState, Grant, Joined, Lease, Left, Locker, Marker, Mode, Nonce,
+    Opened, Page, Request, RwLock, SessionEvent, SessionEvents, Slot, WaitQueue,
 };
 use tenure_core::clock::{Clock, Moment};
 use tenure_core::executor::Executor;
 use tenure_core::{
-    Effect, Error, ErrorKind, FencingToken, Guarantees, Kind, LossReason, Name, Result, Session,
-    SessionId, SessionOptions, Store,
+    Effect, Error, ErrorKind, FencingToken, Guarantees, Kind, LossReason, Name, Result, Session, SessionId,
+    SessionOptions, Store,
 };
 use tokio::sync::Notify;
 
@@ -209,11 +208,7 @@ impl Scripted {
 
     /// Counts the entries of all sessions.
     pub(crate) fn entries(&self) -> usize {
-        self.state()
-            .sessions
-            .values()
-            .map(|record| record.entries.len())
-            .sum()
+        self.state().sessions.values().map(|record| record.entries.len()).sum()
     }
 
     pub(crate) fn sessions(&self) -> usize {
@@ -233,11 +228,7 @@ impl Scripted {
     /// Removes the entries of `session`, as a store does that lost its history. Returns the nonces.
     pub(crate) fn forget(&self, session: &Session) -> Vec<Nonce> {
         let mut state = self.state();
-        let nonces: Vec<_> = state.sessions[session.id()]
-            .entries
-            .keys()
-            .copied()
-            .collect();
+        let nonces: Vec<_> = state.sessions[session.id()].entries.keys().copied().collect();
         for nonce in &nonces {
             state.remove(session.id(), *nonce);
         }
@@ -361,11 +352,7 @@ impl Backend for Scripted {
             let lost = || Error::lost(LossReason::Expired);
             let record = state.sessions.get_mut(&session).ok_or_else(lost)?;
             record.events = events.clone();
-            let next = record
-                .entries
-                .keys()
-                .next_back()
-                .map_or(1, |nonce| nonce.get() + 1);
+            let next = record.entries.keys().next_back().map_or(1, |nonce| nonce.get() + 1);
             let ttl = record.ttl;
             match state.detached.remove(&session) {
                 true => Ok((ttl, next)),
@@ -461,16 +448,14 @@ impl Lease for ScriptedSession {
                 .entries
                 .iter()
                 .find(|(nonce, _)| after.is_none_or(|after| nonce.get() > after));
-            Ok(
-                next.map_or(Page::last(Vec::new()), |(nonce, (kind, name, token))| {
-                    let state = match token {
-                        Some(token) => EntryState::Granted(vec![Grant::new(*token, name.as_str())]),
-                        None => EntryState::Waiting,
-                    };
-                    let entry = Entry::new(*nonce, *kind, name.clone(), state);
-                    Page::with_next(vec![entry], nonce.get().to_be_bytes().to_vec())
-                }),
-            )
+            Ok(next.map_or(Page::last(Vec::new()), |(nonce, (kind, name, token))| {
+                let state = match token {
+                    Some(token) => EntryState::Granted(vec![Grant::new(*token, name.as_str())]),
+                    None => EntryState::Waiting,
+                };
+                let entry = Entry::new(*nonce, *kind, name.clone(), state);
+                Page::with_next(vec![entry], nonce.get().to_be_bytes().to_vec())
+            }))
         });
         listing.await
     }
@@ -491,12 +476,7 @@ impl Locker for ScriptedSession {}
 /// All of its requests are exclusive.
 #[async_trait]
 impl RwLock for ScriptedSession {
-    async fn downgrade(
-        &self,
-        marker: Marker,
-        request: &Request,
-        _token: FencingToken,
-    ) -> Result<()> {
+    async fn downgrade(&self, marker: Marker, request: &Request, _token: FencingToken) -> Result<()> {
         let (id, nonce) = (self.id.clone(), request.nonce());
         self.store.state().markers.push(marker);
         let downgrading = self.store.step("downgrade", move |state| {
@@ -519,13 +499,7 @@ impl RwLock for ScriptedSession {
 
 #[async_trait]
 impl WaitQueue for ScriptedSession {
-    async fn join(
-        &self,
-        request: &Request,
-        _mode: Mode,
-        _value: Option<&[u8]>,
-        wait: bool,
-    ) -> Result<Joined> {
+    async fn join(&self, request: &Request, _mode: Mode, _value: Option<&[u8]>, wait: bool) -> Result<Joined> {
         let (id, nonce, floor) = (self.id.clone(), request.nonce(), request.oldest_open());
         let (kind, name) = (request.kind(), request.name().clone());
         let joining = self.store.step("join", move |state| {
@@ -561,8 +535,7 @@ impl WaitQueue for ScriptedSession {
             let looking = self.store.step("wait", move |state| {
                 let record = state.sessions.get(&session).ok_or_else(ended)?;
                 let place = record.entries.get(&nonce);
-                let (_, name, token) =
-                    place.ok_or_else(|| Error::new(ErrorKind::Conflict, "no place"))?;
+                let (_, name, token) = place.ok_or_else(|| Error::new(ErrorKind::Conflict, "no place"))?;
                 Ok(token.map(|token| Grant::new(token, name.as_str())))
             });
             if let Some(grant) = looking.await? {
@@ -586,9 +559,10 @@ impl WaitQueue for ScriptedSession {
                     return Err(ended());
                 };
                 record.withdrawn.insert(nonce);
-                let held = record.entries.get(&nonce).is_some_and(|(_, _, token)| {
-                    departure.token.is_none() || departure.token == *token
-                });
+                let held = record
+                    .entries
+                    .get(&nonce)
+                    .is_some_and(|(_, _, token)| departure.token.is_none() || departure.token == *token);
                 answers.push(if held { Left::Left } else { Left::Gone });
                 if held {
                     state.remove(&id, nonce);
@@ -623,10 +597,7 @@ pub(crate) async fn polled<F: Future>(future: F, times: usize) -> Option<F::Outp
 pub(crate) async fn at_every_await_point(scene: impl AsyncFn(usize) -> bool) {
     for polls in 0..200 {
         if scene(polls).await {
-            assert!(
-                polls > 2,
-                "the future never waited, so that nothing was cancelled"
-            );
+            assert!(polls > 2, "the future never waited, so that nothing was cancelled");
             return;
         }
     }

@@ -71,11 +71,7 @@ async fn renewal_without_an_answer_is_given_up_and_sent_again() {
 async fn failed_renewals_are_tried_again_soon_and_forgotten_once_one_succeeds() {
     let store = Scripted::paused();
     let session = store.session(TTL).await;
-    for fault in [
-        Fault::LoseRequest,
-        Fault::Panic,
-        Fault::Refuse(ErrorKind::Unauthorized),
-    ] {
+    for fault in [Fault::LoseRequest, Fault::Panic, Fault::Refuse(ErrorKind::Unauthorized)] {
         store.once("renew", fault);
     }
     sleep(Duration::from_secs(5)).await;
@@ -132,22 +128,14 @@ async fn silent_store_loses_the_session_by_the_deadline() {
 async fn unreachable_store_loses_the_session_by_the_deadline() {
     let (reason, error) = loss_by(Fault::LoseRequest).await;
     assert_eq!(reason, LossReason::Unreachable);
-    assert!(
-        error.chain().to_string().contains("no answer"),
-        "{}",
-        error.chain()
-    );
+    assert!(error.chain().to_string().contains("no answer"), "{}", error.chain());
 }
 
 #[tokio::test(start_paused = true)]
 async fn refused_renewals_are_the_reason_of_the_loss() {
     let (reason, error) = loss_by(Fault::Refuse(ErrorKind::Unauthorized)).await;
     assert_eq!(reason, LossReason::Refused);
-    assert!(
-        error.chain().to_string().contains("refused"),
-        "{}",
-        error.chain()
-    );
+    assert!(error.chain().to_string().contains("refused"), "{}", error.chain());
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,10 +154,7 @@ async fn validity_reads_the_clock_before_any_task_has_run() {
     assert!(polled(advance(Duration::from_millis(1)), 1).await.is_none());
     assert!(!guard.is_valid());
     assert_eq!(guard.loss(), Some(LossReason::Expired));
-    assert_eq!(
-        futures_util::FutureExt::now_or_never(lost),
-        Some(LossReason::Expired)
-    );
+    assert_eq!(futures_util::FutureExt::now_or_never(lost), Some(LossReason::Expired));
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,15 +201,9 @@ async fn close_frees_everything_and_a_second_close_is_no_error() {
     session.close().await.unwrap();
     assert_eq!((store.sessions(), store.entries()), (0, 0));
     assert_eq!(guard.loss(), Some(LossReason::Closed));
-    assert_eq!(
-        guard.release().await.unwrap_err().loss(),
-        Some(LossReason::Closed)
-    );
+    assert_eq!(guard.release().await.unwrap_err().loss(), Some(LossReason::Closed));
     session.close().await.unwrap();
-    assert_eq!(
-        session.lock("b").await.unwrap_err().loss(),
-        Some(LossReason::Closed)
-    );
+    assert_eq!(session.lock("b").await.unwrap_err().loss(), Some(LossReason::Closed));
     assert_eq!(store.calls("revoke"), 1);
 }
 
@@ -234,10 +213,7 @@ async fn close_of_a_lost_session_is_an_error() {
     let session = store.session(TTL).await;
     store.kill(&session);
     session.lost().await;
-    assert_eq!(
-        session.close().await.unwrap_err().loss(),
-        Some(LossReason::Revoked)
-    );
+    assert_eq!(session.close().await.unwrap_err().loss(), Some(LossReason::Revoked));
 }
 
 #[tokio::test(start_paused = true)]
@@ -327,13 +303,7 @@ async fn watermark_of_a_resumed_session_is_not_above_its_holdings() {
     let lock = resumed.rw_lock("b");
     let reclaimed = lock.reclaim_write(guard.token()).await.unwrap();
     assert!(reclaimed.token() > token);
-    reclaimed
-        .downgrade()
-        .await
-        .unwrap()
-        .release()
-        .await
-        .unwrap();
+    reclaimed.downgrade().await.unwrap().release().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -374,10 +344,7 @@ async fn with_session_closes_on_every_path() {
         .with_session(SessionOptions::new().ttl(TTL), async |session| {
             kept = Some(session.clone());
             let _guard = session.lock("a").await?;
-            Err(tenure_core::Error::new(
-                ErrorKind::Conflict,
-                "the work failed",
-            ))
+            Err(tenure_core::Error::new(ErrorKind::Conflict, "the work failed"))
         })
         .await;
     assert_eq!(outcome.unwrap_err().message(), "the work failed");
@@ -405,20 +372,14 @@ async fn detached_session_keeps_its_locks_for_the_process_that_resumes() {
     assert_eq!(scripted.entries(), 2);
 
     let resumed = store.resume(&id).await.unwrap();
-    assert_eq!(
-        store.resume(&id).await.unwrap_err().kind(),
-        ErrorKind::Conflict
-    );
+    assert_eq!(store.resume(&id).await.unwrap_err().kind(), ErrorKind::Conflict);
     let locker = resumed.locker("a");
     assert_eq!(
         resumed.locker("b").reclaim(token).await.unwrap_err().kind(),
         ErrorKind::Lost
     );
     let reclaimed = locker.reclaim(token).await.unwrap();
-    assert_eq!(
-        locker.reclaim(token).await.unwrap_err().kind(),
-        ErrorKind::Lost
-    );
+    assert_eq!(locker.reclaim(token).await.unwrap_err().kind(), ErrorKind::Lost);
     sleep(TTL * 2).await;
     assert!(reclaimed.is_valid());
     reclaimed.release().await.unwrap();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tenure_core::{
-    Compare, DEFAULT_ATTEMPTS, Effect, Error, ErrorKind, Isolation, LossReason, MAX_OPERATIONS,
-    MAX_TRANSACTION_BYTES, Op, OpResult, Result, StmHandle, Tx,
+    Compare, DEFAULT_ATTEMPTS, Effect, Error, ErrorKind, Isolation, LossReason, MAX_OPERATIONS, MAX_TRANSACTION_BYTES,
+    Op, OpResult, Result, StmHandle, Tx,
 };
 use tokio::time::Instant;
 
@@ -61,10 +61,7 @@ async fn transaction_that_met_a_conflict_runs_again_with_the_new_values() {
 }
 
 /// Moves one unit from `a` to `b` while the transaction is between its two reads.
-async fn reads_around_a_move(
-    store: &StmStore,
-    isolation: Isolation,
-) -> (Vec<(i64, i64)>, Result<()>) {
+async fn reads_around_a_move(store: &StmStore, isolation: Isolation) -> (Vec<(i64, i64)>, Result<()>) {
     let session = store.session().await;
     let (stm, other) = (session.stm().isolation(isolation), session.stm());
     other.put_as("a", &10).await.unwrap();
@@ -129,10 +126,7 @@ async fn read_committed_commits_although_what_it_read_has_changed() {
 
 #[tokio::test(start_paused = true)]
 async fn blind_write_over_a_newer_one_is_a_conflict_only_for_serializable_snapshot() {
-    for (isolation, expected) in [
-        (Isolation::SerializableSnapshot, 2),
-        (Isolation::Serializable, 1),
-    ] {
+    for (isolation, expected) in [(Isolation::SerializableSnapshot, 2), (Isolation::Serializable, 1)] {
         let session = StmStore::new().session().await;
         let (stm, other) = (session.stm().isolation(isolation), session.stm());
         let mut attempts = 0;
@@ -149,10 +143,7 @@ async fn blind_write_over_a_newer_one_is_a_conflict_only_for_serializable_snapsh
         });
         run.await.unwrap();
         assert_eq!(attempts, expected, "{isolation}");
-        assert_eq!(
-            other.get_string("blind").await.unwrap().as_deref(),
-            Some("ours")
-        );
+        assert_eq!(other.get_string("blind").await.unwrap().as_deref(), Some("ours"));
     }
 }
 
@@ -289,11 +280,7 @@ async fn put_whose_messages_are_lost_takes_effect_once() {
             let revision = stm.put("a", "1").await.unwrap();
             tokio::time::sleep(Duration::from_secs(3)).await;
             let entry = stm.entry("a").await.unwrap().unwrap();
-            assert_eq!(
-                (&entry.value[..], entry.version),
-                (&b"1"[..], 2),
-                "{fault:?}"
-            );
+            assert_eq!((&entry.value[..], entry.version), (&b"1"[..], 2), "{fault:?}");
             assert_eq!(entry.modified, revision);
         }
     }
@@ -344,10 +331,7 @@ async fn commit_is_unknown_if_the_session_ends_before_the_outcome_is_known() {
     assert_eq!(store.calls("commit"), 1);
     // Nothing is sent in a lost session.
     let error = stm.put("a", "2").await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.effect()),
-        (ErrorKind::Lost, Effect::None)
-    );
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Lost, Effect::None));
     assert_eq!(error.loss(), Some(LossReason::Unreachable));
     assert_eq!(store.calls("commit"), 1);
 }
@@ -359,10 +343,7 @@ async fn commit_that_was_refused_without_effect_is_not_sent_after_the_loss() {
     store.always("renew", Fault::LoseRequest);
     store.always("commit", Fault::Refuse(ErrorKind::Unavailable));
     let error = stm.put("a", "1").await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.effect()),
-        (ErrorKind::Lost, Effect::None)
-    );
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Lost, Effect::None));
     store.heal("commit");
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(store.keys(), 0);
@@ -387,10 +368,7 @@ async fn refused_commit_is_reported_and_not_resolved() {
     let stm = store.session().await.stm();
     store.once("commit", Fault::Refuse(ErrorKind::Unauthorized));
     let error = stm.put("a", "1").await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.effect()),
-        (ErrorKind::Unauthorized, Effect::None)
-    );
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unauthorized, Effect::None));
     assert_eq!(store.calls("resolve"), 0);
 }
 
@@ -458,11 +436,7 @@ async fn explicit_transaction_carries_out_the_branch_of_its_comparisons() {
     assert!(!done.succeeded);
     assert!(matches!(
         &done.results[..],
-        [
-            OpResult::Get(Some(_)),
-            OpResult::Delete,
-            OpResult::Get(None)
-        ]
+        [OpResult::Get(Some(_)), OpResult::Delete, OpResult::Get(None)]
     ));
     assert!(stm.put("a", "1").await.unwrap() > done.revision);
     assert!(stm.delete("a").await.unwrap());
@@ -474,22 +448,11 @@ async fn transaction_beyond_a_limit_is_refused_before_anything_is_sent() {
     let store = StmStore::new();
     let stm = store.session().await.stm();
     let puts = |count, bytes| (0..count).map(move |key| Op::put(format!("{key}"), vec![0; bytes]));
-    let fits = stm
-        .txn()
-        .then(puts(MAX_OPERATIONS, 1))
-        .commit()
-        .await
-        .unwrap();
+    let fits = stm.txn().then(puts(MAX_OPERATIONS, 1)).commit().await.unwrap();
     assert!(fits.succeeded);
     let refused = [
-        (
-            stm.txn().then(puts(MAX_OPERATIONS + 1, 1)),
-            ErrorKind::TooLarge,
-        ),
-        (
-            stm.txn().then(puts(1, 1024 * 1024 + 1)),
-            ErrorKind::TooLarge,
-        ),
+        (stm.txn().then(puts(MAX_OPERATIONS + 1, 1)), ErrorKind::TooLarge),
+        (stm.txn().then(puts(1, 1024 * 1024 + 1)), ErrorKind::TooLarge),
         (stm.txn().then(puts(2, 1024 * 1024)), ErrorKind::TooLarge),
         (
             stm.txn().then([Op::put("a", "1"), Op::delete("a")]),
@@ -509,9 +472,7 @@ async fn transaction_beyond_a_limit_is_refused_before_anything_is_sent() {
 #[tokio::test(start_paused = true)]
 async fn reads_for_the_next_attempt_make_no_transaction_too_large() {
     let stm = StmStore::new().session().await.stm();
-    let keys: Vec<String> = (0..MAX_OPERATIONS - 2)
-        .map(|key| format!("{key:0500}"))
-        .collect();
+    let keys: Vec<String> = (0..MAX_OPERATIONS - 2).map(|key| format!("{key:0500}")).collect();
     stm.run(async |tx| {
         tx.get_many(&keys).await?;
         tx.put("a", vec![0; 1024 * 1024])?;
@@ -535,10 +496,7 @@ async fn values_are_read_as_their_type_and_never_shown() {
         let shown = format!("{error:?} {error} {}", error.chain());
         assert!(!shown.contains("sec"), "{shown}");
     }
-    assert_eq!(
-        stm.get_as::<String>("b").await.unwrap().as_deref(),
-        Some("secret")
-    );
+    assert_eq!(stm.get_as::<String>("b").await.unwrap().as_deref(), Some("secret"));
 }
 
 /// Runs a transaction that meets a conflict in every attempt. Returns the pauses between its attempts.
@@ -559,10 +517,7 @@ async fn pauses(attempts: u32, work: Duration) -> Vec<Duration> {
         }
     });
     let error = run.await.unwrap_err();
-    assert_eq!(
-        (error.kind(), error.is_retryable()),
-        (ErrorKind::Conflict, true)
-    );
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Conflict, true));
     pauses
 }
 
@@ -577,15 +532,11 @@ async fn pauses_between_attempts_are_bounded_and_end_with_age() {
         }
     }
     assert!(
-        longest
-            .iter()
-            .all(|pause| *pause <= Duration::from_millis(101)),
+        longest.iter().all(|pause| *pause <= Duration::from_millis(101)),
         "{longest:?}"
     );
     assert!(
-        longest[1..6]
-            .iter()
-            .any(|pause| *pause > Duration::from_millis(10)),
+        longest[1..6].iter().any(|pause| *pause > Duration::from_millis(10)),
         "{longest:?}"
     );
     // From the tenth attempt on.
@@ -609,10 +560,7 @@ async fn concurrent_transactions_lose_no_update() {
             tasks.spawn(async move {
                 let stm = session.stm();
                 for turn in 0..20 {
-                    let (from, to) = (
-                        format!("{}", client % 3),
-                        format!("{}", (client + turn) % 3),
-                    );
+                    let (from, to) = (format!("{}", client % 3), format!("{}", (client + turn) % 3));
                     let (from, to) = (&from, &to);
                     stm.run(|tx: Tx| async move {
                         let amount: i64 = tx.get_as(from).await?.unwrap_or(0);

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, BackendSession, Commit, CommitOutcome, CommitRecord, Departure, Election, Grant,
-    Joined, Key, KeyRead, LeaderUpdate, Lease, Left, Locker, Marker, Mode, Nonce, Opened, Page,
-    Request, Resolution, SessionEvents, Slot, Snapshot, Stm, StoredValue, WaitQueue, Write,
+    Backend, BackendSession, Commit, CommitOutcome, CommitRecord, Departure, Election, Grant, Joined, Key, KeyRead,
+    LeaderUpdate, Lease, Left, Locker, Marker, Mode, Nonce, Opened, Page, Request, Resolution, SessionEvents, Slot,
+    Snapshot, Stm, StoredValue, WaitQueue, Write,
 };
 use tenure_core::clock::Clock;
 use tenure_core::executor::Executor;
 use tenure_core::{
-    Effect, Error, ErrorKind, FencingToken, Guarantees, Name, OpResult, Result, Session, SessionId,
-    SessionOptions, StmEntry, Store,
+    Effect, Error, ErrorKind, FencingToken, Guarantees, Name, OpResult, Result, Session, SessionId, SessionOptions,
+    StmEntry, Store,
 };
 use tokio::sync::Notify;
 
@@ -74,8 +74,7 @@ impl State {
                 return Err(Error::new(ErrorKind::Conflict, "aborted"));
             }
             Some((nonce, Some(_))) if *nonce == commit.marker.nonce => {
-                return Err(Error::new(ErrorKind::Unavailable, "the answer is not kept")
-                    .with_effect(Effect::Unknown));
+                return Err(Error::new(ErrorKind::Unavailable, "the answer is not kept").with_effect(Effect::Unknown));
             }
             _ => {}
         }
@@ -89,11 +88,7 @@ impl State {
             .compares
             .iter()
             .all(|compare| compare.holds(self.entry(compare.key())));
-        let branch = if succeeded {
-            &commit.then
-        } else {
-            &commit.or_else
-        };
+        let branch = if succeeded { &commit.then } else { &commit.or_else };
         if branch.iter().any(|write| !matches!(write, Write::Get(_))) {
             self.history.insert(self.revision, self.keys.clone());
             self.revision += 1;
@@ -119,15 +114,9 @@ impl State {
                 _ => panic!("an operation that this store does not know"),
             });
         }
-        let recorded = Recorded {
-            succeeded,
-            revision,
-        };
-        self.slots
-            .insert(slot, (commit.marker.nonce, Some(recorded)));
-        Ok(CommitOutcome::Done(CommitRecord::new(
-            succeeded, revision, results,
-        )))
+        let recorded = Recorded { succeeded, revision };
+        self.slots.insert(slot, (commit.marker.nonce, Some(recorded)));
+        Ok(CommitOutcome::Done(CommitRecord::new(succeeded, revision, results)))
     }
 }
 
@@ -172,11 +161,7 @@ impl StmStore {
 
     /// Lets the next call of `step` meet `fault`.
     pub(crate) fn once(&self, step: &'static str, fault: Fault) {
-        self.state()
-            .faults
-            .entry(step)
-            .or_default()
-            .push_back(fault);
+        self.state().faults.entry(step).or_default().push_back(fault);
     }
 
     /// Lets every call of `step` meet `fault`.
@@ -305,19 +290,14 @@ impl Lease for StmSession {
     async fn revoke(&self) -> Result<()> {
         let id = self.id.clone();
         let revoking = self.store.step("revoke", move |state| {
-            state
-                .keys
-                .retain(|_, stored| stored.owner.as_ref() != Some(&id));
+            state.keys.retain(|_, stored| stored.owner.as_ref() != Some(&id));
             Ok(())
         });
         revoking.await
     }
 
     async fn entries(&self, _cursor: Option<&[u8]>) -> Result<Page> {
-        Err(Error::new(
-            ErrorKind::Unavailable,
-            "this store lists nothing",
-        ))
+        Err(Error::new(ErrorKind::Unavailable, "this store lists nothing"))
     }
 }
 
@@ -385,24 +365,15 @@ impl Stm for StmSession {
             let earlier = at
                 .filter(|_| snapshots)
                 .and_then(|at| Some((at, state.history.get(&at)?.clone())));
-            let (revision, stored) =
-                earlier.unwrap_or_else(|| (state.revision, state.keys.clone()));
+            let (revision, stored) = earlier.unwrap_or_else(|| (state.revision, state.keys.clone()));
             let value = |read: &KeyRead| {
                 let entry = &stored.get(&read.key)?.entry;
                 let is_known = read.known == Some(entry.modified);
                 let value = (!is_known).then(|| entry.value.clone());
-                Some(StoredValue::new(
-                    value,
-                    entry.created,
-                    entry.modified,
-                    entry.version,
-                ))
+                Some(StoredValue::new(value, entry.created, entry.modified, entry.version))
             };
             let values: Vec<_> = keys.iter().map(value).collect();
-            let sent = values
-                .iter()
-                .flatten()
-                .filter_map(|value| value.value.as_ref());
+            let sent = values.iter().flatten().filter_map(|value| value.value.as_ref());
             state.bytes += sent.map(|value| value.len()).sum::<usize>();
             Ok(Snapshot::new(revision, values))
         });
@@ -411,9 +382,7 @@ impl Stm for StmSession {
 
     async fn commit(&self, commit: &Commit) -> Result<CommitOutcome> {
         let (id, commit) = (self.id.clone(), commit.clone());
-        self.store
-            .step("commit", move |state| state.apply(&id, &commit))
-            .await
+        self.store.step("commit", move |state| state.apply(&id, &commit)).await
     }
 
     async fn resolve(&self, marker: Marker) -> Result<Resolution> {
@@ -427,10 +396,7 @@ impl Stm for StmSession {
                 *slot = (marker.nonce, None);
             }
             Ok(match &slot.1 {
-                Some(Recorded {
-                    succeeded,
-                    revision,
-                }) => Resolution::Committed {
+                Some(Recorded { succeeded, revision }) => Resolution::Committed {
                     succeeded: *succeeded,
                     revision: *revision,
                 },

@@ -43,15 +43,9 @@ fn url_with_a_plus_in_its_scheme_is_split() {
     assert_eq!(url.scheme(), "rediss+sentinel");
     assert_eq!(login(&mut url), Some((String::new(), Some("pass".into()))));
     assert_eq!(url.hosts(), ["a:1", "b:2"]);
-    assert_eq!(
-        url.take_namespace().unwrap(),
-        Some(Namespace::new("n/s").unwrap())
-    );
+    assert_eq!(url.take_namespace().unwrap(), Some(Namespace::new("n/s").unwrap()));
     url.finish().unwrap();
-    assert_eq!(
-        login(&mut parse("postgres://app@h/db")),
-        Some(("app".into(), None))
-    );
+    assert_eq!(login(&mut parse("postgres://app@h/db")), Some(("app".into(), None)));
     assert!(parse("redis://").hosts().is_empty());
 }
 
@@ -105,11 +99,7 @@ fn malformed_url_is_refused() {
         "etcd://h/n#x",
         "etcd://h/n?a=b#x",
     ] {
-        assert_eq!(
-            StoreUrl::parse(bad).unwrap_err().kind(),
-            ErrorKind::Config,
-            "{bad:?}"
-        );
+        assert_eq!(StoreUrl::parse(bad).unwrap_err().kind(), ErrorKind::Config, "{bad:?}");
     }
 }
 
@@ -139,10 +129,7 @@ fn unknown_key_is_refused_with_the_known_ones() {
     assert_eq!(word.expose(), "canary");
     let _ = (url.take_ttl(), url.take_credentials());
     let shown = text(&url.finish().unwrap_err());
-    assert!(
-        shown.contains("`tll`") && shown.contains("word, ttl"),
-        "{shown}"
-    );
+    assert!(shown.contains("`tll`") && shown.contains("word, ttl"), "{shown}");
     assert!(!shown.contains("canary"), "{shown}");
 }
 
@@ -166,10 +153,7 @@ fn values_of_a_wrong_form_are_refused_and_not_shown() {
         );
     }
     assert_eq!(
-        parse("etcd://h?namespace=")
-            .take_namespace()
-            .unwrap_err()
-            .kind(),
+        parse("etcd://h?namespace=").take_namespace().unwrap_err().kind(),
         ErrorKind::InvalidName
     );
     assert!(parse("etcd://h?client_label=a%0Ab").take_label().is_err());
@@ -213,8 +197,7 @@ fn options_override_the_url() {
         .label("billing")
         .credentials(Credentials::new("v", "canary"))
         .tls(TlsFiles::new().server_name("store"));
-    let mut url =
-        parse("etcds://u:p@h:1?namespace=url&ttl=1s&ca=/url&client_label=url").with(options);
+    let mut url = parse("etcds://u:p@h:1?namespace=url&ttl=1s&ca=/url&client_label=url").with(options);
     assert!(!format!("{url:?}").contains("canary"));
     assert_eq!(login(&mut url), Some(("v".into(), Some("canary".into()))));
     assert_eq!(url.take_namespace().unwrap().unwrap().as_str(), "ours");
@@ -239,10 +222,7 @@ fn later_options_override_only_what_they_set() {
 fn option_that_the_store_does_not_take_is_refused() {
     parse("memory:").finish().unwrap();
     for (options, named) in [
-        (
-            ConnectOptions::new().namespace(Namespace::default()),
-            "namespace",
-        ),
+        (ConnectOptions::new().namespace(Namespace::default()), "namespace"),
         (ConnectOptions::new().ttl(Duration::from_secs(1)), "TTL"),
         (ConnectOptions::new().label("billing"), "label"),
         (
@@ -254,16 +234,10 @@ fn option_that_the_store_does_not_take_is_refused() {
             "credentials",
         ),
         (ConnectOptions::new().tls(TlsFiles::new()), "TLS"),
-        (
-            ConnectOptions::new().executor(Executor::library().unwrap()),
-            "executor",
-        ),
+        (ConnectOptions::new().executor(Executor::library().unwrap()), "executor"),
     ] {
         let shown = text(&parse("memory:").with(options).finish().unwrap_err());
-        assert!(
-            shown.contains(named) && !shown.contains("canary"),
-            "{shown}"
-        );
+        assert!(shown.contains(named) && !shown.contains("canary"), "{shown}");
     }
     assert!(parse("memory://u:p@h").finish().is_err());
 }

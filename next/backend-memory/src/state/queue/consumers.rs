@@ -4,22 +4,11 @@ use super::*;
 
 /// Consumers.
 impl State {
-    pub(crate) fn take(
-        &mut self,
-        member: &Member,
-        request: &Request,
-        limit: &TakeLimit,
-        wait: bool,
-    ) -> Result<Taken> {
+    pub(crate) fn take(&mut self, member: &Member, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Taken> {
         let object = self.object_of(request);
         if !self.begin(member, request)? {
             let arrival = self.next_arrival();
-            self.add_entry(
-                member,
-                request.nonce(),
-                &object,
-                Location::Consumer(arrival),
-            )?;
+            self.add_entry(member, request.nonce(), &object, Location::Consumer(arrival))?;
             let consumer = Consumer {
                 session: member.session,
                 nonce: request.nonce(),
@@ -45,11 +34,7 @@ impl State {
         })
     }
 
-    pub(crate) fn look_for_items(
-        &mut self,
-        member: &Member,
-        request: &Request,
-    ) -> Result<Look<Vec<TakenItem>>> {
+    pub(crate) fn look_for_items(&mut self, member: &Member, request: &Request) -> Result<Look<Vec<TakenItem>>> {
         let object = self.object_of(request);
         // A delay may be over.
         self.serve(&object);
@@ -112,10 +97,7 @@ impl State {
             return;
         };
         let (session, nonce, limit) = (consumer.session, consumer.nonce, consumer.limit.clone());
-        let most = limit
-            .items
-            .min(queue.ready.len() / queue.consumers.len())
-            .max(1);
+        let most = limit.items.min(queue.ready.len() / queue.consumers.len()).max(1);
         let (mut claims, mut bytes) = (BTreeMap::new(), 0);
         while claims.len() < most
             && let Some(queue) = self.queues.get_mut(object)
@@ -175,9 +157,7 @@ impl State {
         if let Some(queue) = self.queues.get_mut(object) {
             queue.consumers.remove(&arrival);
             let behind = queue.consumers.range(arrival..).next();
-            if let Some((session, nonce)) =
-                behind.map(|(_, consumer)| (consumer.session, consumer.nonce))
-            {
+            if let Some((session, nonce)) = behind.map(|(_, consumer)| (consumer.session, consumer.nonce)) {
                 self.wake_request(session, nonce);
             }
         }
@@ -200,9 +180,7 @@ impl State {
                 item.deliveries = item.deliveries.saturating_sub(1);
             }
             if (planted.has(Bug::WithdrawalLosesItems) && ending == Ending::Left)
-                || (planted.has(Bug::CrashedItemDropped)
-                    && ending == Ending::Lost
-                    && item.deliveries > 2)
+                || (planted.has(Bug::CrashedItemDropped) && ending == Ending::Lost && item.deliveries > 2)
             {
                 self.remove_item(object, place);
                 continue;
@@ -214,22 +192,14 @@ impl State {
     /// Makes an item available again at its old place.
     fn give_back(&mut self, object: &Object, place: ItemPlace, delay: Duration) {
         if self.planted.has(Bug::ReturnedItemLast)
-            && let Some(item) = self
-                .queues
-                .get_mut(object)
-                .and_then(|queue| queue.items.remove(&place))
+            && let Some(item) = self.queues.get_mut(object).and_then(|queue| queue.items.remove(&place))
         {
             return self.store(object, place.priority, item, delay);
         }
         self.make_available(object, place, delay);
     }
 
-    pub(crate) fn ack(
-        &mut self,
-        member: &Member,
-        marker: Marker,
-        claims: &[Claim],
-    ) -> Result<Vec<Left>> {
+    pub(crate) fn ack(&mut self, member: &Member, marker: Marker, claims: &[Claim]) -> Result<Vec<Left>> {
         let ack = |state: &mut Self| {
             let mut left = Vec::new();
             for claim in claims {
@@ -251,12 +221,7 @@ impl State {
         self.once(member, marker, ack)?.left()
     }
 
-    pub(crate) fn nack(
-        &mut self,
-        member: &Member,
-        marker: Marker,
-        returns: &[Return],
-    ) -> Result<Vec<Left>> {
+    pub(crate) fn nack(&mut self, member: &Member, marker: Marker, returns: &[Return]) -> Result<Vec<Left>> {
         let nack = |state: &mut Self| {
             let mut left = Vec::new();
             for back in returns {
@@ -277,11 +242,7 @@ impl State {
     }
 
     /// Ends a claim of `member`; returns the item, or `None` if the claim is gone.
-    fn settle_claim(
-        &mut self,
-        member: &Member,
-        claim: &Claim,
-    ) -> Result<Option<(Object, ItemPlace)>> {
+    fn settle_claim(&mut self, member: &Member, claim: &Claim) -> Result<Option<(Object, ItemPlace)>> {
         // One that has ended already is no error.
         let _ = self.begin(member, &claim.request);
         let object = self.object_of(&claim.request);

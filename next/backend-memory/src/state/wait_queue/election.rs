@@ -77,8 +77,7 @@ impl State {
         let update = match self.wait_queues.get(&object) {
             Some(queue) => {
                 let back = self.planted.has(Bug::ObserverGoesBack) && queue.version % 2 == 0;
-                let value =
-                    |place: &Place| Arc::clone(if back { &place.brought } else { &place.value });
+                let value = |place: &Place| Arc::clone(if back { &place.brought } else { &place.value });
                 let leader = queue
                     .leader()
                     .and_then(|place| Some(Leader::new(place.token?, value(place))));
@@ -94,8 +93,6 @@ impl State {
             .get(&object)
             .and_then(WaitQueue::leader)
             .map(|place| place.session);
-        Ok(Look::Until(
-            self.first_end(leader.into_iter().chain([member.session])),
-        ))
+        Ok(Look::Until(self.first_end(leader.into_iter().chain([member.session]))))
     }
 }

@@ -31,9 +31,7 @@ pub(super) fn find(history: &[Transaction], graph: &Graph) -> Vec<Anomaly> {
             continue;
         }
         let mut search = Search::new(graph, time);
-        let worst = components
-            .iter()
-            .filter_map(|component| search.worst(component));
+        let worst = components.iter().filter_map(|component| search.worst(component));
         return worst
             .map(|(class, cycle)| describe(history, class, &cycle, time != 0))
             .collect();
@@ -43,10 +41,7 @@ pub(super) fn find(history: &[Transaction], graph: &Graph) -> Vec<Anomaly> {
 
 fn describe(history: &[Transaction], class: Class, cycle: &Cycle, real_time: bool) -> Anomaly {
     // A way over instants is one step in time.
-    let steps: Vec<_> = cycle
-        .iter()
-        .filter(|(node, _)| *node < history.len())
-        .collect();
+    let steps: Vec<_> = cycle.iter().filter(|(node, _)| *node < history.len()).collect();
     let suffix = if real_time { ", with real time" } else { "" };
     let mut what = format!("a cycle of {} transactions{suffix}:", steps.len());
     for (place, (from, edge)) in steps.iter().enumerate() {
@@ -115,13 +110,7 @@ impl<'a> Search<'a> {
     }
 
     /// Returns the shortest way of less than `limit` edges. An edge that ends at an instant is free.
-    fn path(
-        &mut self,
-        class: usize,
-        from: usize,
-        to: usize,
-        limit: usize,
-    ) -> Option<(usize, Cycle)> {
+    fn path(&mut self, class: usize, from: usize, to: usize, limit: usize) -> Option<(usize, Cycle)> {
         let (_, _, edges) = CLASSES[class];
         let labels = &self.labels[class];
         let mut reached = Reached::from([(from, (0, None))]);

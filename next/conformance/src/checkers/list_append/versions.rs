@@ -136,21 +136,17 @@ fn reads_of(reader: usize, transaction: &Transaction) -> Result<Vec<(u64, Read<'
         let list = lists.next().ok_or("there are fewer answers than reads")?;
         let mine = own.iter().filter(|(of, _)| *of == key);
         let mine: Vec<u64> = mine.map(|(_, value)| *value).collect();
-        let others = list.strip_suffix(mine.as_slice()).ok_or_else(|| {
-            format!("list {key} was read without the reader's own appends {mine:?}")
-        })?;
-        if let Some((_, own)) =
-            appends(transaction).find(|(of, value)| *of == key && others.contains(value))
-        {
+        let others = list
+            .strip_suffix(mine.as_slice())
+            .ok_or_else(|| format!("list {key} was read without the reader's own appends {mine:?}"))?;
+        if let Some((_, own)) = appends(transaction).find(|(of, value)| *of == key && others.contains(value)) {
             return Err(format!(
                 "list {key} was read with {own}, which the reader appended later"
             ));
         }
         match reads.iter_mut().find(|(of, _)| *of == key) {
             Some((_, read)) if read.list[..read.view.length] != *others => {
-                return Err(format!(
-                    "list {key} changed between two reads of one transaction"
-                ));
+                return Err(format!("list {key} changed between two reads of one transaction"));
             }
             Some((_, read)) => read.list = list,
             None => {
@@ -159,14 +155,7 @@ fn reads_of(reader: usize, transaction: &Transaction) -> Result<Vec<(u64, Read<'
                     length: others.len(),
                 };
                 let updates = false;
-                reads.push((
-                    key,
-                    Read {
-                        view,
-                        list,
-                        updates,
-                    },
-                ));
+                reads.push((key, Read { view, list, updates }));
             }
         }
     }
@@ -225,9 +214,7 @@ fn judge_list(
             report(Class::IncompatibleOrder, what, author, reader);
         }
         if history[author].outcome == Outcome::Failed {
-            let what = format!(
-                "#{reader} read {value} in list {key}, which #{author} appended before it aborted"
-            );
+            let what = format!("#{reader} read {value} in list {key}, which #{author} appended before it aborted");
             report(Class::G1a, what, author, reader);
         } else {
             versions.committed[author] = true;
@@ -242,9 +229,7 @@ fn judge_list(
             && writer.transaction != reader
         {
             let author = writer.transaction;
-            let what = format!(
-                "#{reader} read list {key} up to {end}, after which #{author} appended more"
-            );
+            let what = format!("#{reader} read list {key} up to {end}, after which #{author} appended more");
             report(Class::G1b, what, author, reader);
         }
     }
@@ -252,9 +237,8 @@ fn judge_list(
     for read in reads.iter().filter(|read| read.updates) {
         let View { reader, length } = read.view;
         if let Some(other) = updaters.insert(length, reader) {
-            let what = format!(
-                "#{other} and #{reader} both read list {key} with {length} values, and then appended to it"
-            );
+            let what =
+                format!("#{other} and #{reader} both read list {key} with {length} values, and then appended to it");
             report(Class::LostUpdate, what, other, reader);
         }
     }

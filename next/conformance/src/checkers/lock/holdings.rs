@@ -16,9 +16,7 @@ pub(super) fn holdings(history: &[LockOperation], proof: Proof) -> Vec<Holding> 
             (LockCall::Acquire { mode }, Some(LockAnswer::Granted(token))) => (*token, mode),
             (_, Some(LockAnswer::Shows(Some(shown)))) => (shown.token, Mode::Exclusive),
             (LockCall::Access { token, mode }, _) => (token, mode),
-            (LockCall::Downgrade { token } | LockCall::Proclaim { token, .. }, _) => {
-                (token, Mode::Exclusive)
-            }
+            (LockCall::Downgrade { token } | LockCall::Proclaim { token, .. }, _) => (token, Mode::Exclusive),
             (call, _) => match token_of(&call) {
                 Some(token) => (token, Mode::Shared),
                 None => continue,
@@ -53,9 +51,7 @@ pub(super) fn holdings(history: &[LockOperation], proof: Proof) -> Vec<Holding> 
         let counts = proof == Proof::Guards || !matches!(op.input, LockCall::Check { .. });
         match op.input {
             LockCall::Acquire { .. } => holding.asked = op.invoked,
-            LockCall::Check { .. } | LockCall::Confirm { .. } | LockCall::Proclaim { .. }
-                if done(op) && counts =>
-            {
+            LockCall::Check { .. } | LockCall::Confirm { .. } | LockCall::Proclaim { .. } if done(op) && counts => {
                 holding.prove(op.invoked, index);
             }
             LockCall::Release { .. } | LockCall::Downgrade { .. } if done(op) => {

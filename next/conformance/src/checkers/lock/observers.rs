@@ -6,11 +6,7 @@ use super::super::sequence::{Holding, Known, Mode, Violation};
 use super::{LockAnswer, LockCall, LockOperation, Shown, done, granted, shown};
 
 /// Judges all states that observers received or read.
-pub(super) fn check(
-    history: &[LockOperation],
-    mentions: &Known,
-    holdings: &[Holding],
-) -> Result<(), Violation> {
+pub(super) fn check(history: &[LockOperation], mentions: &Known, holdings: &[Holding]) -> Result<(), Violation> {
     observers_advance(history)?;
     shown_as_proclaimed(history)?;
     current_states(history, mentions, holdings)
@@ -92,9 +88,7 @@ struct Past<'a> {
 
 impl Past<'_> {
     fn leadership(&self, token: u64) -> Option<&Holding> {
-        let place = self
-            .holdings
-            .binary_search_by_key(&token, |holding| holding.token);
+        let place = self.holdings.binary_search_by_key(&token, |holding| holding.token);
         let found = place.ok().map(|place| &self.holdings[place]);
         found.filter(|holding| holding.mode == Mode::Exclusive)
     }
@@ -102,9 +96,7 @@ impl Past<'_> {
     /// Returns why a vacancy cannot be the current state, with the operations that show it.
     fn refute_vacancy(&self, op: &LockOperation) -> Option<(String, Vec<usize>)> {
         let (token, grant) = self.granted.before(op.invoked)?;
-        let leader = self
-            .leadership(token)
-            .filter(|leader| leader.held > op.latest())?;
+        let leader = self.leadership(token).filter(|leader| leader.held > op.latest())?;
         let what = format!("a vacancy was read while token {token} led");
         Some((what, leader.operations().chain([grant]).collect()))
     }
@@ -112,45 +104,27 @@ impl Past<'_> {
     /// Returns why `state` cannot be the current state, with the operations that show it.
     fn refute(&self, op: &LockOperation, state: Shown) -> Option<(String, Vec<usize>)> {
         let Shown { token, number } = state;
-        let newer = self
-            .granted
-            .before(op.invoked)
-            .filter(|(newer, _)| *newer > token);
+        let newer = self.granted.before(op.invoked).filter(|(newer, _)| *newer > token);
         if let Some((newer, grant)) = newer {
-            let what =
-                format!("token {token} was read as leader after token {newer} had been granted");
+            let what = format!("token {token} was read as leader after token {newer} had been granted");
             return Some((what, vec![grant]));
         }
-        let said = self
-            .proclaimed
-            .get(&token)
-            .and_then(|said| said.before(op.invoked));
+        let said = self.proclaimed.get(&token).and_then(|said| said.before(op.invoked));
         if let Some((newer, proclaim)) = said.filter(|(newer, _)| *newer > number) {
-            let what = format!(
-                "value {number} of token {token} was read after value {newer} had been proclaimed"
-            );
+            let what = format!("value {number} of token {token} was read after value {newer} had been proclaimed");
             return Some((what, vec![proclaim]));
         }
-        let left = self
-            .leadership(token)
-            .filter(|leader| leader.ended < op.invoked)?;
+        let left = self.leadership(token).filter(|leader| leader.ended < op.invoked)?;
         let what = format!("token {token} was read as leader after it had resigned");
         Some((what, left.operations().collect()))
     }
 }
 
-fn current_states(
-    history: &[LockOperation],
-    granted: &Known,
-    holdings: &[Holding],
-) -> Result<(), Violation> {
+fn current_states(history: &[LockOperation], granted: &Known, holdings: &[Holding]) -> Result<(), Violation> {
     let mut facts: HashMap<u64, Vec<(u64, u64, usize)>> = HashMap::new();
     for (index, op) in history.iter().enumerate().filter(|(_, op)| done(op)) {
         if let LockCall::Proclaim { token, number } = op.input {
-            facts
-                .entry(token)
-                .or_default()
-                .push((op.latest(), number, index));
+            facts.entry(token).or_default().push((op.latest(), number, index));
         }
     }
     let proclaimed = facts
@@ -171,11 +145,7 @@ fn current_states(
             None => past.refute_vacancy(op),
         };
         if let Some((what, operations)) = refuted {
-            return Err(Violation::new(
-                history,
-                what,
-                operations.into_iter().chain([index]),
-            ));
+            return Err(Violation::new(history, what, operations.into_iter().chain([index])));
         }
     }
     Ok(())

@@ -62,13 +62,11 @@ fn is_accepted(history: &[QueueOperation], life: &Life) -> bool {
 }
 
 /// Returns the tokens under which an item was acknowledged for certain, with the operations.
-fn acknowledged<'a>(
-    history: &'a [QueueOperation],
-    life: &'a Life,
-) -> impl Iterator<Item = (u64, usize)> + 'a {
-    life.steps.iter().copied().filter(|(_, index)| {
-        matches!(history[*index].input, QueueCall::Ack { .. }) && is_done(history, *index)
-    })
+fn acknowledged<'a>(history: &'a [QueueOperation], life: &'a Life) -> impl Iterator<Item = (u64, usize)> + 'a {
+    life.steps
+        .iter()
+        .copied()
+        .filter(|(_, index)| matches!(history[*index].input, QueueCall::Ack { .. }) && is_done(history, *index))
 }
 
 /// Returns the deliveries and pops.
@@ -112,11 +110,7 @@ fn after_removal(history: &[QueueOperation], life: &Life) -> Option<String> {
     let valid = steps.filter(|index| is_done(history, *index));
     let deliveries = life.deliveries.iter().map(|delivery| delivery.operation);
     let later: Vec<usize> = valid.chain(deliveries).collect();
-    let after = |pop: &usize| {
-        later
-            .iter()
-            .any(|index| history[*pop].precedes(&history[*index]))
-    };
+    let after = |pop: &usize| later.iter().any(|index| history[*pop].precedes(&history[*index]));
     let found = life.pops.iter().any(after);
     found.then(|| "was delivered, or its delivery was valid, after it had been popped".to_owned())
 }
@@ -138,10 +132,7 @@ fn counts(history: &[QueueOperation], life: &Life, unseen: &Unseen) -> Option<St
             ));
         }
         let op = &history[delivery.operation];
-        let (hidden, most) = (
-            (count - last - 1) as usize,
-            unseen.between(since, op.latest()),
-        );
+        let (hidden, most) = ((count - last - 1) as usize, unseen.between(since, op.latest()));
         if hidden > most {
             return Some(format!(
                 "has delivery number {count} under token {token}, after delivery number {last}: {hidden} deliveries are missing, of which at most {most} can have been lost answers"
@@ -162,16 +153,9 @@ fn holdings(history: &[QueueOperation], life: &Life, proof: Proof) -> Vec<Holdin
         holding.grant(op.latest(), delivery.operation);
         holdings.push(holding);
     }
-    for &(token, index) in life
-        .steps
-        .iter()
-        .filter(|(_, index)| is_done(history, *index))
-    {
+    for &(token, index) in life.steps.iter().filter(|(_, index)| is_done(history, *index)) {
         let place = holdings.partition_point(|holding| holding.token < token);
-        if holdings
-            .get(place)
-            .is_none_or(|holding| holding.token != token)
-        {
+        if holdings.get(place).is_none_or(|holding| holding.token != token) {
             // The session was resumed: the delivery is not in this history.
             holdings.insert(place, Holding::new(token, Mode::Exclusive));
         }
@@ -187,10 +171,7 @@ fn holdings(history: &[QueueOperation], life: &Life, proof: Proof) -> Vec<Holdin
 }
 
 /// Compares the last list with what was accepted and removed, and returns its length.
-fn remaining(
-    history: &[QueueOperation],
-    lives: &BTreeMap<u64, Life>,
-) -> Result<Option<usize>, Violation> {
+fn remaining(history: &[QueueOperation], lives: &BTreeMap<u64, Life>) -> Result<Option<usize>, Violation> {
     let lists = history.iter().enumerate();
     let lists = lists.filter_map(|(index, op)| match op.answer() {
         Some(QueueAnswer::Items(items)) => Some((index, op, items)),
@@ -202,9 +183,7 @@ fn remaining(
     let mut listed = HashSet::new();
     for &item in items {
         let life = lives.get(&item);
-        let enqueue = life
-            .and_then(|life| life.enqueue)
-            .map(|index| &history[index]);
+        let enqueue = life.and_then(|life| life.enqueue).map(|index| &history[index]);
         let source = enqueue.filter(|op| op.is_possible() && !list.precedes(op));
         let removed = life.is_some_and(|life| {
             let acks = acknowledged(history, life).map(|(_, index)| index);
@@ -218,16 +197,10 @@ fn remaining(
             _ => continue,
         };
         let operations = life.into_iter().flat_map(Life::operations).chain([index]);
-        return Err(Violation::new(
-            history,
-            format!("item {item} {fault}"),
-            operations,
-        ));
+        return Err(Violation::new(history, format!("item {item} {fault}"), operations));
     }
     // Each pop of unknown outcome may have removed one item.
-    let mut conceded = unknown_pops(history)
-        .filter(|begin| *begin < list.latest())
-        .count();
+    let mut conceded = unknown_pops(history).filter(|begin| *begin < list.latest()).count();
     for (item, life) in lives.iter().filter(|(item, _)| !listed.contains(item)) {
         let accepted = life.enqueue.filter(|index| is_done(history, *index));
         let mut seen = accepted.into_iter().chain(taken(life));
@@ -245,8 +218,7 @@ fn remaining(
             conceded -= 1;
             continue;
         }
-        let what =
-            format!("item {item} is lost: it was accepted, never acknowledged, and is not there");
+        let what = format!("item {item} is lost: it was accepted, never acknowledged, and is not there");
         let operations = life.operations().chain([index]);
         return Err(Violation::new(history, what, operations));
     }

@@ -48,14 +48,10 @@ pub fn check_order(history: &[QueueOperation]) -> Result<Order, Violation> {
         if let Some((enqueue, priority)) = life.enqueue.and_then(|index| enqueued(history, index)) {
             let place = (priority, enqueue.invoked);
             let taken = life.deliveries.iter().map(|delivery| delivery.operation);
-            takes.extend(
-                taken
-                    .chain(life.pops.iter().copied())
-                    .map(|operation| Take {
-                        operation,
-                        item: Some((item, place)),
-                    }),
-            );
+            takes.extend(taken.chain(life.pops.iter().copied()).map(|operation| Take {
+                operation,
+                item: Some((item, place)),
+            }));
         }
     }
     for (operation, op) in history.iter().enumerate() {
@@ -65,10 +61,7 @@ pub fn check_order(history: &[QueueOperation]) -> Result<Order, Violation> {
             _ => false,
         };
         if empty {
-            takes.push(Take {
-                operation,
-                item: None,
-            });
+            takes.push(Take { operation, item: None });
         }
     }
     waits.sort_unstable_by_key(|wait| wait.place);
@@ -100,14 +93,8 @@ pub fn check_order(history: &[QueueOperation]) -> Result<Order, Violation> {
                 None => format!("the queue was empty while item {passed} waited"),
             };
             let both = take.item.map(|(item, _)| item).into_iter().chain([passed]);
-            let operations = both
-                .filter_map(|item| lives.get(&item))
-                .flat_map(Life::operations);
-            return Err(Violation::new(
-                history,
-                what,
-                operations.chain([take.operation]),
-            ));
+            let operations = both.filter_map(|item| lives.get(&item)).flat_map(Life::operations);
+            return Err(Violation::new(history, what, operations.chain([take.operation])));
         }
     }
     Ok(order)
@@ -116,9 +103,7 @@ pub fn check_order(history: &[QueueOperation]) -> Result<Order, Violation> {
 /// Returns the enqueue, with the item's priority, if it may have been accepted.
 fn enqueued(history: &[QueueOperation], index: usize) -> Option<(&QueueOperation, u16)> {
     match history[index].input {
-        QueueCall::Enqueue { priority, .. } if history[index].is_possible() => {
-            Some((&history[index], priority))
-        }
+        QueueCall::Enqueue { priority, .. } if history[index].is_possible() => Some((&history[index], priority)),
         _ => None,
     }
 }
@@ -145,20 +130,10 @@ fn waits_of<'a>(
         let is_enqueue = Some(index) == life.enqueue;
         let later = life.deliveries.iter();
         let later = later.filter(|later| is_enqueue || later.token > token);
-        let later = later
-            .map(|later| later.operation)
-            .chain(life.pops.iter().copied());
-        let to = later
-            .map(|index| history[index].invoked)
-            .min()
-            .unwrap_or(first_pop);
+        let later = later.map(|later| later.operation).chain(life.pops.iter().copied());
+        let to = later.map(|index| history[index].invoked).min().unwrap_or(first_pop);
         let place = place.filter(|_| visible && op.answer() == Some(&QueueAnswer::Done))?;
-        (from < to).then_some(Wait {
-            place,
-            item,
-            from,
-            to,
-        })
+        (from < to).then_some(Wait { place, item, from, to })
     })
 }
 

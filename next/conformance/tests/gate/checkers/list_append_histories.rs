@@ -22,11 +22,7 @@ fn history(choices: Choices) -> Vec<Transaction> {
     world.finish()
 }
 
-fn turn(
-    world: &mut World<Steps, Reads>,
-    lists: &mut Lists,
-    store: &mut HashMap<u64, Vec<u64>>,
-) -> Option<()> {
+fn turn(world: &mut World<Steps, Reads>, lists: &mut Lists, store: &mut HashMap<u64, Vec<u64>>) -> Option<()> {
     let client = world.turn()?;
     let fate = world.fate()?;
     let (mut steps, mut reads) = (Vec::new(), Vec::new());
@@ -119,10 +115,7 @@ fn assert_class(history: &[Transaction], class: Class, level: Level, phrases: &[
         );
     }
     assert_found(check(history, level), "");
-    assert!(
-        below.is_none_or(|below| check(history, below).is_ok()),
-        "{found:?}"
-    );
+    assert!(below.is_none_or(|below| check(history, below).is_ok()), "{found:?}");
 }
 
 #[test]
@@ -158,11 +151,7 @@ fn transaction_that_reads_an_aborted_append_is_g1a() {
         &["#1 read 1 in list 0", "#0 appended before it aborted"],
     );
     history[0] = unknown(0, Steps(vec![a(X, 1)]));
-    assert_eq!(
-        anomalies(&history),
-        vec![],
-        "the read shows that it committed"
-    );
+    assert_eq!(anomalies(&history), vec![], "the read shows that it committed");
 }
 
 #[test]
@@ -259,25 +248,14 @@ fn cycle_that_is_printed_is_the_shortest() {
 
 #[test]
 fn transaction_that_reads_the_past_breaks_real_time_alone() {
-    let history = [
-        committed((0, 1), &[a(X, 1)], &[]),
-        committed((2, 3), &[r(X)], &[&[]]),
-    ];
+    let history = [committed((0, 1), &[a(X, 1)], &[]), committed((2, 3), &[r(X)], &[&[]])];
     let phrases = [
         "with real time",
         "time: #0 ended before #1 began",
         "rw: #1 read list 0 without 1",
     ];
-    assert_class(
-        &history,
-        Class::GSingle,
-        Level::StrictSerializable,
-        &phrases,
-    );
-    let overlapping = [
-        committed((0, 3), &[a(X, 1)], &[]),
-        committed((2, 3), &[r(X)], &[&[]]),
-    ];
+    assert_class(&history, Class::GSingle, Level::StrictSerializable, &phrases);
+    let overlapping = [committed((0, 3), &[a(X, 1)], &[]), committed((2, 3), &[r(X)], &[&[]])];
     assert_eq!(anomalies(&overlapping), vec![]);
 }
 
@@ -290,11 +268,7 @@ fn read_that_no_order_explains_is_found() {
     let more: (&[Step], &[&[u64]]) = (&[a(X, 2)], &[]);
     let committed = Level::ReadCommitted;
     found(&[(&[r(X)], &[&[1]])], Class::Impossible, committed);
-    found(
-        &[writes, (&[r(X)], &[&[1, 1]])],
-        Class::Impossible,
-        committed,
-    );
+    found(&[writes, (&[r(X)], &[&[1, 1]])], Class::Impossible, committed);
     found(&[writes, writes], Class::Impossible, committed);
     found(
         &[writes, more, (&[r(X)], &[&[1, 2]]), (&[r(X)], &[&[2]])],
@@ -306,16 +280,8 @@ fn read_that_no_order_explains_is_found() {
         Class::IncompatibleOrder,
         committed,
     );
-    found(
-        &[(&[a(X, 1), r(X)], &[&[]])],
-        Class::Internal,
-        Level::Snapshot,
-    );
-    found(
-        &[(&[r(X), a(X, 1)], &[&[1]])],
-        Class::Internal,
-        Level::Snapshot,
-    );
+    found(&[(&[a(X, 1), r(X)], &[&[]])], Class::Internal, Level::Snapshot);
+    found(&[(&[r(X), a(X, 1)], &[&[1]])], Class::Internal, Level::Snapshot);
     found(
         &[writes, (&[r(X), r(X)], &[&[], &[1]])],
         Class::Internal,

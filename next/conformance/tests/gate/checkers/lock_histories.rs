@@ -35,10 +35,7 @@ impl Object {
     }
 
     fn state(&self) -> Option<Shown> {
-        let leader = self
-            .holders
-            .iter()
-            .find(|holder| holder.mode == Exclusive)?;
+        let leader = self.holders.iter().find(|holder| holder.mode == Exclusive)?;
         Some(Shown {
             token: leader.token,
             number: leader.number,
@@ -91,9 +88,7 @@ fn turn(
             observer: client as u64,
             current,
         };
-        return world
-            .record(client, input, Outcome::Ok(Shows(state)))
-            .map(|_| ());
+        return world.record(client, input, Outcome::Ok(Shows(state))).map(|_| ());
     }
     // A session expires, known to its client or not.
     if world.choices.below(12)? == 0 && !object.holders.is_empty() {
@@ -110,11 +105,7 @@ fn turn(
         let fate = world.fate()?;
         let free = object.is_free(mode);
         let token = object.newest + 1;
-        let guard = Guard {
-            token,
-            mode,
-            number: 0,
-        };
+        let guard = Guard { token, mode, number: 0 };
         if free && matches!(fate, Fate::Answered | Fate::Lost) {
             object.newest = token;
             object.holders.push(guard);
@@ -128,11 +119,7 @@ fn turn(
         guards[client] = (outcome == Outcome::Ok(Granted(token))).then_some(guard);
         return world.record(client, Acquire { mode }, outcome).map(|_| ());
     };
-    let Guard {
-        token,
-        mode,
-        number,
-    } = guard;
+    let Guard { token, mode, number } = guard;
     let held = object.holder(token).is_some();
     let fate = world.fate()?;
     let arrives = matches!(fate, Fate::Answered | Fate::Lost);
@@ -148,10 +135,7 @@ fn turn(
             Access { token, mode }
         }
         4 if mode == Exclusive => {
-            let after = Guard {
-                mode: Shared,
-                ..guard
-            };
+            let after = Guard { mode: Shared, ..guard };
             if let Some(holder) = object.holder(token).filter(|_| arrives) {
                 *holder = after;
             }
@@ -198,10 +182,7 @@ fn lock_history_of_100000_operations_is_judged() {
     let history = history(Choices::new(7, 700_000));
     assert!(history.len() > 100_000, "{}", history.len());
     let summary = check(&history, Proof::Guards).unwrap();
-    assert!(
-        summary.grants > 5_000 && summary.shared > 500,
-        "{summary:?}"
-    );
+    assert!(summary.grants > 5_000 && summary.shared > 500, "{summary:?}");
     assert!(
         summary.accepted > 5_000 && summary.refused > 100 && summary.shown > 5_000,
         "{summary:?}"
@@ -244,15 +225,8 @@ fn lock_second_holder_is_found() {
             Proof::Guards,
         )
     };
-    for (first, second) in [
-        (Exclusive, Exclusive),
-        (Shared, Exclusive),
-        (Exclusive, Shared),
-    ] {
-        assert_found(
-            late(first, second, ok((8, 9), Check { token: 1 }, Done)),
-            "two holders",
-        );
+    for (first, second) in [(Exclusive, Exclusive), (Shared, Exclusive), (Exclusive, Shared)] {
+        assert_found(late(first, second, ok((8, 9), Check { token: 1 }, Done)), "two holders");
         assert_found(
             late(first, second, ok((8, 9), Confirm { token: 1 }, Done)),
             "two holders",
@@ -292,10 +266,7 @@ fn lock_guard_that_outlives_its_holding_is_found_unless_the_store_frees_early() 
 fn lock_token_that_falls_or_repeats_is_found() {
     let second = |token, invoked| {
         check(
-            &[
-                acquire((0, 2), Exclusive, 5),
-                acquire((invoked, 9), Exclusive, token),
-            ],
+            &[acquire((0, 2), Exclusive, 5), acquire((invoked, 9), Exclusive, token)],
             Proof::Store,
         )
     };
@@ -323,15 +294,8 @@ fn gate_that_accepts_an_older_token_is_found() {
         let access = |at, (token, mode)| ok((at, at), Access { token, mode }, Done);
         check(&[access(1, first), access(2, second)], Proof::Store)
     };
-    for (first, second) in [
-        (Exclusive, Exclusive),
-        (Shared, Exclusive),
-        (Exclusive, Shared),
-    ] {
-        assert_found(
-            accesses((5, first), (4, second)),
-            "the gate accepted token 4",
-        );
+    for (first, second) in [(Exclusive, Exclusive), (Shared, Exclusive), (Exclusive, Shared)] {
+        assert_found(accesses((5, first), (4, second)), "the gate accepted token 4");
         assert!(accesses((5, first), (6, second)).is_ok());
     }
     assert!(accesses((5, Shared), (4, Shared)).is_ok());
@@ -342,10 +306,7 @@ fn gate_that_accepts_an_older_token_is_found() {
 fn downgrade_lets_readers_in_and_no_writer() {
     let with = |other: LockOperation, step: LockOperation| {
         let down = ok((4, 5), Downgrade { token: 1 }, Done);
-        check(
-            &[acquire((0, 1), Exclusive, 1), other, down, step],
-            Proof::Guards,
-        )
+        check(&[acquire((0, 1), Exclusive, 1), other, down, step], Proof::Guards)
     };
     let valid = || ok((8, 9), Check { token: 1 }, Done);
     assert!(with(acquire((2, 5), Shared, 2), valid()).is_ok());
@@ -357,44 +318,24 @@ fn downgrade_lets_readers_in_and_no_writer() {
 #[test]
 fn observer_that_goes_back_is_found() {
     let sees = |states: &[Option<(u64, u64)>]| {
-        let proclaims = ok(
-            (1, 2),
-            Proclaim {
-                token: 5,
-                number: 1,
-            },
-            Done,
-        );
-        let mut history = vec![
-            acquire((0, 1), Exclusive, 5),
-            proclaims,
-            acquire((1, 9), Exclusive, 7),
-        ];
+        let proclaims = ok((1, 2), Proclaim { token: 5, number: 1 }, Done);
+        let mut history = vec![acquire((0, 1), Exclusive, 5), proclaims, acquire((1, 9), Exclusive, 7)];
         history.extend(states.iter().map(|shown| state(20, 1, *shown)));
         check(&history, Proof::Store)
     };
     assert!(sees(&[None, Some((5, 0)), Some((5, 1)), None, Some((7, 0)), None]).is_ok());
     assert_found(sees(&[Some((7, 0)), None, Some((5, 1))]), "went back");
     assert_found(sees(&[Some((5, 1)), Some((5, 0))]), "went back");
-    assert_found(
-        sees(&[Some((5, 0)), None, Some((5, 0))]),
-        "and then a vacancy",
-    );
+    assert_found(sees(&[Some((5, 0)), None, Some((5, 0))]), "and then a vacancy");
 }
 
 #[test]
 fn observer_that_sees_what_was_not_proclaimed_is_found() {
     let sees = |shown, more: Option<LockOperation>| {
         let history = [acquire((2, 3), Exclusive, 5), state(8, 1, Some(shown))];
-        check(
-            &more.into_iter().chain(history).collect::<Vec<_>>(),
-            Proof::Store,
-        )
+        check(&more.into_iter().chain(history).collect::<Vec<_>>(), Proof::Store)
     };
-    let proclaim = Proclaim {
-        token: 5,
-        number: 1,
-    };
+    let proclaim = Proclaim { token: 5, number: 1 };
     assert_found(sees((5, 1), None), "never proclaimed");
     assert_found(
         sees((5, 1), Some(ok((9, 10), proclaim, Done))),
@@ -403,10 +344,7 @@ fn observer_that_sees_what_was_not_proclaimed_is_found() {
     assert_found(sees((5, 1), Some(ok((4, 5), proclaim, Refused))), "refused");
     assert_found(sees((5, 1), Some(failed((4, 5), proclaim))), "failed");
     assert!(sees((5, 1), Some(unknown(4, proclaim))).is_ok());
-    assert!(
-        sees((3, 0), None).is_ok(),
-        "the answer to its campaign was lost"
-    );
+    assert!(sees((3, 0), None).is_ok(), "the answer to its campaign was lost");
 }
 
 #[test]
@@ -414,14 +352,7 @@ fn read_that_is_not_current_is_found() {
     let reads = |span, shown| {
         let history = [
             acquire((0, 1), Exclusive, 5),
-            ok(
-                (2, 3),
-                Proclaim {
-                    token: 5,
-                    number: 1,
-                },
-                Done,
-            ),
+            ok((2, 3), Proclaim { token: 5, number: 1 }, Done),
             ok((10, 11), Release { token: 5 }, Done),
             acquire((20, 21), Exclusive, 7),
             ok((30, 31), Confirm { token: 7 }, Done),
@@ -430,15 +361,9 @@ fn read_that_is_not_current_is_found() {
         check(&history, Proof::Store)
     };
     assert_found(reads((4, 5), None), "vacancy");
-    assert_found(
-        reads((4, 5), Some((5, 0))),
-        "after value 1 had been proclaimed",
-    );
+    assert_found(reads((4, 5), Some((5, 0))), "after value 1 had been proclaimed");
     assert_found(reads((12, 13), Some((5, 1))), "after it had resigned");
-    assert_found(
-        reads((22, 23), Some((5, 1))),
-        "after token 7 had been granted",
-    );
+    assert_found(reads((22, 23), Some((5, 1))), "after token 7 had been granted");
     assert_found(reads((22, 23), None), "vacancy");
     assert!(reads((4, 12), None).is_ok() && reads((9, 12), Some((5, 1))).is_ok());
     assert!(reads((12, 13), None).is_ok() && reads((22, 40), None).is_ok());

@@ -53,9 +53,7 @@ impl Queue {
     }
 
     fn first(&self) -> Option<usize> {
-        self.items
-            .iter()
-            .position(|item| item.token.is_none() && item.visible)
+        self.items.iter().position(|item| item.token.is_none() && item.visible)
     }
 
     fn take(&mut self) -> Option<Delivered> {
@@ -107,9 +105,7 @@ fn turn(
     let client = world.turn()?;
     match world.choices.below(40)? {
         0 => queue.items.iter_mut().for_each(|item| item.visible = true),
-        1 => held[client]
-            .iter()
-            .for_each(|lost| queue.give_back(lost.token, true)),
+        1 => held[client].iter().for_each(|lost| queue.give_back(lost.token, true)),
         2 => {
             for (token, operation) in std::mem::take(&mut queue.unseen) {
                 queue.give_back(token, true);
@@ -149,23 +145,16 @@ fn turn(
                 .first()
                 .filter(|_| arrives)
                 .map(|first| queue.items.remove(first).item);
-            return world
-                .record(client, Pop, outcome(Popped(first)))
-                .map(|_| ());
+            return world.record(client, Pop, outcome(Popped(first))).map(|_| ());
         }
         let max = 1 + world.choices.below(3)? as usize;
-        let taken: Vec<Delivered> = (0..max)
-            .filter(|_| arrives)
-            .map_while(|_| queue.take())
-            .collect();
+        let taken: Vec<Delivered> = (0..max).filter(|_| arrives).map_while(|_| queue.take()).collect();
         let answer = outcome(QueueAnswer::Delivered(taken.clone()));
         let operation = world.record(client, Dequeue { max }, answer)?;
         if fate == Fate::Answered {
             held[client] = taken;
         } else {
-            queue
-                .unseen
-                .extend(taken.iter().map(|it| (it.token, operation)));
+            queue.unseen.extend(taken.iter().map(|it| (it.token, operation)));
         }
         return Some(());
     }
@@ -180,11 +169,7 @@ fn turn(
                 queue.give_back(token, !delayed);
             }
             held[client].remove(0);
-            Nack {
-                item,
-                token,
-                delayed,
-            }
+            Nack { item, token, delayed }
         }
         _ => {
             if let Some(place) = place.filter(|_| arrives) {
@@ -272,10 +257,7 @@ fn queue_item_from_nowhere_is_found() {
             delayed: false,
         },
     );
-    assert_found(
-        account(&[refused, dequeue((2, 3), 1, 7, 1)]),
-        "never accepted",
-    );
+    assert_found(account(&[refused, dequeue((2, 3), 1, 7, 1)]), "never accepted");
     let lost = unknown(
         0,
         Enqueue {
@@ -285,35 +267,20 @@ fn queue_item_from_nowhere_is_found() {
         },
     );
     assert_eq!(account(&[lost, dequeue((2, 3), 1, 7, 1)]), Ok(()));
-    assert_found(
-        account(&[enqueue((0, 1), 1, 0), enqueue((2, 3), 1, 0)]),
-        "not unique",
-    );
+    assert_found(account(&[enqueue((0, 1), 1, 0), enqueue((2, 3), 1, 0)]), "not unique");
 }
 
 #[test]
 fn queue_item_that_is_removed_twice_or_comes_back_is_found() {
     let with = |more: &[QueueOperation]| {
         let ack = ok((4, 5), Ack { item: 1, token: 7 }, Done);
-        account(
-            &[
-                &[enqueue((0, 1), 1, 0), dequeue((2, 3), 1, 7, 1), ack],
-                more,
-            ]
-            .concat(),
-        )
+        account(&[&[enqueue((0, 1), 1, 0), dequeue((2, 3), 1, 7, 1), ack], more].concat())
     };
     assert_eq!(with(&[]), Ok(()));
     let pop = ok((6, 7), Pop, Popped(Some(1)));
-    assert_found(
-        with(&[ok((6, 7), Ack { item: 1, token: 7 }, Done)]),
-        "removed 2 times",
-    );
+    assert_found(with(&[ok((6, 7), Ack { item: 1, token: 7 }, Done)]), "removed 2 times");
     assert_found(with(std::slice::from_ref(&pop)), "removed 2 times");
-    assert_found(
-        with(&[dequeue((6, 7), 1, 8, 2)]),
-        "although it was acknowledged",
-    );
+    assert_found(with(&[dequeue((6, 7), 1, 8, 2)]), "although it was acknowledged");
     let popped = [enqueue((0, 1), 1, 0), pop, dequeue((8, 9), 1, 8, 1)];
     assert_found(account(&popped), "after it had been popped");
 }
@@ -331,9 +298,7 @@ fn queue_item_with_two_consumers_is_found() {
     };
     let check = |span| ok(span, Check { item: 1, token: 7 }, Done);
     assert_found(with(check((6, 7)), Proof::Guards), "two holders");
-    assert!(
-        with(check((6, 7)), Proof::Store).is_ok() && with(check((4, 7)), Proof::Guards).is_ok()
-    );
+    assert!(with(check((6, 7)), Proof::Store).is_ok() && with(check((4, 7)), Proof::Guards).is_ok());
     assert_found(
         with(ok((6, 7), Ack { item: 1, token: 7 }, Done), Proof::Store),
         "although it was acknowledged",
@@ -353,13 +318,7 @@ fn queue_item_with_two_consumers_is_found() {
         ),
         "two holders",
     );
-    assert!(
-        with(
-            ok((6, 7), Ack { item: 1, token: 7 }, Refused),
-            Proof::Guards
-        )
-        .is_ok()
-    );
+    assert!(with(ok((6, 7), Ack { item: 1, token: 7 }, Refused), Proof::Guards).is_ok());
 }
 
 #[test]
@@ -412,21 +371,11 @@ fn queue_item_that_is_lost_or_still_there_is_found() {
     };
     assert_eq!(ends(&[1], &[]), Ok(()));
     assert_found(ends(&[], &[]), "is lost");
-    assert_found(
-        ends(&[], &[taken.clone(), ack(Outcome::Ok(Refused))]),
-        "is lost",
-    );
+    assert_found(ends(&[], &[taken.clone(), ack(Outcome::Ok(Refused))]), "is lost");
     assert_found(ends(&[], &[taken.clone(), ack(Outcome::Failed)]), "is lost");
     assert_eq!(ends(&[], &[taken.clone(), ack(Outcome::Unknown)]), Ok(()));
-    assert_eq!(
-        ends(&[], &[unknown(2, Pop)]),
-        Ok(()),
-        "conceded to a lost answer"
-    );
-    assert_found(
-        ends(&[], &[unknown(2, Pop), enqueue((2, 3), 2, 0)]),
-        "is lost",
-    );
+    assert_eq!(ends(&[], &[unknown(2, Pop)]), Ok(()), "conceded to a lost answer");
+    assert_found(ends(&[], &[unknown(2, Pop), enqueue((2, 3), 2, 0)]), "is lost");
     assert_found(ends(&[1], &[taken, ack(Outcome::Ok(Done))]), "still there");
     assert_found(ends(&[1, 1], &[]), "listed twice");
     assert_found(ends(&[1, 2], &[]), "never accepted");
@@ -511,11 +460,7 @@ fn queue_delivery_out_of_order_is_found() {
 
 #[test]
 fn queue_that_is_empty_while_an_item_waits_is_found() {
-    let empty = ok(
-        (5, 6),
-        Dequeue { max: 1 },
-        QueueAnswer::Delivered(Vec::new()),
-    );
+    let empty = ok((5, 6), Dequeue { max: 1 }, QueueAnswer::Delivered(Vec::new()));
     assert_found(
         check_order(&[enqueue((0, 1), 1, 0), empty.clone()]),
         "empty while item 1 waited",

@@ -39,26 +39,19 @@ impl RequestRegistry {
             state.entries.insert(nonce, entry);
         }
         // Older than the first new request.
-        self.oldest_open
-            .store(state.oldest_open(), Ordering::Release);
+        self.oldest_open.store(state.oldest_open(), Ordering::Release);
         strays
     }
 
     /// Returns the requests whose holdings a detached session keeps.
     pub(crate) fn kept(&self) -> Vec<Nonce> {
         let state = self.state.lock();
-        let kept = state
-            .entries
-            .iter()
-            .filter(|(_, entry)| match &entry.stage {
-                Stage::Held { tokens, .. } => {
-                    entry.kind.has_wait_queue()
-                        && tokens
-                            .iter()
-                            .any(|held| held.loss.get().is_none() && !held.departing)
-                }
-                _ => false,
-            });
+        let kept = state.entries.iter().filter(|(_, entry)| match &entry.stage {
+            Stage::Held { tokens, .. } => {
+                entry.kind.has_wait_queue() && tokens.iter().any(|held| held.loss.get().is_none() && !held.departing)
+            }
+            _ => false,
+        });
         kept.map(|(nonce, _)| *nonce).collect()
     }
 
@@ -105,13 +98,8 @@ impl RequestRegistry {
                 continue;
             }
             let listed = granted.get(nonce).map_or(&[][..], Vec::as_slice);
-            let unlisted =
-                |held: &&HeldToken| !listed.iter().any(|grant| grant.token == held.grant.token);
-            for held in tokens
-                .iter()
-                .filter(|held| !held.departing)
-                .filter(unlisted)
-            {
+            let unlisted = |held: &&HeldToken| !listed.iter().any(|grant| grant.token == held.grant.token);
+            for held in tokens.iter().filter(|held| !held.departing).filter(unlisted) {
                 gone.push((held.loss.clone(), held.grant.key.clone()));
             }
         }

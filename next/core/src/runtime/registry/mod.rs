@@ -102,10 +102,7 @@ impl State {
     }
 
     fn oldest_open(&self) -> u64 {
-        self.entries
-            .keys()
-            .next()
-            .map_or(self.next, |nonce| nonce.get())
+        self.entries.keys().next().map_or(self.next, |nonce| nonce.get())
     }
 
     /// Returns whether no departure and no step is in flight.
@@ -161,11 +158,7 @@ impl RequestRegistry {
     /// # Errors
     ///
     /// `TooLarge` if there is no room and no entry is being released or withdrawn.
-    pub(crate) async fn open(
-        &self,
-        kind: Kind,
-        name: &Name,
-    ) -> Result<(Request, Signal<LossReason>)> {
+    pub(crate) async fn open(&self, kind: Kind, name: &Name) -> Result<(Request, Signal<LossReason>)> {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -312,8 +305,7 @@ impl RequestRegistry {
 
     /// Waits until nothing is left of a request.
     pub(crate) async fn settled(&self, nonce: Nonce) {
-        self.until(|state| !state.entries.contains_key(&nonce))
-            .await;
+        self.until(|state| !state.entries.contains_key(&nonce)).await;
     }
 
     async fn until(&self, holds: impl Fn(&State) -> bool) {
