@@ -144,7 +144,8 @@ fn clients_are_terminated() {
         while postgres.sql(sleeping).expect("rows") == "0" {
             assert!(start.elapsed() < Duration::from_secs(15), "nobody sleeps");
         }
-        assert_eq!(postgres.terminate_backends().expect("terminated"), 1);
+        // The connections that asked for it may not have ended yet.
+        assert!(postgres.terminate_backends().expect("terminated") >= 1);
         let ended = sleeper.join().expect("no panic");
         assert!(ended.expect_err("ended").to_string().contains("57P01"));
     });
