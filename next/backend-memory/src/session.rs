@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    BackendSession, Barrier, Claim, Commit, CommitOutcome, Departure, Election, Entered, Grant, Item, Joined, Key,
-    KeyRead, LeaderUpdate, Lease, Left, Locker, Marker, Mode, Nonce, Page, PeekedItem, Queue, QueueDepth, Request,
-    Resolution, Return, RwLock, Snapshot, Stm, TakeLimit, Taken, TakenItem, WaitQueue,
+    BackendSession, Barrier, Claim, Commit, CommitOutcome, Departure, Election, EndOutcome, Grant, Item, Joined, Key,
+    KeyRead, LeaderUpdate, Lease, Locker, Marker, Mode, Nonce, Page, PeekedItem, Queue, QueueDepth, Request,
+    Resolution, Return, RwLock, Snapshot, Stm, TakeLimit, TakenItem, WaitQueue,
 };
 use tenure_core::{Error, ErrorKind, FencingToken, Kind, Name, Result};
 
@@ -110,7 +110,7 @@ impl WaitQueue for MemorySession {
         self.wait(self.topic(request), look).await.map(Some)
     }
 
-    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
+    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>> {
         self.step(|state, me| state.leave(me, marker, departures)).await
     }
 }
@@ -143,7 +143,7 @@ impl Queue for MemorySession {
         self.step(|state, me| state.enqueue(me, marker, name, items)).await
     }
 
-    async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Taken> {
+    async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Joined<Vec<TakenItem>>> {
         self.step(|state, me| state.take(me, request, limit, wait)).await
     }
 
@@ -152,11 +152,11 @@ impl Queue for MemorySession {
         self.wait(self.topic(request), look).await.map(Some)
     }
 
-    async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<Left>> {
+    async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<EndOutcome>> {
         self.step(|state, me| state.ack(me, marker, claims)).await
     }
 
-    async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<Left>> {
+    async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<EndOutcome>> {
         self.step(|state, me| state.nack(me, marker, returns)).await
     }
 
@@ -179,7 +179,7 @@ impl Queue for MemorySession {
 
 #[async_trait]
 impl Barrier for MemorySession {
-    async fn enter(&self, request: &Request, count: NonZeroU32) -> Result<Entered> {
+    async fn enter(&self, request: &Request, count: NonZeroU32) -> Result<Joined> {
         self.step(|state, me| state.enter(me, request, count)).await
     }
 
@@ -188,7 +188,7 @@ impl Barrier for MemorySession {
         self.wait(self.topic(request), look).await.map(Some)
     }
 
-    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
+    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>> {
         self.step(|state, me| state.leave(me, marker, departures)).await
     }
 

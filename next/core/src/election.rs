@@ -11,13 +11,13 @@ use futures_core::Stream;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::ask::{ask, watch};
 use crate::backend::{Election, Leader, LeaderUpdate, Marker, Mode, WaitQueue};
 use crate::error::Result;
 use crate::handle::Handle;
 use crate::holding::Holding;
 use crate::name::{Kind, Name};
-use crate::runtime::acquire::Patience;
+use crate::query::{long_poll, query};
+use crate::runtime::acquire::WaitLimit;
 use crate::runtime::departures::Ending;
 use crate::runtime::session::SessionRef;
 use crate::runtime::step::step;
@@ -92,7 +92,7 @@ impl ElectionHandle {
         let value = self.checked(operation, value.as_ref())?;
         let joining = self
             .0
-            .join(operation, self.queue(), Mode::Exclusive, Some(value), Patience::Try);
+            .join(operation, self.queue(), Mode::Exclusive, Some(value), WaitLimit::Try);
         Ok(joining.await?.map(Leadership))
     }
 
@@ -107,7 +107,7 @@ impl ElectionHandle {
     ///
     /// Cancel safe; it never waits.
     pub async fn reclaim(&self, token: FencingToken) -> Result<Leadership> {
-        self.0.reclaim("reclaim", token).map(Leadership)
+        self.0.reclaim("reclaim", Mode::Exclusive, token).map(Leadership)
     }
 
     /// Returns the current leader.
@@ -127,7 +127,7 @@ impl ElectionHandle {
             let (election, name) = (Arc::clone(&election), name.clone());
             async move { election.observe(&name, None).await }.boxed()
         };
-        let update = ask(self.0.session(), "leader", Some(&object), look).await?;
+        let update = query(self.0.session(), "leader", Some(&object), look).await?;
         Ok(update.leader)
     }
 
@@ -310,7 +310,7 @@ async fn observe(
         let (election, name) = (Arc::clone(election), name.clone());
         async move { election.observe(&name, after).await }.boxed()
     };
-    watch(session, operation, Some(name), look).await
+    long_poll(session, operation, Some(name), look).await
 }
 
 impl Stream for Observer {
@@ -333,7 +333,7 @@ impl Stream for Observer {
             match looked {
                 Err(error) => {
                     this.over = true;
-                    let ended = this.handle.session().ended_here().is_some();
+                    let ended = this.handle.session().closed_locally().is_some();
                     return Poll::Ready((!ended).then_some(Err(error)));
                 }
                 Ok(update) => {

@@ -9,8 +9,9 @@ use crate::backend::{Grant, Joined, Mode, Request, WaitQueue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::holding::Holding;
 use crate::name::{Kind, Name};
-use crate::runtime::acquire::{Acquirable, Acquired, Begun, Patience, acquire};
-use crate::runtime::holding::HoldingRef;
+use crate::runtime::acquire::{Acquirable, Acquired, WaitLimit, acquire};
+use crate::runtime::holding::OwnedGrant;
+use crate::runtime::registry::Unclaimed;
 use crate::runtime::session::SessionRef;
 use crate::token::FencingToken;
 
@@ -60,11 +61,11 @@ impl Handle {
         &self,
         operation: &'static str,
         what: Option<A>,
-        patience: Patience,
+        limit: WaitLimit,
     ) -> Result<Option<Acquired<A::Granted>>> {
         let name = self.name(operation)?;
         let what = what.ok_or_else(|| self.unsupported(operation))?;
-        acquire(&self.session, Arc::new(what), operation, self.kind, &name, patience).await
+        acquire(&self.session, Arc::new(what), operation, self.kind, &name, limit).await
     }
 
     /// Acquires a place at the head of a wait queue.
@@ -74,10 +75,10 @@ impl Handle {
         queue: Option<Arc<dyn WaitQueue>>,
         mode: Mode,
         value: Option<Arc<[u8]>>,
-        patience: Patience,
+        limit: WaitLimit,
     ) -> Result<Option<Holding>> {
-        let what = queue.map(|queue| Place { queue, mode, value });
-        let acquired = self.acquire(operation, what, patience).await?;
+        let what = queue.map(|queue| QueuePlace { queue, mode, value });
+        let acquired = self.acquire(operation, what, limit).await?;
         Ok(acquired
             .and_then(|acquired| acquired.holdings.into_iter().next())
             .map(Holding::new))
@@ -92,15 +93,21 @@ impl Handle {
         value: Option<Arc<[u8]>>,
         limit: Option<Duration>,
     ) -> Result<Holding> {
-        let patience = limit.map_or(Patience::Forever, Patience::Within);
-        let acquired = self.join(operation, queue, mode, value, patience).await?;
+        let limit = limit.map_or(WaitLimit::Forever, WaitLimit::Within);
+        let acquired = self.join(operation, queue, mode, value, limit).await?;
         acquired.ok_or_else(|| busy(operation, self.text()))
     }
 
-    /// Takes the holding that the session had under `token` before it was detached and resumed.
-    pub(crate) fn reclaim(&self, operation: &'static str, token: FencingToken) -> Result<Holding> {
-        let name = self.name(operation)?;
-        HoldingRef::reclaim(&self.session, operation, self.kind, &name, token).map(Holding::new)
+    /// Takes what the session held before it was detached and resumed.
+    pub(crate) fn reclaim(&self, operation: &'static str, mode: Mode, token: FencingToken) -> Result<Holding> {
+        let (kind, name) = (self.kind, self.name(operation)?);
+        let unclaimed = Unclaimed {
+            kind,
+            name,
+            mode,
+            token,
+        };
+        OwnedGrant::reclaim(&self.session, operation, &unclaimed).map(Holding::new)
     }
 
     pub(crate) fn unsupported(&self, operation: &'static str) -> Error {
@@ -115,27 +122,22 @@ pub(crate) fn busy(operation: &'static str, name: &str) -> Error {
 }
 
 /// A place in a wait queue.
-struct Place {
+struct QueuePlace {
     queue: Arc<dyn WaitQueue>,
     mode: Mode,
     value: Option<Arc<[u8]>>,
 }
 
 #[async_trait]
-impl Acquirable for Place {
+impl Acquirable for QueuePlace {
     type Granted = Grant;
 
     fn grants(granted: &Grant) -> Vec<Grant> {
         vec![granted.clone()]
     }
 
-    async fn join(&self, request: &Request, wait: bool) -> Result<Begun<Grant>> {
-        let joined = self.queue.join(request, self.mode, self.value.as_deref(), wait).await?;
-        Ok(match joined {
-            Joined::Granted(grant) => Begun::Granted(grant),
-            Joined::Waiting => Begun::Waiting,
-            Joined::Busy => Begun::Busy,
-        })
+    async fn join(&self, request: &Request, wait: bool) -> Result<Joined<Grant>> {
+        self.queue.join(request, self.mode, self.value.as_deref(), wait).await
     }
 
     async fn wait(&self, request: &Request) -> Result<Option<Grant>> {

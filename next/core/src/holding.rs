@@ -8,7 +8,7 @@ use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
 use crate::name::Name;
 use crate::options::SessionId;
 use crate::runtime::departures::Ending;
-use crate::runtime::holding::HoldingRef;
+use crate::runtime::holding::OwnedGrant;
 use crate::token::FencingToken;
 
 /// The state that every guard derefs to: token, validity, loss signal.
@@ -16,11 +16,11 @@ use crate::token::FencingToken;
 /// A drop releases it in the background: it neither blocks nor panics, on any thread. Only the drop of the last value of a
 /// store (store, session, handle or guard) waits until the store's sessions have ended, for 500 ms at most, because the
 /// process may end next.
-pub struct Holding(HoldingRef, Mode);
+pub struct Holding(OwnedGrant, Mode);
 
 impl Holding {
     /// Wraps what is held alone.
-    pub(crate) const fn new(held: HoldingRef) -> Self {
+    pub(crate) const fn new(held: OwnedGrant) -> Self {
         Self(held, Mode::Exclusive)
     }
 
@@ -122,7 +122,7 @@ impl Holding {
         }
     }
 
-    pub(crate) fn held(&self) -> &HoldingRef {
+    pub(crate) fn held(&self) -> &OwnedGrant {
         &self.0
     }
 
@@ -138,7 +138,7 @@ impl Holding {
             Err(error)
                 if error.kind() == ErrorKind::Lost
                     && error.effect() == Effect::None
-                    && session.ended_here().is_none() =>
+                    && session.closed_locally().is_none() =>
             {
                 Err(error.with_effect(Effect::Unknown))
             }

@@ -5,7 +5,6 @@
 #![deny(missing_docs)]
 #![forbid(unsafe_code)]
 
-mod ask;
 pub mod backend;
 mod barrier;
 pub mod clock;
@@ -21,6 +20,7 @@ mod holding;
 mod lock;
 pub mod name;
 pub mod options;
+mod query;
 mod queue;
 mod runner;
 mod runtime;
@@ -44,7 +44,7 @@ pub use holding::Holding;
 pub use lock::{LockGuard, LockHandle};
 pub use name::{Kind, Name, Namespace};
 pub use options::{ConnectOptions, SessionId, SessionOptions, TlsFiles};
-pub use queue::{Delivery, ID_MEMORY, MAX_BATCH, NewItem, QueueHandle};
+pub use queue::{DEDUPLICATION_WINDOW, Delivery, MAX_BATCH, NewItem, QueueHandle};
 pub use runner::{ConsumeOptions, Lead, LeadOptions, SupervisedSession};
 pub use rw_lock::{ReadGuard, RwLockHandle, WriteGuard};
 pub use session::Session;

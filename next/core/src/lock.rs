@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::handle::Handle;
 use crate::holding::Holding;
 use crate::name::Kind;
-use crate::runtime::acquire::Patience;
+use crate::runtime::acquire::WaitLimit;
 use crate::runtime::departures::Ending;
 use crate::runtime::session::SessionRef;
 use crate::token::FencingToken;
@@ -92,7 +92,7 @@ impl LockHandle {
     pub async fn try_lock(&self) -> Result<Option<LockGuard>> {
         let joining = self
             .0
-            .join("try_lock", self.queue(), Mode::Exclusive, None, Patience::Try);
+            .join("try_lock", self.queue(), Mode::Exclusive, None, WaitLimit::Try);
         Ok(joining.await?.map(LockGuard))
     }
 
@@ -134,7 +134,7 @@ impl LockHandle {
     ///
     /// Cancel safe; it never waits.
     pub async fn reclaim(&self, token: FencingToken) -> Result<LockGuard> {
-        self.0.reclaim("reclaim", token).map(LockGuard)
+        self.0.reclaim("reclaim", Mode::Exclusive, token).map(LockGuard)
     }
 }
 

@@ -5,31 +5,31 @@ use futures_util::future::BoxFuture;
 use crate::error::{Error, Result};
 use crate::name::Name;
 use crate::runtime::in_flight::InFlight;
-use crate::runtime::retry::{Until, retry};
+use crate::runtime::retry::{RetryScope, retry};
 use crate::runtime::session::SessionRef;
 
 /// Asks until the store answers, fails with an error that a retry cannot cure, or the session ends. Cancel safe: an
 /// attempt in flight is polled to its end in the background.
-pub(crate) async fn ask<T: Send + 'static>(
+pub(crate) async fn query<T: Send + 'static>(
     session: &SessionRef,
     operation: &'static str,
     name: Option<&Name>,
     attempt: impl Fn() -> BoxFuture<'static, Result<T>>,
 ) -> Result<T> {
     let in_flight = || InFlight::new(session.executor(), attempt());
-    let asking = retry(session, Until::Lost, Error::is_retryable, in_flight);
+    let asking = retry(session, RetryScope::Valid, Error::is_retryable, in_flight);
     let answer = session.run(None, asking).await;
     answer.map_err(|error| session.explain(error, operation, name.map(Name::as_str)))
 }
 
-/// Asks like [`ask`], for a step that waits in the store and may be dropped.
-pub(crate) async fn watch<T: Send + 'static>(
+/// Asks like [`query`], for a step that waits in the store and may be dropped.
+pub(crate) async fn long_poll<T: Send + 'static>(
     session: &SessionRef,
     operation: &'static str,
     name: Option<&Name>,
     attempt: impl Fn() -> BoxFuture<'static, Result<T>>,
 ) -> Result<T> {
-    let asking = retry(session, Until::Lost, Error::is_retryable, attempt);
+    let asking = retry(session, RetryScope::Valid, Error::is_retryable, attempt);
     let answer = session.run(None, asking).await;
     answer.map_err(|error| session.explain(error, operation, name.map(Name::as_str)))
 }

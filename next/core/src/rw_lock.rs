@@ -8,16 +8,15 @@ use std::time::Duration;
 use futures_util::FutureExt;
 
 use crate::backend::{Mode, RwLock, WaitQueue};
-use crate::error::{ErrorKind, Result};
+use crate::error::Result;
 use crate::handle::Handle;
 use crate::holding::Holding;
 use crate::name::Kind;
-use crate::runtime::acquire::Patience;
+use crate::runtime::acquire::WaitLimit;
 use crate::runtime::departures::Ending;
 use crate::runtime::session::SessionRef;
 use crate::runtime::step::step;
 use crate::session::Session;
-use crate::stm::{draft, execute};
 use crate::token::FencingToken;
 
 /// A handle of a session on a read-write lock, from [`Session::rw_lock`](crate::Session::rw_lock). Cheap to clone.
@@ -88,7 +87,9 @@ impl RwLockHandle {
     ///
     /// As for [`read`](Self::read).
     pub async fn try_read(&self) -> Result<Option<ReadGuard>> {
-        let joining = self.0.join("try_read", self.queue(), Mode::Shared, None, Patience::Try);
+        let joining = self
+            .0
+            .join("try_read", self.queue(), Mode::Shared, None, WaitLimit::Try);
         Ok(joining.await?.map(ReadGuard::new))
     }
 
@@ -134,7 +135,7 @@ impl RwLockHandle {
     pub async fn try_write(&self) -> Result<Option<WriteGuard>> {
         let joining = self
             .0
-            .join("try_write", self.queue(), Mode::Exclusive, None, Patience::Try);
+            .join("try_write", self.queue(), Mode::Exclusive, None, WaitLimit::Try);
         Ok(joining.await?.map(WriteGuard))
     }
 
@@ -149,29 +150,21 @@ impl RwLockHandle {
     ///
     /// Cancel safe; it never waits.
     pub async fn reclaim_read(&self, token: FencingToken) -> Result<ReadGuard> {
-        self.0.reclaim("reclaim_read", token).map(ReadGuard::new)
+        self.0.reclaim("reclaim_read", Mode::Shared, token).map(ReadGuard::new)
     }
 
     /// Reclaims what this session held for writing under `token` before it was detached and resumed.
     ///
     /// # Errors
     ///
-    /// As for [`reclaim_read`](Self::reclaim_read). `Lost` also for a write guard that was downgraded: it is released
-    /// then.
+    /// As for [`reclaim_read`](Self::reclaim_read). `Lost` also for a write guard that was downgraded: reclaim it for
+    /// reading.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call may release the lock.
+    /// Cancel safe; it never waits.
     pub async fn reclaim_write(&self, token: FencingToken) -> Result<WriteGuard> {
-        let operation = "reclaim_write";
-        let guard = WriteGuard(self.0.reclaim(operation, token)?);
-        // The store knows whether the holding was downgraded before the detachment.
-        let mut check = draft();
-        check.fence = Some(guard.fence());
-        match execute(self.0.session(), operation, check).await {
-            Err(error) if error.kind() != ErrorKind::Unsupported => Err(error.on(self.name())),
-            _ => Ok(guard),
-        }
+        self.0.reclaim("reclaim_write", Mode::Exclusive, token).map(WriteGuard)
     }
 
     fn queue(&self) -> Option<Arc<dyn WaitQueue>> {

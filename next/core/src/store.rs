@@ -18,7 +18,7 @@ use crate::token::FencingToken;
 #[derive(Clone)]
 pub struct Store {
     backend: Arc<dyn Backend>,
-    values: Arc<StoreRef>,
+    store_ref: Arc<StoreRef>,
 }
 
 impl Store {
@@ -31,7 +31,7 @@ impl Store {
     pub fn from_arc(backend: Arc<dyn Backend>) -> Self {
         Self {
             backend,
-            values: Arc::new(StoreRef::new()),
+            store_ref: Arc::new(StoreRef::new()),
         }
     }
 
@@ -71,7 +71,7 @@ impl Store {
     fn opening(&self) -> Opening {
         Opening {
             backend: Arc::clone(&self.backend),
-            values: Arc::clone(&self.values),
+            store_ref: Arc::clone(&self.store_ref),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
-use tenure_core::backend::{Entered, Grant, Nonce, Request};
+use tenure_core::backend::{Grant, Joined, Nonce, Request};
 use tenure_core::{Error, ErrorKind, FencingToken, Kind, Name, Result};
 
 use super::entries::Location;
@@ -30,7 +30,7 @@ struct Participant {
 }
 
 impl State {
-    pub(crate) fn enter(&mut self, member: &Member, request: &Request, count: NonZeroU32) -> Result<Entered> {
+    pub(crate) fn enter(&mut self, member: &Member, request: &Request, count: NonZeroU32) -> Result<Joined> {
         let object = self.object_of(request);
         if !self.begin(member, request)? {
             if let Some(generation) = self.generations.get(&object) {
@@ -56,8 +56,8 @@ impl State {
             self.let_in(&object);
         }
         Ok(match self.look_in_generation(member, request)? {
-            Look::Done(grant) => Entered::Inside(grant),
-            Look::Until(_) => Entered::Waiting,
+            Look::Done(grant) => Joined::Granted(grant),
+            Look::Until(_) => Joined::Waiting,
         })
     }
 

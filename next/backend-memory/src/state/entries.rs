@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use tenure_core::backend::{CommitRecord, Departure, Entry, EntryState, Grant, Left, Marker, Nonce, Page, Request};
+use tenure_core::backend::{
+    CommitRecord, Departure, EndOutcome, Entry, EntryState, Grant, Marker, Mode, Nonce, Page, Request,
+};
 use tenure_core::{Error, ErrorKind, FencingToken, Result};
 
 use super::queue::ItemPlace;
@@ -37,7 +39,7 @@ pub(super) enum Location {
 #[derive(Clone)]
 pub(super) enum Outcome {
     Done,
-    Left(Vec<Left>),
+    Ends(Vec<EndOutcome>),
     Count(u64),
     Committed(CommitRecord),
     FenceLost,
@@ -95,9 +97,9 @@ impl EndedNonces {
 }
 
 impl Outcome {
-    pub(super) fn left(self) -> Result<Vec<Left>> {
+    pub(super) fn left(self) -> Result<Vec<EndOutcome>> {
         match self {
-            Self::Left(left) => Ok(left),
+            Self::Ends(left) => Ok(left),
             _ => Err(Self::of_another_step()),
         }
     }
@@ -187,15 +189,20 @@ impl State {
     }
 
     /// Ends requests of wait queues or double barriers.
-    pub(crate) fn leave(&mut self, member: &Member, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
+    pub(crate) fn leave(
+        &mut self,
+        member: &Member,
+        marker: Marker,
+        departures: &[Departure],
+    ) -> Result<Vec<EndOutcome>> {
         let leave = |state: &mut Self| {
             let left = departures.iter().map(|departure| state.depart(member, departure));
-            left.collect::<Result<_>>().map(Outcome::Left)
+            left.collect::<Result<_>>().map(Outcome::Ends)
         };
         self.once(member, marker, leave)?.left()
     }
 
-    fn depart(&mut self, member: &Member, departure: &Departure) -> Result<Left> {
+    fn depart(&mut self, member: &Member, departure: &Departure) -> Result<EndOutcome> {
         let request = &departure.request;
         // One that has ended already is no error.
         let _ = self.begin(member, request);
@@ -206,20 +213,20 @@ impl State {
             if departure.token.is_some() && self.planted.has(Bug::ReleaseUnfenced) {
                 return Ok(self.release_any_holder(&self.object_of(request)));
             }
-            return Ok(Left::Gone);
+            return Ok(EndOutcome::NotHeld);
         };
         let under = granted.first().map(|grant| grant.token);
         if departure.token.is_some() && departure.token != under {
-            return Ok(Left::Gone);
+            return Ok(EndOutcome::NotHeld);
         }
         if self.planted.has(Bug::WithdrawalIgnored) && under.is_none() {
-            return Ok(Left::Left);
+            return Ok(EndOutcome::Ended);
         }
         let lease = self.lease(member)?;
         lease.entries.remove(&request.nonce());
         lease.ended_nonces.insert(request.nonce());
-        self.end_entry(member.session, request.nonce(), held, Ending::Left);
-        Ok(Left::Left)
+        self.end_entry(member.session, request.nonce(), held, Ending::EndOutcome);
+        Ok(EndOutcome::Ended)
     }
 
     /// Returns a page of the session's entries, those above `after`.
@@ -243,7 +250,8 @@ impl State {
             if self.planted.has(Bug::EntriesOmit) && state != EntryState::Waiting {
                 continue;
             }
-            entries.push(Entry::new(nonce, held.object.kind, held.object.name, state));
+            let mode = self.mode(&held);
+            entries.push(Entry::new(nonce, held.object.kind, held.object.name, state).mode(mode));
         }
         Ok(match next {
             Some(next) => Page::with_next(entries, next),
@@ -252,6 +260,13 @@ impl State {
     }
 
     /// Returns the grants of an entry: none while it waits.
+    fn mode(&self, held: &StoredEntry) -> Mode {
+        match &held.location {
+            Location::WaitQueue(arrival) => self.mode_in_wait_queue(&held.object, *arrival),
+            _ => Mode::Exclusive,
+        }
+    }
+
     pub(super) fn grants(&self, session: u64, held: &StoredEntry) -> Vec<Grant> {
         let object = &held.object;
         let grant = |token, number| Grant::new(token, self.key(object, session, number));

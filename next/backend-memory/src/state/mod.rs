@@ -35,7 +35,7 @@ const GREATEST_FLOOR: u64 = 1 << 52;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     /// Its request left.
-    Left,
+    EndOutcome,
     /// Its session lost it, with the session or alone.
     Lost,
 }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tenure_core::backend::{
-    Claim, Item, Left, Marker, Nonce, PeekedItem, QueueDepth, Request, Return, SessionEvent, TakeLimit, Taken,
+    Claim, EndOutcome, Item, Joined, Marker, Nonce, PeekedItem, QueueDepth, Request, Return, SessionEvent, TakeLimit,
     TakenItem,
 };
 use tenure_core::clock::Moment;
 use tenure_core::value::MAX_VALUE_BYTES;
-use tenure_core::{Error, ErrorKind, FencingToken, ID_MEMORY, Kind, LossReason, Name, Result};
+use tenure_core::{DEDUPLICATION_WINDOW, Error, ErrorKind, FencingToken, Kind, LossReason, Name, Result};
 
 use super::entries::{Location, Outcome, StoredEntry};
 use super::{Ending, Look, Member, Object, State, no_place};
@@ -182,7 +182,7 @@ impl State {
 
     /// Removes an item for good, and remembers its id for a while.
     fn remove_item(&mut self, object: &Object, place: ItemPlace) -> Option<Stored> {
-        let until = self.now + ID_MEMORY;
+        let until = self.now + DEDUPLICATION_WINDOW;
         let queue = self.queues.get_mut(object)?;
         queue.hide(place);
         let item = queue.items.remove(&place)?;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tenure_core::backend::{Grant, Joined, Leader, LeaderUpdate, Left, Marker, Mode, Nonce, Request};
+use tenure_core::backend::{EndOutcome, Grant, Joined, Leader, LeaderUpdate, Marker, Mode, Nonce, Request};
 use tenure_core::{Error, FencingToken, Kind, LossReason, Name, Result};
 
 use super::entries::{Location, Outcome};
@@ -138,6 +138,14 @@ impl State {
         Ok(Look::Until(self.first_end(before.into_iter().chain([member.session]))))
     }
 
+    pub(super) fn mode_in_wait_queue(&self, object: &Object, arrival: u64) -> Mode {
+        let place = self
+            .wait_queues
+            .get(object)
+            .and_then(|queue| queue.places.get(&arrival));
+        place.map_or(Mode::Exclusive, |place| place.mode)
+    }
+
     pub(super) fn token_in_wait_queue(&self, object: &Object, arrival: u64) -> Option<FencingToken> {
         self.wait_queues.get(object)?.places.get(&arrival)?.token
     }
@@ -218,16 +226,16 @@ impl State {
     }
 
     /// Releases an object under any token: a planted defect.
-    pub(super) fn release_any_holder(&mut self, object: &Object) -> Left {
+    pub(super) fn release_any_holder(&mut self, object: &Object) -> EndOutcome {
         let leader = self.wait_queues.get(object).and_then(WaitQueue::leader);
         let Some((session, nonce)) = leader.map(|place| (place.session, place.nonce)) else {
-            return Left::Gone;
+            return EndOutcome::NotHeld;
         };
         let lease = self.sessions.get_mut(&session);
         if let Some(held) = lease.and_then(|lease| lease.entries.remove(&nonce)) {
             self.end_entry(session, nonce, held, Ending::Lost);
         }
-        Left::Left
+        EndOutcome::Ended
     }
 
     pub(crate) fn downgrade(

@@ -1,6 +1,6 @@
 //! Double barriers.
 
-use tenure_core::backend::{Departure, Entered, Grant, Left, Request};
+use tenure_core::backend::{Departure, EndOutcome, Grant, Joined, Request};
 use tenure_core::{ErrorKind, FencingToken, Kind, Result};
 use tenure_memory::MemoryBackend;
 
@@ -17,13 +17,13 @@ rules! {
     barrier_can_be_used_again: [];
 }
 
-async fn try_enter(client: &Client, request: &Request, count: u32) -> Result<Entered> {
+async fn try_enter(client: &Client, request: &Request, count: u32) -> Result<Joined> {
     client.barrier().enter(request, count.try_into().unwrap()).await
 }
 
 async fn arrive(client: &Client, count: u32) -> Request {
     let request = client.request(Kind::DoubleBarrier, "d");
-    assert_eq!(try_enter(client, &request, count).await.unwrap(), Entered::Waiting);
+    assert_eq!(try_enter(client, &request, count).await.unwrap(), Joined::Waiting);
     request
 }
 
@@ -31,8 +31,8 @@ async fn arrive(client: &Client, count: u32) -> Request {
 async fn complete(client: &Client, count: u32) -> (Request, Grant) {
     let request = client.request(Kind::DoubleBarrier, "d");
     match try_enter(client, &request, count).await.unwrap() {
-        Entered::Inside(grant) => (request, grant),
-        Entered::Waiting => panic!("others are missing"),
+        Joined::Granted(grant) => (request, grant),
+        joined => panic!("others are missing: {joined:?}"),
     }
 }
 
@@ -40,7 +40,7 @@ async fn inside(client: &Client, request: &Request) -> Grant {
     soon(client.barrier().wait(request)).await.unwrap().unwrap()
 }
 
-async fn leave(client: &Client, request: &Request, token: FencingToken) -> Left {
+async fn leave(client: &Client, request: &Request, token: FencingToken) -> EndOutcome {
     let departure = [Departure::release(request.clone(), token)];
     client.barrier().leave(client.marker(), &departure).await.unwrap()[0]
 }
@@ -60,7 +60,7 @@ async fn participants_enter_when_the_last_one_arrives(store: MemoryBackend) {
     let (_, third) = complete(&c, 3).await;
     let (first, second) = (inside(&a, &one).await, inside(&b, &two).await);
     assert!(first.token < second.token && second.token < third.token);
-    assert_eq!(try_enter(&a, &one, 3).await.unwrap(), Entered::Inside(first));
+    assert_eq!(try_enter(&a, &one, 3).await.unwrap(), Joined::Granted(first));
 }
 
 async fn participants_leave_when_the_last_one_leaves(store: MemoryBackend) {
@@ -70,11 +70,11 @@ async fn participants_leave_when_the_last_one_leaves(store: MemoryBackend) {
     let first = inside(&a, &one).await;
     assert_eq!(
         leave(&a, &one, FencingToken::new(first.token.get() + 9)).await,
-        Left::Gone
+        EndOutcome::NotHeld
     );
-    assert_eq!(leave(&a, &one, first.token).await, Left::Left);
+    assert_eq!(leave(&a, &one, first.token).await, EndOutcome::Ended);
     not_yet(a.barrier().all_left(&name("d"), first.token)).await;
-    assert_eq!(leave(&b, &two, second.token).await, Left::Left);
+    assert_eq!(leave(&b, &two, second.token).await, EndOutcome::Ended);
     all_left(&a, first.token).await;
     all_left(&b, second.token).await;
     assert_eq!((store.footprint().objects, store.footprint().waiters), (0, 0));
@@ -102,7 +102,7 @@ async fn another_count_is_refused(store: MemoryBackend) {
         .leave(a.marker(), &[Departure::withdraw(one)])
         .await
         .unwrap();
-    assert_eq!(try_enter(&b, &other, 2).await.unwrap(), Entered::Waiting);
+    assert_eq!(try_enter(&b, &other, 2).await.unwrap(), Joined::Waiting);
 }
 
 async fn participant_that_dies_before_it_entered_does_not_count(store: MemoryBackend) {
@@ -137,7 +137,10 @@ async fn withdrawn_participant_does_not_count(store: MemoryBackend) {
     let (a, b) = (Client::open(&store).await, Client::open(&store).await);
     let gives_up = arrive(&a, 2).await;
     let departure = [Departure::withdraw(gives_up.clone())];
-    assert_eq!(a.barrier().leave(a.marker(), &departure).await.unwrap(), [Left::Left]);
+    assert_eq!(
+        a.barrier().leave(a.marker(), &departure).await.unwrap(),
+        [EndOutcome::Ended]
+    );
     arrive(&b, 2).await;
     assert_eq!(kind(a.barrier().wait(&gives_up).await), ErrorKind::Conflict);
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, BackendSession, Claim, Departure, Grant, Item, Joined, Lease, Left, Locker, Marker, Mode, Nonce, Opened,
-    Page, PeekedItem, Queue, QueueDepth, Request, Return, SessionEvents, TakeLimit, Taken, TakenItem, WaitQueue,
+    Backend, BackendSession, Claim, Departure, EndOutcome, Grant, Item, Joined, Lease, Locker, Marker, Mode, Nonce,
+    Opened, Page, PeekedItem, Queue, QueueDepth, Request, Return, SessionEvents, TakeLimit, TakenItem, WaitQueue,
 };
 use tenure_core::clock::Clock;
 use tenure_core::executor::Executor;
@@ -109,7 +109,7 @@ impl WaitQueue for FaultySession {
         self.locks().wait(request).await
     }
 
-    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
+    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>> {
         let stuck = |departure: &Departure| departure.request.name().as_str() == "stuck";
         match departures.iter().any(stuck) {
             true => Err(unavailable()),
@@ -129,7 +129,7 @@ impl Queue for FaultySession {
         }
     }
 
-    async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Taken> {
+    async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Joined<Vec<TakenItem>>> {
         self.queues().take(request, limit, wait).await
     }
 
@@ -137,7 +137,7 @@ impl Queue for FaultySession {
         self.queues().wait(request).await
     }
 
-    async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<Left>> {
+    async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<EndOutcome>> {
         // Long enough for others to come together.
         tokio::time::sleep(Duration::from_millis(10)).await;
         if claims.len() == 1 {
@@ -150,7 +150,7 @@ impl Queue for FaultySession {
         Err(unavailable().with_effect(Effect::Unknown))
     }
 
-    async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<Left>> {
+    async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<EndOutcome>> {
         self.queues().nack(marker, returns).await
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tenure_core::backend::{EntryState, Item, Mode, TakeLimit, Taken};
+use tenure_core::backend::{EntryState, Item, Joined, Mode, TakeLimit};
 use tenure_core::{FencingToken, Kind, Namespace};
 use tenure_memory::MemoryBackend;
 
@@ -125,7 +125,7 @@ async fn random_history_of_a_queue_loses_and_doubles_nothing(store: MemoryBacken
                     let pick = dice.below(open[one].len() as u64) as usize;
                     let request = open[one].swap_remove(pick);
                     let taken = clients[one].queue().take(&request, &TakeLimit::new(1), false).await;
-                    let Ok(Taken::Items(items)) = taken else {
+                    let Ok(Joined::Granted(items)) = taken else {
                         continue;
                     };
                     match dice.below(2) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tenure_core::backend::{Joined, Left, Mode};
+use tenure_core::backend::{EndOutcome, Joined, Mode};
 use tenure_core::{ErrorKind, FencingToken, Kind, LossReason};
 use tenure_memory::MemoryBackend;
 
@@ -65,7 +65,7 @@ async fn waiters_are_granted_in_the_order_of_arrival(store: MemoryBackend) {
     a.release(&holder, grant.token).await;
     for (client, request) in &clients {
         let grant = client.wait(request).await;
-        assert_eq!(client.release(request, grant.token).await, Left::Left);
+        assert_eq!(client.release(request, grant.token).await, EndOutcome::Ended);
     }
 }
 
@@ -97,12 +97,12 @@ async fn lost_holding_cannot_be_released(store: MemoryBackend) {
     let (request, grant) = a.lock("x").await;
     assert_eq!(
         a.release(&request, FencingToken::new(grant.token.get() + 1)).await,
-        Left::Gone
+        EndOutcome::NotHeld
     );
     assert_eq!(a.entries().await.len(), 1);
     assert!(store.take_away(&a.id, request.nonce()));
     b.lock("x").await;
-    assert_eq!(a.release(&request, grant.token).await, Left::Gone);
+    assert_eq!(a.release(&request, grant.token).await, EndOutcome::NotHeld);
     assert_eq!(c.join(&c.request(Kind::Lock, "x"), ALONE, false).await, Joined::Busy);
 }
 
@@ -257,7 +257,7 @@ async fn downgrade_keeps_the_token_and_lets_readers_in(store: MemoryBackend) {
     b.release(&reader, read.token).await;
     b.waits(&next).await;
     assert_eq!(a.join(&writer, ALONE, true).await, Joined::Granted(grant.clone()));
-    assert_eq!(a.release(&writer, grant.token).await, Left::Left);
+    assert_eq!(a.release(&writer, grant.token).await, EndOutcome::Ended);
     b.wait(&next).await;
     assert_eq!(
         kind(rw.downgrade(a.marker(), &writer, grant.token).await),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tenure_core::backend::{Claim, Item, Left, Return, SessionEvent, TakeLimit};
+use tenure_core::backend::{Claim, EndOutcome, Item, Return, SessionEvent, TakeLimit};
 use tenure_core::{ErrorKind, Kind, LossReason};
 use tenure_memory::MemoryBackend;
 
@@ -50,7 +50,7 @@ async fn depth(client: &Client, queue: &str) -> (u64, u64, u64) {
     (depth.ready, depth.in_flight, depth.delayed)
 }
 
-async fn nack(client: &Client, claim: &Claim, delay: Duration) -> Left {
+async fn nack(client: &Client, claim: &Claim, delay: Duration) -> EndOutcome {
     let back = [Return::new(claim.clone(), delay)];
     client.queue().nack(client.marker(), &back).await.unwrap()[0]
 }
@@ -76,8 +76,8 @@ async fn returned_item_keeps_its_place_and_counts(store: MemoryBackend) {
     for deliveries in 1..4 {
         let (claim, taken) = a.take_one("q").await;
         assert_eq!((text(&taken.value), taken.deliveries), ("1", deliveries));
-        assert_eq!(nack(&a, &claim, Duration::ZERO).await, Left::Left);
-        assert_eq!(nack(&a, &claim, Duration::ZERO).await, Left::Gone);
+        assert_eq!(nack(&a, &claim, Duration::ZERO).await, EndOutcome::Ended);
+        assert_eq!(nack(&a, &claim, Duration::ZERO).await, EndOutcome::NotHeld);
     }
     assert_eq!(a.queue().peek(&name("q")).await.unwrap().unwrap().deliveries, 3);
 }
@@ -95,9 +95,9 @@ async fn acknowledged_item_is_gone_for_good(store: MemoryBackend) {
     let a = Client::open(&store).await;
     a.enqueue("q", &[item("1")]).await;
     let (claim, _) = a.take_one("q").await;
-    assert_eq!(a.ack(claim.clone()).await, Left::Left);
-    assert_eq!(a.ack(claim.clone()).await, Left::Gone);
-    assert_eq!(nack(&a, &claim, Duration::ZERO).await, Left::Gone);
+    assert_eq!(a.ack(claim.clone()).await, EndOutcome::Ended);
+    assert_eq!(a.ack(claim.clone()).await, EndOutcome::NotHeld);
+    assert_eq!(nack(&a, &claim, Duration::ZERO).await, EndOutcome::NotHeld);
     assert_eq!(depth(&a, "q").await, (0, 0, 0));
     assert_eq!((store.footprint().objects, store.footprint().entries), (0, 0));
 }
@@ -163,10 +163,10 @@ async fn late_acknowledgement_fails(store: MemoryBackend) {
         matches!(soon(a.events.recv()).await, Some(SessionEvent::RequestLost(nonce, _)) if nonce == claim.request.nonce())
     );
     let (again, _) = b.take_one("q").await;
-    assert_eq!(a.ack(claim.clone()).await, Left::Gone);
+    assert_eq!(a.ack(claim.clone()).await, EndOutcome::NotHeld);
     // Not even with the token of the other.
-    assert_eq!(a.ack(Claim::new(claim.request, again.token)).await, Left::Gone);
-    assert_eq!(b.ack(again).await, Left::Left);
+    assert_eq!(a.ack(Claim::new(claim.request, again.token)).await, EndOutcome::NotHeld);
+    assert_eq!(b.ack(again).await, EndOutcome::Ended);
 }
 
 async fn purge_takes_items_in_flight_too(store: MemoryBackend) {
@@ -180,7 +180,7 @@ async fn purge_takes_items_in_flight_too(store: MemoryBackend) {
     let lost = SessionEvent::RequestLost(request.nonce(), LossReason::Revoked);
     assert_eq!(soon(b.events.recv()).await, Some(lost));
     assert!(b.entries().await.is_empty());
-    assert_eq!(b.ack(Claim::new(request, items[0].token)).await, Left::Gone);
+    assert_eq!(b.ack(Claim::new(request, items[0].token)).await, EndOutcome::NotHeld);
 }
 
 async fn withdrawn_take_gives_its_items_back_unseen(store: MemoryBackend) {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use tenure_core::backend::{Departure, EntryState, Item, Joined, Left, Marker, Mode, Nonce, Slot, TakeLimit, Taken};
+use tenure_core::backend::{Departure, EndOutcome, EntryState, Item, Joined, Marker, Mode, Nonce, Slot, TakeLimit};
 use tenure_core::{ErrorKind, Kind};
 use tenure_memory::MemoryBackend;
 
@@ -24,7 +24,7 @@ async fn withdrawn_request_that_arrives_late_is_refused(store: MemoryBackend) {
     let a = Client::open(&store).await;
     for of in [Kind::Lock, Kind::RwLock, Kind::Election] {
         let request = a.request(of, "x");
-        assert_eq!(a.withdraw(&request).await, Left::Gone);
+        assert_eq!(a.withdraw(&request).await, EndOutcome::NotHeld);
         let late = a.line(of).join(&request, Mode::Exclusive, None, true).await;
         assert_eq!(kind(late), ErrorKind::Conflict);
     }
@@ -85,13 +85,13 @@ async fn repeated_join_answers_for_its_place(store: MemoryBackend) {
     );
     let second = b.queue_up(Kind::Lock, "x", Mode::Exclusive).await;
     assert_eq!(b.join(&second, Mode::Exclusive, true).await, Joined::Waiting);
-    assert_eq!(a.release(&first, grant.token).await, Left::Left);
+    assert_eq!(a.release(&first, grant.token).await, EndOutcome::Ended);
     let granted = b.wait(&second).await;
     assert_eq!(
         b.join(&second, Mode::Exclusive, true).await,
         Joined::Granted(granted.clone())
     );
-    assert_eq!(b.release(&second, granted.token).await, Left::Left);
+    assert_eq!(b.release(&second, granted.token).await, EndOutcome::Ended);
     a.lock("x").await;
 }
 
@@ -100,7 +100,7 @@ async fn repeated_take_and_enter_answer_for_their_entries(store: MemoryBackend) 
     a.enqueue("q", &[Item::new(*b"1"), Item::new(*b"2")]).await;
     let (claim, item) = a.take_one("q").await;
     let again = a.queue().take(&claim.request, &TakeLimit::new(1), true).await.unwrap();
-    let Taken::Items(items) = again else {
+    let Joined::Granted(items) = again else {
         panic!("{again:?}")
     };
     assert_eq!((items.len(), items[0].token, items[0].deliveries), (1, item.token, 1));
@@ -109,7 +109,7 @@ async fn repeated_take_and_enter_answer_for_their_entries(store: MemoryBackend) 
     let enter = a.request(Kind::DoubleBarrier, "d");
     for _ in 0..3 {
         let entered = a.barrier().enter(&enter, 2.try_into().unwrap()).await.unwrap();
-        assert_eq!(entered, tenure_core::backend::Entered::Waiting);
+        assert_eq!(entered, tenure_core::backend::Joined::Waiting);
     }
     let states: Vec<_> = a.entries().await.into_iter().map(|entry| entry.state).collect();
     assert!(
@@ -133,7 +133,7 @@ async fn repeated_step_answers_as_at_first(store: MemoryBackend) {
     for _ in 0..2 {
         assert_eq!(
             a.queue().ack(ack, std::slice::from_ref(&claim)).await.unwrap(),
-            [Left::Left]
+            [EndOutcome::Ended]
         );
     }
     a.enqueue("other", &[Item::new(*b"1"), Item::new(*b"2")]).await;
@@ -152,7 +152,7 @@ async fn repeated_step_answers_as_at_first(store: MemoryBackend) {
     for _ in 0..2 {
         assert_eq!(
             a.line(Kind::Lock).leave(leave, &departures).await.unwrap(),
-            [Left::Left]
+            [EndOutcome::Ended]
         );
     }
 }
@@ -185,13 +185,13 @@ async fn withdrawn_waiter_is_never_granted(store: MemoryBackend) {
     let (first, grant) = a.lock("x").await;
     let second = b.queue_up(Kind::Lock, "x", Mode::Exclusive).await;
     let third = c.queue_up(Kind::Lock, "x", Mode::Exclusive).await;
-    assert_eq!(b.withdraw(&second).await, Left::Left);
-    assert_eq!(b.withdraw(&second).await, Left::Gone);
+    assert_eq!(b.withdraw(&second).await, EndOutcome::Ended);
+    assert_eq!(b.withdraw(&second).await, EndOutcome::NotHeld);
     a.release(&first, grant.token).await;
     let granted = c.wait(&third).await;
     // A withdrawal gives back what was granted meanwhile.
-    assert_eq!(c.withdraw(&third).await, Left::Left);
-    assert_eq!(c.release(&third, granted.token).await, Left::Gone);
+    assert_eq!(c.withdraw(&third).await, EndOutcome::Ended);
+    assert_eq!(c.release(&third, granted.token).await, EndOutcome::NotHeld);
     a.lock("x").await;
 }
 

@@ -204,7 +204,10 @@ async fn operator_ends_a_session_and_a_request(store: MemoryBackend) {
     let lost = SessionEvent::RequestLost(request.nonce(), LossReason::Revoked);
     assert_eq!(soon(a.events.recv()).await, Some(lost));
     b.lock("x").await;
-    assert_eq!(a.release(&request, grant.token).await, tenure_core::backend::Left::Gone);
+    assert_eq!(
+        a.release(&request, grant.token).await,
+        tenure_core::backend::EndOutcome::NotHeld
+    );
     assert!(store.revoke(&a.id));
     assert!(!store.revoke(&a.id));
     assert_eq!(

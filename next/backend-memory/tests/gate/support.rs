@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tenure_core::backend::{
-    Backend, BackendSession, Claim, Departure, Entry, Grant, Item, Joined, Left, Marker, Mode, Nonce, Request,
-    SessionEvent, SessionEvents, Slot, TakeLimit, Taken, TakenItem, WaitQueue,
+    Backend, BackendSession, Claim, Departure, EndOutcome, Entry, Grant, Item, Joined, Marker, Mode, Nonce, Request,
+    SessionEvent, SessionEvents, Slot, TakeLimit, TakenItem, WaitQueue,
 };
 use tenure_core::{ErrorKind, FencingToken, Kind, Name, Result, SessionId};
 use tenure_memory::{MemoryBackend, MemoryConfig};
@@ -155,12 +155,12 @@ impl Client {
         not_yet(self.line(request.kind()).wait(request)).await;
     }
 
-    pub async fn release(&self, request: &Request, token: FencingToken) -> Left {
+    pub async fn release(&self, request: &Request, token: FencingToken) -> EndOutcome {
         let leave = [Departure::release(request.clone(), token)];
         self.line(request.kind()).leave(self.marker(), &leave).await.unwrap()[0]
     }
 
-    pub async fn withdraw(&self, request: &Request) -> Left {
+    pub async fn withdraw(&self, request: &Request) -> EndOutcome {
         let leave = [Departure::withdraw(request.clone())];
         self.line(request.kind()).leave(self.marker(), &leave).await.unwrap()[0]
     }
@@ -184,9 +184,9 @@ impl Client {
     pub async fn take(&self, queue: &str, limit: &TakeLimit) -> Option<(Request, Vec<TakenItem>)> {
         let request = self.request(Kind::Queue, queue);
         match self.queue().take(&request, limit, false).await.unwrap() {
-            Taken::Items(items) => Some((request, items)),
-            Taken::Empty => None,
-            Taken::Waiting => panic!("a take that was not to wait does"),
+            Joined::Granted(items) => Some((request, items)),
+            Joined::Busy => None,
+            Joined::Waiting => panic!("a take that was not to wait does"),
         }
     }
 
@@ -200,7 +200,7 @@ impl Client {
     pub async fn wait_in_queue(&self, queue: &str, limit: &TakeLimit) -> Request {
         let request = self.request(Kind::Queue, queue);
         let taken = self.queue().take(&request, limit, true).await.unwrap();
-        assert!(matches!(taken, Taken::Waiting), "{taken:?}");
+        assert!(matches!(taken, Joined::Waiting), "{taken:?}");
         request
     }
 
@@ -208,7 +208,7 @@ impl Client {
         soon(self.queue().wait(request)).await.unwrap().unwrap()
     }
 
-    pub async fn ack(&self, claim: Claim) -> Left {
+    pub async fn ack(&self, claim: Claim) -> EndOutcome {
         self.queue().ack(self.marker(), &[claim]).await.unwrap()[0]
     }
 }

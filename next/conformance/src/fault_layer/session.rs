@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, BackendSession, Barrier, Claim, Commit, CommitOutcome, Departure, Election, Entered, Grant, Item, Joined,
-    Key, KeyRead, LeaderUpdate, Lease, Left, Locker, Marker, Mode, Nonce, Opened, Page, PeekedItem, Queue, QueueDepth,
-    Request, Resolution, Return, RwLock, SessionEvents, Snapshot, Stm, TakeLimit, Taken, TakenItem, WaitQueue,
+    Backend, BackendSession, Barrier, Claim, Commit, CommitOutcome, Departure, Election, EndOutcome, Grant, Item,
+    Joined, Key, KeyRead, LeaderUpdate, Lease, Locker, Marker, Mode, Nonce, Opened, Page, PeekedItem, Queue,
+    QueueDepth, Request, Resolution, Return, RwLock, SessionEvents, Snapshot, Stm, TakeLimit, TakenItem, WaitQueue,
 };
 use tenure_core::clock::Clock;
 use tenure_core::executor::Executor;
@@ -169,7 +169,7 @@ impl<T: WaitQueue + ?Sized> WaitQueue for Layered<T> {
         self.wire.wait(|| self.inner.wait(request)).await
     }
 
-    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
+    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>> {
         step!(self, inner, departures = departures.to_vec() => {
             inner.leave(marker, &departures)
         })
@@ -208,7 +208,7 @@ impl Queue for Layered<dyn Queue> {
         })
     }
 
-    async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Taken> {
+    async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Joined<Vec<TakenItem>>> {
         step!(self, inner, request = sent(request), limit = limit.clone() => {
             inner.take(&request, &limit, wait)
         })
@@ -218,11 +218,11 @@ impl Queue for Layered<dyn Queue> {
         self.wire.wait(|| self.inner.wait(request)).await
     }
 
-    async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<Left>> {
+    async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<EndOutcome>> {
         step!(self, inner, claims = claims.to_vec() => inner.ack(marker, &claims))
     }
 
-    async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<Left>> {
+    async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<EndOutcome>> {
         step!(self, inner, returns = returns.to_vec() => inner.nack(marker, &returns))
     }
 
@@ -245,7 +245,7 @@ impl Queue for Layered<dyn Queue> {
 
 #[async_trait]
 impl Barrier for Layered<dyn Barrier> {
-    async fn enter(&self, request: &Request, count: NonZeroU32) -> Result<Entered> {
+    async fn enter(&self, request: &Request, count: NonZeroU32) -> Result<Joined> {
         step!(self, inner, request = sent(request) => inner.enter(&request, count))
     }
 
@@ -253,7 +253,7 @@ impl Barrier for Layered<dyn Barrier> {
         self.wire.wait(|| self.inner.wait(request)).await
     }
 
-    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
+    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>> {
         step!(self, inner, departures = departures.to_vec() => {
             inner.leave(marker, &departures)
         })

@@ -4,19 +4,10 @@ use std::num::NonZeroU32;
 
 use async_trait::async_trait;
 
-use super::request::{Departure, Grant, Left, Marker, Request};
+use super::request::{Departure, EndOutcome, Grant, Joined, Marker, Request};
 use crate::error::Result;
 use crate::name::Name;
 use crate::token::FencingToken;
-
-/// The outcome of a request to enter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entered {
-    /// All have entered.
-    Inside(Grant),
-    /// The participant waits for others.
-    Waiting,
-}
 
 /// Double barriers (rules B2 to B4).
 #[async_trait]
@@ -29,7 +20,7 @@ pub trait Barrier: Send + Sync + 'static {
     ///
     /// `Conflict` if participants wait for another `count`, or if a generation is complete and not
     /// all of its participants have left.
-    async fn enter(&self, request: &Request, count: NonZeroU32) -> Result<Entered>;
+    async fn enter(&self, request: &Request, count: NonZeroU32) -> Result<Joined>;
 
     /// Waits until all have entered, for as long as one step of this store can.
     ///
@@ -47,7 +38,7 @@ pub trait Barrier: Send + Sync + 'static {
     /// # Errors
     ///
     /// `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
-    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>>;
+    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>>;
 
     /// Waits until every participant of the generation `token` of `name` has left or died, for as long as one step of this
     /// store can; returns whether all have left.

@@ -35,15 +35,15 @@ mod session;
 mod stm;
 mod wait_queue;
 
-pub use barrier::{Barrier, Entered};
+pub use barrier::Barrier;
 pub use events::{SessionEvent, SessionEvents};
-pub use queue::{Claim, Item, PeekedItem, Queue, QueueDepth, Return, TakeLimit, Taken, TakenItem};
-pub use request::{Departure, Grant, Left, Marker, Nonce, Request, Slot};
+pub use queue::{Claim, Item, PeekedItem, Queue, QueueDepth, Return, TakeLimit, TakenItem};
+pub use request::{Departure, EndOutcome, Grant, Joined, Marker, Nonce, Request, Slot};
 pub use session::{BackendSession, Entry, EntryState, Lease, Page};
 pub use stm::{
     Commit, CommitOutcome, CommitRecord, Fence, Key, KeyRead, Resolution, Snapshot, Stm, StoredValue, Write,
 };
-pub use wait_queue::{Election, Joined, Leader, LeaderUpdate, Locker, Mode, RwLock, WaitQueue};
+pub use wait_queue::{Election, Leader, LeaderUpdate, Locker, Mode, RwLock, WaitQueue};
 
 /// The TTL of a session if neither the application nor the backend chooses another.
 pub const DEFAULT_TTL: Duration = Duration::from_secs(10);

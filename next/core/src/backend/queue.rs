@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::request::{Left, Marker, Request};
+use super::request::{EndOutcome, Joined, Marker, Request};
 use crate::error::Result;
 use crate::name::Name;
 use crate::token::FencingToken;
@@ -108,17 +108,6 @@ impl fmt::Debug for TakenItem {
             .field("deliveries", &self.deliveries)
             .finish_non_exhaustive()
     }
-}
-
-/// The outcome of a take.
-#[derive(Clone, Debug)]
-pub enum Taken {
-    /// These items, at least one, in their order.
-    Items(Vec<TakenItem>),
-    /// The take has a place among the waiting consumers.
-    Waiting,
-    /// There is no item, and the take was not to wait. Nothing is left behind.
-    Empty,
 }
 
 /// One item of a take.
@@ -236,7 +225,7 @@ pub trait Queue: Send + Sync + 'static {
     /// # Errors
     ///
     /// `Lost` if the session has ended.
-    async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Taken>;
+    async fn take(&self, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Joined<Vec<TakenItem>>>;
 
     /// Waits until `request` is given items, for as long as one step of this store can; `None` if there were none.
     ///
@@ -254,14 +243,14 @@ pub trait Queue: Send + Sync + 'static {
     /// # Errors
     ///
     /// `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
-    async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<Left>>;
+    async fn ack(&self, marker: Marker, claims: &[Claim]) -> Result<Vec<EndOutcome>>;
 
     /// Gives items back to their queues. The answers are in the order of `returns`.
     ///
     /// # Errors
     ///
     /// `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
-    async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<Left>>;
+    async fn nack(&self, marker: Marker, returns: &[Return]) -> Result<Vec<EndOutcome>>;
 
     /// Withdraws takes. Items that one was given come back without a raised delivery count: no consumer saw them.
     ///

@@ -69,7 +69,7 @@ impl Request {
     ///
     /// A store that keeps the nonces of withdrawn requests, in order to refuse them when they arrive late, may forget those
     /// below this one if it refuses every such request to join, take or enter. It still carries out a withdrawal, because a
-    /// stray of a lost history may have a lower nonce. This bounds its memory (RIFL, SOSP 2015, section 3).
+    /// orphan of a lost history may have a lower nonce. This bounds its memory (RIFL, SOSP 2015, section 3).
     pub fn oldest_open(&self) -> Nonce {
         Nonce(self.oldest_open.load(Ordering::Acquire))
     }
@@ -150,11 +150,22 @@ impl Departure {
     }
 }
 
-/// The outcome of a departure, or of the end of a claim.
+/// The outcome of a request to acquire: a place in a wait queue, a take, an entry into a barrier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Joined<G = Grant> {
+    /// It was granted at once.
+    Granted(G),
+    /// It has a place among those that wait.
+    Waiting,
+    /// It would have to wait, and was not to. Nothing is left behind.
+    Busy,
+}
+
+/// The outcome of a release, a withdrawal, an acknowledgement or a return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// The entry was there and is gone now.
-    Left,
-    /// There was no such entry under this token: it was lost before. Nothing was changed.
-    Gone,
+pub enum EndOutcome {
+    /// The request or holding was there, and has ended.
+    Ended,
+    /// It was not there any more.
+    NotHeld,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::request::{Grant, Nonce};
-use super::{Barrier, Election, Locker, Queue, RwLock, Stm};
+use super::{Barrier, Election, Locker, Mode, Queue, RwLock, Stm};
 use crate::error::{Error, Result};
 use crate::name::{Kind, Name};
 
@@ -45,7 +45,7 @@ pub trait Lease: Send + Sync + 'static {
     /// Lists everything that the store has of this session, page by page; `None` asks for the first page.
     ///
     /// Core compares it with its registry, at each new connection and every min(TTL/3, 30 s): an entry that core does not
-    /// know is a stray of a lost history and is withdrawn, and a holding that the store does not list is lost.
+    /// know is a orphan of a lost history and is withdrawn, and a holding that the store does not list is lost.
     ///
     /// # Errors
     ///
@@ -90,6 +90,8 @@ pub struct Entry {
     pub name: Name,
     /// Whether it waits or holds.
     pub state: EntryState,
+    /// Whether it shares its object, as a reader does. A reader that was resumed cannot be reclaimed as a writer.
+    pub mode: Mode,
 }
 
 impl Entry {
@@ -100,7 +102,15 @@ impl Entry {
             kind,
             name,
             state,
+            mode: Mode::Exclusive,
         }
+    }
+
+    /// Sets the mode; it is [`Mode::Exclusive`] otherwise.
+    #[must_use]
+    pub const fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::request::{Departure, Grant, Left, Marker, Request};
+use super::request::{Departure, EndOutcome, Grant, Joined, Marker, Request};
 use crate::error::Result;
 use crate::name::Name;
 use crate::token::FencingToken;
@@ -17,17 +17,6 @@ pub enum Mode {
     Exclusive,
     /// The request shares the object with other shared requests.
     Shared,
-}
-
-/// The outcome of a request to join.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Joined {
-    /// It was granted at once.
-    Granted(Grant),
-    /// It has a place in the wait queue.
-    Waiting,
-    /// It would have to wait, and was not to. Nothing is left behind.
-    Busy,
 }
 
 /// The wait queue of each name of one kind, native to the store.
@@ -70,7 +59,7 @@ pub trait WaitQueue: Send + Sync + 'static {
     /// # Errors
     ///
     /// `Unavailable`, `Unauthorized` or `Internal`. Nothing may be concluded then about any of them; core calls it again.
-    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<Left>>;
+    async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>>;
 }
 
 /// Locks (rules L1 to L8): a wait queue whose requests are all [`Mode::Exclusive`].

@@ -9,13 +9,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 
-use crate::ask::watch;
-use crate::backend::{Barrier, Entered, Grant, Request};
+use crate::backend::{Barrier, Grant, Joined, Request};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Handle, busy};
 use crate::holding::Holding;
 use crate::name::Kind;
-use crate::runtime::acquire::{Acquirable, Begun, Patience};
+use crate::query::long_poll;
+use crate::runtime::acquire::{Acquirable, WaitLimit};
 use crate::runtime::departures::Ending;
 use crate::runtime::session::SessionRef;
 use crate::session::Session;
@@ -34,11 +34,8 @@ impl Acquirable for Enter {
         vec![grant.clone()]
     }
 
-    async fn join(&self, request: &Request, _wait: bool) -> Result<Begun<Grant>> {
-        Ok(match self.barrier.enter(request, self.count).await? {
-            Entered::Inside(grant) => Begun::Granted(grant),
-            Entered::Waiting => Begun::Waiting,
-        })
+    async fn join(&self, request: &Request, _wait: bool) -> Result<Joined<Grant>> {
+        self.barrier.enter(request, self.count).await
     }
 
     async fn wait(&self, request: &Request) -> Result<Option<Grant>> {
@@ -103,7 +100,7 @@ impl DoubleBarrierHandle {
     ///
     /// Cancel safe at every await point: the participant is removed.
     pub async fn enter(&self) -> Result<Participant> {
-        self.wait("enter", Patience::Forever).await
+        self.wait("enter", WaitLimit::Forever).await
     }
 
     /// Calls [`enter`](Self::enter) with a time limit: waits for at most `limit`, plus at most 500 ms in which
@@ -117,10 +114,10 @@ impl DoubleBarrierHandle {
     ///
     /// As for [`enter`](Self::enter).
     pub async fn enter_timeout(&self, limit: Duration) -> Result<Participant> {
-        self.wait("enter_timeout", Patience::Within(limit)).await
+        self.wait("enter_timeout", WaitLimit::Within(limit)).await
     }
 
-    async fn wait(&self, operation: &'static str, patience: Patience) -> Result<Participant> {
+    async fn wait(&self, operation: &'static str, limit: WaitLimit) -> Result<Participant> {
         let Some(count) = NonZeroU32::new(self.count) else {
             let error = Error::new(ErrorKind::Config, "a double barrier needs at least one participant");
             return Err(error.during(operation).on(self.name()));
@@ -132,7 +129,7 @@ impl DoubleBarrierHandle {
             barrier: Arc::clone(&barrier),
             count,
         };
-        let entered = self.handle.acquire(operation, Some(enter), patience).await?;
+        let entered = self.handle.acquire(operation, Some(enter), limit).await?;
         let holding = entered.and_then(|mut entered| entered.holdings.pop());
         Ok(Participant {
             holding: Holding::new(holding.ok_or_else(|| busy(operation, self.name()))?),
@@ -183,7 +180,7 @@ impl Participant {
                 let (barrier, name) = (Arc::clone(&barrier), name.clone());
                 async move { barrier.all_left(&name, token).await }.boxed()
             };
-            if watch(&session, "leave", Some(&name), all_left).await? {
+            if long_poll(&session, "leave", Some(&name), all_left).await? {
                 return Ok(());
             }
         }

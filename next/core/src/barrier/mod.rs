@@ -298,7 +298,7 @@ impl BarrierGuard {
 
 impl Drop for BarrierGuard {
     fn drop(&mut self) {
-        if self.released || self.session.ended_here().is_some() {
+        if self.released || self.session.closed_locally().is_some() {
             return;
         }
         let releasing = release(Arc::clone(&self.session), self.name.clone(), self.revision);

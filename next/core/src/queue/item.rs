@@ -37,7 +37,7 @@ impl NewItem {
     }
 
     /// Makes the enqueue idempotent: a second item with the same `id` is accepted without effect, while the first is
-    /// in the queue and for [`ID_MEMORY`](crate::ID_MEMORY) after. The rules are those of a [`Name`]; the enqueue
+    /// in the queue and for [`DEDUPLICATION_WINDOW`](crate::DEDUPLICATION_WINDOW) after. The rules are those of a [`Name`]; the enqueue
     /// returns `InvalidName` for an id that breaks them.
     #[must_use]
     pub fn id(mut self, id: impl AsRef<str>) -> Self {

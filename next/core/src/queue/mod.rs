@@ -7,13 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::FutureExt;
 
-use crate::ask::ask;
-use crate::backend::{Grant, Item, PeekedItem, Queue, QueueDepth, Request, TakeLimit, Taken, TakenItem};
+use crate::backend::{Grant, Item, Joined, PeekedItem, Queue, QueueDepth, Request, TakeLimit, TakenItem};
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Handle, busy};
 use crate::holding::Holding;
 use crate::name::{Kind, Name};
-use crate::runtime::acquire::{Acquirable, Begun, Patience};
+use crate::query::query;
+use crate::runtime::acquire::{Acquirable, WaitLimit};
 use crate::runtime::session::SessionRef;
 use crate::runtime::step::step;
 use crate::session::Session;
@@ -28,7 +28,7 @@ pub use item::NewItem;
 pub const MAX_BATCH: usize = 32;
 
 /// For how long at least a store remembers the [id](NewItem::id) of an item that has left the queue.
-pub const ID_MEMORY: Duration = Duration::from_secs(10 * 60);
+pub const DEDUPLICATION_WINDOW: Duration = Duration::from_secs(10 * 60);
 
 /// Takes items from a queue of the store.
 struct Take {
@@ -45,12 +45,8 @@ impl Acquirable for Take {
         taken.iter().map(grant).collect()
     }
 
-    async fn join(&self, request: &Request, wait: bool) -> Result<Begun<Vec<TakenItem>>> {
-        Ok(match self.queue.take(request, &self.limit, wait).await? {
-            Taken::Items(items) => Begun::Granted(items),
-            Taken::Waiting => Begun::Waiting,
-            Taken::Empty => Begun::Busy,
-        })
+    async fn join(&self, request: &Request, wait: bool) -> Result<Joined<Vec<TakenItem>>> {
+        self.queue.take(request, &self.limit, wait).await
     }
 
     async fn wait(&self, request: &Request) -> Result<Option<Vec<TakenItem>>> {
@@ -159,7 +155,7 @@ impl QueueHandle {
     ///
     /// Cancel safe at every await point: an item whose delivery is already in flight returns to its place.
     pub async fn dequeue(&self) -> Result<Delivery> {
-        self.take_one("dequeue", Patience::Forever).await
+        self.take_one("dequeue", WaitLimit::Forever).await
     }
 
     /// Calls [`dequeue`](Self::dequeue) with a time limit: waits for at most `limit`, plus at most 500 ms in which
@@ -173,7 +169,7 @@ impl QueueHandle {
     ///
     /// As for [`dequeue`](Self::dequeue).
     pub async fn dequeue_timeout(&self, limit: Duration) -> Result<Delivery> {
-        self.take_one("dequeue_timeout", Patience::Within(limit)).await
+        self.take_one("dequeue_timeout", WaitLimit::Within(limit)).await
     }
 
     /// Takes the next item, or returns `None` if there is none.
@@ -186,7 +182,7 @@ impl QueueHandle {
     ///
     /// As for [`dequeue`](Self::dequeue).
     pub async fn try_dequeue(&self) -> Result<Option<Delivery>> {
-        Ok(self.take("try_dequeue", 1, Patience::Try).await?.pop())
+        Ok(self.take("try_dequeue", 1, WaitLimit::Try).await?.pop())
     }
 
     /// Takes up to `max` items in order. Waits until there is at least one.
@@ -203,7 +199,7 @@ impl QueueHandle {
         check_batch(max).map_err(|error| error.during(operation).on(self.name()))?;
         match max {
             0 => Ok(Vec::new()),
-            max => self.take(operation, max, Patience::Forever).await,
+            max => self.take(operation, max, WaitLimit::Forever).await,
         }
     }
 
@@ -220,7 +216,7 @@ impl QueueHandle {
     /// Cancelled while the item is acknowledged, its value is lost.
     pub async fn pop(&self) -> Result<Vec<u8>> {
         loop {
-            let delivery = self.take_one("pop", Patience::Forever).await?;
+            let delivery = self.take_one("pop", WaitLimit::Forever).await?;
             if let Some(value) = delivery.pop().await {
                 return Ok(value);
             }
@@ -237,7 +233,7 @@ impl QueueHandle {
     ///
     /// As for [`pop`](Self::pop).
     pub async fn try_pop(&self) -> Result<Option<Vec<u8>>> {
-        while let Some(delivery) = self.take("try_pop", 1, Patience::Try).await?.pop() {
+        while let Some(delivery) = self.take("try_pop", 1, WaitLimit::Try).await?.pop() {
             if let Some(value) = delivery.pop().await {
                 return Ok(Some(value));
             }
@@ -274,7 +270,7 @@ impl QueueHandle {
             let (queue, name) = (Arc::clone(&queue), name.clone());
             async move { queue.depth(&name).await }.boxed()
         };
-        ask(self.handle.session(), "depth", Some(&object), depth).await
+        query(self.handle.session(), "depth", Some(&object), depth).await
     }
 
     /// Returns the item that would be taken next, without taking it.
@@ -293,7 +289,7 @@ impl QueueHandle {
             let (queue, name) = (Arc::clone(&queue), name.clone());
             async move { queue.peek(&name).await }.boxed()
         };
-        ask(self.handle.session(), "peek", Some(&object), peek).await
+        query(self.handle.session(), "peek", Some(&object), peek).await
     }
 
     /// Removes all items, also those with consumers, and returns how many there were.
@@ -325,18 +321,18 @@ impl QueueHandle {
         Ok((queue, name))
     }
 
-    async fn take_one(&self, operation: &'static str, patience: Patience) -> Result<Delivery> {
-        let delivery = self.take(operation, 1, patience).await?.pop();
+    async fn take_one(&self, operation: &'static str, limit: WaitLimit) -> Result<Delivery> {
+        let delivery = self.take(operation, 1, limit).await?.pop();
         delivery.ok_or_else(|| busy(operation, self.name()))
     }
 
-    async fn take(&self, operation: &'static str, items: usize, patience: Patience) -> Result<Vec<Delivery>> {
-        let mut limit = TakeLimit::new(items);
-        limit.dead_letter = self
+    async fn take(&self, operation: &'static str, items: usize, limit: WaitLimit) -> Result<Vec<Delivery>> {
+        let mut most = TakeLimit::new(items);
+        most.dead_letter = self
             .dead_letter_queue()
             .map_err(|error| error.during(operation).on(self.name()))?;
-        let take = self.queue().map(|queue| Take { queue, limit });
-        let Some(taken) = self.handle.acquire(operation, take, patience).await? else {
+        let take = self.queue().map(|queue| Take { queue, limit: most });
+        let Some(taken) = self.handle.acquire(operation, take, limit).await? else {
             return Ok(Vec::new());
         };
         let deliver = |(holding, item)| Delivery {

@@ -5,25 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::holding::HoldingRef;
+use super::holding::OwnedGrant;
 use super::in_flight::InFlight;
-use super::retry::{Backoff, Until, retry};
+use super::retry::{Backoff, RetryScope, retry};
 use super::session::{SessionCore, SessionRef};
 use super::signal::Signal;
-use crate::backend::{Grant, Nonce, Request};
+use crate::backend::{Grant, Joined, Nonce, Request};
 use crate::error::{Error, ErrorKind, LossReason, Result};
 use crate::name::{Kind, Name};
 use crate::sync::{AtomicBool, AtomicU64, Ordering};
-
-/// How a request to acquire begins.
-#[derive(Debug)]
-pub(crate) enum Begun<G> {
-    Granted(G),
-    /// The request has a place in the store.
-    Waiting,
-    /// The request would have to wait, and must not. Nothing is left behind.
-    Busy,
-}
 
 /// The steps of a backend by which a request is granted. Its withdrawal is that of the kind: see
 /// [`Departures`](super::departures::Departures).
@@ -34,7 +24,7 @@ pub(crate) trait Acquirable: Send + Sync + 'static {
     /// Returns the grants, at least one: each becomes a holding.
     fn grants(granted: &Self::Granted) -> Vec<Grant>;
 
-    async fn join(&self, request: &Request, wait: bool) -> Result<Begun<Self::Granted>>;
+    async fn join(&self, request: &Request, wait: bool) -> Result<Joined<Self::Granted>>;
 
     /// Waits as long as one step of the store can. Droppable.
     async fn wait(&self, request: &Request) -> Result<Option<Self::Granted>>;
@@ -42,7 +32,7 @@ pub(crate) trait Acquirable: Send + Sync + 'static {
 
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(crate) enum WaitLimit {
     /// Does not wait, and does not retry.
     Try,
     Within(Duration),
@@ -51,14 +41,14 @@ pub(crate) enum Patience {
 
 /// The outcome of an acquire: a holding for each grant.
 pub(crate) struct Acquired<G> {
-    pub(crate) holdings: Vec<HoldingRef>,
+    pub(crate) holdings: Vec<OwnedGrant>,
     pub(crate) granted: G,
 }
 
 /// How long a caller that has given up waits for the store to confirm its withdrawal.
 const WITHDRAWAL: Duration = Duration::from_millis(500);
 
-/// Acquires `name`. `None` only for [`Patience::Try`].
+/// Acquires `name`. `None` only for [`WaitLimit::Try`].
 ///
 /// A caller that drops the future at any point leaves nothing behind: the request is withdrawn, once its step in flight has
 /// ended, and until the store has confirmed it.
@@ -68,20 +58,20 @@ pub(crate) async fn acquire<A: Acquirable>(
     operation: &'static str,
     kind: Kind,
     name: &Name,
-    patience: Patience,
+    limit: WaitLimit,
 ) -> Result<Option<Acquired<A::Granted>>> {
-    let limit = match patience {
-        Patience::Within(limit) => Some(limit),
-        Patience::Try | Patience::Forever => None,
+    let at_most = match limit {
+        WaitLimit::Within(limit) => Some(limit),
+        WaitLimit::Try | WaitLimit::Forever => None,
     };
     let last = AtomicU64::new(0);
-    let acquiring = rounds(session, &what, kind, name, patience, &last);
-    let acquired = session.run(limit, acquiring).await;
+    let acquiring = join_until_granted(session, &what, kind, name, limit, &last);
+    let acquired = session.run(at_most, acquiring).await;
     if matches!(&acquired, Err(error) if error.kind() == ErrorKind::TimedOut) {
         // A caller that has given up must not count for those that come later, such as the others of a double barrier.
         let nonce = Nonce::new(last.load(Ordering::Acquire));
         let gone = async {
-            session.registry.settled(nonce).await;
+            session.registry.ended(nonce).await;
             Ok(())
         };
         // The withdrawal goes on in the background.
@@ -91,12 +81,12 @@ pub(crate) async fn acquire<A: Acquirable>(
 }
 
 /// Joins, and joins again as a new request whenever the place was lost.
-async fn rounds<A: Acquirable>(
+async fn join_until_granted<A: Acquirable>(
     session: &SessionRef,
     what: &Arc<A>,
     kind: Kind,
     name: &Name,
-    patience: Patience,
+    limit: WaitLimit,
     last: &AtomicU64,
 ) -> Result<Option<Acquired<A::Granted>>> {
     let mut backoff = Backoff::new(session.ttl());
@@ -111,11 +101,11 @@ async fn rounds<A: Acquirable>(
             failed: AtomicBool::new(false),
             decided: AtomicBool::new(false),
         }));
-        let granted = match join(&pending, what, patience).await? {
-            Begun::Granted(granted) => granted,
+        let granted = match join(&pending, what, limit).await? {
+            Joined::Granted(granted) => granted,
             // A request that must not wait does not, even if the backend queued it.
-            Begun::Waiting if patience == Patience::Try => return Ok(None),
-            Begun::Waiting => match wait(&pending, what).await? {
+            Joined::Waiting if limit == WaitLimit::Try => return Ok(None),
+            Joined::Waiting => match wait(&pending, what).await? {
                 Some(granted) => granted,
                 None => {
                     drop(pending);
@@ -123,7 +113,7 @@ async fn rounds<A: Acquirable>(
                     continue;
                 }
             },
-            Begun::Busy => {
+            Joined::Busy => {
                 // A repeated join may have overtaken the first one, which can still arrive.
                 if !pending.0.failed.load(Ordering::Acquire) {
                     pending.0.forget();
@@ -135,9 +125,9 @@ async fn rounds<A: Acquirable>(
     }
 }
 
-async fn join<A: Acquirable>(caller: &Caller, what: &Arc<A>, patience: Patience) -> Result<Begun<A::Granted>> {
+async fn join<A: Acquirable>(caller: &Caller, what: &Arc<A>, limit: WaitLimit) -> Result<Joined<A::Granted>> {
     let core = &caller.0.core;
-    let wait = patience != Patience::Try;
+    let wait = limit != WaitLimit::Try;
     let attempt = || {
         let (pending, what) = (Arc::clone(&caller.0), Arc::clone(what));
         pending.sent.store(true, Ordering::Release);
@@ -150,8 +140,8 @@ async fn join<A: Acquirable>(caller: &Caller, what: &Arc<A>, patience: Patience)
             joined.map(|begun| (begun, pending))
         })
     };
-    let again = |error: &Error| wait && error.is_retryable();
-    let (begun, _pending) = retry(core, Until::Lost, again, attempt).await?;
+    let should_retry = |error: &Error| wait && error.is_retryable();
+    let (begun, _pending) = retry(core, RetryScope::Valid, should_retry, attempt).await?;
     Ok(begun)
 }
 
@@ -162,8 +152,8 @@ async fn wait<A: Acquirable>(caller: &Caller, what: &Arc<A>) -> Result<Option<A:
     } = &*caller.0;
     loop {
         let granted = async {
-            let again = |error: &Error| error.is_retryable();
-            retry(core, Until::Lost, again, || what.wait(request)).await
+            let should_retry = |error: &Error| error.is_retryable();
+            retry(core, RetryScope::Valid, should_retry, || what.wait(request)).await
         };
         let answer = tokio::select! {
             biased;
@@ -195,7 +185,7 @@ struct Pending {
 impl Pending {
     fn forget(&self) {
         self.decided.store(true, Ordering::Release);
-        self.core.registry.settle(self.request.nonce(), None);
+        self.core.registry.confirm_end(self.request.nonce(), None);
     }
 
     fn hold<A: Acquirable>(&self, session: &SessionRef, granted: A::Granted) -> Result<Acquired<A::Granted>> {
@@ -209,7 +199,7 @@ impl Pending {
         }
         let losses = self.core.registry.hold(self.request.nonce(), &grants);
         self.decided.store(true, Ordering::Release);
-        let holding = |(grant, loss)| HoldingRef::new(session, &self.request, grant, loss);
+        let holding = |(grant, loss)| OwnedGrant::new(session, &self.request, grant, loss);
         Ok(Acquired {
             holdings: grants.into_iter().zip(losses).map(holding).collect(),
             granted,
@@ -224,7 +214,7 @@ impl Drop for Pending {
         }
         match self.sent.load(Ordering::Acquire) {
             true => self.core.departures.withdraw(&self.core, &self.request),
-            false => self.core.registry.settle(self.request.nonce(), None),
+            false => self.core.registry.confirm_end(self.request.nonce(), None),
         }
     }
 }
@@ -236,7 +226,7 @@ impl Drop for Caller {
     fn drop(&mut self) {
         // Its room is being freed, although a step may still be in flight.
         if !self.0.decided.load(Ordering::Acquire) {
-            self.0.core.registry.depart(self.0.request.nonce(), None);
+            self.0.core.registry.begin_end(self.0.request.nonce(), None);
         }
     }
 }

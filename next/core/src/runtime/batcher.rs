@@ -6,9 +6,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
 use super::in_flight::InFlight;
-use super::retry::{Until, retry};
+use super::retry::{RetryScope, retry};
 use super::session::SessionCore;
-use crate::backend::{Claim, Departure, Left, Marker, Nonce, Request, Return};
+use crate::backend::{Claim, Departure, EndOutcome, Marker, Nonce, Request, Return};
 use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
 use crate::sync::Mutex;
 use crate::token::FencingToken;
@@ -67,7 +67,7 @@ fn in_doubt(error: &Error) -> Error {
     Error::new(error.kind(), error.chain().to_string()).with_effect(Effect::Unknown)
 }
 
-type Message<T> = dyn Fn(Marker, Arc<[T]>) -> BoxFuture<'static, Result<Vec<Left>>> + Send + Sync;
+type Message<T> = dyn Fn(Marker, Arc<[T]>) -> BoxFuture<'static, Result<Vec<EndOutcome>>> + Send + Sync;
 
 /// Sends departures of one sort, together where they come together.
 pub(super) struct Batcher<T> {
@@ -76,36 +76,36 @@ pub(super) struct Batcher<T> {
 }
 
 struct State<T> {
-    waiting: Vec<Parcel<T>>,
+    waiting: Vec<QueuedEnd<T>>,
     /// Whether a task sends the waiting parcels.
     draining: bool,
     /// Whether a caller sends its own departure in place.
     in_place: bool,
 }
 
-struct Parcel<T> {
+struct QueuedEnd<T> {
     item: T,
     /// The caller that waits for the answer.
-    reply: Option<oneshot::Sender<Result<Left>>>,
+    reply: Option<oneshot::Sender<Result<EndOutcome>>>,
 }
 
-impl<T: Departing> Parcel<T> {
-    fn answer(&mut self, answer: Result<Left>) {
+impl<T: Departing> QueuedEnd<T> {
+    fn answer(&mut self, answer: Result<EndOutcome>) {
         if let Some(reply) = self.reply.take() {
             // The caller may have stopped waiting.
             let _ = reply.send(answer);
         }
     }
 
-    fn settle(mut self, core: &SessionCore, answer: Result<Left>) {
-        core.registry.settle(self.item.nonce(), self.item.token());
+    fn settle(mut self, core: &SessionCore, answer: Result<EndOutcome>) {
+        core.registry.confirm_end(self.item.nonce(), self.item.token());
         self.answer(answer);
     }
 }
 
 impl<T: Departing> Batcher<T> {
     pub(super) fn new(
-        message: impl Fn(Marker, Arc<[T]>) -> BoxFuture<'static, Result<Vec<Left>>> + Send + Sync + 'static,
+        message: impl Fn(Marker, Arc<[T]>) -> BoxFuture<'static, Result<Vec<EndOutcome>>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             message: Box::new(message),
@@ -119,10 +119,10 @@ impl<T: Departing> Batcher<T> {
 
     /// Sends `item` in the background.
     pub(super) fn send_later(self: &Arc<Self>, core: &Arc<SessionCore>, item: T) {
-        self.push(core, Parcel { item, reply: None });
+        self.push(core, QueuedEnd { item, reply: None });
     }
 
-    fn push(self: &Arc<Self>, core: &Arc<SessionCore>, parcel: Parcel<T>) {
+    fn push(self: &Arc<Self>, core: &Arc<SessionCore>, parcel: QueuedEnd<T>) {
         let mut state = self.state.lock();
         state.waiting.push(parcel);
         if !std::mem::replace(&mut state.draining, true) {
@@ -132,9 +132,9 @@ impl<T: Departing> Batcher<T> {
     }
 
     /// Sends `item`, and waits for the answer. A dropped call goes on in the background.
-    pub(super) async fn send(self: &Arc<Self>, core: &Arc<SessionCore>, item: T) -> Result<Left> {
+    pub(super) async fn send(self: &Arc<Self>, core: &Arc<SessionCore>, item: T) -> Result<EndOutcome> {
         let (reply, answer) = oneshot::channel();
-        let parcel = Parcel {
+        let parcel = QueuedEnd {
             item,
             reply: Some(reply),
         };
@@ -174,7 +174,7 @@ impl<T: Departing> Batcher<T> {
     }
 
     /// Sends a batch until the store has answered. If it refuses the batch, each departure is sent by a task of its own.
-    async fn deliver(self: &Arc<Self>, core: &Arc<SessionCore>, mut batch: Vec<Parcel<T>>) {
+    async fn deliver(self: &Arc<Self>, core: &Arc<SessionCore>, mut batch: Vec<QueuedEnd<T>>) {
         let items: Arc<[T]> = batch.iter().map(|parcel| parcel.item.clone()).collect();
         match self.attempt(core, items, Error::is_retryable).await {
             Ok(answers) => {
@@ -202,14 +202,15 @@ impl<T: Departing> Batcher<T> {
                     if let Some(error) = error.take() {
                         parcel.answer(Err(error));
                     }
-                    core.executor().spawn(Arc::clone(self).insist(Arc::clone(core), parcel));
+                    core.executor()
+                        .spawn(Arc::clone(self).retry_alone(Arc::clone(core), parcel));
                 }
             }
         }
     }
 
     /// Sends a departure until the store has confirmed it or the session is over. Its caller gets the first refusal.
-    async fn insist(self: Arc<Self>, core: Arc<SessionCore>, mut parcel: Parcel<T>) {
+    async fn retry_alone(self: Arc<Self>, core: Arc<SessionCore>, mut parcel: QueuedEnd<T>) {
         let items: Arc<[T]> = Arc::new([parcel.item.clone()]);
         let first = self.attempt(&core, Arc::clone(&items), Error::is_retryable).await;
         let answer = match first {
@@ -227,8 +228,8 @@ impl<T: Departing> Batcher<T> {
         &self,
         core: &Arc<SessionCore>,
         items: Arc<[T]>,
-        again: impl Fn(&Error) -> bool,
-    ) -> Result<Vec<Left>> {
+        should_retry: impl Fn(&Error) -> bool,
+    ) -> Result<Vec<EndOutcome>> {
         let marker = core.registry.marker().await;
         let attempt = || async {
             let answers = (self.message)(marker.marker(), Arc::clone(&items)).await?;
@@ -240,6 +241,6 @@ impl<T: Departing> Batcher<T> {
                 ),
             }
         };
-        retry(core, Until::Over, again, attempt).await
+        retry(core, RetryScope::InStore, should_retry, attempt).await
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::batcher::{Batcher, Departing};
 use super::session::SessionCore;
-use crate::backend::{BackendSession, Claim, Departure, Left, Request, Return, WaitQueue};
+use crate::backend::{BackendSession, Claim, Departure, EndOutcome, Request, Return, WaitQueue};
 use crate::error::{Error, Result};
 use crate::name::Kind;
 use crate::token::FencingToken;
@@ -59,7 +59,7 @@ impl Departures {
                     let queue = Arc::clone(&queue);
                     Box::pin(async move {
                         queue.leave(&batch).await?;
-                        Ok(vec![Left::Left; batch.len()])
+                        Ok(vec![EndOutcome::Ended; batch.len()])
                     })
                 })
             }),
@@ -90,19 +90,27 @@ impl Departures {
     /// Withdraws `request` in the background, whether it waits or holds.
     pub(crate) fn withdraw(&self, core: &Arc<SessionCore>, request: &Request) {
         match request.kind() {
-            Kind::Queue => later(&self.takes, core, request.clone()),
-            kind => later(&self.of(kind).cloned(), core, Departure::withdraw(request.clone())),
+            Kind::Queue => send_in_background(&self.takes, core, request.clone()),
+            kind => send_in_background(&self.of(kind).cloned(), core, Departure::withdraw(request.clone())),
         }
     }
 
     /// Ends the holding `token` of `request` in the background.
-    pub(crate) fn end_later(&self, core: &Arc<SessionCore>, request: &Request, token: FencingToken, ending: Ending) {
+    pub(crate) fn end_in_background(
+        &self,
+        core: &Arc<SessionCore>,
+        request: &Request,
+        token: FencingToken,
+        ending: Ending,
+    ) {
         let (request, claim) = (request.clone(), Claim::new(request.clone(), token));
         match (request.kind(), ending) {
-            (Kind::Queue, Ending::Release) => later(&self.returns, core, Return::new(claim, Duration::ZERO)),
-            (Kind::Queue, Ending::Return(delay)) => later(&self.returns, core, Return::new(claim, delay)),
-            (Kind::Queue, Ending::Ack) => later(&self.acks, core, claim),
-            (kind, _) => later(&self.of(kind).cloned(), core, Departure::release(request, token)),
+            (Kind::Queue, Ending::Release) => {
+                send_in_background(&self.returns, core, Return::new(claim, Duration::ZERO))
+            }
+            (Kind::Queue, Ending::Return(delay)) => send_in_background(&self.returns, core, Return::new(claim, delay)),
+            (Kind::Queue, Ending::Ack) => send_in_background(&self.acks, core, claim),
+            (kind, _) => send_in_background(&self.of(kind).cloned(), core, Departure::release(request, token)),
         }
     }
 
@@ -113,28 +121,34 @@ impl Departures {
         request: &Request,
         token: FencingToken,
         ending: Ending,
-    ) -> Result<Left> {
+    ) -> Result<EndOutcome> {
         let (request, claim) = (request.clone(), Claim::new(request.clone(), token));
         match (request.kind(), ending) {
-            (Kind::Queue, Ending::Release) => now(&self.returns, core, Return::new(claim, Duration::ZERO)).await,
-            (Kind::Queue, Ending::Return(delay)) => now(&self.returns, core, Return::new(claim, delay)).await,
-            (Kind::Queue, Ending::Ack) => now(&self.acks, core, claim).await,
-            (kind, _) => now(&self.of(kind).cloned(), core, Departure::release(request, token)).await,
+            (Kind::Queue, Ending::Release) => {
+                send_and_wait(&self.returns, core, Return::new(claim, Duration::ZERO)).await
+            }
+            (Kind::Queue, Ending::Return(delay)) => send_and_wait(&self.returns, core, Return::new(claim, delay)).await,
+            (Kind::Queue, Ending::Ack) => send_and_wait(&self.acks, core, claim).await,
+            (kind, _) => send_and_wait(&self.of(kind).cloned(), core, Departure::release(request, token)).await,
         }
     }
 }
 
-fn later<T: Departing>(batcher: &Option<Arc<Batcher<T>>>, core: &Arc<SessionCore>, item: T) {
-    core.registry.depart(item.nonce(), item.token());
+fn send_in_background<T: Departing>(batcher: &Option<Arc<Batcher<T>>>, core: &Arc<SessionCore>, item: T) {
+    core.registry.begin_end(item.nonce(), item.token());
     match batcher {
         Some(batcher) => batcher.send_later(core, item),
         // A store without the primitive has no entry of it.
-        None => core.registry.settle(item.nonce(), item.token()),
+        None => core.registry.confirm_end(item.nonce(), item.token()),
     }
 }
 
-async fn now<T: Departing>(batcher: &Option<Arc<Batcher<T>>>, core: &Arc<SessionCore>, item: T) -> Result<Left> {
-    core.registry.depart(item.nonce(), item.token());
+async fn send_and_wait<T: Departing>(
+    batcher: &Option<Arc<Batcher<T>>>,
+    core: &Arc<SessionCore>,
+    item: T,
+) -> Result<EndOutcome> {
+    core.registry.begin_end(item.nonce(), item.token());
     match batcher {
         Some(batcher) => batcher.send(core, item).await,
         None => Err(Error::unsupported("this kind of holding")),

@@ -15,7 +15,7 @@ const LONGEST_END: Duration = Duration::from_secs(10);
 /// Ends in the store a session whose validity has ended. `running` is given back before the callers of `close` go on.
 pub(super) async fn end(core: Arc<SessionCore>, running: Option<Running>) {
     let reason = core.loss().get().unwrap_or(LossReason::Closed);
-    let here = core.ended_here().is_some();
+    let here = core.closed_locally().is_some();
     match here {
         true => tracing::debug!(session = %core.id(), %reason, "session ended"),
         false => tracing::warn!(session = %core.id(), %reason, "session lost"),
@@ -37,7 +37,7 @@ pub(super) async fn end(core: Arc<SessionCore>, running: Option<Running>) {
         *core.end_error.lock() = Some(error);
     }
     drop(running);
-    core.over().set(());
+    core.ended_in_store().set(());
 }
 
 async fn detach(core: &Arc<SessionCore>) -> Result<()> {

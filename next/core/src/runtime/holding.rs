@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use super::departures::Ending;
+use super::registry::Unclaimed;
 use super::session::SessionRef;
 use super::signal::Signal;
-use crate::backend::{Grant, Left, Request};
+use crate::backend::{EndOutcome, Grant, Request};
 use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
-use crate::name::{Kind, Name};
-use crate::token::FencingToken;
 
 /// One grant, owned by its guard. The drop releases it in the background.
-pub(crate) struct HoldingRef {
+pub(crate) struct OwnedGrant {
     request: Request,
     grant: Grant,
     loss: Signal<LossReason>,
@@ -21,7 +20,7 @@ pub(crate) struct HoldingRef {
     session: SessionRef,
 }
 
-impl HoldingRef {
+impl OwnedGrant {
     pub(super) fn new(session: &SessionRef, request: &Request, grant: Grant, loss: Signal<LossReason>) -> Self {
         Self {
             request: request.clone(),
@@ -32,33 +31,22 @@ impl HoldingRef {
         }
     }
 
-    /// Takes the holding that the session had under `token` before it was detached and resumed.
+    /// Takes what the session held before it was detached and resumed.
     ///
     /// # Errors
     ///
-    /// `Lost` if it is not held under that token any more, or was reclaimed before.
-    pub(crate) fn reclaim(
-        session: &SessionRef,
-        operation: &'static str,
-        kind: Kind,
-        name: &Name,
-        token: FencingToken,
-    ) -> Result<Self> {
-        let found = session
-            .validity()
-            .map_err(|reason| session.lost_holding(reason))
-            .and_then(|_| {
-                let found = session.registry.reclaim(kind, name, token);
-                found.ok_or_else(|| {
-                    Error::new(
-                        ErrorKind::Lost,
-                        "not held under this token, or reclaimed before: acquire it",
-                    )
-                })
-            });
+    /// `Lost` if it is not held under that token and in that mode any more, or was reclaimed before.
+    pub(crate) fn reclaim(session: &SessionRef, operation: &'static str, unclaimed: &Unclaimed) -> Result<Self> {
+        let found = match session.validity() {
+            Err(reason) => Err(session.lost_holding(reason)),
+            Ok(_) => session.registry.reclaim(unclaimed).ok_or_else(|| {
+                let message = "not held under this token in this mode, or reclaimed before: acquire it";
+                Error::new(ErrorKind::Lost, message)
+            }),
+        };
         match found {
             Ok((request, grant, loss)) => Ok(Self::new(session, &request, grant, loss)),
-            Err(error) => Err(session.explain(error, operation, Some(name.as_str()))),
+            Err(error) => Err(session.explain(error, operation, Some(unclaimed.name.as_str()))),
         }
     }
 
@@ -78,7 +66,7 @@ impl HoldingRef {
     pub(crate) fn loss(&self) -> Option<LossReason> {
         // The end of the session in this process removes the holding from the store, which may be reported first.
         self.session
-            .ended_here()
+            .closed_locally()
             .or_else(|| self.loss.get())
             .or_else(|| self.session.validity().err())
     }
@@ -93,7 +81,7 @@ impl HoldingRef {
                 reason = core.lost() => reason,
                 reason = loss => reason,
             };
-            core.ended_here().unwrap_or(reason)
+            core.closed_locally().unwrap_or(reason)
         }
     }
 
@@ -134,25 +122,27 @@ impl HoldingRef {
             }
         };
         let ended = ended.and_then(|left| match left {
-            Left::Left => Ok(()),
-            Left::Gone => Err(self.lost_error(LossReason::Revoked)),
+            EndOutcome::Ended => Ok(()),
+            EndOutcome::NotHeld => Err(self.lost_error(LossReason::Revoked)),
         });
         ended.map_err(|error| session.explain(error, operation, Some(name.as_str())))
     }
 }
 
-impl Drop for HoldingRef {
+impl Drop for OwnedGrant {
     fn drop(&mut self) {
         if !self.owned {
             return;
         }
         let (nonce, token) = (self.request.nonce(), self.grant.token);
         let core = &*self.session;
-        match (core.ended_here(), core.over().get()) {
+        match (core.closed_locally(), core.ended_in_store().get()) {
             // The end of the session frees it, or keeps it for the process that resumes.
             (Some(_), _) => {}
-            (None, Some(())) => core.registry.settle(nonce, Some(token)),
-            (None, None) => core.departures.end_later(core, &self.request, token, Ending::Release),
+            (None, Some(())) => core.registry.confirm_end(nonce, Some(token)),
+            (None, None) => core
+                .departures
+                .end_in_background(core, &self.request, token, Ending::Release),
         }
     }
 }

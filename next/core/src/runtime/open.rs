@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::in_flight::{InFlight, caught};
-use super::session::{Open, SessionCore, SessionRef, SessionState};
+use super::session::{CloseOnDrop, SessionCore, SessionRef, SessionState};
 use super::unfinished::{Running, StoreRef};
 use super::{end, reconcile, renewal};
 use crate::backend::{Backend, Opened, SessionEvent, SessionEvents};
@@ -18,7 +18,7 @@ use crate::options::SessionId;
 /// The parts of a store from which a session is opened.
 pub(crate) struct Opening {
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) values: Arc<StoreRef>,
+    pub(crate) store_ref: Arc<StoreRef>,
 }
 
 impl Opening {
@@ -47,7 +47,7 @@ impl Opening {
     {
         let executor = self.backend.executor().map_err(|error| error.during(operation))?;
         let clock = self.backend.clock();
-        let running = executor.is_library().then(|| self.values.enter());
+        let running = executor.is_library().then(|| self.store_ref.enter());
         let (events, reports) = SessionEvents::channel();
         let opening = opening(events);
         let on = executor.clone();
@@ -58,7 +58,7 @@ impl Opening {
         };
         let open = InFlight::new(&executor, started).await;
         // Not in flight: the last value of the store must be one of the application's.
-        let values = self.values;
+        let values = self.store_ref;
         open.map(|open| Arc::new(SessionState::new(open, values)))
             .map_err(|error| error.during(operation))
     }
@@ -73,7 +73,7 @@ async fn start(
     resumed: bool,
     reports: UnboundedReceiver<SessionEvent>,
     running: Option<Running>,
-) -> Result<Open> {
+) -> Result<CloseOnDrop> {
     let core = Arc::new(SessionCore::new(clock, executor, opened));
     core.renewed(asked);
     let mut renewed_at = asked;
@@ -96,7 +96,7 @@ async fn start(
         }
     }
     tracing::debug!(session = %core.id(), ttl = ?core.ttl(), resumed, "session opened");
-    let open = Open::new(&core);
+    let open = CloseOnDrop::new(&core);
     core.executor()
         .spawn(renewal::keep(Arc::clone(&core), renewed_at, running));
     core.executor().spawn(reconcile::watch(Arc::clone(&core), reports));

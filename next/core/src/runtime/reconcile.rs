@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::in_flight::{InFlight, caught};
 use super::renewal::period;
-use super::retry::{Until, retry};
+use super::retry::{RetryScope, retry};
 use super::session::SessionCore;
 use crate::backend::{Entry, SessionEvent};
 use crate::error::{Error, Result};
@@ -43,13 +43,13 @@ async fn compare_repeatedly(core: &Arc<SessionCore>, demand: &Notify) {
             () = demand.notified() => {}
             () = core.clock().sleep(period(core.ttl())) => {}
         }
-        core.registry.begin_walk();
+        core.registry.begin_comparison();
         let listed = list(core).await;
         if let Err(error) = &listed {
             tracing::debug!(session = %core.id(), error = %error.chain(), "comparing with the store failed");
         }
-        for stray in core.registry.end_walk(listed.ok()) {
-            core.departures.withdraw(core, &stray);
+        for orphan in core.registry.end_comparison(listed.ok()) {
+            core.departures.withdraw(core, &orphan);
         }
     }
 }
@@ -59,11 +59,11 @@ async fn list(core: &Arc<SessionCore>) -> Result<Vec<Entry>> {
     let mut cursor: Option<Vec<u8>> = None;
     loop {
         let mut attempts = 0;
-        let again = |error: &Error| {
+        let should_retry = |error: &Error| {
             attempts += 1;
             attempts < MOST_ATTEMPTS && error.is_retryable()
         };
-        let page = retry(core, Until::Lost, again, || {
+        let page = retry(core, RetryScope::Valid, should_retry, || {
             let (backend, cursor) = (Arc::clone(core.backend()), cursor.clone());
             InFlight::new(core.executor(), async move {
                 caught(backend.entries(cursor.as_deref())).await
@@ -81,8 +81,8 @@ async fn list(core: &Arc<SessionCore>) -> Result<Vec<Entry>> {
 /// Takes the entries of a resumed session into the registry.
 pub(super) async fn take_entries(core: &Arc<SessionCore>) -> Result<()> {
     let listed = list(core).await?;
-    for stray in core.registry.resume(listed) {
-        core.departures.withdraw(core, &stray);
+    for orphan in core.registry.resume(listed) {
+        core.departures.withdraw(core, &orphan);
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ pub(super) fn keep(
     running: Option<Running>,
 ) -> impl Future<Output = ()> + Send {
     // Not an `async fn`: the guard must act even if the task is dropped before its first poll.
-    let guard = Guard(Arc::clone(&core));
+    let guard = LoseOnDrop(Arc::clone(&core));
     async move {
         renew_until_the_end(&core, renewed_at).await;
         end::end(core, running).await;
@@ -35,15 +35,15 @@ pub(super) fn keep(
 }
 
 /// Ends the validity of a session whose renewals end with its runtime.
-struct Guard(Arc<SessionCore>);
+struct LoseOnDrop(Arc<SessionCore>);
 
-impl Drop for Guard {
+impl Drop for LoseOnDrop {
     fn drop(&mut self) {
         self.0.lose(match std::thread::panicking() {
             true => LossReason::Failed,
             false => LossReason::Closed,
         });
-        self.0.over().set(());
+        self.0.ended_in_store().set(());
     }
 }
 

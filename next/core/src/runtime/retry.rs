@@ -31,21 +31,21 @@ impl Backoff {
 
 /// How long the attempts go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// Until the session is lost, closed or detached: for callers.
-    Lost,
-    /// Until the session has ended in the store too: for work in the background.
-    Over,
+pub(crate) enum RetryScope {
+    /// RetryScope the session is lost, closed or detached: for callers.
+    Valid,
+    /// RetryScope the session has ended in the store too: for work in the background.
+    InStore,
 }
 
-/// Calls `attempt` until it succeeds, fails with an error that is not to be tried `again`, or the session ends.
+/// Calls `attempt` until it succeeds, fails with an error that `should_retry` refuses, or the session ends.
 ///
 /// An attempt is not interrupted. A panic of an attempt is an error with an unknown effect. The unknown effect of an earlier
 /// attempt survives a later error without effect.
 pub(crate) async fn retry<T, F>(
     core: &Arc<SessionCore>,
-    until: Until,
-    mut again: impl FnMut(&Error) -> bool,
+    until: RetryScope,
+    mut should_retry: impl FnMut(&Error) -> bool,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T>
 where
@@ -65,10 +65,10 @@ where
             Ok(value) => return Ok(value),
             Err(error) => {
                 unknown |= error.effect() == Effect::Unknown;
-                if !again(&error) {
+                if !should_retry(&error) {
                     return Err(effect(error, unknown));
                 }
-                tracing::debug!(session = %core.id(), error = %error.chain(), "failed, trying again");
+                tracing::debug!(session = %core.id(), error = %error.chain(), "failed, trying should_retry");
             }
         }
         let pause = core.clock().sleep(backoff.next());

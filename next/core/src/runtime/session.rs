@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::departures::Departures;
 use super::registry::RequestRegistry;
-use super::retry::Until;
+use super::retry::RetryScope;
 use super::signal::Signal;
 use super::unfinished::StoreRef;
 use crate::backend::{BackendSession, Opened};
@@ -23,35 +23,38 @@ pub(crate) type SessionRef = Arc<SessionState>;
 /// A session that is open, for as long as a reference to this exists.
 pub(crate) struct SessionState {
     // Dropped in this order: the session begins to end before the last value of the store waits for the end.
-    open: Open,
+    close_on_drop: CloseOnDrop,
     #[expect(dead_code, reason = "its drop is its use")]
-    values: Arc<StoreRef>,
+    store_ref: Arc<StoreRef>,
 }
 
 impl Deref for SessionState {
     type Target = Arc<SessionCore>;
 
     fn deref(&self) -> &Arc<SessionCore> {
-        &self.open.0
+        &self.close_on_drop.0
     }
 }
 
 impl SessionState {
-    pub(super) const fn new(open: Open, values: Arc<StoreRef>) -> Self {
-        Self { open, values }
+    pub(super) const fn new(close_on_drop: CloseOnDrop, store_ref: Arc<StoreRef>) -> Self {
+        Self {
+            close_on_drop,
+            store_ref,
+        }
     }
 }
 
 /// Closes the session in the background when it is dropped.
-pub(super) struct Open(Arc<SessionCore>);
+pub(super) struct CloseOnDrop(Arc<SessionCore>);
 
-impl Open {
+impl CloseOnDrop {
     pub(super) fn new(core: &Arc<SessionCore>) -> Self {
         Self(Arc::clone(core))
     }
 }
 
-impl Drop for Open {
+impl Drop for CloseOnDrop {
     fn drop(&mut self) {
         // Reads no clock and writes no log: a drop may run while the locals of its thread are being dropped.
         self.0.loss.set(LossReason::Closed);
@@ -73,7 +76,7 @@ pub(crate) struct SessionCore {
     renewal_error: Mutex<Option<(ErrorKind, String)>>,
     loss: Signal<LossReason>,
     /// Set when the session has ended in the store, or its end was given up.
-    over: Signal<()>,
+    ended_in_store: Signal<()>,
     /// The failure of the end, for the call that ends the session.
     pub(super) end_error: Mutex<Option<Error>>,
 }
@@ -97,7 +100,7 @@ impl SessionCore {
             deadline: AtomicU64::new(0),
             renewal_error: Mutex::new(None),
             loss: Signal::new(),
-            over: Signal::new(),
+            ended_in_store: Signal::new(),
             end_error: Mutex::new(None),
         }
     }
@@ -186,8 +189,8 @@ impl SessionCore {
         &self.loss
     }
 
-    pub(crate) fn over(&self) -> &Signal<()> {
-        &self.over
+    pub(crate) fn ended_in_store(&self) -> &Signal<()> {
+        &self.ended_in_store
     }
 
     /// Waits for the loss. A task of the executor signals it by the deadline; each poll looks at the clock too, for a process
@@ -206,25 +209,25 @@ impl SessionCore {
 
     /// Returns whether the session was closed or detached in this process: a release is then needless, or wrong. Reads no
     /// clock.
-    pub(crate) fn ended_here(&self) -> Option<LossReason> {
+    pub(crate) fn closed_locally(&self) -> Option<LossReason> {
         let here = |reason: &LossReason| matches!(reason, LossReason::Closed | LossReason::Detached);
         self.loss.get().filter(here)
     }
 
-    pub(super) fn stopped(&self, until: Until) -> Option<Error> {
+    pub(super) fn stopped(&self, until: RetryScope) -> Option<Error> {
         match until {
-            Until::Lost => self.validity().err().map(|reason| self.lost_waiting(reason)),
-            Until::Over => self.over.get().map(|()| {
+            RetryScope::Valid => self.validity().err().map(|reason| self.lost_waiting(reason)),
+            RetryScope::InStore => self.ended_in_store.get().map(|()| {
                 let reason = self.loss.get().unwrap_or(LossReason::Closed);
                 self.lost_waiting(reason)
             }),
         }
     }
 
-    pub(super) async fn until(self: &Arc<Self>, until: Until) {
+    pub(super) async fn until(self: &Arc<Self>, until: RetryScope) {
         match until {
-            Until::Lost => drop(self.lost().await),
-            Until::Over => self.over.wait().await,
+            RetryScope::Valid => drop(self.lost().await),
+            RetryScope::InStore => self.ended_in_store.wait().await,
         }
     }
 
@@ -307,7 +310,7 @@ impl SessionCore {
         if ended != reason || (!first && reason == LossReason::Detached) {
             return Err(self.explain(self.lost_waiting(ended), operation, None));
         }
-        self.over.wait().await;
+        self.ended_in_store.wait().await;
         match self.end_error.lock().take() {
             Some(error) => Err(self.explain(error, operation, None).with_effect(Effect::Unknown)),
             None => Ok(()),

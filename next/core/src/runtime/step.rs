@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::in_flight::InFlight;
-use super::retry::{Until, retry};
+use super::retry::{RetryScope, retry};
 use super::session::{SessionCore, SessionRef};
 use crate::backend::Marker;
 use crate::error::{Effect, Error, ErrorKind, Result};
@@ -31,14 +31,14 @@ pub(crate) async fn step<T: Send + 'static>(
         // Not the session itself: a step whose caller is gone must not keep it open.
         let (core, sent) = (Arc::<SessionCore>::clone(session), Arc::clone(&sent));
         let running = async move {
-            let again = |error: &Error| {
+            let should_retry = |error: &Error| {
                 error.is_retryable() || (error.effect() == Effect::Unknown && error.kind() != ErrorKind::Internal)
             };
             let attempt = || {
                 sent.store(true, Ordering::Release);
                 attempt(marker.marker())
             };
-            retry(&core, Until::Over, again, attempt).await
+            retry(&core, RetryScope::InStore, should_retry, attempt).await
         };
         InFlight::new(session.executor(), running).await
     };

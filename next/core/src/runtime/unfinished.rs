@@ -1,4 +1,4 @@
-//! The wait of the last value of a store for the ends of its sessions.
+//! The wait of the last reference to a store for the ends of its sessions.
 
 use std::process;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::executor::is_library_thread;
 use crate::sync::{Condvar, Mutex};
 
-/// How long the drop of the last value of a store waits.
+/// How long the drop of the last reference to a store waits.
 const LONGEST: Duration = Duration::from_millis(500);
 
 /// How many sessions of a store have not ended on the library's thread.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 
-use crate::ask::{ask, watch};
 use crate::backend::{Key, KeyRead, Snapshot, Stm};
 use crate::error::{Error, Result};
+use crate::query::{long_poll, query};
 use crate::runtime::session::SessionRef;
 
 /// Reads keys, and repeats a read until the store answers or the session ends.
@@ -31,7 +31,7 @@ impl Reader {
             let (stm, keys) = (Arc::clone(&stm), Arc::clone(&keys));
             async move { stm.read(&keys, at).await }.boxed()
         };
-        ask(&self.session, "read", None, attempt).await
+        query(&self.session, "read", None, attempt).await
     }
 
     /// Waits until `key` may have changed after `revision`, for as long as one step of the store can.
@@ -40,7 +40,7 @@ impl Reader {
             let (stm, key) = (Arc::clone(&self.stm), key.clone());
             async move { stm.changed(&[key], revision).await }.boxed()
         };
-        watch(&self.session, "wait", None, attempt).await
+        long_poll(&self.session, "wait", None, attempt).await
     }
 }
 

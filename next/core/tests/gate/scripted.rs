@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, BackendSession, Departure, Entry, EntryState, Grant, Joined, Lease, Left, Locker, Marker, Mode, Nonce,
-    Opened, Page, Request, RwLock, SessionEvent, SessionEvents, Slot, WaitQueue,
+    Backend, BackendSession, Departure, EndOutcome, Entry, EntryState, Grant, Joined, Lease, Locker, Marker, Mode,
+    Nonce, Opened, Page, Request, RwLock, SessionEvent, SessionEvents, Slot, WaitQueue,
 };
 use tenure_core::clock::{Clock, Moment};
 use tenure_core::executor::Executor;
@@ -549,7 +549,7 @@ impl WaitQueue for ScriptedSession {
         Ok(None)
     }
 
-    async fn leave(&self, _marker: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
+    async fn leave(&self, _marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>> {
         let (id, departures) = (self.id.clone(), departures.to_vec());
         let leaving = self.store.step("leave", move |state| {
             let mut answers = Vec::new();
@@ -563,7 +563,7 @@ impl WaitQueue for ScriptedSession {
                     .entries
                     .get(&nonce)
                     .is_some_and(|(_, _, token)| departure.token.is_none() || departure.token == *token);
-                answers.push(if held { Left::Left } else { Left::Gone });
+                answers.push(if held { EndOutcome::Ended } else { EndOutcome::NotHeld });
                 if held {
                     state.remove(&id, nonce);
                 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tenure_core::backend::{
-    Backend, BackendSession, Commit, CommitOutcome, CommitRecord, Departure, Election, Grant, Joined, Key, KeyRead,
-    LeaderUpdate, Lease, Left, Locker, Marker, Mode, Nonce, Opened, Page, Request, Resolution, SessionEvents, Slot,
+    Backend, BackendSession, Commit, CommitOutcome, CommitRecord, Departure, Election, EndOutcome, Grant, Joined, Key,
+    KeyRead, LeaderUpdate, Lease, Locker, Marker, Mode, Nonce, Opened, Page, Request, Resolution, SessionEvents, Slot,
     Snapshot, Stm, StoredValue, WaitQueue, Write,
 };
 use tenure_core::clock::Clock;
@@ -328,8 +328,8 @@ impl WaitQueue for StmSession {
         Ok(None)
     }
 
-    async fn leave(&self, _: Marker, departures: &[Departure]) -> Result<Vec<Left>> {
-        Ok(vec![Left::Left; departures.len()])
+    async fn leave(&self, _: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>> {
+        Ok(vec![EndOutcome::Ended; departures.len()])
     }
 }
 

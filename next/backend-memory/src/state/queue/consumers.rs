@@ -4,7 +4,13 @@ use super::*;
 
 /// Consumers.
 impl State {
-    pub(crate) fn take(&mut self, member: &Member, request: &Request, limit: &TakeLimit, wait: bool) -> Result<Taken> {
+    pub(crate) fn take(
+        &mut self,
+        member: &Member,
+        request: &Request,
+        limit: &TakeLimit,
+        wait: bool,
+    ) -> Result<Joined<Vec<TakenItem>>> {
         let object = self.object_of(request);
         if !self.begin(member, request)? {
             let arrival = self.next_arrival();
@@ -23,13 +29,13 @@ impl State {
             self.settle();
         }
         Ok(match self.look_for_items(member, request)? {
-            Look::Done(items) => Taken::Items(items),
-            Look::Until(_) if wait => Taken::Waiting,
+            Look::Done(items) => Joined::Granted(items),
+            Look::Until(_) if wait => Joined::Waiting,
             Look::Until(_) => {
                 if let Some(held) = self.lease(member)?.entries.remove(&request.nonce()) {
-                    self.end_entry(member.session, request.nonce(), held, Ending::Left);
+                    self.end_entry(member.session, request.nonce(), held, Ending::EndOutcome);
                 }
-                Taken::Empty
+                Joined::Busy
             }
         })
     }
@@ -176,10 +182,10 @@ impl State {
             let Some(item) = queue.and_then(|queue| queue.items.get_mut(&place)) else {
                 continue;
             };
-            if ending == Ending::Left && !planted.has(Bug::WithdrawalCounts) {
+            if ending == Ending::EndOutcome && !planted.has(Bug::WithdrawalCounts) {
                 item.deliveries = item.deliveries.saturating_sub(1);
             }
-            if (planted.has(Bug::WithdrawalLosesItems) && ending == Ending::Left)
+            if (planted.has(Bug::WithdrawalLosesItems) && ending == Ending::EndOutcome)
                 || (planted.has(Bug::CrashedItemDropped) && ending == Ending::Lost && item.deliveries > 2)
             {
                 self.remove_item(object, place);
@@ -199,29 +205,29 @@ impl State {
         self.make_available(object, place, delay);
     }
 
-    pub(crate) fn ack(&mut self, member: &Member, marker: Marker, claims: &[Claim]) -> Result<Vec<Left>> {
+    pub(crate) fn ack(&mut self, member: &Member, marker: Marker, claims: &[Claim]) -> Result<Vec<EndOutcome>> {
         let ack = |state: &mut Self| {
             let mut left = Vec::new();
             for claim in claims {
                 left.push(match state.settle_claim(member, claim)? {
                     Some((object, place)) if state.planted.has(Bug::AckIgnored) => {
                         state.give_back(&object, place, Duration::from_secs(60));
-                        Left::Left
+                        EndOutcome::Ended
                     }
                     Some((object, place)) => {
                         state.remove_item(&object, place);
-                        Left::Left
+                        EndOutcome::Ended
                     }
-                    None if state.planted.has(Bug::LateAckSucceeds) => Left::Left,
-                    None => Left::Gone,
+                    None if state.planted.has(Bug::LateAckSucceeds) => EndOutcome::Ended,
+                    None => EndOutcome::NotHeld,
                 });
             }
-            Ok(Outcome::Left(left))
+            Ok(Outcome::Ends(left))
         };
         self.once(member, marker, ack)?.left()
     }
 
-    pub(crate) fn nack(&mut self, member: &Member, marker: Marker, returns: &[Return]) -> Result<Vec<Left>> {
+    pub(crate) fn nack(&mut self, member: &Member, marker: Marker, returns: &[Return]) -> Result<Vec<EndOutcome>> {
         let nack = |state: &mut Self| {
             let mut left = Vec::new();
             for back in returns {
@@ -231,12 +237,12 @@ impl State {
                             true => drop(state.remove_item(&object, place)),
                             false => state.give_back(&object, place, back.delay),
                         }
-                        Left::Left
+                        EndOutcome::Ended
                     }
-                    None => Left::Gone,
+                    None => EndOutcome::NotHeld,
                 });
             }
-            Ok(Outcome::Left(left))
+            Ok(Outcome::Ends(left))
         };
         self.once(member, marker, nack)?.left()
     }
@@ -291,7 +297,7 @@ impl State {
             let lease = self.lease(member)?;
             lease.ended_nonces.insert(request.nonce());
             if let Some(held) = lease.entries.remove(&request.nonce()) {
-                self.end_entry(member.session, request.nonce(), held, Ending::Left);
+                self.end_entry(member.session, request.nonce(), held, Ending::EndOutcome);
             }
         }
         Ok(())

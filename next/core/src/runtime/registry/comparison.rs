@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
-use super::{Entry, HeldToken, RequestRegistry, Stage};
+use super::{Entry, HeldToken, RequestRegistry, Stage, Unclaimed};
 use crate::backend::{Entry as Listed, EntryState, Grant, Nonce, Request};
 use crate::error::LossReason;
 use crate::runtime::signal::Signal;
@@ -12,35 +12,47 @@ impl RequestRegistry {
     /// Takes the entries of a resumed session. Returns those that cannot be reclaimed, to be withdrawn.
     pub(crate) fn resume(&self, listed: Vec<Listed>) -> Vec<Request> {
         let mut state = self.state.lock();
-        let mut strays = Vec::new();
+        let mut orphans = Vec::new();
         for Listed {
             nonce,
             kind,
             name,
             state: reported,
+            mode,
         } in listed
         {
             let grants = match reported {
                 EntryState::Granted(grants) if kind.has_wait_queue() => grants,
                 _ => {
-                    strays.push(self.request(nonce, kind, &name));
-                    state.insert_stray(nonce, kind, name);
+                    orphans.push(self.request(nonce, kind, &name));
+                    state.insert_orphan(nonce, kind);
                     continue;
                 }
             };
+            for grant in &grants {
+                let (name, token) = (name.clone(), grant.token);
+                state.unclaimed.insert(
+                    Unclaimed {
+                        kind,
+                        name,
+                        mode,
+                        token,
+                    },
+                    nonce,
+                );
+            }
             let held = |grant| HeldToken {
                 grant,
                 loss: Signal::new(),
                 departing: false,
-                claimed: false,
             };
             let tokens = grants.into_iter().map(held).collect();
-            let entry = Entry::new(kind, name, Stage::Held { tokens, walks: 0 });
+            let entry = Entry::new(kind, Stage::Held { tokens, comparisons: 0 });
             state.entries.insert(nonce, entry);
         }
         // Older than the first new request.
         self.oldest_open.store(state.oldest_open(), Ordering::Release);
-        strays
+        orphans
     }
 
     /// Returns the requests whose holdings a detached session keeps.
@@ -56,45 +68,46 @@ impl RequestRegistry {
     }
 
     /// Begins a comparison with the store.
-    pub(crate) fn begin_walk(&self) {
+    pub(crate) fn begin_comparison(&self) {
         let mut state = self.state.lock();
-        state.walks += 1;
+        state.comparisons += 1;
         state.removed = Some(HashSet::new());
     }
 
     /// Ends a comparison with the store, and raises the loss of each holding that the store should list and does not. `listed`
-    /// is `None` if the store did not answer. Returns the strays, to be withdrawn.
-    pub(crate) fn end_walk(&self, listed: Option<Vec<Listed>>) -> Vec<Request> {
+    /// is `None` if the store did not answer. Returns the orphans, to be withdrawn.
+    pub(crate) fn end_comparison(&self, listed: Option<Vec<Listed>>) -> Vec<Request> {
         let mut state = self.state.lock();
         let removed = state.removed.take().unwrap_or_default();
         let Some(listed) = listed else {
             return Vec::new();
         };
-        let mut strays = Vec::new();
+        let mut orphans = Vec::new();
         let mut granted: HashMap<Nonce, Vec<Grant>> = HashMap::new();
         for Listed {
             nonce,
             kind,
             name,
             state: reported,
+            ..
         } in listed
         {
             // A page may list a request that ended since. One that began since is in the registry.
             if !state.entries.contains_key(&nonce) && !removed.contains(&nonce) {
-                strays.push(self.request(nonce, kind, &name));
-                state.insert_stray(nonce, kind, name);
+                orphans.push(self.request(nonce, kind, &name));
+                state.insert_orphan(nonce, kind);
             } else if let EntryState::Granted(grants) = reported {
                 granted.insert(nonce, grants);
             }
         }
-        let walk = state.walks;
+        let walk = state.comparisons;
         let mut gone = Vec::new();
         for (nonce, entry) in &state.entries {
-            let Stage::Held { tokens, walks } = &entry.stage else {
+            let Stage::Held { tokens, comparisons } = &entry.stage else {
                 continue;
             };
             // A grant that crossed with the walk may be on no page.
-            if *walks >= walk {
+            if *comparisons >= walk {
                 continue;
             }
             let listed = granted.get(nonce).map_or(&[][..], Vec::as_slice);
@@ -110,10 +123,10 @@ impl RequestRegistry {
                 tracing::warn!(%key, "a holding is not in the store any more");
             }
         }
-        for stray in &strays {
-            let (nonce, kind, name) = (stray.nonce(), stray.kind().as_str(), stray.name().as_str());
+        for orphan in &orphans {
+            let (nonce, kind, name) = (orphan.nonce(), orphan.kind().as_str(), orphan.name().as_str());
             tracing::warn!(%nonce, kind, name, "the store has an entry that this session does not: withdrawing it");
         }
-        strays
+        orphans
     }
 }

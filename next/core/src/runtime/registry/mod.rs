@@ -1,13 +1,13 @@
 //! All requests and holdings of a session.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::signal::Signal;
-use crate::backend::{Grant, Marker, Nonce, Request, Slot};
+use crate::backend::{Grant, Marker, Mode, Nonce, Request, Slot};
 use crate::error::{Error, ErrorKind, LossReason, Result};
 use crate::name::{Kind, Name};
 use crate::sync::Mutex;
@@ -26,22 +26,32 @@ pub(crate) struct RequestRegistry {
     free_slots: Arc<Semaphore>,
 }
 
+/// A holding of a resumed session, as its reclaim describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Unclaimed {
+    pub(crate) kind: Kind,
+    pub(crate) name: Name,
+    pub(crate) mode: Mode,
+    pub(crate) token: FencingToken,
+}
+
 #[derive(Default)]
 struct State {
     next: u64,
     entries: BTreeMap<Nonce, Entry>,
+    /// The holdings of a resumed session that no guard has yet.
+    unclaimed: HashMap<Unclaimed, Nonce>,
     /// How many departures wait for their confirmation.
     departing: usize,
     slots: Vec<Slot>,
     /// How many comparisons with the store have begun.
-    walks: u64,
+    comparisons: u64,
     /// The requests that were removed during the present comparison.
     removed: Option<HashSet<Nonce>>,
 }
 
 struct Entry {
     kind: Kind,
-    name: Name,
     stage: Stage,
     /// For the caller that waits for the grant.
     loss: Signal<LossReason>,
@@ -56,7 +66,7 @@ enum Stage {
     Held {
         tokens: Vec<HeldToken>,
         /// How many comparisons with the store had begun at the grant.
-        walks: u64,
+        comparisons: u64,
     },
     /// Being withdrawn.
     Withdrawn,
@@ -67,15 +77,12 @@ struct HeldToken {
     loss: Signal<LossReason>,
     /// Whether its release has begun.
     departing: bool,
-    /// Whether a guard has it. False for the holdings of a resumed session until they are reclaimed.
-    claimed: bool,
 }
 
 impl Entry {
-    fn new(kind: Kind, name: Name, stage: Stage) -> Self {
+    fn new(kind: Kind, stage: Stage) -> Self {
         Self {
             kind,
-            name,
             stage,
             loss: Signal::new(),
             lost: None,
@@ -93,8 +100,8 @@ impl Entry {
 
 impl State {
     /// Adds an entry of the store that is to be withdrawn.
-    fn insert_stray(&mut self, nonce: Nonce, kind: Kind, name: Name) {
-        let entry = Entry::new(kind, name, Stage::Withdrawn);
+    fn insert_orphan(&mut self, nonce: Nonce, kind: Kind) {
+        let entry = Entry::new(kind, Stage::Withdrawn);
         // A store with another history may have a nonce that no request has had yet.
         self.next = self.next.max(nonce.get() + 1);
         self.departing += entry.departing();
@@ -166,7 +173,7 @@ impl RequestRegistry {
                 let mut state = self.state.lock();
                 if state.entries.len() < self.capacity {
                     let nonce = state.take_nonce();
-                    let entry = Entry::new(kind, name.clone(), Stage::Open);
+                    let entry = Entry::new(kind, Stage::Open);
                     let loss = entry.loss.clone();
                     state.entries.insert(nonce, entry);
                     return Ok((self.request(nonce, kind, name), loss));
@@ -186,7 +193,7 @@ impl RequestRegistry {
     /// Records the grants of a request. Returns the loss signal of each.
     pub(crate) fn hold(&self, nonce: Nonce, grants: &[Grant]) -> Vec<Signal<LossReason>> {
         let mut state = self.state.lock();
-        let walks = state.walks;
+        let comparisons = state.comparisons;
         let mut signals = Vec::with_capacity(grants.len());
         state.change(nonce, |entry| {
             let held = |grant: &Grant| {
@@ -199,18 +206,17 @@ impl RequestRegistry {
                     grant: grant.clone(),
                     loss,
                     departing: false,
-                    claimed: true,
                 }
             };
             let tokens = grants.iter().map(held).collect();
-            entry.stage = Stage::Held { tokens, walks };
+            entry.stage = Stage::Held { tokens, comparisons };
             true
         });
         signals
     }
 
     /// Records that a withdrawal, or the release of `token`, has begun.
-    pub(crate) fn depart(&self, nonce: Nonce, token: Option<FencingToken>) {
+    pub(crate) fn begin_end(&self, nonce: Nonce, token: Option<FencingToken>) {
         self.state.lock().change(nonce, |entry| {
             match (&mut entry.stage, token) {
                 (Stage::Held { tokens, .. }, Some(token)) => {
@@ -225,7 +231,7 @@ impl RequestRegistry {
     }
 
     /// Records that nothing is left of a request, or of its `token`.
-    pub(crate) fn settle(&self, nonce: Nonce, token: Option<FencingToken>) {
+    pub(crate) fn confirm_end(&self, nonce: Nonce, token: Option<FencingToken>) {
         let mut state = self.state.lock();
         state.change(nonce, |entry| match (&mut entry.stage, token) {
             (Stage::Held { tokens, .. }, Some(token)) => {
@@ -256,30 +262,16 @@ impl RequestRegistry {
         }
     }
 
-    /// Finds a holding of a resumed session that no guard has yet.
-    pub(crate) fn reclaim(
-        &self,
-        kind: Kind,
-        name: &Name,
-        token: FencingToken,
-    ) -> Option<(Request, Grant, Signal<LossReason>)> {
+    /// Takes the holding of a resumed session that no guard has yet, by an index: resumed holdings may be many.
+    pub(crate) fn reclaim(&self, unclaimed: &Unclaimed) -> Option<(Request, Grant, Signal<LossReason>)> {
         let mut state = self.state.lock();
-        let of_name = state
-            .entries
-            .iter_mut()
-            .filter(|(_, entry)| entry.kind == kind && entry.name == *name);
-        for (nonce, entry) in of_name {
-            if let Stage::Held { tokens, .. } = &mut entry.stage
-                && let Some(held) = tokens
-                    .iter_mut()
-                    .find(|held| held.grant.token == token && !held.claimed)
-            {
-                held.claimed = true;
-                let request = self.request(*nonce, kind, name);
-                return Some((request, held.grant.clone(), held.loss.clone()));
-            }
-        }
-        None
+        let nonce = state.unclaimed.remove(unclaimed)?;
+        let Stage::Held { tokens, .. } = &state.entries.get(&nonce)?.stage else {
+            return None;
+        };
+        let held = tokens.iter().find(|held| held.grant.token == unclaimed.token)?;
+        let request = self.request(nonce, unclaimed.kind, &unclaimed.name);
+        Some((request, held.grant.clone(), held.loss.clone()))
     }
 
     /// Takes the identity of a step. Waits while all slots are in use.
@@ -304,7 +296,7 @@ impl RequestRegistry {
     }
 
     /// Waits until nothing is left of a request.
-    pub(crate) async fn settled(&self, nonce: Nonce) {
+    pub(crate) async fn ended(&self, nonce: Nonce) {
         self.until(|state| !state.entries.contains_key(&nonce)).await;
     }
 
