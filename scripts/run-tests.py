@@ -264,7 +264,8 @@ def run(binary, arguments, tier):
         failures += this.failures()
         passed += this.passed()
         for test in this.cut_off:
-            failures.append(Failure(binary, test, f"cut off after {test_limit} s", judged=True))
+            # It may hang, or the machine is busy: the repetition tells.
+            failures.append(Failure(binary, test, f"cut off after {test_limit} s", judged=False))
         if this.overrun:
             running = ", ".join(sorted(set(this.slow) - set(this.results))) or "not known which test"
             why = f"cut off after the {BINARY_LIMIT * factor} s of a binary, while running: {running}"
@@ -364,9 +365,13 @@ def main():
     if len(flaky) > MOST_FLAKY:
         red += [f"{failure} (not judged, one of more than {MOST_FLAKY})" for failure in flaky]
     elif not red:
-        again = [repeat(failure, SOAK_FACTOR if tier == "soak" else 1) for failure in flaky]
-        red += [str(failure) for failure in again if failure]
-        passed += again.count(None)
+        for failure in flaky:
+            still = repeat(failure, SOAK_FACTOR if tier == "soak" else 1)
+            if still:
+                # The run is red, and a test that hangs costs twice its limit.
+                red.append(str(still))
+                break
+            passed += 1
     else:
         red += [f"{failure} (not judged)" for failure in flaky]
     if tier == "gate" and not documentation(arguments):

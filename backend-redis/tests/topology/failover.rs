@@ -157,7 +157,7 @@ async fn a_full_memory_is_no_reason_to_acknowledge_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_few_replicas_open_no_session() {
     let server = RedisServer::start_async().await.unwrap();
-    let url = format!("{}?wait_replicas=1&timeout=200ms", server.url());
+    let url = format!("{}?wait_replicas=1&timeout=2s", server.url());
     let error = refused("no replica", config(url)).await;
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
     assert!(
