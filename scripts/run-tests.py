@@ -5,9 +5,8 @@
 
 The gate must not depend on the speed of the machine; `soak` has the tests that measure time on real servers or start
 whole clusters. Each test, each binary and the whole run have a limit; a process that reaches its limit is killed with
-its group, and the test is named and red. So is a test that fails with a counterexample: it is never repeated. One that
-could not be judged says `NOT JUDGED`; it is repeated alone with doubled limits and printed as FLAKY. More than MOST_FLAKY
-of these are red, too.
+its group, and the test is named. A test that fails with a counterexample is red and never repeated. One that was cut off, or
+says `NOT JUDGED`, is repeated alone with doubled limits and printed as FLAKY. More than MOST_FLAKY of these are red, too.
 
 Ends with 0 if everything passed, and 1 otherwise.
 """
@@ -40,7 +39,7 @@ MOST_FLAKY = 3
 REPETITIONS = 2
 
 # Binaries that run the cases of the suite.
-CASES = {"conformance/conformance", "example-backend/conformance"}
+CASES = {"conformance/conformance", "conformance/storm_paused", "example-backend/conformance"}
 
 # Whole binaries that are no part of the gate, and why.
 SOAK = {

@@ -1,7 +1,7 @@
 //! No step does more than so much, however much there is to be done. Counted, not timed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -60,8 +60,9 @@ impl Monitor {
         Self { stream, reading }
     }
 
-    fn end(self) -> Vec<Step> {
-        self.stream.shutdown(Shutdown::Both).unwrap();
+    fn end(mut self) -> Vec<Step> {
+        // The server closes the connection once it has sent all that it has for it.
+        self.stream.write_all(b"QUIT\r\n").unwrap();
         self.reading.join().unwrap()
     }
 }
