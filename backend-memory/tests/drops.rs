@@ -7,6 +7,7 @@ mod support;
 
 use std::cell::RefCell;
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use support::*;
@@ -23,7 +24,11 @@ fn runtime() -> Runtime {
 }
 
 async fn held(store: &Store<MemoryBackend>) -> (Session, LockGuard) {
-    let options = SessionOptions::new().ttl(millis(300));
+    held_under(store, millis(300)).await
+}
+
+async fn held_under(store: &Store<MemoryBackend>, ttl: Duration) -> (Session, LockGuard) {
+    let options = SessionOptions::new().ttl(ttl);
     let session = store.open(options).await.unwrap().into_dyn();
     let guard = session.locker("x").unwrap().lock().await.unwrap();
     (session, guard)
@@ -148,7 +153,7 @@ fn a_guard_may_live_in_a_threads_own_storage() {
     }
     let runtime = runtime();
     let store = runtime.block_on(async { connect(MemoryConfig::new()).unwrap() });
-    let (session, guard) = runtime.block_on(held(&store));
+    let (session, guard) = runtime.block_on(held_under(&store, millis(60_000)));
     let blocked = session.locker("x").unwrap();
     let handle = runtime.handle().clone();
     std::thread::spawn(move || {
