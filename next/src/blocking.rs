@@ -133,15 +133,17 @@ pub fn connect_with(url: impl AsRef<str>, options: ConnectOptions) -> Result<Sto
     wait(crate::connect_with(url, options)).map(Store)
 }
 
-/// Defines a type around that of the same name of the async API: its calls that make a `handle`, that block (`async`), and
-/// that `end` it.
+/// Defines a type around that of the same name of the async API: its calls that make a `handle`, that set an option
+/// (`with`), that return at once (`plain`), that block (`async`), and that `end` it.
 macro_rules! blocking {
     ($(
         $(#[$meta:meta])*
         $name:ident $(<$life:lifetime>)? $(derefs to $target:ty)? {
             $(handle $handle:ident($($h_arg:ident: $h_type:ty),*) -> $h_type_out:ident;)*
+            $(with $with:ident($($w_arg:ident: $w_type:ty),*);)*
+            $(plain $plain:ident($($p_arg:ident: $p_type:ty),*) -> $p_output:ty;)*
             $(async $call:ident($($arg:ident: $type:ty),*) -> $output:ty $(as $convert:expr)?;)*
-            $(end $end:ident -> $end_output:ty $(as $end_convert:expr)?;)*
+            $(end $end:ident($($e_arg:ident: $e_type:ty),*) -> $end_output:ty $(as $end_convert:expr)?;)*
         }
     )*) => {$(
         #[doc = concat!("The blocking form of [`crate::", stringify!($name), "`].")]
@@ -171,6 +173,19 @@ macro_rules! blocking {
                 }
             )*
             $(
+                #[doc = concat!("Sets an option: [`crate::", stringify!($name), "::", stringify!($with), "`].")]
+                #[must_use]
+                pub fn $with(self $(, $w_arg: $w_type)*) -> Self {
+                    Self(self.0.$with($($w_arg),*))
+                }
+            )*
+            $(
+                #[doc = concat!("Calls [`crate::", stringify!($name), "::", stringify!($plain), "`], with its errors.")]
+                pub fn $plain(&self $(, $p_arg: $p_type)*) -> $p_output {
+                    self.0.$plain($($p_arg),*)
+                }
+            )*
+            $(
                 #[doc = concat!("Blocks until [`crate::", stringify!($name), "::", stringify!($call), "`] returns.")]
                 ///
                 /// # Errors
@@ -186,8 +201,8 @@ macro_rules! blocking {
                 /// # Errors
                 ///
                 /// Those of the async call; `Config` inside an async runtime: the guard is dropped then.
-                pub fn $end(self) -> Result<$end_output> {
-                    wait(self.0.$end())$(.map($end_convert))?
+                pub fn $end(self $(, $e_arg: $e_type)*) -> Result<$end_output> {
+                    wait(self.0.$end($($e_arg),*))$(.map($end_convert))?
                 }
             )*
         }
@@ -231,7 +246,7 @@ blocking! {
 
     #[must_use = "a guard that is not bound releases the lock at once"]
     LockGuard derefs to Holding {
-        end release -> ();
+        end release() -> ();
     }
 
     #[derive(Clone)]
@@ -248,13 +263,13 @@ blocking! {
 
     #[must_use = "a guard that is not bound releases the lock at once"]
     ReadGuard derefs to Holding {
-        end release -> ();
+        end release() -> ();
     }
 
     #[must_use = "a guard that is not bound releases the lock at once"]
     WriteGuard derefs to Holding {
-        end release -> ();
-        end downgrade -> ReadGuard as ReadGuard;
+        end release() -> ();
+        end downgrade() -> ReadGuard as ReadGuard;
     }
 
     #[derive(Clone)]
@@ -270,7 +285,7 @@ blocking! {
     #[must_use = "a leadership that is not bound is resigned at once"]
     Leadership derefs to Holding {
         async proclaim(value: impl AsRef<[u8]>) -> ();
-        end resign -> ();
+        end resign() -> ();
     }
 
     /// It is an iterator whose `next` blocks until the next state.
@@ -278,6 +293,7 @@ blocking! {
 
     #[derive(Clone)]
     QueueHandle {
+        with dead_letter(max_deliveries: u32, name: impl AsRef<str>);
         async enqueue(item: impl Into<NewItem>) -> ();
         async enqueue_many(items: impl IntoIterator<Item = impl Into<NewItem>>) -> ();
         async dequeue() -> Delivery as Delivery;
@@ -294,8 +310,9 @@ blocking! {
 
     #[must_use = "an item that is not bound goes back at once"]
     Delivery derefs to crate::Delivery {
-        end ack -> ();
-        end nack -> ();
+        end ack() -> ();
+        end nack() -> ();
+        end nack_after(delay: Duration) -> ();
     }
 
     #[derive(Clone)]
@@ -310,7 +327,7 @@ blocking! {
 
     #[must_use = "a guard that is not bound releases the barrier at once"]
     BarrierGuard derefs to crate::BarrierGuard {
-        end release -> ();
+        end release() -> ();
     }
 
     #[derive(Clone)]
@@ -321,11 +338,13 @@ blocking! {
 
     #[must_use = "a participant that is not bound leaves at once"]
     Participant derefs to Holding {
-        end leave -> ();
+        end leave() -> ();
     }
 
     #[derive(Clone)]
     StmHandle {
+        with isolation(isolation: Isolation);
+        with attempts(attempts: u32);
         async get(key: impl AsRef<str>) -> Option<Vec<u8>>;
         async get_string(key: impl AsRef<str>) -> Option<String>;
         async entry(key: impl AsRef<str>) -> Option<StmEntry>;
@@ -337,6 +356,9 @@ blocking! {
 
     #[derive(Clone)]
     Tx {
+        plain put(key: impl AsRef<str>, value: impl Into<Vec<u8>>) -> Result<()>;
+        plain put_as(key: impl AsRef<str>, value: &(impl Serialize + ?Sized)) -> Result<()>;
+        plain delete(key: impl AsRef<str>) -> Result<()>;
         async get(key: impl AsRef<str>) -> Option<Vec<u8>>;
         async get_string(key: impl AsRef<str>) -> Option<String>;
         async rev(key: impl AsRef<str>) -> u64;
@@ -363,26 +385,6 @@ impl Store {
     }
 }
 
-impl QueueHandle {
-    /// Moves an item to the queue `name` instead of delivering it more than `max_deliveries` times:
-    /// [`crate::QueueHandle::dead_letter`].
-    #[must_use]
-    pub fn dead_letter(self, max_deliveries: u32, name: impl AsRef<str>) -> Self {
-        Self(self.0.dead_letter(max_deliveries, name))
-    }
-}
-
-impl Delivery {
-    /// Returns the item to its place after `delay`: [`crate::Delivery::nack_after`].
-    ///
-    /// # Errors
-    ///
-    /// Those of the async call; `Config` inside an async runtime: the item goes back at once then.
-    pub fn nack_after(self, delay: Duration) -> Result<()> {
-        wait(self.0.nack_after(delay))
-    }
-}
-
 impl Iterator for Observer {
     type Item = Result<LeaderUpdate>;
 
@@ -392,18 +394,6 @@ impl Iterator for Observer {
 }
 
 impl StmHandle {
-    /// Sets the isolation level: [`crate::StmHandle::isolation`].
-    #[must_use]
-    pub fn isolation(self, isolation: Isolation) -> Self {
-        Self(self.0.isolation(isolation))
-    }
-
-    /// Sets the maximum number of attempts: [`crate::StmHandle::attempts`].
-    #[must_use]
-    pub fn attempts(self, attempts: u32) -> Self {
-        Self(self.0.attempts(attempts))
-    }
-
     /// Returns a handle whose transactions commit only if `guard` is held in the store: [`crate::StmHandle::fenced_by`].
     pub fn fenced_by<'g>(&self, guard: &'g Holding) -> FencedStm<'g> {
         FencedStm(self.0.fenced_by(guard))
@@ -438,32 +428,5 @@ impl Tx {
     /// Those of the async call.
     pub fn get_as<T: DeserializeOwned>(&self, key: impl AsRef<str>) -> Result<Option<T>> {
         wait(self.0.get_as(key))
-    }
-
-    /// Writes a value at the commit: [`crate::Tx::put`].
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`, `TooLarge`.
-    pub fn put(&self, key: impl AsRef<str>, value: impl Into<Vec<u8>>) -> Result<()> {
-        self.0.put(key, value)
-    }
-
-    /// Writes a value as JSON at the commit: [`crate::Tx::put_as`].
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`, `TooLarge`, and `Config` for a value that JSON cannot express.
-    pub fn put_as<T: Serialize + ?Sized>(&self, key: impl AsRef<str>, value: &T) -> Result<()> {
-        self.0.put_as(key, value)
-    }
-
-    /// Deletes a key at the commit: [`crate::Tx::delete`].
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`.
-    pub fn delete(&self, key: impl AsRef<str>) -> Result<()> {
-        self.0.delete(key)
     }
 }

@@ -24,15 +24,8 @@ pub async fn connect(url: impl AsRef<str>) -> Result<Store> {
     connect_with(url, ConnectOptions::new()).await
 }
 
-/// Connects to the store at `url`, with options that override the URL.
-///
-/// # Errors
-///
-/// As for [`connect`], and `Config` for an option that the store does not take.
-///
-/// # Cancel safety
-///
-/// Cancel safe.
+/// Connects to the store at `url` as [`connect`] does, with options that override the URL. Fails with `Config` also for an
+/// option that the store does not take.
 pub async fn connect_with(url: impl AsRef<str>, options: ConnectOptions) -> Result<Store> {
     Connector::new().connect_with(url, options).await
 }
@@ -96,28 +89,12 @@ impl Connector {
         self.schemes.keys().map(String::as_str)
     }
 
-    /// Connects to the store at `url`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`connect`](connect()).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe if the factory of the scheme is.
+    /// Connects to the store at `url`, as [`connect`](connect()) does. Cancel safe if the factory of the scheme is.
     pub async fn connect(&self, url: impl AsRef<str>) -> Result<Store> {
         self.connect_with(url, ConnectOptions::new()).await
     }
 
-    /// Connects to the store at `url`, with options that override the URL.
-    ///
-    /// # Errors
-    ///
-    /// As for [`connect_with`](connect_with()).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe if the factory of the scheme is.
+    /// Connects to the store at `url`, as [`connect_with`](connect_with()) does. Cancel safe if the factory of the scheme is.
     pub async fn connect_with(&self, url: impl AsRef<str>, options: ConnectOptions) -> Result<Store> {
         let connected = async {
             let url = StoreUrl::parse(url.as_ref())?;

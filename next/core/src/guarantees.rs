@@ -6,6 +6,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 mod values;
 
+use values::Value;
 pub use values::{
     Barriers, Cancellation, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, HandOff, LossSignal,
     MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder, Release, Resume, RwOrder, Scope, TokenOrder,
@@ -14,15 +15,15 @@ pub use values::{
 
 /// One guarantee or its denial, with a reason in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim<T> {
+pub struct Guarantee<T> {
     /// The guarantee.
     pub value: T,
     /// Why the deployment guarantees this much and not more, and what to change to get more.
     pub reason: Cow<'static, str>,
 }
 
-impl<T> Claim<T> {
-    /// Creates a claim of `value` with its `reason`.
+impl<T> Guarantee<T> {
+    /// Claims `value` for this `reason`.
     pub fn new(value: T, reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             value,
@@ -46,7 +47,7 @@ macro_rules! lines {
             pub deployment: String,
             /// Whose clients the store coordinates.
             pub scope: Scope,
-            $($(#[$doc])* pub $field: Claim<$type>,)*
+            $($(#[$doc])* pub $field: Guarantee<$type>,)*
         }
 
         /// A line of the matrix. Conformance cases name the line that they attack.
@@ -83,9 +84,7 @@ macro_rules! lines {
             }
         }
 
-        $(impl Requirement for $type {}
-
-        impl sealed::Requirement for $type {
+        $(impl Requirement for $type {
             const TITLE: &'static str = Line::$line.title();
 
             fn claimed(guarantees: &Guarantees) -> (Self, &str) {
@@ -138,29 +137,17 @@ lines! {
     minority_loss: MinorityLoss, MinorityLoss "" "minority lost";
 }
 
-/// A property that an application can require of a store: see [`Guarantees::require`].
-pub trait Requirement: sealed::Requirement {}
+/// A property that an application can require of a store: see [`Guarantees::require`]. Other crates cannot implement it.
+pub trait Requirement: Value {
+    #[doc(hidden)]
+    const TITLE: &'static str;
 
-mod sealed {
-    use super::Guarantees;
-
-    /// A value that can be compared with another of its line.
-    pub trait Value: Copy + std::fmt::Display {
-        /// Returns whether this guarantee includes `wanted`.
-        fn includes(self, wanted: Self) -> bool;
-    }
-
-    pub trait Requirement: Value {
-        const TITLE: &'static str;
-
-        /// Returns the value that the deployment guarantees, and the reason for it.
-        fn claimed(guarantees: &Guarantees) -> (Self, &str);
-    }
+    /// Returns the value that the deployment guarantees, and the reason for it.
+    #[doc(hidden)]
+    fn claimed(guarantees: &Guarantees) -> (Self, &str);
 }
 
-impl Requirement for Scope {}
-
-impl sealed::Requirement for Scope {
+impl Requirement for Scope {
     const TITLE: &'static str = "scope";
 
     fn claimed(guarantees: &Guarantees) -> (Self, &str) {

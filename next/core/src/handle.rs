@@ -1,18 +1,22 @@
 //! The part that the handles of all primitives share.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 
-use crate::backend::{Grant, Joined, Mode, Request, WaitQueue};
+use crate::backend::{Grant, Joined, Marker, Mode, Request, WaitQueue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::holding::Holding;
 use crate::name::{Kind, Name};
+use crate::query::query;
 use crate::runtime::acquire::{Acquirable, Acquired, WaitLimit, acquire};
 use crate::runtime::holding::OwnedGrant;
 use crate::runtime::registry::Unclaimed;
 use crate::runtime::session::SessionRef;
+use crate::runtime::step::step;
 use crate::token::FencingToken;
 
 /// A name in a session. A bad name is an error of the first call.
@@ -68,34 +72,45 @@ impl Handle {
         acquire(&self.session, Arc::new(what), operation, self.kind, &name, limit).await
     }
 
-    /// Acquires a place at the head of a wait queue.
+    /// Acquires a place at the head of the wait queue if it is free.
+    pub(crate) async fn try_join(
+        &self,
+        operation: &'static str,
+        mode: Mode,
+        value: Option<Arc<[u8]>>,
+    ) -> Result<Option<Holding>> {
+        self.join_within(operation, mode, value, WaitLimit::Try).await
+    }
+
+    /// Acquires a place at the head of the wait queue, for at most `limit`.
     pub(crate) async fn join(
         &self,
         operation: &'static str,
-        queue: Option<Arc<dyn WaitQueue>>,
-        mode: Mode,
-        value: Option<Arc<[u8]>>,
-        limit: WaitLimit,
-    ) -> Result<Option<Holding>> {
-        let what = queue.map(|queue| QueuePlace { queue, mode, value });
-        let acquired = self.acquire(operation, what, limit).await?;
-        Ok(acquired
-            .and_then(|acquired| acquired.holdings.into_iter().next())
-            .map(Holding::new))
-    }
-
-    /// Acquires a place at the head of a wait queue, for at most `limit`.
-    pub(crate) async fn join_and_wait(
-        &self,
-        operation: &'static str,
-        queue: Option<Arc<dyn WaitQueue>>,
         mode: Mode,
         value: Option<Arc<[u8]>>,
         limit: Option<Duration>,
     ) -> Result<Holding> {
         let limit = limit.map_or(WaitLimit::Forever, WaitLimit::Within);
-        let acquired = self.join(operation, queue, mode, value, limit).await?;
-        acquired.ok_or_else(|| busy(operation, self.text()))
+        let joined = self.join_within(operation, mode, value, limit).await?;
+        joined.ok_or_else(|| self.busy(operation))
+    }
+
+    async fn join_within(
+        &self,
+        operation: &'static str,
+        mode: Mode,
+        value: Option<Arc<[u8]>>,
+        limit: WaitLimit,
+    ) -> Result<Option<Holding>> {
+        let backend = Arc::clone(self.session.backend());
+        let queue: Option<Arc<dyn WaitQueue>> = match self.kind {
+            Kind::Election => backend.election().map(|queue| queue as _),
+            Kind::RwLock => backend.rw_lock().map(|queue| queue as _),
+            _ => backend.locker().map(|queue| queue as _),
+        };
+        let place = queue.map(|queue| QueuePlace { queue, mode, value });
+        let acquired = self.acquire(operation, place, limit).await?;
+        Ok(acquired.and_then(Acquired::into_holding))
     }
 
     /// Takes what the session held before it was detached and resumed.
@@ -110,15 +125,57 @@ impl Handle {
         OwnedGrant::reclaim(&self.session, operation, &unclaimed).map(Holding::new)
     }
 
+    /// Asks `part` of the store about the object: see [`query`].
+    pub(crate) async fn query<P: ?Sized, T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        part: Option<Arc<P>>,
+        ask: impl Fn(Arc<P>, Name) -> BoxFuture<'static, Result<T>>,
+    ) -> Result<T> {
+        let name = self.name(operation)?;
+        let part = part.ok_or_else(|| self.unsupported(operation))?;
+        let attempt = || ask(Arc::clone(&part), name.clone());
+        query(&self.session, operation, Some(&name), attempt).await
+    }
+
+    /// Runs a step of `part` of the store on the object: see [`step`].
+    pub(crate) async fn step<P: ?Sized + Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        part: Option<Arc<P>>,
+        run: impl Fn(Arc<P>, Name, Marker) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
+    ) -> Result<T> {
+        let name = self.name(operation)?;
+        let part = part.ok_or_else(|| self.unsupported(operation))?;
+        let object = name.clone();
+        let attempt = move |marker| run(Arc::clone(&part), name.clone(), marker);
+        step(&self.session, operation, Some(&object), attempt).await
+    }
+
     pub(crate) fn unsupported(&self, operation: &'static str) -> Error {
-        Error::unsupported(self.kind.as_str()).during(operation).on(self.text())
+        Error::unsupported(self.kind).during(operation).on(self.text())
+    }
+
+    /// Returns the error for a backend that answers `Busy` to a request that waits.
+    pub(crate) fn busy(&self, operation: &'static str) -> Error {
+        let message = "the backend did not queue a request that waits: please report it";
+        Error::new(ErrorKind::Internal, message)
+            .during(operation)
+            .on(self.text())
     }
 }
 
-/// Returns the error for a backend that answers `Busy` to a request that waits.
-pub(crate) fn busy(operation: &'static str, name: &str) -> Error {
-    let message = "the backend did not queue a request that waits: please report it";
-    Error::new(ErrorKind::Internal, message).during(operation).on(name)
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?}", self.kind, self.text())
+    }
+}
+
+impl<G> Acquired<G> {
+    /// Returns the holding of a request that is granted one.
+    pub(crate) fn into_holding(mut self) -> Option<Holding> {
+        self.holdings.pop().map(Holding::new)
+    }
 }
 
 /// A place in a wait queue.

@@ -1,17 +1,21 @@
 //! The state behind every guard.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Fence, Mode};
+use futures_util::future::BoxFuture;
+
+use crate::backend::{Fence, Marker, Mode, Request};
 use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
 use crate::name::Name;
 use crate::options::SessionId;
 use crate::runtime::departures::Ending;
 use crate::runtime::holding::OwnedGrant;
+use crate::runtime::step::step;
 use crate::token::FencingToken;
 
-/// The state that every guard derefs to: token, validity, loss signal.
+/// The state that every guard derefs to, except [`BarrierGuard`](crate::BarrierGuard): token, validity, loss signal.
 ///
 /// A drop releases it in the background: it neither blocks nor panics, on any thread. Only the drop of the last value of a
 /// store (store, session, handle or guard) waits until the store's sessions have ended, for 500 ms at most, because the
@@ -113,17 +117,40 @@ impl Holding {
             (Some(done), None) => Ok(done),
             (_, reason) => {
                 let error = self.0.lost_error(reason.unwrap_or(LossReason::Expired));
-                let error = error.with_effect(Effect::Unknown);
-                Err(self
-                    .0
-                    .session()
-                    .explain(error, "while_held", Some(self.name().as_str())))
+                Err(self.explain(error.with_effect(Effect::Unknown), "while_held"))
             }
         }
     }
 
     pub(crate) fn held(&self) -> &OwnedGrant {
         &self.0
+    }
+
+    /// Names the operation and the object of a failed call.
+    pub(crate) fn explain(&self, error: Error, operation: &'static str) -> Error {
+        self.0.session().explain(error, operation, Some(self.name().as_str()))
+    }
+
+    /// Runs a step of `part` of the store on this: see [`step`].
+    ///
+    /// # Errors
+    ///
+    /// `Lost` before anything is sent, if it is lost.
+    pub(crate) async fn step<P: ?Sized + Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        part: Option<Arc<P>>,
+        run: impl Fn(Arc<P>, Request, Marker) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
+    ) -> Result<T> {
+        let (session, request) = (self.0.session(), self.0.request().clone());
+        let part = match (self.loss(), part) {
+            (Some(reason), _) => Err(self.0.lost_error(reason)),
+            (None, None) => Err(Error::unsupported(request.kind())),
+            (None, Some(part)) => Ok(part),
+        };
+        let part = part.map_err(|error| self.explain(error, operation))?;
+        let attempt = move |marker| run(Arc::clone(&part), request.clone(), marker);
+        step(session, operation, Some(self.name()), attempt).await
     }
 
     pub(crate) async fn end(self, operation: &'static str, ending: Ending) -> Result<()> {
@@ -133,7 +160,7 @@ impl Holding {
     /// Ends it after work that ended while it was valid. An unconfirmed end goes on in the background and is no error of the
     /// work; only the store's answer that it was not held any more is one.
     pub(crate) async fn end_after_work(self, operation: &'static str, ending: Ending) -> Result<()> {
-        let session = std::sync::Arc::clone(self.0.session());
+        let session = Arc::clone(self.0.session());
         match self.0.end(operation, ending).await {
             Err(error)
                 if error.kind() == ErrorKind::Lost
@@ -157,3 +184,17 @@ impl fmt::Debug for Holding {
             .finish_non_exhaustive()
     }
 }
+
+/// Lets a guard deref to the [`Holding`] in its field.
+macro_rules! deref_to_holding {
+    ($guard:ident . $field:tt) => {
+        impl std::ops::Deref for $guard {
+            type Target = Holding;
+
+            fn deref(&self) -> &Holding {
+                &self.$field
+            }
+        }
+    };
+}
+pub(crate) use deref_to_holding;

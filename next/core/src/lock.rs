@@ -1,18 +1,14 @@
 //! Locks: the handle and the guard.
 
-use std::fmt;
-use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Mode, WaitQueue};
+use crate::backend::Mode;
 use crate::error::Result;
 use crate::handle::Handle;
-use crate::holding::Holding;
+use crate::holding::{Holding, deref_to_holding};
 use crate::name::Kind;
-use crate::runtime::acquire::WaitLimit;
 use crate::runtime::departures::Ending;
-use crate::runtime::session::SessionRef;
+use crate::session::Session;
 use crate::token::FencingToken;
 
 /// A handle of a session on a lock, from [`Session::locker`](crate::Session::locker). Cheap to clone.
@@ -22,82 +18,52 @@ use crate::token::FencingToken;
 ///
 /// A guard is only as good as its lease: guard the *resource* with the guard's [`token`](Holding::token) where a paused holder
 /// could do harm.
-#[derive(Clone)]
+///
+/// # Errors
+///
+/// Every call that acquires fails with `Lost` when the session ends before the grant; `TooLarge` when the session has too many
+/// entries; `InvalidName`; `Unauthorized`; `Unsupported` on a store without locks. An unreachable store is retried until the
+/// session ends.
+///
+/// # Cancel safety
+///
+/// Every call that acquires is cancel safe at every await point: the request leaves the wait queue, and a grant that crosses
+/// with the cancellation is released. A later call joins the queue at its end.
+#[derive(Clone, Debug)]
 pub struct LockHandle(Handle);
 
 impl LockHandle {
-    pub(crate) fn new(session: &SessionRef, name: impl AsRef<str>) -> Self {
-        Self(Handle::new(session, Kind::Lock, name))
-    }
-
     /// Returns the lock's name, as it was given.
     pub fn name(&self) -> &str {
         self.0.text()
     }
 
-    fn queue(&self) -> Option<Arc<dyn WaitQueue>> {
-        Arc::clone(self.0.session().backend()).locker().map(|locks| locks as _)
-    }
-
-    async fn wait(&self, operation: &'static str, limit: Option<Duration>) -> Result<LockGuard> {
-        let joining = self
-            .0
-            .join_and_wait(operation, self.queue(), Mode::Exclusive, None, limit);
-        joining.await.map(LockGuard)
-    }
-
     /// Acquires the lock. Waits in its wait queue without a time limit.
     ///
     /// Keep the guard in a variable: `let _ = handle.lock().await?` releases it at once, without a warning.
-    ///
-    /// # Errors
-    ///
-    /// `Lost` when the session ends while waiting; `TooLarge` when the session has too many entries; `InvalidName`;
-    /// `Unauthorized`; `Unsupported` on a store without locks. An unreachable store is retried until the session ends.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe at every await point: the request leaves the wait queue, and a grant that crosses with the cancellation is
-    /// released. A later call joins the queue at its end.
     pub async fn lock(&self) -> Result<LockGuard> {
-        self.wait("lock", None).await
+        self.0.join("lock", Mode::Exclusive, None, None).await.map(LockGuard)
     }
 
-    /// Calls [`lock`](Self::lock) with a time limit: waits for at most `limit`, plus at most 500 ms in which
-    /// the store confirms the withdrawal.
-    ///
-    /// # Errors
-    ///
-    /// `TimedOut` when the lock was not granted in time, and those of [`lock`](Self::lock).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`lock`](Self::lock).
+    /// Calls [`lock`](Self::lock) with a time limit: fails with `TimedOut` after `limit`, plus at most 500 ms in which the
+    /// store confirms the withdrawal. A limit of zero still acquires a free lock.
     pub async fn lock_timeout(&self, limit: Duration) -> Result<LockGuard> {
-        self.wait("lock_timeout", Some(limit)).await
+        let joining = self.0.join("lock_timeout", Mode::Exclusive, None, Some(limit));
+        joining.await.map(LockGuard)
     }
 
-    /// Acquires the lock if it is free and has no waiters. Otherwise it returns `None` and leaves nothing in the store.
+    /// Acquires the lock if it is free and has no waiters. Otherwise it returns `None` and leaves nothing in the store. Fails
+    /// with `Unavailable` when the store does not answer, and with `TooLarge` when a full session has no room within 500 ms.
     ///
     /// A guard that was dropped before is released in the background, so that the lock may not be free yet:
     /// [`release`](LockGuard::release) waits for the store.
-    ///
-    /// # Errors
-    ///
-    /// `Unavailable` when the store does not answer; those of [`lock`](Self::lock).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`lock`](Self::lock).
     pub async fn try_lock(&self) -> Result<Option<LockGuard>> {
-        let joining = self
-            .0
-            .join("try_lock", self.queue(), Mode::Exclusive, None, WaitLimit::Try);
-        Ok(joining.await?.map(LockGuard))
+        let joined = self.0.try_join("try_lock", Mode::Exclusive, None).await?;
+        Ok(joined.map(LockGuard))
     }
 
     /// Runs `work` under the lock: acquires it, passes the token, stops the work at its next await point if the lock is lost,
-    /// and releases it.
+    /// and releases it. As cancel safe as `work`.
     ///
     /// ```
     /// # async fn example(session: tenure_core::Session) -> tenure_core::Result<()> {
@@ -110,39 +76,39 @@ impl LockHandle {
     ///
     /// # Errors
     ///
-    /// Those of [`lock`](Self::lock), and `Lost` when the lock was lost before the work had ended: how much of it happened
-    /// under the lock is then unknown. An unconfirmed release does not discard the output of the work: the release continues
-    /// in the background.
-    ///
-    /// # Cancel safety
-    ///
-    /// As cancel safe as `work`; the lock is released.
+    /// `Lost` also when the lock was lost before the work had ended: how much of it happened under the lock is then unknown. An
+    /// unconfirmed release does not discard the output of the work: the release continues in the background.
     pub async fn with<T>(&self, work: impl AsyncFnOnce(FencingToken) -> T) -> Result<T> {
-        let guard = self.wait("with", None).await?;
+        let guard = self.0.join("with", Mode::Exclusive, None, None).await?;
         let done = guard.while_held(work(guard.token())).await?;
-        guard.0.end_after_work("with", Ending::Release).await?;
+        guard.end_after_work("with", Ending::Release).await?;
         Ok(done)
     }
 
-    /// Reclaims the lock that this session held under `token` before it was detached and resumed.
+    /// Reclaims the lock that this session held under `token` before it was detached and resumed. Never waits.
     ///
     /// # Errors
     ///
     /// `Lost` if it is not held under that token any more, or was reclaimed before; `InvalidName`.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe; it never waits.
     pub async fn reclaim(&self, token: FencingToken) -> Result<LockGuard> {
         self.0.reclaim("reclaim", Mode::Exclusive, token).map(LockGuard)
     }
 }
 
-impl fmt::Debug for LockHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LockHandle")
-            .field("name", &self.0.text())
-            .finish_non_exhaustive()
+impl Session {
+    /// Returns a handle on the lock `name`. A bad name is an error of its first call.
+    pub fn locker(&self, name: impl AsRef<str>) -> LockHandle {
+        LockHandle(Handle::new(self.state(), Kind::Lock, name))
+    }
+
+    /// Acquires the lock `name`: see [`LockHandle::lock`].
+    pub async fn lock(&self, name: impl AsRef<str>) -> Result<LockGuard> {
+        self.locker(name).lock().await
+    }
+
+    /// Acquires the lock `name` if it is free: see [`LockHandle::try_lock`].
+    pub async fn try_lock(&self, name: impl AsRef<str>) -> Result<Option<LockGuard>> {
+        self.locker(name).try_lock().await
     }
 }
 
@@ -153,6 +119,8 @@ impl fmt::Debug for LockHandle {
 #[clippy::has_significant_drop]
 #[derive(Debug)]
 pub struct LockGuard(Holding);
+
+deref_to_holding!(LockGuard.0);
 
 impl LockGuard {
     /// Releases the lock. `Ok` means that it was held until now.
@@ -168,13 +136,5 @@ impl LockGuard {
     /// A dropped call continues in the background.
     pub async fn release(self) -> Result<()> {
         self.0.end("release", Ending::Release).await
-    }
-}
-
-impl Deref for LockGuard {
-    type Target = Holding;
-
-    fn deref(&self) -> &Holding {
-        &self.0
     }
 }

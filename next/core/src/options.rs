@@ -46,16 +46,12 @@ impl SessionOptions {
     }
 
     /// Returns the requested TTL, if any.
-    pub fn requested_ttl(&self) -> Option<Duration> {
+    pub(crate) fn requested_ttl(&self) -> Option<Duration> {
         self.ttl
     }
 
-    /// Returns the label; empty if there is none.
-    ///
-    /// # Errors
-    ///
-    /// `Config` if it is too long or has control characters.
-    pub fn checked_label(&self) -> Result<&str> {
+    /// Returns the label; empty if there is none. Fails with `Config` if it is too long or has control characters.
+    pub(crate) fn checked_label(&self) -> Result<&str> {
         check_label(&self.label)
     }
 }

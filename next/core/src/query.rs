@@ -17,17 +17,15 @@ pub(crate) async fn query<T: Send + 'static>(
     attempt: impl Fn() -> BoxFuture<'static, Result<T>>,
 ) -> Result<T> {
     let in_flight = || InFlight::new(session.executor(), attempt());
-    let asking = retry(session, RetryScope::Valid, Error::is_retryable, in_flight);
-    let answer = session.run(None, asking).await;
-    answer.map_err(|error| session.explain(error, operation, name.map(Name::as_str)))
+    long_poll(session, operation, name, in_flight).await
 }
 
 /// Asks like [`query`], for a step that waits in the store and may be dropped.
-pub(crate) async fn long_poll<T: Send + 'static>(
+pub(crate) async fn long_poll<T, F: Future<Output = Result<T>>>(
     session: &SessionRef,
     operation: &'static str,
     name: Option<&Name>,
-    attempt: impl Fn() -> BoxFuture<'static, Result<T>>,
+    attempt: impl Fn() -> F,
 ) -> Result<T> {
     let asking = retry(session, RetryScope::Valid, Error::is_retryable, attempt);
     let answer = session.run(None, asking).await;

@@ -4,8 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{LossReason, Result};
-use crate::lock::{LockGuard, LockHandle};
+use crate::error::{ErrorKind, LossReason, Result};
 use crate::options::SessionId;
 use crate::runtime::session::SessionRef;
 
@@ -91,37 +90,6 @@ impl Session {
         self.0.detach().await?;
         Ok(self.id().clone())
     }
-
-    /// Returns a handle on the lock `name`. A bad name is an error of its first call.
-    pub fn locker(&self, name: impl AsRef<str>) -> LockHandle {
-        LockHandle::new(&self.0, name)
-    }
-
-    /// Acquires the lock `name`: see [`LockHandle::lock`].
-    ///
-    /// # Errors
-    ///
-    /// As for [`LockHandle::lock`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`LockHandle::lock`].
-    pub async fn lock(&self, name: impl AsRef<str>) -> Result<LockGuard> {
-        self.locker(name).lock().await
-    }
-
-    /// Acquires the lock `name` if it is free: see [`LockHandle::try_lock`].
-    ///
-    /// # Errors
-    ///
-    /// As for [`LockHandle::try_lock`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`LockHandle::lock`].
-    pub async fn try_lock(&self, name: impl AsRef<str>) -> Result<Option<LockGuard>> {
-        self.locker(name).try_lock().await
-    }
 }
 
 impl fmt::Debug for Session {
@@ -142,3 +110,24 @@ impl PartialEq for Session {
 }
 
 impl Eq for Session {}
+
+/// A session of an owner that closes it on every path, although clones of it live on.
+pub(crate) struct OwnedSession(pub(crate) Session);
+
+impl OwnedSession {
+    /// Closes the session; its TTL ends it if that fails.
+    pub(crate) async fn close(self) {
+        let session = &self.0;
+        if let Err(error) = session.close().await
+            && error.kind() != ErrorKind::Lost
+        {
+            tracing::warn!(session = %session.id(), error = %error.chain(), "the session was not closed; its TTL ends it");
+        }
+    }
+}
+
+impl Drop for OwnedSession {
+    fn drop(&mut self) {
+        self.0.state().lose(LossReason::Closed);
+    }
+}

@@ -11,7 +11,7 @@ use crate::options::{SessionId, SessionOptions};
 use crate::runtime::in_flight::{InFlight, caught};
 use crate::runtime::open::Opening;
 use crate::runtime::unfinished::StoreRef;
-use crate::session::Session;
+use crate::session::{OwnedSession, Session};
 use crate::token::FencingToken;
 
 /// A connection to a store. Cheap to clone.
@@ -24,13 +24,8 @@ pub struct Store {
 impl Store {
     /// Wraps a backend.
     pub fn new(backend: impl Backend) -> Self {
-        Self::from_arc(Arc::new(backend))
-    }
-
-    /// Wraps a backend that others share.
-    pub fn from_arc(backend: Arc<dyn Backend>) -> Self {
         Self {
-            backend,
+            backend: Arc::new(backend),
             store_ref: Arc::new(StoreRef::new()),
         }
     }
@@ -100,11 +95,9 @@ impl Store {
         options: SessionOptions,
         work: impl AsyncFnOnce(Session) -> Result<T>,
     ) -> Result<T> {
-        let session = self.open(options).await?;
-        let closing = CloseOnDrop(session.clone());
-        let outcome = work(session).await;
-        // The work may have closed the session, or lost it, and has said so if it matters.
-        let _ = closing.0.close().await;
+        let session = OwnedSession(self.open(options).await?);
+        let outcome = work(session.0.clone()).await;
+        session.close().await;
         outcome
     }
 
@@ -133,11 +126,8 @@ impl Store {
     /// A dropped call continues in the background.
     pub async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
         let backend = Arc::clone(&self.backend);
-        self.call(
-            "raise_token_floor",
-            async move { backend.raise_token_floor(floor).await },
-        )
-        .await
+        let raising = async move { backend.raise_token_floor(floor).await };
+        self.call("raise_token_floor", raising).await
     }
 
     async fn call<T: Send + 'static>(
@@ -147,15 +137,6 @@ impl Store {
     ) -> Result<T> {
         let calling = async { InFlight::new(&self.backend.executor()?, caught(work)).await };
         calling.await.map_err(|error| error.during(operation))
-    }
-}
-
-/// Closes the session although clones of it live on.
-struct CloseOnDrop(Session);
-
-impl Drop for CloseOnDrop {
-    fn drop(&mut self) {
-        self.0.state().lose(crate::LossReason::Closed);
     }
 }
 

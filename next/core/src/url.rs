@@ -19,7 +19,8 @@ use crate::options::{ConnectOptions, TlsFiles, check_label};
 
 /// The URL of a store, split into its percent-decoded parts, and the options of the connection.
 ///
-/// A backend takes what it supports, then calls [`finish`](Self::finish), which refuses the rest.
+/// A backend takes what it supports, then calls [`finish`](Self::finish), which refuses the rest. A `take_` function fails with
+/// `Config` if the value is not of its form.
 #[derive(Clone)]
 pub struct StoreUrl {
     scheme: String,
@@ -153,11 +154,8 @@ impl StoreUrl {
         self.options.executor.take()
     }
 
-    /// Takes the namespace: the application's, or that of the query key `namespace`.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName` if no store accepts it.
+    /// Takes the namespace: the application's, or that of the query key `namespace`. Fails with `InvalidName` if no store
+    /// accepts it.
     pub fn take_namespace(&mut self) -> Result<Option<Namespace>> {
         let text = self.take("namespace");
         match self.options.namespace.take() {
@@ -167,10 +165,6 @@ impl StoreUrl {
     }
 
     /// Takes the TTL of sessions that ask for none: the application's, or that of the query key `ttl`.
-    ///
-    /// # Errors
-    ///
-    /// `Config` if it is no duration above zero.
     pub fn take_ttl(&mut self) -> Result<Option<Duration>> {
         let ttl = self.take_duration("ttl")?;
         match self.options.ttl.take().or(ttl) {
@@ -180,10 +174,6 @@ impl StoreUrl {
     }
 
     /// Takes the label of the client: the application's, or that of the query key `client_label`.
-    ///
-    /// # Errors
-    ///
-    /// `Config` if it is too long or has control characters.
     pub fn take_label(&mut self) -> Result<Option<String>> {
         let text = self.take("client_label");
         let label = self.options.label.take().or(text);
@@ -198,9 +188,7 @@ impl StoreUrl {
     /// Takes the files for TLS: the application's, or those of the query keys `ca`, `cert`, `key` and `server_name`. Returns
     /// `None` if the URL is not `secure`. `secure_scheme` is the scheme that asks for TLS.
     ///
-    /// # Errors
-    ///
-    /// `Config` if only one of `cert` and `key` is set, or if anything is set without TLS.
+    /// Refuses one of `cert` and `key` without the other, and anything that is set without TLS.
     pub fn take_tls(&mut self, secure: bool, secure_scheme: &str) -> Result<Option<TlsFiles>> {
         let options = self.options.tls.take();
         let asked = TlsFiles {
@@ -229,10 +217,6 @@ impl StoreUrl {
     }
 
     /// Takes a duration such as `500ms`, `10s` or `2m`, which must be above zero.
-    ///
-    /// # Errors
-    ///
-    /// `Config` if the value is no such duration.
     pub fn take_duration(&mut self, key: &'static str) -> Result<Option<Duration>> {
         let Some(text) = self.take(key) else {
             return Ok(None);
@@ -248,10 +232,6 @@ impl StoreUrl {
     }
 
     /// Takes `true` or `false`; an absent key is false.
-    ///
-    /// # Errors
-    ///
-    /// `Config` if the value is neither.
     pub fn take_flag(&mut self, key: &'static str) -> Result<bool> {
         match self.take(key).as_deref() {
             None | Some("false") => Ok(false),

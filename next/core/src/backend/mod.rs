@@ -12,6 +12,8 @@
 //!   and answers for it. After the request was withdrawn it has no effect, however late it arrives.
 //! - A step that leaves no entry takes a [`Marker`]. Repeated under the same marker, it answers as it did the first time.
 //! - An error says by [`Effect`](crate::Effect) whether the step may have taken effect.
+//! - It is polled with the runtime of [`Backend::executor`] entered, whose thread the renewals of all sessions share. Timers,
+//!   sockets and `spawn_blocking` of tokio work; a call that blocks belongs in `spawn_blocking`.
 //! - Its future may be dropped only if its documentation has a section on cancel safety which allows that. Core never drops
 //!   a step without such a section: it polls the future to its end.
 
@@ -54,11 +56,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Opens a session with a lease of at least `ttl`, which the store may round up.
     ///
     /// `label` is what the application says of itself, for operators. `events` is the channel on which the backend reports
-    /// what happens to the session between two renewals.
+    /// what happens to the session between two renewals; a store that reports nothing may drop it.
     ///
     /// # Errors
     ///
-    /// `Config` if the store cannot grant such a TTL; `Unavailable`, `Unauthorized` or `Internal`.
+    /// `Config` for a TTL of zero and for one that the store cannot grant; `Unavailable`, `Unauthorized` or `Internal`.
     ///
     /// # Cancel safety
     ///
@@ -83,11 +85,12 @@ pub trait Backend: Send + Sync + 'static {
     /// `Unavailable`, `Unauthorized` or `Internal`.
     async fn guarantees(&self) -> Result<Guarantees>;
 
-    /// Makes every later fencing token of the namespace at least `floor` (rule O4).
+    /// Makes every later fencing token of the namespace at least `floor` (rule O4). A floor below the present tokens changes
+    /// nothing.
     ///
     /// # Errors
     ///
-    /// `Unsupported` if the store cannot do it.
+    /// `TooLarge` for a floor that leaves too few tokens above it, `Unsupported` if the store cannot do it.
     async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
         let _ = floor;
         Err(Error::unsupported("raising the token floor"))
@@ -124,7 +127,7 @@ pub struct Opened {
     pub ttl: Duration,
     /// How many entries the store carries for this session. Core refuses more with `TooLarge`.
     pub capacity: usize,
-    /// A nonce above every nonce that the store has seen from this session.
+    /// A nonce above every nonce that the store has seen from this session, and not below any [`Request::oldest_open`] of it.
     pub first_nonce: Nonce,
 }
 

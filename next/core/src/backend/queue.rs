@@ -73,7 +73,7 @@ impl TakeLimit {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct TakenItem {
-    /// The fencing token of this delivery, unique among all claims of the session.
+    /// The fencing token of this delivery: greater than every earlier token of its queue, and unique in the session.
     pub token: FencingToken,
     /// The payload.
     pub value: Arc<[u8]>,

@@ -65,24 +65,26 @@ impl Request {
         &self.name
     }
 
-    /// Returns the lowest nonce of the session that is still in use.
+    /// Returns the lowest nonce of a request of the session that still has to join, take or enter, or that is being withdrawn.
     ///
-    /// A store that keeps the nonces of withdrawn requests, in order to refuse them when they arrive late, may forget those
-    /// below this one if it refuses every such request to join, take or enter. It still carries out a withdrawal, because a
-    /// orphan of a lost history may have a lower nonce. This bounds its memory (RIFL, SOSP 2015, section 3).
+    /// Requests that wait or hold may have lower nonces: core has the answer to their join. A message below this nonce that
+    /// would join, take or enter is therefore a late copy. A store that keeps the nonces of ended requests, in order to refuse
+    /// late copies, may forget those below this one if it refuses every such message that finds no entry. It still carries out
+    /// every other step of the requests that have an entry, and withdrawals, because an orphan of a lost history may have a
+    /// lower nonce. This bounds its memory by the requests in flight (RIFL, SOSP 2015, section 3).
     pub fn oldest_open(&self) -> Nonce {
         Nonce(self.oldest_open.load(Ordering::Acquire))
     }
 }
 
 /// A deduplication slot for step results: the store keeps the result of the last step of each slot. A session reuses few
-/// slots.
+/// slots: 64 for steps, and 8 for each sort of departures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
 impl Slot {
     /// How many slots a session has.
-    pub const COUNT: u16 = 64;
+    pub const COUNT: u16 = 128;
 
     /// Wraps a number below [`COUNT`](Self::COUNT).
     pub const fn new(number: u16) -> Self {
@@ -95,7 +97,8 @@ impl Slot {
     }
 }
 
-/// Identifies a step that leaves no entry. The store keeps the nonce and the result in the slot.
+/// Identifies a step that leaves no entry. The store keeps the nonce and the result in the slot. Markers and requests draw
+/// their nonces from one sequence.
 ///
 /// A step whose nonce the slot holds answers as it did the first time. One whose nonce is below that of the slot arrives
 /// late and has no effect.

@@ -32,7 +32,8 @@ pub trait Lease: Send + Sync + 'static {
     async fn revoke(&self) -> Result<()>;
 
     /// Gives the lease up without freeing the entries `kept`: they stay until [`Backend::resume`](super::Backend::resume)
-    /// or the end of the TTL. Every other entry is freed. Requests that were sent before have no effect afterwards.
+    /// or the end of the TTL. Every other entry is freed. Requests that were sent before have no effect afterwards. Repeated,
+    /// because an answer was lost, it succeeds.
     ///
     /// # Errors
     ///
@@ -45,11 +46,11 @@ pub trait Lease: Send + Sync + 'static {
     /// Lists everything that the store has of this session, page by page; `None` asks for the first page.
     ///
     /// Core compares it with its registry, at each new connection and every min(TTL/3, 30 s): an entry that core does not
-    /// know is a orphan of a lost history and is withdrawn, and a holding that the store does not list is lost.
+    /// know is an orphan of a lost history and is withdrawn, and a holding that the store does not list is lost.
     ///
     /// # Errors
     ///
-    /// `Unavailable`, `Unauthorized` or `Internal`.
+    /// `Lost` if the session has ended; `Unavailable`, `Unauthorized` or `Internal`.
     async fn entries(&self, cursor: Option<&[u8]>) -> Result<Page>;
 }
 

@@ -34,8 +34,8 @@ pub trait WaitQueue: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `Lost` if the session has ended, `TooLarge` if the store refuses another entry; `Unavailable`,
-    /// `Unauthorized` or `Internal`.
+    /// `Lost` if the session has ended, `Conflict` if the request was withdrawn before it arrived, `TooLarge` if the store
+    /// refuses another entry; `Unavailable`, `Unauthorized` or `Internal`.
     async fn join(&self, request: &Request, mode: Mode, value: Option<&[u8]>, wait: bool) -> Result<Joined>;
 
     /// Waits until `request` is granted, for as long as one step of this store can; `None` if it was not granted by then.
@@ -54,15 +54,17 @@ pub trait WaitQueue: Send + Sync + 'static {
     /// answers are in the order of `departures`.
     ///
     /// A release is fenced by its token and never touches the holding of another (rule L7). After it returned, nothing of
-    /// these requests has an effect, however late it arrives (L5).
+    /// these requests has an effect, however late it arrives (L5): a withdrawal of a request without a place is remembered
+    /// too, because its `join` may still arrive. It answers `NotHeld`, as does a release under another token.
     ///
     /// # Errors
     ///
-    /// `Unavailable`, `Unauthorized` or `Internal`. Nothing may be concluded then about any of them; core calls it again.
+    /// `Lost` if the session has ended, `Conflict` if a later step has used the marker's slot; `Unavailable`, `Unauthorized` or
+    /// `Internal`. Nothing may be concluded from the last three about any of them; core calls it again.
     async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>>;
 }
 
-/// Locks (rules L1 to L8): a wait queue whose requests are all [`Mode::Exclusive`].
+/// Locks (rules L1 to L8): a wait queue whose requests are all [`Mode::Exclusive`] and bring no value.
 pub trait Locker: WaitQueue {}
 
 /// Read-write locks (rules R1 to R3).

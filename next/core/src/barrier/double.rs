@@ -2,22 +2,19 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 
 use crate::backend::{Barrier, Grant, Joined, Request};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::{Handle, busy};
-use crate::holding::Holding;
+use crate::handle::Handle;
+use crate::holding::{Holding, deref_to_holding};
 use crate::name::Kind;
 use crate::query::long_poll;
-use crate::runtime::acquire::{Acquirable, WaitLimit};
+use crate::runtime::acquire::{Acquirable, Acquired, WaitLimit};
 use crate::runtime::departures::Ending;
-use crate::runtime::session::SessionRef;
 use crate::session::Session;
 
 /// Enters a double barrier of the store.
@@ -45,37 +42,32 @@ impl Acquirable for Enter {
 
 /// A handle of a session on a double barrier: `enter` returns once all participants have entered, and `leave` once
 /// all have left. From [`Session::double_barrier`](crate::Session::double_barrier). Cheap to clone.
-#[derive(Clone)]
+///
+/// # Errors
+///
+/// Every entry fails with `Conflict` if all participants have entered and not all have left, and if the present
+/// participants gave another count; `TooLarge` for more participants than a barrier of the store can have; `Config` for
+/// a count of zero; `InvalidName`; `Lost` when the session ends while waiting.
+///
+/// # Cancel safety
+///
+/// Every entry is cancel safe at every await point: the participant is removed.
+#[derive(Clone, Debug)]
 pub struct DoubleBarrierHandle {
     handle: Handle,
     count: u32,
-}
-
-impl fmt::Debug for DoubleBarrierHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DoubleBarrierHandle")
-            .field("name", &self.name())
-            .field("count", &self.count)
-            .finish_non_exhaustive()
-    }
 }
 
 impl Session {
     /// Returns a handle on the double barrier `name` for `count` participants. A bad name or count is an error of its
     /// first call.
     pub fn double_barrier(&self, name: impl AsRef<str>, count: u32) -> DoubleBarrierHandle {
-        DoubleBarrierHandle::new(self.state(), name, count)
+        let handle = Handle::new(self.state(), Kind::DoubleBarrier, name);
+        DoubleBarrierHandle { handle, count }
     }
 }
 
 impl DoubleBarrierHandle {
-    pub(crate) fn new(session: &SessionRef, name: impl AsRef<str>, count: u32) -> Self {
-        Self {
-            handle: Handle::new(session, Kind::DoubleBarrier, name),
-            count,
-        }
-    }
-
     /// Returns the barrier's name, as it was given.
     pub fn name(&self) -> &str {
         self.handle.text()
@@ -89,30 +81,12 @@ impl DoubleBarrierHandle {
     /// Enters, and waits until all participants have.
     ///
     /// Participants that died, timed out or were cancelled while they waited do not count.
-    ///
-    /// # Errors
-    ///
-    /// `Conflict` if all participants have entered and not all have left, and if the present participants gave
-    /// another count. `TooLarge` for more participants than a barrier of the store can have. `Config` for a count of
-    /// zero; `InvalidName`; `Lost` when the session ends while waiting.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe at every await point: the participant is removed.
     pub async fn enter(&self) -> Result<Participant> {
         self.wait("enter", WaitLimit::Forever).await
     }
 
-    /// Calls [`enter`](Self::enter) with a time limit: waits for at most `limit`, plus at most 500 ms in which
+    /// Calls [`enter`](Self::enter) with a time limit: fails with `TimedOut` after `limit`, plus at most 500 ms in which
     /// the store confirms the withdrawal.
-    ///
-    /// # Errors
-    ///
-    /// `TimedOut`, and those of [`enter`](Self::enter).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`enter`](Self::enter).
     pub async fn enter_timeout(&self, limit: Duration) -> Result<Participant> {
         self.wait("enter_timeout", WaitLimit::Within(limit)).await
     }
@@ -122,20 +96,16 @@ impl DoubleBarrierHandle {
             let error = Error::new(ErrorKind::Config, "a double barrier needs at least one participant");
             return Err(error.during(operation).on(self.name()));
         };
-        let session = self.handle.session();
-        let barrier = Arc::clone(session.backend()).barrier();
+        let barrier = Arc::clone(self.handle.session().backend()).barrier();
         let barrier = barrier.ok_or_else(|| self.handle.unsupported(operation))?;
         let enter = Enter {
             barrier: Arc::clone(&barrier),
             count,
         };
         let entered = self.handle.acquire(operation, Some(enter), limit).await?;
-        let holding = entered.and_then(|mut entered| entered.holdings.pop());
-        Ok(Participant {
-            holding: Holding::new(holding.ok_or_else(|| busy(operation, self.name()))?),
-            session: Arc::clone(session),
-            barrier,
-        })
+        let holding = entered.and_then(Acquired::into_holding);
+        let holding = holding.ok_or_else(|| self.handle.busy(operation))?;
+        Ok(Participant { holding, barrier })
     }
 }
 
@@ -146,9 +116,10 @@ impl DoubleBarrierHandle {
 #[clippy::has_significant_drop]
 pub struct Participant {
     holding: Holding,
-    session: SessionRef,
     barrier: Arc<dyn Barrier>,
 }
+
+deref_to_holding!(Participant.holding);
 
 impl fmt::Debug for Participant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -168,29 +139,18 @@ impl Participant {
     ///
     /// Once polled, this participant leaves; a dropped call only stops waiting for the others.
     pub async fn leave(self) -> Result<()> {
-        let Self {
-            holding,
-            session,
-            barrier,
-        } = self;
+        let Self { holding, barrier } = self;
+        let session = Arc::clone(holding.held().session());
         let (name, token) = (holding.name().clone(), holding.token());
         holding.end("leave", Ending::Release).await?;
         loop {
             let all_left = || {
                 let (barrier, name) = (Arc::clone(&barrier), name.clone());
-                async move { barrier.all_left(&name, token).await }.boxed()
+                async move { barrier.all_left(&name, token).await }
             };
             if long_poll(&session, "leave", Some(&name), all_left).await? {
                 return Ok(());
             }
         }
-    }
-}
-
-impl Deref for Participant {
-    type Target = Holding;
-
-    fn deref(&self) -> &Holding {
-        &self.holding
     }
 }

@@ -15,7 +15,7 @@ use crate::options::SessionId;
 use crate::runtime::in_flight::InFlight;
 use crate::runtime::session::SessionRef;
 use crate::session::Session;
-use crate::stm::{Reader, draft, execute, exists};
+use crate::stm::{Reader, change, exists};
 use crate::token::FencingToken;
 
 mod double;
@@ -24,33 +24,27 @@ pub use double::{DoubleBarrierHandle, Participant};
 
 /// A handle of a session on a barrier, from [`Session::barrier`](crate::Session::barrier): clients wait at it while
 /// it is held or closed. Cheap to clone.
-#[derive(Clone)]
+///
+/// # Errors
+///
+/// Every call fails with `InvalidName`, `Unauthorized`, `Unsupported` on a store without transactions, and `Lost` when
+/// the session ends before the store answers. [`hold`](Self::hold), [`close`](Self::close) and [`open`](Self::open) also
+/// fail as [`Txn::commit`](crate::Txn::commit). An unreachable store is retried until the session ends.
+///
+/// # Cancel safety
+///
+/// [`close`](Self::close) and [`open`](Self::open) may take effect once polled. The others are cancel safe.
+#[derive(Clone, Debug)]
 pub struct BarrierHandle(Handle);
 
-impl fmt::Debug for BarrierHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BarrierHandle")
-            .field("name", &self.name())
-            .finish_non_exhaustive()
-    }
-}
-
 impl BarrierHandle {
-    pub(crate) fn new(session: &SessionRef, name: impl AsRef<str>) -> Self {
-        Self(Handle::new(session, Kind::Barrier, name))
-    }
-
     /// Returns the barrier's name, as it was given.
     pub fn name(&self) -> &str {
         self.0.text()
     }
 
-    /// Holds the barrier until the guard is released or this session ends.
-    ///
-    /// # Errors
-    ///
-    /// `Conflict` when it is held or closed already; `InvalidName`; `Lost` and `CommitUnknown` when the session ends
-    /// before the store answers: then it is not held.
+    /// Holds the barrier until the guard is released or this session ends. Fails with `Conflict` when it is held or
+    /// closed already. After `CommitUnknown` it may be held until this session ends.
     ///
     /// # Cancel safety
     ///
@@ -70,15 +64,8 @@ impl BarrierHandle {
         InFlight::new(self.0.session().executor(), holding).await
     }
 
-    /// Closes the barrier until a client [opens](Self::open) it. It stays closed after the end of this session.
-    ///
-    /// # Errors
-    ///
-    /// `Conflict` when it is held or closed already; `InvalidName`; those of [`Txn::commit`](crate::Txn::commit).
-    ///
-    /// # Cancel safety
-    ///
-    /// Once polled, it may take effect.
+    /// Closes the barrier until a client [opens](Self::open) it. It stays closed after the end of this session. Fails with
+    /// `Conflict` when it is held or closed already.
     pub async fn close(&self) -> Result<()> {
         let name = self.0.name("close")?;
         self.place("close", &name, false).await.map(drop)
@@ -86,35 +73,17 @@ impl BarrierHandle {
 
     /// Opens the barrier: ends the hold of any client, or its closure, so that all waiters continue. Returns whether
     /// it was held or closed.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`; those of [`Txn::commit`](crate::Txn::commit).
-    ///
-    /// # Cancel safety
-    ///
-    /// Once polled, it may take effect.
     pub async fn open(&self) -> Result<bool> {
         let name = self.0.name("open")?;
         let key = key(&name);
-        let mut open = draft();
-        open.compares.push(exists(key.clone()));
-        open.then.push(Write::Delete(key));
-        let opened = execute(self.0.session(), "open", open).await;
+        let exists = exists(key.clone());
+        let opened = change(self.0.session(), "open", Some(exists), Write::Delete(key)).await;
         opened
             .map(|outcome| outcome.succeeded)
             .map_err(|error| error.on(name.as_str()))
     }
 
     /// Returns whether it is held or closed now.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`; `Lost` when the session ends before the store answers; `Unauthorized`.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn is_held(&self) -> Result<bool> {
         let name = self.0.name("is_held")?;
         let look = self.look(&name).await;
@@ -125,30 +94,13 @@ impl BarrierHandle {
     /// Waits until the present hold or closure has ended. Returns at once if there is none.
     ///
     /// A release wakes all waiters, even if another client holds the barrier directly after it.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`; `Lost` when the session ends while waiting; `Unauthorized`. An unreachable store is retried
-    /// until the session ends.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn wait(&self) -> Result<()> {
         let name = self.0.name("wait")?;
         let waited = self.until_released(&name).await;
         waited.map_err(|error| error.with_context("wait", name.as_str()))
     }
 
-    /// Calls [`wait`](Self::wait) with a time limit: waits for at most `limit`.
-    ///
-    /// # Errors
-    ///
-    /// `TimedOut`, and those of [`wait`](Self::wait).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
+    /// Calls [`wait`](Self::wait) with a time limit: fails with `TimedOut` after `limit`.
     pub async fn wait_timeout(&self, limit: Duration) -> Result<()> {
         let name = self.0.name("wait_timeout")?;
         let waited = self.0.session().run(Some(limit), self.until_released(&name)).await;
@@ -158,25 +110,15 @@ impl BarrierHandle {
     /// Puts the barrier's key if it is absent. Returns the revision that created it.
     async fn place(&self, operation: &'static str, name: &Name, leased: bool) -> Result<u64> {
         let key = key(name);
-        let mut place = draft();
-        place
-            .compares
-            .push(Compare::new(key.clone(), Target::Created(0), Relation::Equal));
-        place.then.push(Write::Put {
+        let is_absent = Compare::new(key.clone(), Target::Created(0), Relation::Equal);
+        let put = Write::Put {
             key,
             value: self.0.session().id().as_str().as_bytes().into(),
             leased,
-        });
-        let placed = execute(self.0.session(), operation, place)
-            .await
-            .and_then(|placed| match placed.succeeded {
-                true => Ok(placed.revision),
-                false => {
-                    let message = "the barrier is held or closed already: wait for its release, or open it";
-                    Err(Error::new(ErrorKind::Conflict, message).during(operation))
-                }
-            });
-        placed.map_err(|error| error.on(name.as_str()))
+        };
+        let message = "the barrier is held or closed already: wait for its release, or open it";
+        let refused = Error::new(ErrorKind::Conflict, message);
+        change_if(self.0.session(), operation, name, (is_absent, put), refused).await
     }
 
     /// Returns the store's revision, and the one that created the present hold.
@@ -210,7 +152,7 @@ impl BarrierHandle {
 impl Session {
     /// Returns a handle on the barrier `name`. A bad name is an error of its first call.
     pub fn barrier(&self, name: impl AsRef<str>) -> BarrierHandle {
-        BarrierHandle::new(self.state(), name)
+        BarrierHandle(Handle::new(self.state(), Kind::Barrier, name))
     }
 }
 
@@ -223,8 +165,11 @@ fn key(name: &Name) -> Key {
 
 /// The guard of a barrier that is held. A drop releases it in the background.
 ///
-/// It is no [`Holding`](crate::Holding): no client is granted the barrier after another. An operator or another
-/// client can [open](BarrierHandle::open) it, which [`release`](Self::release) reports.
+/// It is the one guard that is no [`Holding`](crate::Holding). A hold is a key that ends with its session, not a grant: any
+/// client may [open](BarrierHandle::open) the barrier, and no signal of that reaches this guard. [`is_valid`](Self::is_valid)
+/// and [`lost`](Self::lost) therefore speak of the session only, no transaction can be bound to it, and
+/// [`release`](Self::release) reports whether the barrier was held until then. Work that must be alone takes a
+/// [lock](crate::Session::lock).
 #[must_use = "a guard that is not bound releases the barrier at once: write `let _guard = ...`, not `let _ = ...`"]
 #[clippy::has_significant_drop]
 pub struct BarrierGuard {
@@ -284,7 +229,7 @@ impl BarrierGuard {
     /// # Errors
     ///
     /// `Lost` if this hold had ended: another client may hold the barrier, and keeps it. `CommitUnknown` if the
-    /// session ended before the store answered: the hold has ended in either case.
+    /// outcome could not be determined: the hold ends with the session at the latest.
     ///
     /// # Cancel safety
     ///
@@ -309,18 +254,25 @@ impl Drop for BarrierGuard {
 /// Deletes the key of the hold that `revision` created.
 async fn release(session: SessionRef, name: Name, revision: u64) -> Result<()> {
     let key = key(&name);
-    let mut release = draft();
-    release
-        .compares
-        .push(Compare::new(key.clone(), Target::Created(revision), Relation::Equal));
-    release.then.push(Write::Delete(key));
-    let released = execute(&session, "release", release).await;
-    let released = released.and_then(|released| match released.succeeded {
-        true => Ok(()),
-        false => {
-            let message = "this hold had ended: a client opened the barrier, or the store ended the hold early";
-            Err(Error::new(ErrorKind::Lost, message).during("release"))
-        }
+    let is_held = Compare::new(key.clone(), Target::Created(revision), Relation::Equal);
+    let message = "this hold had ended: a client opened the barrier, or the store ended the hold early";
+    let ended = Error::new(ErrorKind::Lost, message);
+    let release = (is_held, Write::Delete(key));
+    change_if(&session, "release", &name, release, ended).await.map(drop)
+}
+
+/// Changes the barrier's key, and returns the revision. Fails with `refused` if the comparison does not hold.
+async fn change_if(
+    session: &SessionRef,
+    operation: &'static str,
+    name: &Name,
+    (compare, write): (Compare<Key>, Write),
+    refused: Error,
+) -> Result<u64> {
+    let done = change(session, operation, Some(compare), write).await;
+    let done = done.and_then(|done| match done.succeeded {
+        true => Ok(done.revision),
+        false => Err(refused.during(operation)),
     });
-    released.map_err(|error| error.on(name.as_str()))
+    done.map_err(|error| error.on(name.as_str()))
 }

@@ -3,30 +3,38 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::sealed::Value;
+/// A value that can be compared with another of its line. Public in a private module, so that no other crate implements it.
+pub trait Value: Copy + fmt::Display {
+    /// Returns whether this guarantee includes `wanted`.
+    fn includes(self, wanted: Self) -> bool;
+}
 
-macro_rules! words {
-    ($type:ident { $($value:ident $words:literal)* }) => {
+macro_rules! in_words {
+    ($($(#[$meta:meta])* $type:ident { $($(#[$doc:meta])* $value:ident $words:literal,)* })*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum $type {
+            $($(#[$doc])* $value,)*
+        }
+
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self { $(Self::$value => $words,)* })
             }
         }
-    };
+    )*};
 }
 
-macro_rules! values {
-    ($($(#[$doc:meta])* $type:ident { $($(#[$value_doc:meta])* $value:ident $words:literal,)* })*) => {$(
-        $(#[$doc])*
-        ///
-        /// Each value includes those before it.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        #[non_exhaustive]
-        pub enum $type {
-            $($(#[$value_doc])* $value,)*
+macro_rules! in_order {
+    ($($(#[$meta:meta])* $type:ident { $($values:tt)* })*) => {$(
+        in_words! {
+            $(#[$meta])*
+            ///
+            /// Each value includes those before it.
+            #[derive(PartialOrd, Ord)]
+            $type { $($values)* }
         }
-
-        words!($type { $($value $words)* });
 
         impl Value for $type {
             fn includes(self, wanted: Self) -> bool {
@@ -36,7 +44,7 @@ macro_rules! values {
     )*};
 }
 
-values! {
+in_order! {
     /// Whose clients a store coordinates.
     Scope {
         /// The clients of one process.
@@ -205,48 +213,34 @@ values! {
     }
 }
 
-/// L1: mutual exclusion. `Always` includes the other two, which exclude each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Exclusion {
-    /// At most one valid guard, under every fault that the suite injects.
-    Always,
-    /// At most one valid guard unless one of the events of `early_release` occurs. The tokens that a resource accepts stay in
-    /// order even then.
-    UnlessReleasedEarly,
-    /// At most one valid guard among clients that follow the protocol: another client may interfere.
-    Cooperative,
-}
+in_words! {
+    /// L1: mutual exclusion. `Always` includes the other two, which exclude each other.
+    Exclusion {
+        /// At most one valid guard, under every fault that the suite injects.
+        Always "always",
+        /// At most one valid guard unless one of the events of `early_release` occurs. The tokens that a resource accepts stay in
+        /// order even then.
+        UnlessReleasedEarly "unless released early",
+        /// At most one valid guard among clients that follow the protocol: another client may interfere.
+        Cooperative "among tenure's own",
+    }
 
-words!(Exclusion {
-    Always "always"
-    UnlessReleasedEarly "unless released early"
-    Cooperative "among tenure's own"
-});
+    /// Q1: how often an accepted item of a queue is delivered. No value includes another.
+    QueueDelivery {
+        /// The item is delivered until a consumer acknowledges it: at least once, and to one consumer at a time.
+        AtLeastOnce "at least once",
+        /// A consumer may remove an item before its work is done, and crash: the item is delivered at most once.
+        AtMostOnce "at most once",
+        /// The store has no queues.
+        Unsupported "none",
+    }
+}
 
 impl Value for Exclusion {
     fn includes(self, wanted: Self) -> bool {
         self == Self::Always || self == wanted
     }
 }
-
-/// Q1: how often an accepted item of a queue is delivered. No value includes another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum QueueDelivery {
-    /// The item is delivered until a consumer acknowledges it: at least once, and to one consumer at a time.
-    AtLeastOnce,
-    /// A consumer may remove an item before its work is done, and crash: the item is delivered at most once.
-    AtMostOnce,
-    /// The store has no queues.
-    Unsupported,
-}
-
-words!(QueueDelivery {
-    AtLeastOnce "at least once"
-    AtMostOnce "at most once"
-    Unsupported "none"
-});
 
 impl Value for QueueDelivery {
     fn includes(self, wanted: Self) -> bool {

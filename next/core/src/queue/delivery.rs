@@ -2,12 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Deref;
 use std::time::Duration;
 
 use crate::backend::TakenItem;
 use crate::error::{Effect, ErrorKind, Result};
-use crate::holding::Holding;
+use crate::holding::{Holding, deref_to_holding};
 use crate::name::Name;
 use crate::runtime::departures::Ending;
 use crate::value::Redacted;
@@ -22,6 +21,8 @@ pub struct Delivery {
     pub(super) holding: Holding,
     pub(super) item: TakenItem,
 }
+
+deref_to_holding!(Delivery.holding);
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,28 +76,13 @@ impl Delivery {
         self.holding.end("ack", Ending::Ack).await
     }
 
-    /// Returns the item to its place, to be delivered again at once, with a raised number of deliveries.
-    ///
-    /// # Errors
-    ///
-    /// As for [`ack`](Self::ack).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`ack`](Self::ack).
+    /// Returns the item to its place, to be delivered again at once, with a raised number of deliveries. Errors and cancel
+    /// safety are those of [`ack`](Self::ack).
     pub async fn nack(self) -> Result<()> {
         self.holding.end("nack", Ending::Return(Duration::ZERO)).await
     }
 
     /// Returns the item as [`nack`](Self::nack) does, to be delivered no earlier than after `delay`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`ack`](Self::ack).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`ack`](Self::ack).
     pub async fn nack_after(self, delay: Duration) -> Result<()> {
         self.holding.end("nack_after", Ending::Return(delay)).await
     }
@@ -108,13 +94,5 @@ impl Delivery {
             Err(error) if error.kind() == ErrorKind::Lost && error.effect() == Effect::None => None,
             _ => Some(item.value.to_vec()),
         }
-    }
-}
-
-impl Deref for Delivery {
-    type Target = Holding;
-
-    fn deref(&self) -> &Holding {
-        &self.holding
     }
 }

@@ -73,26 +73,14 @@ impl fmt::Debug for NewItem {
     }
 }
 
-impl From<&str> for NewItem {
-    fn from(value: &str) -> Self {
-        Self::new(value)
-    }
+macro_rules! from_value {
+    ($($value:ty)*) => {$(
+        impl From<$value> for NewItem {
+            fn from(value: $value) -> Self {
+                Self::new(value)
+            }
+        }
+    )*};
 }
 
-impl From<String> for NewItem {
-    fn from(value: String) -> Self {
-        Self::new(value)
-    }
-}
-
-impl From<&[u8]> for NewItem {
-    fn from(value: &[u8]) -> Self {
-        Self::new(value)
-    }
-}
-
-impl From<Vec<u8>> for NewItem {
-    fn from(value: Vec<u8>) -> Self {
-        Self::new(value)
-    }
-}
+from_value!(&str String &[u8] Vec<u8>);

@@ -1,6 +1,5 @@
 //! Queues: the handle.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +8,10 @@ use futures_util::FutureExt;
 
 use crate::backend::{Grant, Item, Joined, PeekedItem, Queue, QueueDepth, Request, TakeLimit, TakenItem};
 use crate::error::{Error, ErrorKind, Result};
-use crate::handle::{Handle, busy};
+use crate::handle::Handle;
 use crate::holding::Holding;
 use crate::name::{Kind, Name};
-use crate::query::query;
 use crate::runtime::acquire::{Acquirable, WaitLimit};
-use crate::runtime::session::SessionRef;
-use crate::runtime::step::step;
 use crate::session::Session;
 
 mod delivery;
@@ -58,29 +54,25 @@ impl Acquirable for Take {
 ///
 /// Items are delivered at least once, by priority and then in the order in which the store accepted them. A delivered
 /// item stays in the queue, under the consumer's lease, until it is acknowledged.
-#[derive(Clone)]
+///
+/// # Errors
+///
+/// Every call fails with `InvalidName`, `Unauthorized`, `Unsupported` on a store without queues, and `Lost` when the
+/// session ends before the store answers. A take fails with `TooLarge` when the session holds too much. An unreachable
+/// store is retried until the session ends.
+///
+/// # Cancel safety
+///
+/// A take is cancel safe at every await point: an item whose delivery is already in flight returns to its place.
+/// Questions ([`len`](Self::len), [`depth`](Self::depth), [`peek`](Self::peek)) are cancel safe. Other calls may take
+/// effect once polled.
+#[derive(Clone, Debug)]
 pub struct QueueHandle {
     handle: Handle,
     dead_letter: Option<(u32, Arc<str>)>,
 }
 
-impl fmt::Debug for QueueHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueueHandle")
-            .field("name", &self.name())
-            .field("dead_letter", &self.dead_letter)
-            .finish_non_exhaustive()
-    }
-}
-
 impl QueueHandle {
-    pub(crate) fn new(session: &SessionRef, name: impl AsRef<str>) -> Self {
-        Self {
-            handle: Handle::new(session, Kind::Queue, name),
-            dead_letter: None,
-        }
-    }
-
     /// Returns the queue's name, as it was given.
     pub fn name(&self) -> &str {
         self.handle.text()
@@ -101,14 +93,9 @@ impl QueueHandle {
     ///
     /// # Errors
     ///
-    /// `TooLarge` for a value of more than [`MAX_VALUE_BYTES`](crate::value::MAX_VALUE_BYTES); `InvalidName` for an
-    /// invalid name or [id](NewItem::id); `Lost` when the session ends before the store answers: whether the item was
-    /// accepted is then unknown, and an [id](NewItem::id) makes it safe to try again. An unreachable store is retried
-    /// until then, and a lost answer makes no second item.
-    ///
-    /// # Cancel safety
-    ///
-    /// Once polled, the item may be accepted.
+    /// `TooLarge` for a value of more than [`MAX_VALUE_BYTES`](crate::value::MAX_VALUE_BYTES); `InvalidName` also for an
+    /// invalid [id](NewItem::id). After `Lost` it is unknown whether the item was accepted, and an [id](NewItem::id)
+    /// makes it safe to try again. A lost answer makes no second item.
     pub async fn enqueue(&self, item: impl Into<NewItem>) -> Result<()> {
         self.put("enqueue", vec![item.into()]).await
     }
@@ -117,12 +104,8 @@ impl QueueHandle {
     ///
     /// # Errors
     ///
-    /// `TooLarge` for more than [`MAX_BATCH`] items, or for more bytes than one request of the store carries (etcd:
-    /// 1.5 MiB in all); those of [`enqueue`](Self::enqueue).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`enqueue`](Self::enqueue).
+    /// Those of [`enqueue`](Self::enqueue); `TooLarge` also for more than [`MAX_BATCH`] items, or for more bytes than
+    /// one request of the store carries (etcd: 1.5 MiB in all).
     pub async fn enqueue_many<I: Into<NewItem>>(&self, items: impl IntoIterator<Item = I>) -> Result<()> {
         let items: Vec<NewItem> = items.into_iter().map(Into::into).collect();
         match items.is_empty() {
@@ -133,67 +116,34 @@ impl QueueHandle {
 
     async fn put(&self, operation: &'static str, items: Vec<NewItem>) -> Result<()> {
         let explain = |error: Error| error.during(operation).on(self.name());
-        let (queue, name) = self.checked(operation)?;
         check_batch(items.len()).map_err(explain)?;
         let items = items.into_iter().map(NewItem::check).collect::<Result<Arc<[Item]>>>();
-        let (items, object) = (items.map_err(explain)?, name.clone());
-        let enqueue = move |marker| {
-            let (queue, name, items) = (Arc::clone(&queue), name.clone(), Arc::clone(&items));
+        let items = items.map_err(explain)?;
+        let enqueue = move |queue: Arc<dyn Queue>, name, marker| {
+            let items = Arc::clone(&items);
             async move { queue.enqueue(marker, &name, &items).await }.boxed()
         };
-        step(self.handle.session(), operation, Some(&object), enqueue).await
+        self.handle.step(operation, self.queue(), enqueue).await
     }
 
     /// Takes the next item. Waits for one without a time limit.
-    ///
-    /// # Errors
-    ///
-    /// `Lost` when the session ends while waiting; `TooLarge` when it holds too much; `InvalidName`, `Unauthorized`. An
-    /// unreachable store is retried until the session ends.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe at every await point: an item whose delivery is already in flight returns to its place.
     pub async fn dequeue(&self) -> Result<Delivery> {
         self.take_one("dequeue", WaitLimit::Forever).await
     }
 
-    /// Calls [`dequeue`](Self::dequeue) with a time limit: waits for at most `limit`, plus at most 500 ms in which
-    /// the store confirms the withdrawal.
-    ///
-    /// # Errors
-    ///
-    /// `TimedOut`, and those of [`dequeue`](Self::dequeue).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`dequeue`](Self::dequeue).
+    /// Calls [`dequeue`](Self::dequeue) with a time limit: fails with `TimedOut` after `limit`, plus at most 500 ms in
+    /// which the store confirms the withdrawal.
     pub async fn dequeue_timeout(&self, limit: Duration) -> Result<Delivery> {
         self.take_one("dequeue_timeout", WaitLimit::Within(limit)).await
     }
 
-    /// Takes the next item, or returns `None` if there is none.
-    ///
-    /// # Errors
-    ///
-    /// `Unavailable` when the store does not answer; those of [`dequeue`](Self::dequeue).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`dequeue`](Self::dequeue).
+    /// Takes the next item, or returns `None` if there is none. Fails with `Unavailable` when the store does not answer.
     pub async fn try_dequeue(&self) -> Result<Option<Delivery>> {
         Ok(self.take("try_dequeue", 1, WaitLimit::Try).await?.pop())
     }
 
-    /// Takes up to `max` items in order. Waits until there is at least one.
-    ///
-    /// # Errors
-    ///
-    /// `TooLarge` for more than [`MAX_BATCH`]; those of [`dequeue`](Self::dequeue).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`dequeue`](Self::dequeue).
+    /// Takes up to `max` items in order. Waits until there is at least one. Fails with `TooLarge` for more than
+    /// [`MAX_BATCH`].
     pub async fn dequeue_many(&self, max: usize) -> Result<Vec<Delivery>> {
         let operation = "dequeue_many";
         check_batch(max).map_err(|error| error.during(operation).on(self.name()))?;
@@ -206,10 +156,6 @@ impl QueueHandle {
     /// Takes the next item, waiting for one, acknowledges it, and returns its value once the store has answered. An
     /// unconfirmed acknowledgement does not discard the value: it is retried in the background, and the item is
     /// delivered again only if the session ends before it is confirmed.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`dequeue`](Self::dequeue).
     ///
     /// # Cancel safety
     ///
@@ -224,14 +170,6 @@ impl QueueHandle {
     }
 
     /// Takes and acknowledges the next item like [`pop`](Self::pop), or returns `None` if there is none.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`try_dequeue`](Self::try_dequeue).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`pop`](Self::pop).
     pub async fn try_pop(&self) -> Result<Option<Vec<u8>>> {
         while let Some(delivery) = self.take("try_pop", 1, WaitLimit::Try).await?.pop() {
             if let Some(value) = delivery.pop().await {
@@ -242,88 +180,35 @@ impl QueueHandle {
     }
 
     /// Returns the number of items that were accepted and not acknowledged.
-    ///
-    /// # Errors
-    ///
-    /// `Lost` when the session ends before the store answers; `InvalidName`, `Unauthorized`.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn len(&self) -> Result<u64> {
         self.depth().await.map(QueueDepth::total)
     }
 
     /// Returns the numbers of items by state.
-    ///
-    /// # Errors
-    ///
-    /// As for [`len`](Self::len).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn depth(&self) -> Result<QueueDepth> {
-        let (queue, name) = self.checked("depth")?;
-        let object = name.clone();
-        let depth = move || {
-            let (queue, name) = (Arc::clone(&queue), name.clone());
-            async move { queue.depth(&name).await }.boxed()
-        };
-        query(self.handle.session(), "depth", Some(&object), depth).await
+        let depth = |queue: Arc<dyn Queue>, name| async move { queue.depth(&name).await }.boxed();
+        self.handle.query("depth", self.queue(), depth).await
     }
 
     /// Returns the item that would be taken next, without taking it.
-    ///
-    /// # Errors
-    ///
-    /// As for [`len`](Self::len).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn peek(&self) -> Result<Option<PeekedItem>> {
-        let (queue, name) = self.checked("peek")?;
-        let object = name.clone();
-        let peek = move || {
-            let (queue, name) = (Arc::clone(&queue), name.clone());
-            async move { queue.peek(&name).await }.boxed()
-        };
-        query(self.handle.session(), "peek", Some(&object), peek).await
+        let peek = |queue: Arc<dyn Queue>, name| async move { queue.peek(&name).await }.boxed();
+        self.handle.query("peek", self.queue(), peek).await
     }
 
     /// Removes all items, also those with consumers, and returns how many there were.
-    ///
-    /// # Errors
-    ///
-    /// As for [`len`](Self::len).
-    ///
-    /// # Cancel safety
-    ///
-    /// Once polled, it may take effect.
     pub async fn purge(&self) -> Result<u64> {
-        let (queue, name) = self.checked("purge")?;
-        let object = name.clone();
-        let purge = move |marker| {
-            let (queue, name) = (Arc::clone(&queue), name.clone());
-            async move { queue.purge(marker, &name).await }.boxed()
-        };
-        step(self.handle.session(), "purge", Some(&object), purge).await
+        let purge = |queue: Arc<dyn Queue>, name, marker| async move { queue.purge(marker, &name).await }.boxed();
+        self.handle.step("purge", self.queue(), purge).await
     }
 
     fn queue(&self) -> Option<Arc<dyn Queue>> {
         Arc::clone(self.handle.session().backend()).queue()
     }
 
-    fn checked(&self, operation: &'static str) -> Result<(Arc<dyn Queue>, Name)> {
-        let name = self.handle.name(operation)?;
-        let queue = self.queue().ok_or_else(|| self.handle.unsupported(operation))?;
-        Ok((queue, name))
-    }
-
     async fn take_one(&self, operation: &'static str, limit: WaitLimit) -> Result<Delivery> {
         let delivery = self.take(operation, 1, limit).await?.pop();
-        delivery.ok_or_else(|| busy(operation, self.name()))
+        delivery.ok_or_else(|| self.handle.busy(operation))
     }
 
     async fn take(&self, operation: &'static str, items: usize, limit: WaitLimit) -> Result<Vec<Delivery>> {
@@ -361,7 +246,10 @@ impl QueueHandle {
 impl Session {
     /// Returns a handle on the queue `name`. A bad name is an error of its first call.
     pub fn queue(&self, name: impl AsRef<str>) -> QueueHandle {
-        QueueHandle::new(self.state(), name)
+        QueueHandle {
+            handle: Handle::new(self.state(), Kind::Queue, name),
+            dead_letter: None,
+        }
     }
 }
 

@@ -1,26 +1,24 @@
 //! Consumers: items of a queue as jobs, acknowledged when they succeed and returned when they fail.
 
-use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, Fuse, FusedFuture, FutureExt};
+use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 
 use super::Stop;
-use super::supervised::is_worth_another_session;
 use crate::error::{Effect, Error, ErrorKind, Result};
 use crate::options::SessionOptions;
 use crate::queue::{Delivery, MAX_BATCH, QueueHandle};
 use crate::store::Store;
 
 /// Options of [`QueueHandle::consume`] and [`Store::consume`].
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct ConsumeOptions {
     settings: Settings,
-    until: Option<BoxFuture<'static, ()>>,
+    stop: Stop,
     session: SessionOptions,
 }
 
@@ -93,7 +91,7 @@ impl ConsumeOptions {
     /// Stops when `request` ends: no further item is taken, and the jobs under way are finished.
     #[must_use]
     pub fn until(mut self, request: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.until = Some(Box::pin(request));
+        self.stop = Stop::at(request);
         self
     }
 }
@@ -103,16 +101,6 @@ impl Settings {
     fn delay(&self, deliveries: u32) -> Duration {
         let doublings = deliveries.saturating_sub(1).min(31);
         self.first_delay.saturating_mul(1 << doublings).min(self.longest_delay)
-    }
-}
-
-impl fmt::Debug for ConsumeOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConsumeOptions")
-            .field("settings", &self.settings)
-            .field("until", &self.until.is_some())
-            .field("session", &self.session)
-            .finish()
     }
 }
 
@@ -147,8 +135,7 @@ impl QueueHandle {
     where
         F: Future<Output = Result<(), E>>,
     {
-        let mut stop = Stop::new(options.until.take());
-        let consumed = self.consume_until(&options.settings, &mut stop, &work).await;
+        let consumed = self.consume_until(&options.settings, &mut options.stop, &work).await;
         consumed.map_err(|error| error.during("consume"))
     }
 
@@ -161,10 +148,10 @@ impl QueueHandle {
     where
         F: Future<Output = Result<(), E>>,
     {
-        let queue = match &settings.dead_letter {
-            Some((max_deliveries, queue)) => self.clone().dead_letter(*max_deliveries, queue),
-            None => self.clone(),
-        };
+        let mut queue = self.clone();
+        if let Some((max_deliveries, name)) = &settings.dead_letter {
+            queue = queue.dead_letter(*max_deliveries, name);
+        }
         let mut jobs = FuturesUnordered::new();
         let mut taking = pin!(Fuse::terminated());
         let mut failed = None;
@@ -191,7 +178,7 @@ impl QueueHandle {
     }
 }
 
-/// Runs one job, and settles its delivery.
+/// Runs one job, and acknowledges or returns its item.
 async fn perform<F, E>(delivery: Arc<Delivery>, settings: &Settings, work: &impl Fn(Arc<Delivery>) -> F)
 where
     F: Future<Output = Result<(), E>>,
@@ -209,7 +196,7 @@ where
         tracing::warn!(%queue, deliveries, "the job kept its delivery, which is not acknowledged therefore");
         return;
     };
-    let settled = match done {
+    let ended = match done {
         Ok(true) => delivery.ack().await,
         Err(error) if error.kind() == ErrorKind::Lost => Err(error),
         // The job's message may show the item, so it is not logged.
@@ -219,7 +206,7 @@ where
             delivery.nack_after(delay).await
         }
     };
-    if let Err(error) = settled {
+    if let Err(error) = ended {
         tracing::warn!(%queue, deliveries, error = %error.chain(), "an item may be delivered again");
     }
 }
@@ -280,24 +267,14 @@ impl Store {
     where
         F: Future<Output = Result<(), E>>,
     {
-        let name = name.as_ref();
-        let mut stop = Stop::new(options.until.take());
+        let (name, stop) = (name.as_ref(), &mut options.stop);
         let sessions = self.supervise(options.session);
-        while !stop.has_come() {
-            let session = tokio::select! {
-                biased;
-                () = stop.comes() => break,
-                session = sessions.session() => session.map_err(|error| error.during("consume").on(name))?,
-            };
+        let explain = |error: Error| error.during("consume").on(name);
+        while let Some(session) = sessions.next(stop).await.map_err(explain)? {
             let queue = session.queue(name);
-            let consumed = queue.consume_until(&options.settings, &mut stop, &work).await;
-            sessions.close().await;
-            match consumed {
-                Ok(()) => break,
-                Err(error) if is_worth_another_session(&error) => {
-                    tracing::warn!(name, error = %error.chain(), "consuming again in another session");
-                }
-                Err(error) => return Err(error.during("consume").on(name)),
+            let consumed = queue.consume_until(&options.settings, stop, &work).await;
+            if sessions.end(consumed).await.map_err(explain)?.is_some() {
+                break;
             }
         }
         Ok(())

@@ -1,15 +1,11 @@
 //! Work under a leadership, which campaigns again after a loss.
 
-use std::fmt;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-
 use super::Stop;
-use super::supervised::is_worth_another_session;
 use crate::election::Leadership;
 use crate::error::{Error, ErrorKind, Result};
 use crate::options::SessionOptions;
@@ -17,10 +13,10 @@ use crate::session::Session;
 use crate::store::Store;
 
 /// Options of [`Store::lead_with`].
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct LeadOptions {
     session: SessionOptions,
-    until: Option<BoxFuture<'static, ()>>,
+    stop: Stop,
 }
 
 impl LeadOptions {
@@ -39,17 +35,8 @@ impl LeadOptions {
     /// Stops when `request` ends: a candidate withdraws, and a leader finishes its work and resigns.
     #[must_use]
     pub fn until(mut self, request: impl Future<Output = ()> + Send + 'static) -> Self {
-        self.until = Some(Box::pin(request));
+        self.stop = Stop::at(request);
         self
-    }
-}
-
-impl fmt::Debug for LeadOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LeadOptions")
-            .field("session", &self.session)
-            .field("until", &self.until.is_some())
-            .finish()
     }
 }
 
@@ -126,14 +113,6 @@ impl Store {
     ///
     /// [`Lead::stopping`] signals the request to the work of a leader; the call waits for this work to return, or for
     /// the loss of the leadership.
-    ///
-    /// # Errors
-    ///
-    /// As for [`lead`](Self::lead).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`lead`](Self::lead).
     pub async fn lead_with<F: Future>(
         &self,
         name: impl AsRef<str>,
@@ -142,52 +121,33 @@ impl Store {
         work: impl Fn(Arc<Lead>) -> F,
     ) -> Result<Option<F::Output>> {
         let name = name.as_ref();
-        let mut stop = Stop::new(options.until);
+        let mut stop = options.stop;
         let sessions = self.supervise(options.session);
-        loop {
-            let session = tokio::select! {
-                biased;
-                () = stop.comes() => return Ok(None),
-                session = sessions.session() => session.map_err(|error| error.during("lead").on(name))?,
-            };
+        let explain = |error: Error| error.during("lead").on(name);
+        while let Some(session) = sessions.next(&mut stop).await.map_err(explain)? {
             let led = lead_in(&session, name, value.as_ref(), &mut stop, &work).await;
-            // Also where the work keeps its `Lead`: it must not keep the leadership.
-            sessions.close().await;
-            match led {
-                Err(Failed::Before(error)) if is_worth_another_session(&error) => {
-                    tracing::warn!(name, error = %error.chain(), "campaigning again in another session");
-                    if stop.has_come() {
-                        return Ok(None);
-                    }
-                }
-                Err(Failed::Before(error) | Failed::AtTheEnd(error)) => return Err(error),
-                Ok(led) => return Ok(led),
+            if let Some(led) = sessions.end(led).await? {
+                return led.transpose();
             }
         }
+        Ok(None)
     }
 }
 
-/// The failure of one session's leadership.
-enum Failed {
-    /// The work had not returned: another session may lead.
-    Before(Error),
-    /// The work had returned, perhaps after the end of the leadership.
-    AtTheEnd(Error),
-}
-
-/// Leads once, in `session`.
+/// Leads once, in `session`. Returns the output of the work or the failure of the resignation after it, or `None` if `stop`
+/// came first. After an error the work had not returned: another session may lead.
 async fn lead_in<F: Future>(
     session: &Session,
     name: &str,
     value: &[u8],
     stop: &mut Stop,
     work: &impl Fn(Arc<Lead>) -> F,
-) -> Result<Option<F::Output>, Failed> {
+) -> Result<Option<Result<F::Output>>> {
     let election = session.election(name);
     let leadership = tokio::select! {
         biased;
         () = stop.comes() => return Ok(None),
-        elected = election.campaign(value) => elected.map_err(Failed::Before)?,
+        elected = election.campaign(value) => elected?,
     };
     let (stopping, signal) = tokio::sync::watch::channel(false);
     let lead = Arc::new(Lead {
@@ -205,11 +165,11 @@ async fn lead_in<F: Future>(
             }
         }
     };
-    let done = done.map_err(Failed::Before)?;
+    let done = done?;
     // If the work has kept it, the end of the session resigns.
-    if let Some(lead) = Arc::into_inner(lead) {
-        let resigned = lead.leadership.resign_after_work("lead").await;
-        resigned.map_err(Failed::AtTheEnd)?;
-    }
-    Ok(Some(done))
+    let resigned = match Arc::into_inner(lead) {
+        Some(lead) => lead.leadership.resign_after_work("lead").await,
+        None => Ok(()),
+    };
+    Ok(Some(resigned.map(|()| done)))
 }

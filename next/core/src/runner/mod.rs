@@ -1,5 +1,6 @@
 //! Runners: leaders and consumers that go on in another session after a loss.
 
+use std::fmt;
 use std::future::pending;
 
 use futures_util::FutureExt;
@@ -13,12 +14,24 @@ pub use consumer::ConsumeOptions;
 pub use leader::{Lead, LeadOptions};
 pub use supervised::SupervisedSession;
 
-/// A request to stop, which may come at any time.
+/// A request to stop, which may come at any time, or never.
 struct Stop(Fuse<BoxFuture<'static, ()>>);
 
+impl Default for Stop {
+    fn default() -> Self {
+        Self::at(pending())
+    }
+}
+
+impl fmt::Debug for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a request to stop")
+    }
+}
+
 impl Stop {
-    fn new(until: Option<BoxFuture<'static, ()>>) -> Self {
-        Self(until.unwrap_or_else(|| Box::pin(pending())).fuse())
+    fn at(request: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self(request.boxed().fuse())
     }
 
     /// Returns whether the request has come.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::holding::OwnedGrant;
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, caught};
 use super::retry::{Backoff, RetryScope, retry};
-use super::session::{SessionCore, SessionRef};
+use super::session::{SessionCore, SessionRef, timed_out};
 use super::signal::Signal;
 use crate::backend::{Grant, Joined, Nonce, Request};
 use crate::error::{Error, ErrorKind, LossReason, Result};
@@ -33,7 +33,7 @@ pub(crate) trait Acquirable: Send + Sync + 'static {
 /// How long a caller waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitLimit {
-    /// Does not wait, and does not retry.
+    /// Does not wait, and does not retry. In a session that is full, it waits for a moment for an entry that is being released.
     Try,
     Within(Duration),
     Forever,
@@ -45,7 +45,8 @@ pub(crate) struct Acquired<G> {
     pub(crate) granted: G,
 }
 
-/// How long a caller that has given up waits for the store to confirm its withdrawal.
+/// How long a caller that has given up waits for the store to confirm its withdrawal, and a caller that does not wait for the
+/// withdrawal or release of another request, if its session is full.
 const WITHDRAWAL: Duration = Duration::from_millis(500);
 
 /// Acquires `name`. `None` only for [`WaitLimit::Try`].
@@ -60,12 +61,20 @@ pub(crate) async fn acquire<A: Acquirable>(
     name: &Name,
     limit: WaitLimit,
 ) -> Result<Option<Acquired<A::Granted>>> {
+    // No answer comes within no time.
+    let once = limit == WaitLimit::Within(Duration::ZERO);
+    let limit = if once { WaitLimit::Try } else { limit };
     let at_most = match limit {
         WaitLimit::Within(limit) => Some(limit),
         WaitLimit::Try | WaitLimit::Forever => None,
     };
     let last = AtomicU64::new(0);
-    let acquiring = join_until_granted(session, &what, kind, name, limit, &last);
+    let acquiring = async {
+        match join_until_granted(session, &what, kind, name, limit, &last).await {
+            Ok(None) if once => Err(timed_out(Duration::ZERO)),
+            acquired => acquired,
+        }
+    };
     let acquired = session.run(at_most, acquiring).await;
     if matches!(&acquired, Err(error) if error.kind() == ErrorKind::TimedOut) {
         // A caller that has given up must not count for those that come later, such as the others of a double barrier.
@@ -91,7 +100,15 @@ async fn join_until_granted<A: Acquirable>(
 ) -> Result<Option<Acquired<A::Granted>>> {
     let mut backoff = Backoff::new(session.ttl());
     loop {
-        let (request, loss) = session.registry.open(kind, name).await?;
+        let opening = session.registry.open(kind, name);
+        let (request, loss) = match limit {
+            WaitLimit::Try => tokio::select! {
+                biased;
+                opened = opening => opened?,
+                () = session.clock().sleep(WITHDRAWAL) => return Err(session.registry.full()),
+            },
+            WaitLimit::Within(_) | WaitLimit::Forever => opening.await?,
+        };
         last.store(request.nonce().get(), Ordering::Release);
         let pending = Caller(Arc::new(Pending {
             core: Arc::clone(session),
@@ -105,14 +122,17 @@ async fn join_until_granted<A: Acquirable>(
             Joined::Granted(granted) => granted,
             // A request that must not wait does not, even if the backend queued it.
             Joined::Waiting if limit == WaitLimit::Try => return Ok(None),
-            Joined::Waiting => match wait(&pending, what).await? {
-                Some(granted) => granted,
-                None => {
-                    drop(pending);
-                    session.clock().sleep(backoff.next()).await;
-                    continue;
+            Joined::Waiting => {
+                session.registry.begin_waiting(pending.0.request.nonce());
+                match wait(&pending, what).await? {
+                    Some(granted) => granted,
+                    None => {
+                        drop(pending);
+                        session.clock().sleep(backoff.next()).await;
+                        continue;
+                    }
                 }
-            },
+            }
             Joined::Busy => {
                 // A repeated join may have overtaken the first one, which can still arrive.
                 if !pending.0.failed.load(Ordering::Acquire) {
@@ -132,7 +152,7 @@ async fn join<A: Acquirable>(caller: &Caller, what: &Arc<A>, limit: WaitLimit) -
         let (pending, what) = (Arc::clone(&caller.0), Arc::clone(what));
         pending.sent.store(true, Ordering::Release);
         InFlight::new(core.executor(), async move {
-            let joined = super::in_flight::caught(what.join(&pending.request, wait)).await;
+            let joined = caught(what.join(&pending.request, wait)).await;
             if joined.is_err() {
                 pending.failed.store(true, Ordering::Release);
             }
@@ -151,10 +171,7 @@ async fn wait<A: Acquirable>(caller: &Caller, what: &Arc<A>) -> Result<Option<A:
         core, request, loss, ..
     } = &*caller.0;
     loop {
-        let granted = async {
-            let should_retry = |error: &Error| error.is_retryable();
-            retry(core, RetryScope::Valid, should_retry, || what.wait(request)).await
-        };
+        let granted = retry(core, RetryScope::Valid, Error::is_retryable, || what.wait(request));
         let answer = tokio::select! {
             biased;
             answer = granted => answer,

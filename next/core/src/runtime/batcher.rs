@@ -5,91 +5,76 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use super::departures::End;
 use super::in_flight::InFlight;
+use super::renewal::period;
 use super::retry::{RetryScope, retry};
 use super::session::SessionCore;
-use crate::backend::{Claim, Departure, EndOutcome, Marker, Nonce, Request, Return};
+use super::slots::{self, MarkerLease, Slots};
+use crate::backend::{EndOutcome, Marker};
 use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
-use crate::sync::Mutex;
-use crate::token::FencingToken;
+use crate::sync::{Mutex, Semaphore};
 
 /// The most departures in one message.
 const LARGEST_BATCH: usize = 500;
 
-/// The end of a request or of one of its holdings.
-pub(super) trait Departing: Clone + Send + Sync + 'static {
-    fn nonce(&self) -> Nonce;
-    fn token(&self) -> Option<FencingToken>;
+/// The most messages that keep their marker while their effect may be unknown. With the turns of departures that go on alone,
+/// they leave a slot to the task that sends the waiting departures, and one to a caller that sends in place.
+const KEEPING: usize = slots::DEPARTURES as usize / 4;
+
+/// Returns the error of a departure that found nothing left, after a message without an answer.
+fn in_doubt() -> Error {
+    let message = "the store's answer was lost: the holding ended by this call, or was lost before";
+    Error::new(ErrorKind::Unavailable, message).with_effect(Effect::Unknown)
 }
 
-impl Departing for Departure {
-    fn nonce(&self) -> Nonce {
-        self.request.nonce()
-    }
-
-    fn token(&self) -> Option<FencingToken> {
-        self.token
-    }
-}
-
-impl Departing for Request {
-    fn nonce(&self) -> Nonce {
-        Self::nonce(self)
-    }
-
-    fn token(&self) -> Option<FencingToken> {
-        None
-    }
-}
-
-impl Departing for Claim {
-    fn nonce(&self) -> Nonce {
-        self.request.nonce()
-    }
-
-    fn token(&self) -> Option<FencingToken> {
-        Some(self.token)
-    }
-}
-
-impl Departing for Return {
-    fn nonce(&self) -> Nonce {
-        self.claim.request.nonce()
-    }
-
-    fn token(&self) -> Option<FencingToken> {
-        Some(self.claim.token)
-    }
-}
-
-/// Returns the error of one of several departures that went together.
-fn in_doubt(error: &Error) -> Error {
-    Error::new(error.kind(), error.chain().to_string()).with_effect(Effect::Unknown)
-}
-
-type Message<T> = dyn Fn(Marker, Arc<[T]>) -> BoxFuture<'static, Result<Vec<EndOutcome>>> + Send + Sync;
+type Message = dyn Fn(Marker, Arc<[End]>) -> BoxFuture<'static, Result<Vec<EndOutcome>>> + Send + Sync;
 
 /// Sends departures of one sort, together where they come together.
-pub(super) struct Batcher<T> {
-    message: Box<Message<T>>,
-    state: Mutex<State<T>>,
+///
+/// A message that fails holds up no departure that comes later: it is repeated by a task of its own. As long as its effect may
+/// be unknown, that is under its own marker, by which the store answers as it did the first time. After a known failure, or
+/// a third of the TTL, or if other messages keep their markers, each of its departures goes on alone, under another marker
+/// each time: a departure changes nothing if it is repeated, and only its answer is in doubt then.
+pub(super) struct Batcher {
+    message: Box<Message>,
+    slots: Arc<Slots>,
+    /// The turns of departures that go on alone: they use half of the slots.
+    turns: Arc<Semaphore>,
+    state: Mutex<State>,
 }
 
-struct State<T> {
-    waiting: Vec<QueuedEnd<T>>,
-    /// Whether a task sends the waiting parcels.
+struct State {
+    waiting: Vec<QueuedEnd>,
+    /// Whether a task sends the waiting departures.
     draining: bool,
-    /// Whether a caller sends its own departure in place.
+    /// Whether a caller sends its own departure in place. It holds up no others: its task may not be polled.
     in_place: bool,
+    /// How many messages whose effect may be unknown keep their marker.
+    keeping: usize,
 }
 
-struct QueuedEnd<T> {
-    item: T,
+struct QueuedEnd {
+    end: End,
     /// The caller that waits for the answer.
     reply: Option<oneshot::Sender<Result<EndOutcome>>>,
+    /// Whether a message without an answer may have ended it.
+    in_doubt: bool,
 }
 
-impl<T: Departing> QueuedEnd<T> {
+impl QueuedEnd {
+    fn new(end: End, reply: Option<oneshot::Sender<Result<EndOutcome>>>) -> Self {
+        Self {
+            end,
+            reply,
+            in_doubt: false,
+        }
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.reply.as_ref().is_some_and(|reply| !reply.is_closed())
+    }
+
     fn answer(&mut self, answer: Result<EndOutcome>) {
         if let Some(reply) = self.reply.take() {
             // The caller may have stopped waiting.
@@ -97,47 +82,75 @@ impl<T: Departing> QueuedEnd<T> {
         }
     }
 
-    fn settle(mut self, core: &SessionCore, answer: Result<EndOutcome>) {
-        core.registry.confirm_end(self.item.nonce(), self.item.token());
-        self.answer(answer);
+    /// Notes that its message failed. The caller gets a refusal, although the departure is tried again.
+    fn failed(&mut self, error: &Error) {
+        self.in_doubt |= error.effect() == Effect::Unknown;
+        if !error.is_retryable() {
+            let effect = if self.in_doubt { Effect::Unknown } else { Effect::None };
+            self.answer(Err(
+                Error::new(error.kind(), error.chain().to_string()).with_effect(effect)
+            ));
+        }
     }
 }
 
-impl<T: Departing> Batcher<T> {
+/// Answers departures after the last message with them.
+fn settle(core: &SessionCore, batch: Vec<QueuedEnd>, answer: Result<Vec<EndOutcome>>) {
+    let mut answer = answer.map(Vec::into_iter).map_err(|error| {
+        // The session has ended in the store, and all that it had with it.
+        core.loss().get().or(error.loss()).unwrap_or(LossReason::Revoked)
+    });
+    for mut departure in batch {
+        core.registry
+            .confirm_end(departure.end.request.nonce(), departure.end.token);
+        let answer = match &mut answer {
+            Ok(outcomes) => match outcomes.next() {
+                Some(EndOutcome::Ended) => Ok(EndOutcome::Ended),
+                _ if departure.in_doubt => Err(in_doubt()),
+                _ => Ok(EndOutcome::NotHeld),
+            },
+            Err(reason) => Err(core.lost_holding(*reason)),
+        };
+        departure.answer(answer);
+    }
+}
+
+impl Batcher {
     pub(super) fn new(
-        message: impl Fn(Marker, Arc<[T]>) -> BoxFuture<'static, Result<Vec<EndOutcome>>> + Send + Sync + 'static,
+        sort: u16,
+        message: impl Fn(Marker, Arc<[End]>) -> BoxFuture<'static, Result<Vec<EndOutcome>>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             message: Box::new(message),
+            slots: Slots::of_departures(sort),
+            turns: Arc::new(Semaphore::new(usize::from(slots::DEPARTURES / 2))),
             state: Mutex::new(State {
                 waiting: Vec::new(),
                 draining: false,
                 in_place: false,
+                keeping: 0,
             }),
         })
     }
 
-    /// Sends `item` in the background.
-    pub(super) fn send_later(self: &Arc<Self>, core: &Arc<SessionCore>, item: T) {
-        self.push(core, QueuedEnd { item, reply: None });
+    /// Sends `end` in the background.
+    pub(super) fn send_later(self: &Arc<Self>, core: &Arc<SessionCore>, end: End) {
+        self.push(core, QueuedEnd::new(end, None));
     }
 
-    fn push(self: &Arc<Self>, core: &Arc<SessionCore>, parcel: QueuedEnd<T>) {
+    fn push(self: &Arc<Self>, core: &Arc<SessionCore>, departure: QueuedEnd) {
         let mut state = self.state.lock();
-        state.waiting.push(parcel);
+        state.waiting.push(departure);
         if !std::mem::replace(&mut state.draining, true) {
             drop(state);
             core.executor().spawn(Arc::clone(self).drain(Arc::clone(core)));
         }
     }
 
-    /// Sends `item`, and waits for the answer. A dropped call goes on in the background.
-    pub(super) async fn send(self: &Arc<Self>, core: &Arc<SessionCore>, item: T) -> Result<EndOutcome> {
+    /// Sends `end`, and waits for the answer. A dropped call goes on in the background.
+    pub(super) async fn send(self: &Arc<Self>, core: &Arc<SessionCore>, end: End) -> Result<EndOutcome> {
         let (reply, answer) = oneshot::channel();
-        let parcel = QueuedEnd {
-            item,
-            reply: Some(reply),
-        };
+        let departure = QueuedEnd::new(end, Some(reply));
         let alone = {
             let mut state = self.state.lock();
             !state.draining && !std::mem::replace(&mut state.in_place, true)
@@ -145,12 +158,12 @@ impl<T: Departing> Batcher<T> {
         if alone {
             let (batcher, on) = (Arc::clone(self), Arc::clone(core));
             let sending = async move {
-                batcher.deliver(&on, vec![parcel]).await;
+                batcher.deliver(&on, vec![departure]).await;
                 batcher.state.lock().in_place = false;
             };
             InFlight::new(core.executor(), sending).await;
         } else {
-            self.push(core, parcel);
+            self.push(core, departure);
         }
         answer.await.unwrap_or_else(|_| {
             let reason = core.loss().get().unwrap_or(LossReason::Closed);
@@ -173,74 +186,88 @@ impl<T: Departing> Batcher<T> {
         }
     }
 
-    /// Sends a batch until the store has answered. If it refuses the batch, each departure is sent by a task of its own.
-    async fn deliver(self: &Arc<Self>, core: &Arc<SessionCore>, mut batch: Vec<QueuedEnd<T>>) {
-        let items: Arc<[T]> = batch.iter().map(|parcel| parcel.item.clone()).collect();
-        match self.attempt(core, items, Error::is_retryable).await {
-            Ok(answers) => {
-                for (parcel, left) in batch.into_iter().zip(answers) {
-                    parcel.settle(core, Ok(left));
-                }
+    /// Sends a batch once. If that fails, the batch goes on in a task of its own.
+    async fn deliver(self: &Arc<Self>, core: &Arc<SessionCore>, batch: Vec<QueuedEnd>) {
+        let marker = self.slots.marker(&core.registry).await;
+        let items = batch.iter().map(|departure| departure.end.clone()).collect();
+        match retry(core, RetryScope::InStore, |_| false, || self.attempt(&marker, &items)).await {
+            Err(error) if error.kind() != ErrorKind::Lost => {
+                let going_on = Arc::clone(self).go_on(Arc::clone(core), batch, items, marker, error);
+                core.executor().spawn(going_on);
             }
-            Err(error) if error.kind() == ErrorKind::Lost => {
-                // The session has ended in the store, and all that it had with it.
-                let reason = core.loss().get().or(error.loss()).unwrap_or(LossReason::Revoked);
-                for parcel in batch {
-                    parcel.settle(core, Err(core.lost_holding(reason)));
-                }
-            }
-            Err(error) => {
-                // The batch may have taken effect. A repetition under another marker would find nothing left of it and
-                // report a loss.
-                if error.effect() == Effect::Unknown {
-                    for parcel in &mut batch {
-                        parcel.answer(Err(in_doubt(&error)));
-                    }
-                }
-                let mut error = (batch.len() == 1).then_some(error);
-                for mut parcel in batch {
-                    if let Some(error) = error.take() {
-                        parcel.answer(Err(error));
-                    }
-                    core.executor()
-                        .spawn(Arc::clone(self).retry_alone(Arc::clone(core), parcel));
-                }
-            }
+            answer => settle(core, batch, answer),
         }
     }
 
-    /// Sends a departure until the store has confirmed it or the session is over. Its caller gets the first refusal.
-    async fn retry_alone(self: Arc<Self>, core: Arc<SessionCore>, mut parcel: QueuedEnd<T>) {
-        let items: Arc<[T]> = Arc::new([parcel.item.clone()]);
-        let first = self.attempt(&core, Arc::clone(&items), Error::is_retryable).await;
-        let answer = match first {
-            Ok(answers) => Ok(answers),
-            Err(error) => {
-                parcel.answer(Err(error));
-                self.attempt(&core, items, |error| error.kind() != ErrorKind::Lost)
-                    .await
-            }
-        };
-        parcel.settle(&core, answer.map(|answers| answers[0]));
+    /// Lets a message keep its marker, if few do: others need slots.
+    fn keep_marker(&self) -> bool {
+        let mut state = self.state.lock();
+        let kept = state.keeping < KEEPING;
+        state.keeping += usize::from(kept);
+        kept
     }
 
-    async fn attempt(
-        &self,
-        core: &Arc<SessionCore>,
-        items: Arc<[T]>,
-        should_retry: impl Fn(&Error) -> bool,
-    ) -> Result<Vec<EndOutcome>> {
-        let marker = core.registry.marker().await;
-        let attempt = || async {
-            let answers = (self.message)(marker.marker(), Arc::clone(&items)).await?;
-            match answers.len() == items.len() {
-                true => Ok(answers),
-                false => Err(
-                    Error::new(ErrorKind::Internal, "the backend left an answer out: please report it")
-                        .with_effect(Effect::Unknown),
-                ),
+    /// Sends a batch again that failed with `error`: under its own marker while that is worth it, then each departure alone.
+    async fn go_on(
+        self: Arc<Self>,
+        core: Arc<SessionCore>,
+        batch: Vec<QueuedEnd>,
+        items: Arc<[End]>,
+        marker: MarkerLease,
+        mut error: Error,
+    ) {
+        // Without a caller that needs the answer, the marker is not worth its slot.
+        let in_doubt = error.effect() == Effect::Unknown;
+        if in_doubt && error.is_retryable() && batch.iter().any(QueuedEnd::is_awaited) && self.keep_marker() {
+            let last = core.clock().now() + period(core.ttl());
+            let should_retry = |error: &Error| error.is_retryable() && core.clock().now() < last;
+            let attempt = || self.attempt(&marker, &items);
+            let answer = retry(&core, RetryScope::InStore, should_retry, attempt).await;
+            self.state.lock().keeping -= 1;
+            match answer {
+                Err(next) if next.kind() != ErrorKind::Lost => error = next.with_effect(Effect::Unknown),
+                answer => return settle(&core, batch, answer),
             }
+        }
+        drop(marker);
+        let refused = batch.len() == 1;
+        for mut departure in batch {
+            departure.in_doubt = in_doubt;
+            if refused {
+                departure.failed(&error);
+            }
+            let alone = Arc::clone(&self).go_on_alone(Arc::clone(&core), departure);
+            core.executor().spawn(alone);
+        }
+    }
+
+    /// Sends a departure until the store has confirmed it or the session is over.
+    async fn go_on_alone(self: Arc<Self>, core: Arc<SessionCore>, mut departure: QueuedEnd) {
+        let items = Arc::new([departure.end.clone()]) as Arc<[End]>;
+        let attempt = || async {
+            let _turn = Arc::clone(&self.turns).acquire_owned().await;
+            let marker = self.slots.marker(&core.registry).await;
+            self.attempt(&marker, &items).await
         };
-        retry(core, RetryScope::InStore, should_retry, attempt).await
+        let should_retry = |error: &Error| {
+            if error.kind() == ErrorKind::Lost {
+                return false;
+            }
+            departure.failed(error);
+            true
+        };
+        let answer = retry(&core, RetryScope::InStore, should_retry, attempt).await;
+        settle(&core, vec![departure], answer);
+    }
+
+    async fn attempt(&self, marker: &MarkerLease, items: &Arc<[End]>) -> Result<Vec<EndOutcome>> {
+        let answers = (self.message)(marker.marker(), Arc::clone(items)).await?;
+        match answers.len() == items.len() {
+            true => Ok(answers),
+            false => Err(
+                Error::new(ErrorKind::Internal, "the backend left an answer out: please report it")
+                    .with_effect(Effect::Unknown),
+            ),
+        }
     }
 }

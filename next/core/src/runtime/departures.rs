@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::batcher::{Batcher, Departing};
+use super::batcher::Batcher;
 use super::session::SessionCore;
 use crate::backend::{BackendSession, Claim, Departure, EndOutcome, Request, Return, WaitQueue};
 use crate::error::{Error, Result};
@@ -23,94 +23,142 @@ pub(crate) enum Ending {
     Return(Duration),
 }
 
-/// The batchers of a session.
-pub(crate) struct Departures {
-    locks: Option<Arc<Batcher<Departure>>>,
-    rw_locks: Option<Arc<Batcher<Departure>>>,
-    elections: Option<Arc<Batcher<Departure>>>,
-    barriers: Option<Arc<Batcher<Departure>>>,
-    takes: Option<Arc<Batcher<Request>>>,
-    acks: Option<Arc<Batcher<Claim>>>,
-    returns: Option<Arc<Batcher<Return>>>,
+/// The end of a request, or of one of its holdings.
+#[derive(Clone)]
+pub(super) struct End {
+    pub(super) request: Request,
+    /// The holding. `None` withdraws the request, and gives back whatever it was granted.
+    pub(super) token: Option<FencingToken>,
+    ending: Ending,
 }
 
-fn of_wait_queue(queue: Arc<dyn WaitQueue>) -> Arc<Batcher<Departure>> {
-    Batcher::new(move |marker, batch: Arc<[Departure]>| {
+impl End {
+    fn departure(&self) -> Departure {
+        match self.token {
+            Some(token) => Departure::release(self.request.clone(), token),
+            None => Departure::withdraw(self.request.clone()),
+        }
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        self.token.map(|token| Claim::new(self.request.clone(), token))
+    }
+
+    fn returned(&self) -> Option<Return> {
+        let delay = match self.ending {
+            Ending::Return(delay) => delay,
+            Ending::Release | Ending::Ack => Duration::ZERO,
+        };
+        self.claim().map(|claim| Return::new(claim, delay))
+    }
+
+    fn sort(&self) -> Sort {
+        match (self.request.kind(), self.token, self.ending) {
+            (Kind::RwLock, ..) => Sort::RwLocks,
+            (Kind::Election, ..) => Sort::Elections,
+            (Kind::Barrier | Kind::DoubleBarrier, ..) => Sort::Barriers,
+            (Kind::Queue, None, _) => Sort::Takes,
+            (Kind::Queue, Some(_), Ending::Ack) => Sort::Acks,
+            (Kind::Queue, Some(_), _) => Sort::Returns,
+            _ => Sort::Locks,
+        }
+    }
+}
+
+/// The ends that can go together in one message.
+#[derive(Clone, Copy)]
+enum Sort {
+    Locks,
+    RwLocks,
+    Elections,
+    Barriers,
+    Takes,
+    Acks,
+    Returns,
+}
+
+/// The batchers of a session, one for each [`Sort`]; `None` where the store does not have the primitive.
+pub(crate) struct Departures([Option<Arc<Batcher>>; 7]);
+
+fn of_wait_queue(sort: Sort, queue: Option<Arc<dyn WaitQueue>>) -> Option<Arc<Batcher>> {
+    let queue = queue?;
+    Some(Batcher::new(sort as u16, move |marker, ends| {
         let queue = Arc::clone(&queue);
-        Box::pin(async move { queue.leave(marker, &batch).await })
-    })
+        Box::pin(async move {
+            let departures: Vec<_> = ends.iter().map(End::departure).collect();
+            queue.leave(marker, &departures).await
+        })
+    }))
 }
 
 impl Departures {
     pub(crate) fn new(session: &Arc<dyn BackendSession>) -> Self {
-        let queue = || Arc::clone(session).queue();
-        Self {
-            locks: Arc::clone(session).locker().map(|locks| of_wait_queue(locks)),
-            rw_locks: Arc::clone(session).rw_lock().map(|locks| of_wait_queue(locks)),
-            elections: Arc::clone(session).election().map(|elections| of_wait_queue(elections)),
-            barriers: Arc::clone(session).barrier().map(|barrier| {
-                Batcher::new(move |marker, batch: Arc<[Departure]>| {
+        let session = || Arc::clone(session);
+        Self([
+            of_wait_queue(Sort::Locks, session().locker().map(|locks| locks as _)),
+            of_wait_queue(Sort::RwLocks, session().rw_lock().map(|locks| locks as _)),
+            of_wait_queue(Sort::Elections, session().election().map(|elections| elections as _)),
+            session().barrier().map(|barrier| {
+                Batcher::new(Sort::Barriers as u16, move |marker, ends| {
                     let barrier = Arc::clone(&barrier);
-                    Box::pin(async move { barrier.leave(marker, &batch).await })
-                })
-            }),
-            takes: queue().map(|queue| {
-                Batcher::new(move |_, batch: Arc<[Request]>| {
-                    let queue = Arc::clone(&queue);
                     Box::pin(async move {
-                        queue.leave(&batch).await?;
-                        Ok(vec![EndOutcome::Ended; batch.len()])
+                        let departures: Vec<_> = ends.iter().map(End::departure).collect();
+                        barrier.leave(marker, &departures).await
                     })
                 })
             }),
-            acks: queue().map(|queue| {
-                Batcher::new(move |marker, batch: Arc<[Claim]>| {
+            session().queue().map(|queue| {
+                Batcher::new(Sort::Takes as u16, move |_, ends| {
                     let queue = Arc::clone(&queue);
-                    Box::pin(async move { queue.ack(marker, &batch).await })
+                    Box::pin(async move {
+                        let requests: Vec<_> = ends.iter().map(|end| end.request.clone()).collect();
+                        queue.leave(&requests).await?;
+                        Ok(vec![EndOutcome::Ended; ends.len()])
+                    })
                 })
             }),
-            returns: queue().map(|queue| {
-                Batcher::new(move |marker, batch: Arc<[Return]>| {
+            session().queue().map(|queue| {
+                Batcher::new(Sort::Acks as u16, move |marker, ends| {
                     let queue = Arc::clone(&queue);
-                    Box::pin(async move { queue.nack(marker, &batch).await })
+                    Box::pin(async move {
+                        let claims: Vec<_> = ends.iter().filter_map(End::claim).collect();
+                        queue.ack(marker, &claims).await
+                    })
                 })
             }),
-        }
-    }
-
-    fn of(&self, kind: Kind) -> Option<&Arc<Batcher<Departure>>> {
-        match kind {
-            Kind::RwLock => self.rw_locks.as_ref(),
-            Kind::Election => self.elections.as_ref(),
-            Kind::Barrier | Kind::DoubleBarrier => self.barriers.as_ref(),
-            _ => self.locks.as_ref(),
-        }
+            session().queue().map(|queue| {
+                Batcher::new(Sort::Returns as u16, move |marker, ends| {
+                    let queue = Arc::clone(&queue);
+                    Box::pin(async move {
+                        let returns: Vec<_> = ends.iter().filter_map(End::returned).collect();
+                        queue.nack(marker, &returns).await
+                    })
+                })
+            }),
+        ])
     }
 
     /// Withdraws `request` in the background, whether it waits or holds.
     pub(crate) fn withdraw(&self, core: &Arc<SessionCore>, request: &Request) {
-        match request.kind() {
-            Kind::Queue => send_in_background(&self.takes, core, request.clone()),
-            kind => send_in_background(&self.of(kind).cloned(), core, Departure::withdraw(request.clone())),
-        }
+        self.end_in_background(core, request, None);
     }
 
-    /// Ends the holding `token` of `request` in the background.
-    pub(crate) fn end_in_background(
-        &self,
-        core: &Arc<SessionCore>,
-        request: &Request,
-        token: FencingToken,
-        ending: Ending,
-    ) {
-        let (request, claim) = (request.clone(), Claim::new(request.clone(), token));
-        match (request.kind(), ending) {
-            (Kind::Queue, Ending::Release) => {
-                send_in_background(&self.returns, core, Return::new(claim, Duration::ZERO))
-            }
-            (Kind::Queue, Ending::Return(delay)) => send_in_background(&self.returns, core, Return::new(claim, delay)),
-            (Kind::Queue, Ending::Ack) => send_in_background(&self.acks, core, claim),
-            (kind, _) => send_in_background(&self.of(kind).cloned(), core, Departure::release(request, token)),
+    /// Releases the holding `token` of `request` in the background.
+    pub(crate) fn release(&self, core: &Arc<SessionCore>, request: &Request, token: FencingToken) {
+        self.end_in_background(core, request, Some(token));
+    }
+
+    fn end_in_background(&self, core: &Arc<SessionCore>, request: &Request, token: Option<FencingToken>) {
+        let end = End {
+            request: request.clone(),
+            token,
+            ending: Ending::Release,
+        };
+        core.registry.begin_end(request.nonce(), token);
+        match &self.0[end.sort() as usize] {
+            Some(batcher) => batcher.send_later(core, end),
+            // A store without the primitive has no entry of it.
+            None => core.registry.confirm_end(request.nonce(), token),
         }
     }
 
@@ -122,35 +170,12 @@ impl Departures {
         token: FencingToken,
         ending: Ending,
     ) -> Result<EndOutcome> {
-        let (request, claim) = (request.clone(), Claim::new(request.clone(), token));
-        match (request.kind(), ending) {
-            (Kind::Queue, Ending::Release) => {
-                send_and_wait(&self.returns, core, Return::new(claim, Duration::ZERO)).await
-            }
-            (Kind::Queue, Ending::Return(delay)) => send_and_wait(&self.returns, core, Return::new(claim, delay)).await,
-            (Kind::Queue, Ending::Ack) => send_and_wait(&self.acks, core, claim).await,
-            (kind, _) => send_and_wait(&self.of(kind).cloned(), core, Departure::release(request, token)).await,
+        let (request, token) = (request.clone(), Some(token));
+        core.registry.begin_end(request.nonce(), token);
+        let end = End { request, token, ending };
+        match &self.0[end.sort() as usize] {
+            Some(batcher) => batcher.send(core, end).await,
+            None => Err(Error::unsupported("this kind of holding")),
         }
-    }
-}
-
-fn send_in_background<T: Departing>(batcher: &Option<Arc<Batcher<T>>>, core: &Arc<SessionCore>, item: T) {
-    core.registry.begin_end(item.nonce(), item.token());
-    match batcher {
-        Some(batcher) => batcher.send_later(core, item),
-        // A store without the primitive has no entry of it.
-        None => core.registry.confirm_end(item.nonce(), item.token()),
-    }
-}
-
-async fn send_and_wait<T: Departing>(
-    batcher: &Option<Arc<Batcher<T>>>,
-    core: &Arc<SessionCore>,
-    item: T,
-) -> Result<EndOutcome> {
-    core.registry.begin_end(item.nonce(), item.token());
-    match batcher {
-        Some(batcher) => batcher.send(core, item).await,
-        None => Err(Error::unsupported("this kind of holding")),
     }
 }

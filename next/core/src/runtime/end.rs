@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::in_flight::{InFlight, caught};
-use super::retry::Backoff;
+use super::retry::{RetryScope, retry};
 use super::session::SessionCore;
 use super::unfinished::Running;
+use crate::backend::Nonce;
 use crate::error::{Error, ErrorKind, LossReason, Result};
 
 /// The longest time that the end of a session takes, if its TTL is not shorter.
@@ -22,57 +23,49 @@ pub(super) async fn end(core: Arc<SessionCore>, running: Option<Running>) {
     }
     if here {
         // Releases and steps are in flight. The lease is not renewed meanwhile.
+        let quiet = async {
+            core.registry.quiet().await;
+            core.steps.until_free().await;
+        };
         tokio::select! {
-            () = core.registry.quiet() => {}
+            biased;
+            () = quiet => {}
             () = core.clock().sleep(LONGEST_END.min(core.ttl() / 4)) => {}
         }
     }
-    let ended = match reason {
-        LossReason::Detached => detach(&core).await,
-        // The store may keep a lost lease for a while. Its revocation frees the entries at once.
-        _ => revoke(&core).await,
-    };
-    if let Err(error) = ended {
+    let kept = (reason == LossReason::Detached).then(|| core.registry.kept());
+    let mut ended = end_in_store(&core, kept).await;
+    if reason == LossReason::Detached
+        && let Err(error) = &ended
+        && error.kind() == ErrorKind::Unsupported
+        && let Err(error) = end_in_store(&core, None).await
+    {
+        ended = Err(error);
+    }
+    if let Err(error) = &ended {
         tracing::debug!(session = %core.id(), error = %error.chain(), "ending the session failed; its TTL ends it");
-        *core.end_error.lock() = Some(error);
     }
     drop(running);
-    core.ended_in_store().set(());
+    let confirmed = ended.map_err(|error| (error.kind(), error.chain().to_string().into()));
+    core.ended_in_store().set(confirmed);
 }
 
-async fn detach(core: &Arc<SessionCore>) -> Result<()> {
-    let kept = core.registry.kept();
-    let backend = Arc::clone(core.backend());
-    let detaching = async move { caught(backend.detach(&kept)).await };
-    let detached = within(core, InFlight::new(core.executor(), detaching)).await;
-    if let Err(error) = &detached
-        && error.kind() == ErrorKind::Unsupported
-    {
-        revoke(core).await?;
-    }
-    detached
-}
-
-/// Revokes the lease. Tries again for a bounded time while the store is unavailable.
-async fn revoke(core: &Arc<SessionCore>) -> Result<()> {
-    let mut backoff = Backoff::new(core.ttl());
-    within(core, async {
-        loop {
-            let backend = Arc::clone(core.backend());
-            let revoking = async move { caught(backend.revoke()).await };
-            match InFlight::new(core.executor(), revoking).await {
-                Err(error) if error.is_retryable() => core.clock().sleep(backoff.next()).await,
-                answer => return answer,
+/// Detaches the session with the entries `kept`, or revokes its lease, which frees all entries at once: the store may keep a
+/// lost lease for a while. Tries again for a bounded time while the store is unavailable.
+async fn end_in_store(core: &Arc<SessionCore>, kept: Option<Vec<Nonce>>) -> Result<()> {
+    let attempt = || {
+        let (backend, kept) = (Arc::clone(core.backend()), kept.clone());
+        let ending = async move {
+            match kept {
+                Some(kept) => backend.detach(&kept).await,
+                None => backend.revoke().await,
             }
-        }
-    })
-    .await
-}
-
-async fn within(core: &SessionCore, work: impl Future<Output = Result<()>>) -> Result<()> {
+        };
+        InFlight::new(core.executor(), caught(ending))
+    };
     tokio::select! {
         biased;
-        answer = work => answer,
+        ended = retry(core, RetryScope::InStore, Error::is_retryable, attempt) => ended,
         () = core.clock().sleep(LONGEST_END.min(core.ttl())) => Err(Error::new(
             ErrorKind::Unavailable,
             "the store did not confirm the end of the session; its TTL ends it",

@@ -44,10 +44,15 @@ impl OwnedGrant {
                 Error::new(ErrorKind::Lost, message)
             }),
         };
-        match found {
-            Ok((request, grant, loss)) => Ok(Self::new(session, &request, grant, loss)),
-            Err(error) => Err(session.explain(error, operation, Some(unclaimed.name.as_str()))),
-        }
+        let reclaimed = found.and_then(|(request, grant, loss)| {
+            let holding = Self::new(session, &request, grant, loss);
+            match holding.loss() {
+                None => Ok(holding),
+                // The drop ends what may be left of it.
+                Some(reason) => Err(holding.lost_error(reason)),
+            }
+        });
+        reclaimed.map_err(|error| session.explain(error, operation, Some(unclaimed.name.as_str())))
     }
 
     pub(crate) fn request(&self) -> &Request {
@@ -97,21 +102,18 @@ impl OwnedGrant {
     /// `Lost` if it was not held any more; what the store answered if it refused, after which it is tried again in the
     /// background until the session ends.
     pub(crate) async fn end(mut self, operation: &'static str, ending: Ending) -> Result<()> {
-        let name = self.request.name().clone();
-        let session = Arc::clone(&self.session);
+        let (session, request, token) = (Arc::clone(&self.session), self.request.clone(), self.grant.token);
         let ended = match self.loss() {
             // The drop removes the entry that may still be in the store.
             Some(reason) => Err(self.lost_error(reason)),
             None => {
-                let (core, request, token) = (Arc::clone(&session), self.request.clone(), self.grant.token);
-                let owned = &mut self.owned;
+                let (core, owned) = (&session, &mut self.owned);
                 let ending = async {
                     // Only now: a call that is dropped before this poll leaves the end to the drop.
                     *owned = false;
-                    core.departures.end(&core, &request, token, ending).await
+                    core.departures.end(core, &request, token, ending).await
                 };
-                let ended = session.run(None, ending).await;
-                ended.map_err(|error| match error.kind() {
+                session.run(None, ending).await.map_err(|error| match error.kind() {
                     // The end of the session has overtaken the answer.
                     ErrorKind::Lost => {
                         let reason = error.loss().unwrap_or(LossReason::Revoked);
@@ -125,7 +127,7 @@ impl OwnedGrant {
             EndOutcome::Ended => Ok(()),
             EndOutcome::NotHeld => Err(self.lost_error(LossReason::Revoked)),
         });
-        ended.map_err(|error| session.explain(error, operation, Some(name.as_str())))
+        ended.map_err(|error| session.explain(error, operation, Some(request.name().as_str())))
     }
 }
 
@@ -139,10 +141,8 @@ impl Drop for OwnedGrant {
         match (core.closed_locally(), core.ended_in_store().get()) {
             // The end of the session frees it, or keeps it for the process that resumes.
             (Some(_), _) => {}
-            (None, Some(())) => core.registry.confirm_end(nonce, Some(token)),
-            (None, None) => core
-                .departures
-                .end_in_background(core, &self.request, token, Ending::Release),
+            (None, Some(_)) => core.registry.confirm_end(nonce, Some(token)),
+            (None, None) => core.departures.release(core, &self.request, token),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tracing::{Instrument as _, Span};
 
 use crate::error::{Effect, Error, ErrorKind, Result};
 use crate::executor::Executor;
@@ -18,6 +19,8 @@ use crate::executor::Executor;
 pub(crate) struct InFlight<T: Send + 'static> {
     executor: Executor,
     operation: Option<BoxFuture<'static, T>>,
+    /// The caller's span, for the task.
+    span: Span,
 }
 
 impl<T: Send + 'static> InFlight<T> {
@@ -25,6 +28,7 @@ impl<T: Send + 'static> InFlight<T> {
         Self {
             executor: executor.clone(),
             operation: Some(Box::pin(operation)),
+            span: Span::current(),
         }
     }
 }
@@ -47,7 +51,8 @@ impl<T: Send + 'static> Future for InFlight<T> {
 impl<T: Send + 'static> Drop for InFlight<T> {
     fn drop(&mut self) {
         if let Some(operation) = self.operation.take() {
-            drop(self.executor.spawn(operation.map(drop)));
+            let span = std::mem::replace(&mut self.span, Span::none());
+            drop(self.executor.spawn(operation.map(drop).instrument(span)));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::in_flight::{InFlight, caught};
+use super::retry::{RetryScope, retry};
 use super::session::{CloseOnDrop, SessionCore, SessionRef, SessionState};
 use super::unfinished::{Running, StoreRef};
 use super::{end, reconcile, renewal};
@@ -79,9 +80,15 @@ async fn start(
     let mut renewed_at = asked;
     // A resumed session is not valid before its first renewal. A slow connection may have used up the TTL of a new one.
     if resumed || core.clock().now().since(asked) > core.ttl() / 3 {
-        renewed_at = core.clock().now();
+        let renewing = || async {
+            let sent = core.clock().now();
+            let renewed = renewal::renew_once(&core, renewal::period(core.ttl())).await;
+            renewed.map(|()| sent).inspect_err(|error| core.not_renewed(error))
+        };
         let taken = async {
-            renewal::renew_once(&core, core.ttl()).await?;
+            // What a resumed session keeps must not be lost with one message.
+            let should_retry = |error: &Error| error.is_retryable() && core.validity().is_ok();
+            renewed_at = retry(&core, RetryScope::Valid, should_retry, renewing).await?;
             core.renewed(renewed_at);
             if resumed {
                 reconcile::take_entries(&core).await?;

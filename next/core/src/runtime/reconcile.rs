@@ -40,6 +40,7 @@ async fn handle_reports(core: &Arc<SessionCore>, mut reports: UnboundedReceiver<
 async fn compare_repeatedly(core: &Arc<SessionCore>, demand: &Notify) {
     loop {
         tokio::select! {
+            biased;
             () = demand.notified() => {}
             () = core.clock().sleep(period(core.ttl())) => {}
         }

@@ -43,7 +43,9 @@ impl Drop for LoseOnDrop {
             true => LossReason::Failed,
             false => LossReason::Closed,
         });
-        self.0.ended_in_store().set(());
+        let unconfirmed = "the session's runtime ended before the store was asked; the TTL ends the session";
+        let confirmed = Err((ErrorKind::Unavailable, unconfirmed.into()));
+        self.0.ended_in_store().set(confirmed);
     }
 }
 
@@ -54,7 +56,10 @@ async fn renew_until_the_end(core: &Arc<SessionCore>, renewed_at: Moment) {
     // `validity` refuses an answer that arrives after the deadline.
     while core.validity().is_ok() {
         let renewing = async {
-            core.clock().sleep_until(due).await;
+            tokio::select! {
+                () = core.clock().sleep_until(due) => {}
+                () = core.renew_now.notified() => {}
+            }
             let sent = core.clock().now();
             (sent, renew_once(core, period).await)
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::in_flight::caught;
 use super::session::SessionCore;
-use crate::error::{Effect, Error, Result};
+use crate::error::{Effect, Error, ErrorKind, Result};
 
 /// The pauses between attempts: 20 ms, doubled each time, at most 500 ms or a tenth of the TTL.
 pub(crate) struct Backoff {
@@ -32,9 +32,9 @@ impl Backoff {
 /// How long the attempts go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetryScope {
-    /// RetryScope the session is lost, closed or detached: for callers.
+    /// Until the session is lost, closed or detached: for callers.
     Valid,
-    /// RetryScope the session has ended in the store too: for work in the background.
+    /// Until the session has ended in the store too: for work in the background.
     InStore,
 }
 
@@ -65,10 +65,14 @@ where
             Ok(value) => return Ok(value),
             Err(error) => {
                 unknown |= error.effect() == Effect::Unknown;
+                if error.kind() == ErrorKind::Lost {
+                    // The session may have ended in the store.
+                    core.renew_now.notify_one();
+                }
                 if !should_retry(&error) {
                     return Err(effect(error, unknown));
                 }
-                tracing::debug!(session = %core.id(), error = %error.chain(), "failed, trying should_retry");
+                tracing::debug!(session = %core.id(), error = %error.chain(), "failed, trying again");
             }
         }
         let pause = core.clock().sleep(backoff.next());

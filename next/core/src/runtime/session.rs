@@ -9,13 +9,14 @@ use super::departures::Departures;
 use super::registry::RequestRegistry;
 use super::retry::RetryScope;
 use super::signal::Signal;
+use super::slots::Slots;
 use super::unfinished::StoreRef;
 use crate::backend::{BackendSession, Opened};
 use crate::clock::{Clock, Moment};
 use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
 use crate::executor::Executor;
 use crate::options::SessionId;
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU64, Mutex, Notify, Ordering};
 
 /// A reference from a session, handle or guard of the application. The last drop closes the session in the background.
 pub(crate) type SessionRef = Arc<SessionState>;
@@ -68,7 +69,8 @@ pub(crate) struct SessionCore {
     clock: Clock,
     executor: Executor,
     backend: Arc<dyn BackendSession>,
-    pub(super) registry: Arc<RequestRegistry>,
+    pub(super) registry: RequestRegistry,
+    pub(super) steps: Arc<Slots>,
     pub(super) departures: Departures,
     /// Nanoseconds of the [`Moment`] at which validity ends.
     deadline: AtomicU64,
@@ -76,9 +78,18 @@ pub(crate) struct SessionCore {
     renewal_error: Mutex<Option<(ErrorKind, String)>>,
     loss: Signal<LossReason>,
     /// Set when the session has ended in the store, or its end was given up.
-    ended_in_store: Signal<()>,
-    /// The failure of the end, for the call that ends the session.
-    pub(super) end_error: Mutex<Option<Error>>,
+    ended_in_store: Signal<Confirmed>,
+    /// Demands a renewal before the next one is due.
+    pub(super) renew_now: Notify,
+}
+
+/// Whether the store has confirmed the end of a session, or why not.
+pub(super) type Confirmed = Result<(), (ErrorKind, Arc<str>)>;
+
+/// Returns the error of a call that took longer than its limit.
+pub(super) fn timed_out(limit: Duration) -> Error {
+    let message = format!("no result within {limit:?}: retry, or wait longer");
+    Error::new(ErrorKind::TimedOut, message)
 }
 
 /// Returns the margin by which validity ends before the store can free a holding (rule S2). It is TTL/20, at least 50 ms, and
@@ -90,7 +101,8 @@ fn margin(ttl: Duration) -> Duration {
 impl SessionCore {
     pub(super) fn new(clock: Clock, executor: Executor, opened: Opened) -> Self {
         Self {
-            registry: Arc::new(RequestRegistry::new(opened.first_nonce, opened.capacity)),
+            registry: RequestRegistry::new(opened.first_nonce, opened.capacity),
+            steps: Slots::of_steps(),
             departures: Departures::new(&opened.session),
             id: opened.id,
             ttl: opened.ttl,
@@ -101,7 +113,7 @@ impl SessionCore {
             renewal_error: Mutex::new(None),
             loss: Signal::new(),
             ended_in_store: Signal::new(),
-            end_error: Mutex::new(None),
+            renew_now: Notify::new(),
         }
     }
 
@@ -189,7 +201,7 @@ impl SessionCore {
         &self.loss
     }
 
-    pub(crate) fn ended_in_store(&self) -> &Signal<()> {
+    pub(crate) fn ended_in_store(&self) -> &Signal<Confirmed> {
         &self.ended_in_store
     }
 
@@ -217,7 +229,7 @@ impl SessionCore {
     pub(super) fn stopped(&self, until: RetryScope) -> Option<Error> {
         match until {
             RetryScope::Valid => self.validity().err().map(|reason| self.lost_waiting(reason)),
-            RetryScope::InStore => self.ended_in_store.get().map(|()| {
+            RetryScope::InStore => self.ended_in_store.get().map(|_| {
                 let reason = self.loss.get().unwrap_or(LossReason::Closed);
                 self.lost_waiting(reason)
             }),
@@ -227,7 +239,7 @@ impl SessionCore {
     pub(super) async fn until(self: &Arc<Self>, until: RetryScope) {
         match until {
             RetryScope::Valid => drop(self.lost().await),
-            RetryScope::InStore => self.ended_in_store.wait().await,
+            RetryScope::InStore => drop(self.ended_in_store.wait().await),
         }
     }
 
@@ -281,10 +293,7 @@ impl SessionCore {
                 biased;
                 done = work => done,
                 reason = self.lost() => Err(self.lost_waiting(reason)),
-                () = too_late => {
-                    let message = format!("no result within {limit:?}: retry, or wait longer", limit = limit.unwrap_or_default());
-                    Err(Error::new(ErrorKind::TimedOut, message))
-                }
+                () = too_late => Err(timed_out(limit.unwrap_or_default())),
             }
         };
         self.executor.run_in_place(bounded).await
@@ -310,10 +319,10 @@ impl SessionCore {
         if ended != reason || (!first && reason == LossReason::Detached) {
             return Err(self.explain(self.lost_waiting(ended), operation, None));
         }
-        self.ended_in_store.wait().await;
-        match self.end_error.lock().take() {
-            Some(error) => Err(self.explain(error, operation, None).with_effect(Effect::Unknown)),
-            None => Ok(()),
-        }
+        let confirmed = self.ended_in_store.wait().await;
+        confirmed.map_err(|(kind, text)| {
+            let error = Error::new(kind, &*text).with_effect(Effect::Unknown);
+            self.explain(error, operation, None)
+        })
     }
 }

@@ -1,8 +1,8 @@
 //! A value that is set once and can be awaited.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use tokio::sync::Notify;
+use crate::sync::{Notify, OnceLock};
 
 /// A value that is set once. Clones share it.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl<T> Clone for Signal<T> {
     }
 }
 
-impl<T: Copy + Send + Sync + 'static> Signal<T> {
+impl<T: Clone + Send + Sync + 'static> Signal<T> {
     pub(crate) fn new() -> Self {
         Self(Arc::new(Inner {
             value: OnceLock::new(),
@@ -38,7 +38,7 @@ impl<T: Copy + Send + Sync + 'static> Signal<T> {
     }
 
     pub(crate) fn get(&self) -> Option<T> {
-        self.0.value.get().copied()
+        self.0.value.get().cloned()
     }
 
     /// Waits until the value is set. Borrows nothing. Cancel safe.
@@ -50,7 +50,7 @@ impl<T: Copy + Send + Sync + 'static> Signal<T> {
                 // Registers before it reads the value, so that a `set` in between wakes this task.
                 notified.as_mut().enable();
                 if let Some(value) = inner.value.get() {
-                    return *value;
+                    return value.clone();
                 }
                 notified.await;
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::in_flight::InFlight;
+use super::renewal::period;
 use super::retry::{RetryScope, retry};
 use super::session::{SessionCore, SessionRef};
 use crate::backend::Marker;
@@ -13,7 +14,10 @@ use crate::name::Name;
 use crate::sync::{AtomicBool, Ordering};
 
 /// Runs `attempt` to its end although the caller drops the future, and repeats it under the same marker while its effect is
-/// unknown and the session lives. Waits for a slot first.
+/// unknown, or the caller waits for a store that is unavailable, and the session lives. Waits for a slot first.
+///
+/// Without a caller, it is repeated for a third of the TTL at most: its slot is for those that wait. A copy that arrives later
+/// is refused by the slot.
 ///
 /// # Errors
 ///
@@ -27,12 +31,18 @@ pub(crate) async fn step<T: Send + 'static>(
     let sent = Arc::new(AtomicBool::new(false));
     let stepping = async {
         session.validity().map_err(|reason| session.lost_waiting(reason))?;
-        let marker = session.registry.marker().await;
+        let marker = session.steps.marker(&session.registry).await;
         // Not the session itself: a step whose caller is gone must not keep it open.
         let (core, sent) = (Arc::<SessionCore>::clone(session), Arc::clone(&sent));
         let running = async move {
+            let mut last = None;
             let should_retry = |error: &Error| {
-                error.is_retryable() || (error.effect() == Effect::Unknown && error.kind() != ErrorKind::Internal)
+                let unknown = error.effect() == Effect::Unknown && error.kind() != ErrorKind::Internal;
+                if Arc::strong_count(&sent) > 1 {
+                    return unknown || error.is_retryable();
+                }
+                let now = core.clock().now();
+                unknown && now < *last.get_or_insert_with(|| now + period(core.ttl()))
             };
             let attempt = || {
                 sent.store(true, Ordering::Release);

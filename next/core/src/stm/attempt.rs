@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::codec::{decode, encode, text};
-use super::state::{Ended, Seen, Start, State};
+use super::state::{AttemptState, Ended, Seen};
 use super::{Isolation, Reader};
 use crate::error::Result;
 use crate::name::Name;
@@ -19,6 +19,16 @@ use crate::value;
 /// attempt has ended.
 ///
 /// Reads return the attempt's own writes. No other client sees the writes before the commit.
+///
+/// # Errors
+///
+/// A read fails with `Conflict` when a key read before has changed: pass the error on, and the transaction runs again.
+/// `Lost` when the session has ended. Reads and writes fail with `InvalidName`, writes with `TooLarge`: such a call does
+/// nothing, and the attempt can continue.
+///
+/// # Cancel safety
+///
+/// Reads are cancel safe.
 #[derive(Clone)]
 pub struct Tx(Arc<Attempt>);
 
@@ -29,7 +39,7 @@ struct Attempt {
     validates: Arc<AtomicBool>,
     /// Serializes the reads: each one extends the snapshot of the earlier ones.
     turn: tokio::sync::Mutex<()>,
-    state: Mutex<State>,
+    state: Mutex<AttemptState>,
 }
 
 /// Ends the attempt when it is dropped, so that a clone of its [`Tx`] that outlives the closure is refused.
@@ -53,17 +63,17 @@ impl fmt::Debug for Tx {
 }
 
 impl Tx {
-    pub(super) fn new(reader: Reader, isolation: Isolation, validates: Arc<AtomicBool>, start: Start) -> Self {
+    pub(super) fn new(reader: Reader, isolation: Isolation, validates: Arc<AtomicBool>, state: AttemptState) -> Self {
         Self(Arc::new(Attempt {
             reader,
             isolation,
             validates,
             turn: tokio::sync::Mutex::new(()),
-            state: Mutex::new(State::new(start)),
+            state: Mutex::new(state),
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, AttemptState> {
         self.0.state.lock()
     }
 
@@ -75,28 +85,11 @@ impl Tx {
     }
 
     /// Returns the value under `key`, or the value that this attempt wrote there.
-    ///
-    /// # Errors
-    ///
-    /// `Conflict` when a key read before has changed: pass the error on, and the transaction runs again. `Conflict`
-    /// also once the attempt has ended. `InvalidName`; `Lost` when the session has ended.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn get(&self, key: impl AsRef<str>) -> Result<Option<Vec<u8>>> {
         Ok(self.value(key).await?.map(|value| value.to_vec()))
     }
 
     /// Reads several keys like [`get`](Self::get), in one round trip.
-    ///
-    /// # Errors
-    ///
-    /// As for [`get`](Self::get).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn get_many<K: AsRef<str>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Vec<u8>>>> {
         let names: Vec<Name> = keys.into_iter().map(Name::new).collect::<Result<_>>()?;
         let values = self.values(names).await?;
@@ -106,29 +99,14 @@ impl Tx {
             .collect())
     }
 
-    /// Reads `key` like [`get`](Self::get) and returns the value as text.
-    ///
-    /// # Errors
-    ///
-    /// As for [`get`](Self::get); `Conflict` when the value is not UTF-8.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
+    /// Reads `key` like [`get`](Self::get) and returns the value as text. Fails with `Conflict` when it is not UTF-8.
     pub async fn get_string(&self, key: impl AsRef<str>) -> Result<Option<String>> {
         let value = self.value(&key).await?;
         value.map(|value| text(key.as_ref(), value.to_vec())).transpose()
     }
 
-    /// Reads `key` like [`get`](Self::get) and decodes the value as the JSON of a `T`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`get`](Self::get); `Conflict` when the value is not the JSON of a `T`.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
+    /// Reads `key` like [`get`](Self::get) and decodes the value as the JSON of a `T`. Fails with `Conflict` when it is not
+    /// that.
     pub async fn get_as<T: DeserializeOwned>(&self, key: impl AsRef<str>) -> Result<Option<T>> {
         let value = self.value(&key).await?;
         value.map(|value| decode(key.as_ref(), &value)).transpose()
@@ -136,46 +114,25 @@ impl Tx {
 
     /// Returns the store's revision at which `key` was last written; 0 if it is absent. The attempt's own writes do not
     /// count.
-    ///
-    /// # Errors
-    ///
-    /// As for [`get`](Self::get).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn rev(&self, key: impl AsRef<str>) -> Result<u64> {
         let seen = self.look(&[Name::new(key)?]).await?;
         Ok(seen.first().map_or(0, |seen| seen.modified))
     }
 
     /// Writes `value` under `key` if the attempt commits.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`, `TooLarge`: this call writes nothing, and the attempt can continue. `Conflict` once the attempt
-    /// has ended.
     pub fn put(&self, key: impl AsRef<str>, value: impl Into<Vec<u8>>) -> Result<()> {
         let (name, value) = (Name::new(key)?, value.into());
         value::check(&value).map_err(|error| error.on(name.as_str()))?;
         self.write(name, Some(value.into()))
     }
 
-    /// Writes the JSON of `value` like [`put`](Self::put).
-    ///
-    /// # Errors
-    ///
-    /// As for [`put`](Self::put); `Config` when `value` cannot be written as JSON.
+    /// Writes the JSON of `value` like [`put`](Self::put). Fails with `Config` when it cannot be written as JSON.
     pub fn put_as<T: Serialize + ?Sized>(&self, key: impl AsRef<str>, value: &T) -> Result<()> {
         let json = encode(key.as_ref(), value)?;
         self.put(key, json)
     }
 
     /// Deletes `key` if the attempt commits.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`: this call deletes nothing, and the attempt can continue. `Conflict` once the attempt has ended.
     pub fn delete(&self, key: impl AsRef<str>) -> Result<()> {
         self.write(Name::new(key)?, None)
     }

@@ -5,26 +5,30 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use futures_util::FutureExt;
 
-use crate::backend::{Commit, CommitOutcome, CommitRecord, Marker, Resolution, Stm};
+use crate::backend::{Commit, CommitOutcome, Marker, Resolution, Stm};
+use crate::compare::OpResult;
 use crate::error::{Effect, Error, ErrorKind, Result};
 use crate::runtime::retry::Backoff;
 use crate::runtime::session::{SessionCore, SessionRef};
 use crate::runtime::step::step;
 
-/// The known outcome of a commit that was carried out.
-pub(crate) enum Settled {
-    /// The store answered.
-    Answered(CommitRecord),
-    /// The answer was lost; the marker shows the outcome.
-    Found { succeeded: bool, revision: u64 },
+/// A commit that was carried out.
+pub(crate) struct Committed {
+    /// Whether all comparisons held.
+    pub(crate) succeeded: bool,
+    pub(crate) revision: u64,
+    /// The results of the operations, or `None` if the answer was lost and only the marker shows the outcome.
+    pub(crate) results: Option<Vec<OpResult>>,
 }
 
 /// The outcome of one marker.
 enum Sent {
-    Done(Settled),
+    Committed(Committed),
     FenceLost,
     /// It had no effect and never will.
     Aborted,
+    /// The store cannot tell, and asking again cannot help: a later step has overwritten the slot, for example.
+    Unresolved(Error),
 }
 
 /// How far a commit has come, for its caller and for the step that sends it.
@@ -82,7 +86,7 @@ pub(crate) async fn commit(
     operation: &'static str,
     stm: &Arc<dyn Stm>,
     commit: Commit,
-) -> Result<Settled> {
+) -> Result<Committed> {
     let commit = Arc::new(commit);
     let mut backoff = Backoff::new(session.ttl());
     loop {
@@ -102,7 +106,7 @@ pub(crate) async fn commit(
             step(session, operation, None, attempt).await
         };
         match sent {
-            Ok(Sent::Done(settled)) => return Ok(settled),
+            Ok(Sent::Committed(committed)) => return Ok(committed),
             Ok(Sent::FenceLost) => return Err(fence_lost(&commit).during(operation)),
             // Only now is it safe to send it again, under another marker.
             Ok(Sent::Aborted) => {
@@ -110,6 +114,7 @@ pub(crate) async fn commit(
                 let pause = session.clock().sleep(backoff.next());
                 session.executor().run_in_place(pause).await;
             }
+            Ok(Sent::Unresolved(error)) => return Err(unknown(error).during(operation)),
             Err(error) if progress.0.is_in_doubt() => return Err(unknown(error).during(operation)),
             Err(error) => return Err(error.with_effect(Effect::None)),
         }
@@ -131,7 +136,13 @@ async fn send(
             ..commit.clone()
         };
         let error = match stm.commit(&commit).await {
-            Ok(CommitOutcome::Done(record)) => return Ok(Sent::Done(Settled::Answered(record))),
+            Ok(CommitOutcome::Done(record)) => {
+                return Ok(Sent::Committed(Committed {
+                    succeeded: record.succeeded,
+                    revision: record.revision,
+                    results: Some(record.results),
+                }));
+            }
             Ok(CommitOutcome::FenceLost) => return Ok(Sent::FenceLost),
             Err(error) => error,
         };
@@ -142,18 +153,28 @@ async fn send(
         tracing::debug!(error = %error.chain(), "the answer to a commit was lost");
     }
     match stm.resolve(marker).await {
-        Ok(Resolution::Committed { succeeded, revision }) => Ok(Sent::Done(Settled::Found { succeeded, revision })),
+        Ok(Resolution::Committed { succeeded, revision }) => Ok(Sent::Committed(Committed {
+            succeeded,
+            revision,
+            results: None,
+        })),
         Ok(Resolution::Aborted) => Ok(Sent::Aborted),
-        // The effect of the commit is unknown, whatever that of the question was.
-        Err(error) => Err(error.with_effect(Effect::Unknown)),
+        // The question is repeated. The effect of the commit is unknown, whatever that of the question was.
+        Err(error) if error.is_retryable() || error.kind() == ErrorKind::Unauthorized => {
+            Err(error.with_effect(Effect::Unknown))
+        }
+        Err(error) => Ok(Sent::Unresolved(error)),
     }
 }
 
 fn unknown(cause: Error) -> Error {
     let message = "the commit was sent, and whether it took effect could not be determined: read what it was to change before you send it again";
-    Error::new(ErrorKind::CommitUnknown, message)
-        .with_effect(Effect::Unknown)
-        .with_source(cause)
+    let error = Error::new(ErrorKind::CommitUnknown, message).with_effect(Effect::Unknown);
+    let error = match cause.needs_new_session() || cause.kind() == ErrorKind::Lost {
+        true => error.with_session_ended(),
+        false => error,
+    };
+    error.with_source(cause)
 }
 
 fn fence_lost(commit: &Commit) -> Error {

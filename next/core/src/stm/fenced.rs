@@ -13,7 +13,6 @@ use crate::runtime::session::SessionRef;
 #[derive(Debug)]
 pub struct FencedStm<'g> {
     pub(super) handle: StmHandle,
-    pub(super) bound: Bound,
     pub(super) guard: PhantomData<&'g ()>,
 }
 
@@ -23,41 +22,29 @@ impl<'g> FencedStm<'g> {
     ///
     /// # Errors
     ///
-    /// As for [`StmHandle::run`]; `Lost` when the guard is not held in the store any more, and `Config` for a guard of
-    /// another session.
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`StmHandle::run`].
+    /// As for [`StmHandle::run`]; `Lost` also when the guard is not held in the store any more, and `Config` for a guard
+    /// of another session, before anything is sent.
     pub async fn run<T, F, Fut>(&self, work: F) -> Result<T>
     where
         F: FnMut(Tx) -> Fut,
         Fut: Future<Output = Result<T>>,
     {
-        self.try_run(work).await
+        self.handle.run(work).await
     }
 
     /// Runs a transaction like [`run`](Self::run), for closures with an error type of their own.
-    ///
-    /// # Errors
-    ///
-    /// As for [`run`](Self::run).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`StmHandle::run`].
     pub async fn try_run<T, E, F, Fut>(&self, work: F) -> Result<T, E>
     where
         E: From<Error>,
         F: FnMut(Tx) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        self.handle.transact(Some(&self.bound), work).await
+        self.handle.try_run(work).await
     }
 
     /// Creates an explicit transaction like [`StmHandle::txn`], bound to the guard.
     pub fn txn(&self) -> Txn<'g> {
-        Txn::new(&self.handle.session, Some(self.bound.clone()))
+        Txn::new(&self.handle.session, self.handle.bound.clone())
     }
 }
 

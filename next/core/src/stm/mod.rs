@@ -34,8 +34,8 @@ pub use fenced::FencedStm;
 pub use isolation::Isolation;
 pub(crate) use reader::Reader;
 use run::Transaction;
+pub(crate) use transaction::change;
 pub use transaction::{MAX_OPERATIONS, MAX_TRANSACTION_BYTES, Txn, TxnOutcome};
-pub(crate) use transaction::{draft, execute};
 
 /// The number of attempts of a transaction unless [`StmHandle::attempts`] sets another.
 pub const DEFAULT_ATTEMPTS: u32 = 100;
@@ -62,14 +62,25 @@ pub const DEFAULT_ATTEMPTS: u32 = 100;
 /// A transaction whose [`run`](Self::run) is called in a spawned task takes `|tx| async move { .. }`. Variables that
 /// the closure mutates stay outside the `async` block: `|tx| { tries += 1; async move { .. } }`.
 ///
+/// # Errors
+///
+/// Every read and write outside a transaction fails with `InvalidName`, `Unauthorized`, and `Lost` when the session has
+/// ended; a write also as [`Txn::commit`]. An unreachable store is retried until the session ends.
+///
 /// Transactions need a live session. When it is lost, transactions that were not sent end with `Lost`. Those sent but
 /// not answered end with `CommitUnknown`. Committed writes remain when the session ends.
+///
+/// # Cancel safety
+///
+/// Reads are cancel safe. A write or a transaction happens whole or not at all, and a background task completes a commit
+/// that was sent.
 #[derive(Clone)]
 pub struct StmHandle {
     session: SessionRef,
     isolation: Isolation,
     attempts: u32,
     prefetch: Vec<String>,
+    bound: Option<Bound>,
     /// Whether the store keeps no snapshots, as far as this handle has seen.
     validates: Arc<AtomicBool>,
 }
@@ -79,21 +90,12 @@ impl fmt::Debug for StmHandle {
         f.debug_struct("StmHandle")
             .field("isolation", &self.isolation)
             .field("attempts", &self.attempts)
+            .field("bound", &self.bound)
             .finish_non_exhaustive()
     }
 }
 
 impl StmHandle {
-    pub(crate) fn new(session: &SessionRef) -> Self {
-        Self {
-            session: Arc::clone(session),
-            isolation: Isolation::default(),
-            attempts: DEFAULT_ATTEMPTS,
-            prefetch: Vec::new(),
-            validates: Arc::default(),
-        }
-    }
-
     /// Sets the isolation level. Default: [`Isolation::SerializableSnapshot`].
     #[must_use]
     pub fn isolation(mut self, isolation: Isolation) -> Self {
@@ -122,11 +124,12 @@ impl StmHandle {
     ///
     /// The handle borrows the guard, so that the guard cannot be released before the commit.
     pub fn fenced_by<'g>(&self, guard: &'g Holding) -> FencedStm<'g> {
-        FencedStm {
-            handle: self.clone(),
-            bound: Bound::new(&self.session, guard),
-            guard: PhantomData,
-        }
+        let handle = Self {
+            bound: Some(Bound::new(&self.session, guard)),
+            ..self.clone()
+        };
+        let guard = PhantomData;
+        FencedStm { handle, guard }
     }
 
     /// Runs `work` as a transaction and repeats it until it commits. Returns the result of the attempt that committed.
@@ -141,14 +144,8 @@ impl StmHandle {
     /// - `InvalidName` and `TooLarge`, before anything is sent.
     /// - `Lost` when the session has ended, or the guard of [`fenced_by`](Self::fenced_by) is not held any more:
     ///   nothing was written.
-    /// - `CommitUnknown` when the answer to a commit was lost and the session ended before the outcome was determined.
-    ///
-    /// An unreachable store is retried until the session ends.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe at every await point: the transaction happens whole or not at all. A background task completes a
-    /// commit that was sent.
+    /// - `CommitUnknown` when the answer to a commit was lost and the session ended before the outcome was determined,
+    ///   or the store cannot tell.
     pub async fn run<T, F, Fut>(&self, work: F) -> Result<T>
     where
         F: FnMut(Tx) -> Fut,
@@ -158,21 +155,20 @@ impl StmHandle {
     }
 
     /// Runs a transaction like [`run`](Self::run), for closures with an error type of their own.
-    ///
-    /// # Errors
-    ///
-    /// As for [`run`](Self::run).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`run`](Self::run).
     pub async fn try_run<T, E, F, Fut>(&self, work: F) -> Result<T, E>
     where
         E: From<Error>,
         F: FnMut(Tx) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        self.transact(None, work).await
+        let span = tracing::debug_span!("tenure", operation = "transaction", session = %self.session.id());
+        let explain = |error: Error| E::from(error.during("transaction"));
+        let transaction = Transaction {
+            handle: self,
+            reader: Reader::new(&self.session).map_err(explain)?,
+            fence: Bound::fence(self.bound.clone()).map_err(explain)?,
+        };
+        transaction.run(work, explain).instrument(span).await
     }
 
     /// Creates an explicit transaction: `when` comparisons hold `then` operations `or_else` others.
@@ -181,57 +177,25 @@ impl StmHandle {
     }
 
     /// Returns the value under `key`, read outside any transaction.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidName`; `Lost` when the session has ended; `Unauthorized`. An unreachable store is retried until the
-    /// session ends.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn get(&self, key: impl AsRef<str>) -> Result<Option<Vec<u8>>> {
         let entry = self.entry(key).await?;
         Ok(entry.map(|entry| entry.value.to_vec()))
     }
 
-    /// Reads `key` like [`get`](Self::get) and returns the value as text.
-    ///
-    /// # Errors
-    ///
-    /// As for [`get`](Self::get); `Conflict` when the value is not UTF-8.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
+    /// Reads `key` like [`get`](Self::get) and returns the value as text. Fails with `Conflict` when it is not UTF-8.
     pub async fn get_string(&self, key: impl AsRef<str>) -> Result<Option<String>> {
         let value = self.get(&key).await?;
         value.map(|value| text(key.as_ref(), value)).transpose()
     }
 
-    /// Reads `key` like [`get`](Self::get) and decodes the value as the JSON of a `T`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`get`](Self::get); `Conflict` when the value is not the JSON of a `T`.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
+    /// Reads `key` like [`get`](Self::get) and decodes the value as the JSON of a `T`. Fails with `Conflict` when it is not
+    /// that.
     pub async fn get_as<T: DeserializeOwned>(&self, key: impl AsRef<str>) -> Result<Option<T>> {
         let value = self.get(&key).await?;
         value.map(|value| decode(key.as_ref(), &value)).transpose()
     }
 
     /// Returns the entry under `key`: its value and revisions.
-    ///
-    /// # Errors
-    ///
-    /// As for [`get`](Self::get).
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe.
     pub async fn entry(&self, key: impl AsRef<str>) -> Result<Option<StmEntry>> {
         let reading = async {
             let key = Key::data(Name::new(key)?);
@@ -252,76 +216,41 @@ impl StmHandle {
     }
 
     /// Writes `value` under `key`, and overwrites any present value. Returns the revision of the write.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Txn::commit`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`Txn::commit`].
     pub async fn put(&self, key: impl AsRef<str>, value: impl Into<Vec<u8>>) -> Result<u64> {
-        let mut put = draft();
-        put.then.push(Write::Put {
+        let put = Write::Put {
             key: key_of(key, "put")?,
             value: value.into().into(),
             leased: false,
-        });
-        Ok(execute(&self.session, "put", put).await?.revision)
+        };
+        Ok(change(&self.session, "put", None, put).await?.revision)
     }
 
-    /// Writes the JSON of `value` like [`put`](Self::put).
-    ///
-    /// # Errors
-    ///
-    /// As for [`put`](Self::put); `Config` when `value` cannot be written as JSON.
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`put`](Self::put).
+    /// Writes the JSON of `value` like [`put`](Self::put). Fails with `Config` when it cannot be written as JSON.
     pub async fn put_as<T: Serialize + ?Sized>(&self, key: impl AsRef<str>, value: &T) -> Result<u64> {
         let json = encode(key.as_ref(), value)?;
         self.put(key, json).await
     }
 
     /// Deletes `key` and returns whether it existed.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Txn::commit`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`Txn::commit`].
     pub async fn delete(&self, key: impl AsRef<str>) -> Result<bool> {
         let key = key_of(key, "delete")?;
-        let mut delete = draft();
-        delete.compares.push(exists(key.clone()));
-        delete.then.push(Write::Delete(key));
-        Ok(execute(&self.session, "delete", delete).await?.succeeded)
-    }
-
-    async fn transact<T, E, F, Fut>(&self, bound: Option<&Bound>, work: F) -> Result<T, E>
-    where
-        E: From<Error>,
-        F: FnMut(Tx) -> Fut,
-        Fut: Future<Output = Result<T, E>>,
-    {
-        let span = tracing::debug_span!("tenure", operation = "transaction", session = %self.session.id());
-        let explain = |error: Error| E::from(error.during("transaction"));
-        let transaction = Transaction {
-            handle: self,
-            reader: Reader::new(&self.session).map_err(explain)?,
-            fence: Bound::fence(bound.cloned()).map_err(explain)?,
-        };
-        transaction.run(work, explain).instrument(span).await
+        let exists = exists(key.clone());
+        let deleted = change(&self.session, "delete", Some(exists), Write::Delete(key)).await?;
+        Ok(deleted.succeeded)
     }
 }
 
 impl Session {
     /// Returns a handle on the transactional memory of the namespace.
     pub fn stm(&self) -> StmHandle {
-        StmHandle::new(self.state())
+        StmHandle {
+            session: Arc::clone(self.state()),
+            isolation: Isolation::default(),
+            attempts: DEFAULT_ATTEMPTS,
+            prefetch: Vec::new(),
+            bound: None,
+            validates: Arc::default(),
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attempt::{EndOnDrop, Tx};
-use super::commit::{Settled, commit};
-use super::state::{Ended, Seen, Start};
+use super::commit::commit;
+use super::state::{AttemptState, Ended, Seen};
 use super::transaction::{check, draft};
 use super::{Isolation, Reader, StmHandle};
 use crate::backend::{Commit, Fence, Key, Write};
@@ -33,13 +33,13 @@ impl Transaction<'_> {
         let prefetch = handle.prefetch.iter().map(Name::new);
         let prefetch: Vec<Name> = prefetch.collect::<Result<_>>().map_err(&explain)?;
         let clock = handle.session.clock();
-        let (mut start, mut took) = (Start::default(), Duration::ZERO);
+        let (mut start, mut took) = (AttemptState::default(), Duration::ZERO);
         for attempt in 1..=handle.attempts {
             if attempt > 2 {
                 self.pause(attempt, took).await;
             }
             let began = clock.now();
-            start.expect(&prefetch);
+            start.prefetch(&prefetch);
             let validates = Arc::clone(&handle.validates);
             let tx = Tx::new(self.reader.clone(), handle.isolation, validates, start);
             let running = EndOnDrop(tx.clone());
@@ -78,8 +78,8 @@ impl Transaction<'_> {
         }
     }
 
-    /// Commits an attempt. Returns the start of the next one if this met a conflict.
-    async fn commit(&self, ended: Ended) -> Result<Option<Start>> {
+    /// Commits an attempt. Returns the state of the next one if this met a conflict.
+    async fn commit(&self, ended: Ended) -> Result<Option<AttemptState>> {
         let isolation = self.handle.isolation;
         let only_reads = ended.writes.is_empty() && self.fence.is_none();
         // One snapshot, read while this call ran, needs no commit; neither do reads that are not checked.
@@ -93,19 +93,17 @@ impl Transaction<'_> {
             check(&*self.reader.stm, &draft)?;
         }
         let keys: Vec<Name> = draft.or_else.iter().map(|read| read.key().name.clone()).collect();
-        let settled = commit(&self.handle.session, "transaction", &self.reader.stm, draft).await?;
-        let (succeeded, revision, results) = match settled {
-            Settled::Answered(record) => (record.succeeded, record.revision, record.results),
-            Settled::Found { succeeded, revision } => (succeeded, revision, Vec::new()),
-        };
-        if succeeded {
+        let committed = commit(&self.handle.session, "transaction", &self.reader.stm, draft).await?;
+        if committed.succeeded {
             return Ok(None);
         }
         tracing::debug!("a transaction met a conflict");
-        if !keys.is_empty() && keys.len() == results.len() {
-            return Ok(Some(Start::current(revision, keys, results)));
+        match committed.results {
+            Some(results) if !keys.is_empty() && keys.len() == results.len() => {
+                Ok(Some(AttemptState::current(committed.revision, keys, results)))
+            }
+            _ => Ok(Some(ended.start_again())),
         }
-        Ok(Some(ended.start_again()))
     }
 
     /// Builds the commit: the level's comparisons, the closure's writes, and the reads for the next attempt.

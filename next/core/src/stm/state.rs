@@ -25,38 +25,6 @@ impl From<Option<StmEntry>> for Seen {
     }
 }
 
-/// The knowledge that one attempt passes to the next.
-#[derive(Default)]
-pub(super) struct Start {
-    /// The revision at which `current` was read.
-    at: Option<u64>,
-    current: BTreeMap<Name, Seen>,
-    /// Keys that the attempt probably reads, with what an earlier attempt saw.
-    expected: BTreeMap<Name, Option<Seen>>,
-}
-
-impl Start {
-    /// Adds keys that the attempt probably reads.
-    pub(super) fn expect(&mut self, keys: &[Name]) {
-        for key in keys {
-            self.expected.entry(key.clone()).or_default();
-        }
-    }
-
-    /// Takes over what the failed commit read at `revision`.
-    pub(super) fn current(revision: u64, keys: Vec<Name>, results: Vec<OpResult>) -> Self {
-        let seen = keys.into_iter().zip(results).filter_map(|(key, result)| match result {
-            OpResult::Get(entry) => Some((key, Seen::from(entry))),
-            _ => None,
-        });
-        Self {
-            at: Some(revision),
-            current: seen.collect(),
-            expected: BTreeMap::new(),
-        }
-    }
-}
-
 /// The reads and writes of an attempt that has ended.
 #[derive(Default)]
 pub(super) struct Ended {
@@ -70,37 +38,46 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// Returns the start of the next attempt, which probably reads the same keys.
-    pub(super) fn start_again(self) -> Start {
+    /// Returns the state of the next attempt, which probably reads the same keys.
+    pub(super) fn start_again(self) -> AttemptState {
         let expected = self.reads.into_iter().map(|(key, seen)| (key, Some(seen)));
-        Start {
+        AttemptState {
             expected: expected.collect(),
-            ..Start::default()
+            ..AttemptState::default()
         }
     }
 }
 
 /// The reads and writes of an attempt, and the keys it will probably read.
 #[derive(Default)]
-pub(super) struct State {
+pub(super) struct AttemptState {
     pub(super) over: bool,
     pub(super) done: Ended,
     /// Read at the same revision, but not requested by the closure yet.
     current: BTreeMap<Name, Seen>,
-    /// To be read with the next request.
+    /// To be read with the next request, with what an earlier attempt saw.
     expected: BTreeMap<Name, Option<Seen>>,
 }
 
-impl State {
-    pub(super) fn new(start: Start) -> Self {
-        Self {
-            current: start.current,
-            expected: start.expected,
-            done: Ended {
-                at: start.at,
-                ..Ended::default()
-            },
-            over: false,
+impl AttemptState {
+    /// Returns the state of an attempt that starts with what a failed commit read at `revision`.
+    pub(super) fn current(revision: u64, keys: Vec<Name>, results: Vec<OpResult>) -> Self {
+        let seen = keys.into_iter().zip(results).filter_map(|(key, result)| match result {
+            OpResult::Get(entry) => Some((key, Seen::from(entry))),
+            _ => None,
+        });
+        let mut state = Self {
+            current: seen.collect(),
+            ..Self::default()
+        };
+        state.done.at = Some(revision);
+        state
+    }
+
+    /// Adds keys that the attempt probably reads.
+    pub(super) fn prefetch(&mut self, keys: &[Name]) {
+        for key in keys {
+            self.expected.entry(key.clone()).or_default();
         }
     }
 

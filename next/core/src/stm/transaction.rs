@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::commit::{Settled, commit};
+use super::commit::commit;
 use super::fenced::Bound;
 use super::reader::backend;
 use crate::backend::{Commit, Key, Marker, Nonce, Slot, Write};
@@ -125,8 +125,8 @@ impl<'g> Txn<'g> {
     /// - `Lost` when the guard of [`fenced_by`](Self::fenced_by) is not held in the store any more, or the session has
     ///   ended: nothing was done.
     /// - `Config` for a guard of another session.
-    /// - `CommitUnknown` when the answer was lost and the session ended before the outcome was determined. A commit is
-    ///   sent again only if the first is known to have had no effect.
+    /// - `CommitUnknown` when the answer was lost and the session ended before the outcome was determined, or the store
+    ///   cannot tell. A commit is sent again only if the first is known to have had no effect.
     /// - An error whose effect is `Applied` when the transaction is committed but its reads were lost with the answer.
     ///
     /// An unreachable store is retried until the session ends.
@@ -150,37 +150,45 @@ impl<'g> Txn<'g> {
 }
 
 /// Returns an empty commit, whose marker is a placeholder.
-pub(crate) fn draft() -> Commit {
+pub(super) fn draft() -> Commit {
     Commit::new(Marker {
         nonce: Nonce::new(0),
         slot: Slot::new(0),
     })
 }
 
+/// Commits one `write`, on condition that `compare` holds.
+pub(crate) async fn change(
+    session: &SessionRef,
+    operation: &'static str,
+    compare: Option<Compare<Key>>,
+    write: Write,
+) -> Result<TxnOutcome> {
+    let mut change = draft();
+    change.compares.extend(compare);
+    change.then.push(write);
+    execute(session, operation, change).await
+}
+
 /// Checks and commits a transaction.
-pub(crate) async fn execute(session: &SessionRef, operation: &'static str, draft: Commit) -> Result<TxnOutcome> {
+async fn execute(session: &SessionRef, operation: &'static str, draft: Commit) -> Result<TxnOutcome> {
     let stm = backend(session).map_err(|error| error.during(operation))?;
     check(&*stm, &draft).map_err(|error| error.during(operation))?;
     let (then, or_else) = (draft.then.clone(), draft.or_else.clone());
-    match commit(session, operation, &stm, draft).await? {
-        Settled::Answered(record) => Ok(TxnOutcome {
-            succeeded: record.succeeded,
-            revision: record.revision,
-            results: record.results,
-        }),
-        Settled::Found { succeeded, revision } => {
-            let branch = if succeeded { then } else { or_else };
-            let results = branch.iter().map(|write| without_answer(write, succeeded));
-            let results = results
-                .collect::<Result<_>>()
-                .map_err(|error| error.during(operation))?;
-            Ok(TxnOutcome {
-                succeeded,
-                revision,
-                results,
-            })
-        }
-    }
+    let committed = commit(session, operation, &stm, draft).await?;
+    let results = committed.results.map_or_else(
+        || {
+            let branch = if committed.succeeded { then } else { or_else };
+            let results = branch.iter().map(|write| without_answer(write, committed.succeeded));
+            results.collect::<Result<_>>().map_err(|error| error.during(operation))
+        },
+        Ok,
+    );
+    Ok(TxnOutcome {
+        succeeded: committed.succeeded,
+        revision: committed.revision,
+        results: results?,
+    })
 }
 
 /// Returns the result of an operation that a marker proves to be carried out. Its reads are lost.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tenure_core::guarantees::{
-    Barriers, Cancellation, Claim, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, HandOff, Line,
+    Barriers, Cancellation, Durability, EarlyRelease, Exclusion, Expiry, FencedCommit, Guarantee, HandOff, Line,
     LossSignal, MinorityLoss, NameIsolation, Observers, QueueDelivery, QueueOrder, Release, Requirement, Resume,
     RwOrder, Scope, TokenOrder, Transactions, UnknownCommit,
 };
@@ -12,8 +12,8 @@ use tenure_core::{ErrorKind, Guarantees};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn claim<T>(value: T) -> Claim<T> {
-    Claim::new(value, "because of the test")
+fn claim<T>(value: T) -> Guarantee<T> {
+    Guarantee::new(value, "because of the test")
 }
 
 fn guarantees() -> Guarantees {

@@ -18,5 +18,6 @@ mod scripted;
 mod sessions;
 mod stm;
 mod stm_store;
+mod supervision;
 mod transactions;
 mod urls;

@@ -4,8 +4,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use tenure_core::backend::DEFAULT_TTL;
 use tenure_core::url::StoreUrl;
-use tenure_core::{ConnectOptions, CredentialSource, Credentials, Error, ErrorKind, SessionOptions};
+use tenure_core::{ConnectOptions, CredentialSource, Credentials, Error, ErrorKind, SessionOptions, Store};
+
+use crate::stm_store::StmStore;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -26,25 +29,26 @@ fn numbered(call: u32) -> Credentials {
     Credentials::new("app", call.to_string())
 }
 
-#[test]
-fn label_is_checked_when_the_session_opens() {
-    assert_eq!(SessionOptions::new().checked_label().unwrap(), "");
-    assert_eq!(
-        SessionOptions::new().label("billing").checked_label().unwrap(),
-        "billing"
-    );
-    for bad in ["x".repeat(64), "a\nb".into()] {
-        assert_eq!(
-            SessionOptions::new().label(bad).checked_label().unwrap_err().kind(),
-            ErrorKind::Config
-        );
+#[tokio::test(start_paused = true)]
+async fn label_is_checked_when_the_session_opens() {
+    let control = StmStore::new();
+    let store = Store::new(control.clone());
+    for good in ["", "billing"] {
+        assert!(store.open(SessionOptions::new().label(good)).await.is_ok());
     }
+    for bad in ["x".repeat(64), "a\nb".into()] {
+        let error = store.open(SessionOptions::new().label(bad)).await.unwrap_err();
+        assert_eq!((error.kind(), error.operation()), (ErrorKind::Config, Some("open")));
+    }
+    assert_eq!(control.calls("open"), 2);
 }
 
-#[test]
-fn session_asks_for_no_ttl_unless_told() {
-    assert_eq!(SessionOptions::new().requested_ttl(), None);
-    assert_eq!(SessionOptions::new().ttl(LONG).requested_ttl(), Some(LONG));
+#[tokio::test(start_paused = true)]
+async fn session_asks_for_its_own_ttl_or_the_default() {
+    let store = Store::new(StmStore::new());
+    assert_eq!(store.open(SessionOptions::new()).await.unwrap().ttl(), DEFAULT_TTL);
+    let long = store.open(SessionOptions::new().ttl(LONG)).await.unwrap();
+    assert_eq!(long.ttl(), LONG);
 }
 
 #[test]

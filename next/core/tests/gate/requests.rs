@@ -1,5 +1,8 @@
 //! Requests: retries, refusals, capacity, departures.
 
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tenure_core::backend::{Nonce, SessionEvent};
@@ -203,6 +206,89 @@ async fn room_of_a_dropped_request_in_flight_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn try_lock_waits_a_short_time_for_room() {
+    let store = Scripted::paused().capacity(1);
+    let session = store.session(TTL).await;
+    store.always("leave", Fault::Refuse(ErrorKind::Unavailable));
+    drop(session.lock("a").await.unwrap());
+    let begun = Instant::now();
+    let error = session.try_lock("b").await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.operation()),
+        (ErrorKind::TooLarge, Some("try_lock"))
+    );
+    assert!(begun.elapsed() <= Duration::from_secs(1), "after {:?}", begun.elapsed());
+    store.heal("leave");
+    session.lock("c").await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn release_does_not_wake_all_that_wait_for_room() {
+    let store = Scripted::paused().capacity(2);
+    let session = store.session(TTL).await;
+    let (a, b) = (session.lock("a").await.unwrap(), session.lock("b").await.unwrap());
+    store.always("leave", Fault::Delay(Duration::from_millis(100)));
+    drop(a);
+    sleep(Duration::from_millis(50)).await;
+    // In the next message, 200 ms after the first.
+    drop(b);
+    let polls = Arc::new(AtomicUsize::new(0));
+    for _ in 0..200 {
+        let (session, polls) = (session.clone(), Arc::clone(&polls));
+        let mut locking = Box::pin(async move { session.lock("c").await });
+        tokio::spawn(poll_fn(move |context| {
+            polls.fetch_add(1, Ordering::Relaxed);
+            locking.as_mut().poll(context)
+        }));
+    }
+    sleep(Duration::from_millis(50)).await;
+    let before = polls.load(Ordering::Relaxed);
+    store
+        .until(|store| store.calls("leave") == 2 && store.calls("join") == 3)
+        .await;
+    sleep(Duration::from_millis(50)).await;
+    let polls = polls.load(Ordering::Relaxed) - before;
+    assert!(polls < 50, "{polls} polls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_wait_for_room_are_refused_when_nothing_is_being_released_any_more() {
+    let store = Scripted::paused().capacity(2);
+    let session = store.session(TTL).await;
+    let _held = session.lock("a").await.unwrap();
+    store.once("leave", Fault::Delay(Duration::from_millis(100)));
+    drop(session.lock("b").await.unwrap());
+    let lock = |number| {
+        let session = session.clone();
+        tokio::spawn(async move { session.lock(format!("{number}")).await })
+    };
+    let locks: Vec<_> = (0..20).map(lock).collect();
+    let mut guards = Vec::new();
+    for lock in locks {
+        match lock.await.unwrap() {
+            Ok(guard) => guards.push(guard),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::TooLarge),
+        }
+    }
+    assert_eq!(guards.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limit_of_zero_gets_a_free_lock_and_no_other() {
+    let store = Scripted::paused();
+    let session = store.session(TTL).await;
+    let locker = session.locker("a");
+    let guard = locker.lock_timeout(Duration::ZERO).await.unwrap();
+    let error = locker.lock_timeout(Duration::ZERO).await.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.operation(), error.effect()),
+        (ErrorKind::TimedOut, Some("lock_timeout"), Effect::None)
+    );
+    guard.release().await.unwrap();
+    assert_eq!(store.entries(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn holding_that_the_store_ended_before_its_grant_was_answered_is_lost() {
     let store = Scripted::paused();
     let session = store.session(TTL).await;
@@ -350,6 +436,36 @@ async fn watermark_stays_below_a_request_that_is_repeated() {
     session.lock("b").await.unwrap().release().await.unwrap();
     let _other = session.lock("c").await.unwrap();
     assert!(locking.await.unwrap().unwrap().is_valid());
+}
+
+#[tokio::test(start_paused = true)]
+async fn withdrawn_requests_are_forgotten_although_an_older_one_holds_or_waits() {
+    let store = Scripted::paused();
+    let (other, session) = (store.session(TTL).await, store.session(TTL).await);
+    let _blocking = other.lock("a").await.unwrap();
+    let _held = session.lock("b").await.unwrap();
+    let locker = session.locker("a");
+    let waiting = tokio::spawn(async move { locker.lock().await });
+    store.until(|store| store.entries() == 3).await;
+    for _ in 0..50 {
+        session.lock("c").await.unwrap().release().await.unwrap();
+    }
+    assert!(store.withdrawals() <= 2, "{} withdrawals", store.withdrawals());
+    assert!(!waiting.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_copy_of_a_join_that_was_answered_leaves_nothing() {
+    let store = Scripted::paused();
+    let session = store.session(TTL).await;
+    store.once("join", Fault::Late(Duration::from_secs(2)));
+    let guard = session.lock("a").await.unwrap();
+    session.lock("b").await.unwrap().release().await.unwrap();
+    guard.release().await.unwrap();
+    session.lock("c").await.unwrap().release().await.unwrap();
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(store.entries(), 0);
+    assert!(store.withdrawals() <= 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tenure_core::{SessionOptions, Store};
+use tenure_core::{Effect, ErrorKind, SessionOptions, Store};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::scripted::{Fault, Scripted, polled};
@@ -215,4 +215,20 @@ fn current_runtime_that_ends_ends_its_sessions() {
     drop(runtime);
     assert_eq!(guard.loss(), Some(tenure_core::LossReason::Closed));
     drop(guard);
+}
+
+#[test]
+fn close_after_the_runtime_of_its_session_has_ended_is_not_confirmed() {
+    let store = Scripted::on_the_current_runtime();
+    let runtime = current_thread();
+    let session = runtime.block_on(store.session(TTL));
+    drop(runtime);
+    for _ in 0..2 {
+        let error = current_thread().block_on(session.close()).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.effect()),
+            (ErrorKind::Unavailable, Effect::Unknown)
+        );
+    }
+    assert_eq!(store.sessions(), 1);
 }

@@ -61,7 +61,7 @@ struct Record {
     expires: Moment,
     entries: BTreeMap<Nonce, Stored>,
     withdrawn: BTreeSet<Nonce>,
-    /// The highest watermark of a request: those below are refused.
+    /// The highest watermark of a request: those below join no more.
     floor: Nonce,
     slots: HashMap<Slot, Nonce>,
     events: SessionEvents,
@@ -127,6 +127,11 @@ impl Scripted {
     /// A store whose work runs on the library's thread.
     pub(crate) fn on_the_library() -> Self {
         Self::with_clock(Clock::boot_time(), true)
+    }
+
+    /// A store whose work runs on the runtime that opens a session, by the machine's clock.
+    pub(crate) fn on_the_current_runtime() -> Self {
+        Self::with_clock(Clock::boot_time(), false)
     }
 
     fn with_clock(clock: Clock, library: bool) -> Self {
@@ -476,14 +481,11 @@ impl Locker for ScriptedSession {}
 /// All of its requests are exclusive.
 #[async_trait]
 impl RwLock for ScriptedSession {
-    async fn downgrade(&self, marker: Marker, request: &Request, _token: FencingToken) -> Result<()> {
-        let (id, nonce) = (self.id.clone(), request.nonce());
+    async fn downgrade(&self, marker: Marker, _request: &Request, _token: FencingToken) -> Result<()> {
+        let id = self.id.clone();
         self.store.state().markers.push(marker);
         let downgrading = self.store.step("downgrade", move |state| {
             let record = state.sessions.get_mut(&id).ok_or_else(ended)?;
-            if nonce < record.floor {
-                return Err(Error::new(ErrorKind::Conflict, "below the watermark"));
-            }
             let last = record.slots.insert(marker.slot, marker.nonce);
             if last > Some(marker.nonce) {
                 return Err(Error::new(ErrorKind::Conflict, "the slot was used again"));
@@ -506,7 +508,8 @@ impl WaitQueue for ScriptedSession {
             let record = state.sessions.get_mut(&id).ok_or_else(ended)?;
             record.floor = record.floor.max(floor);
             record.withdrawn = record.withdrawn.split_off(&record.floor);
-            if record.withdrawn.contains(&nonce) || nonce < record.floor {
+            let ended = record.withdrawn.contains(&nonce) || nonce < record.floor;
+            if ended && !record.entries.contains_key(&nonce) {
                 return Err(Error::new(ErrorKind::Conflict, "withdrawn"));
             }
             let queue = state.queues.entry((kind, name.clone())).or_default();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tenure_core::backend::{Nonce, SessionEvent};
-use tenure_core::{ErrorKind, LossReason, SessionOptions, Store};
+use tenure_core::{Effect, ErrorKind, LossReason, SessionOptions, Store};
 use tokio::time::{Instant, advance, sleep};
 
 use crate::scripted::{Fault, Scripted, polled};
@@ -224,9 +224,50 @@ async fn close_retries_and_says_when_the_store_does_not_confirm() {
     session.close().await.unwrap();
     let session = store.session(TTL).await;
     store.always("revoke", Fault::Hang);
-    let error = session.close().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert_eq!(error.operation(), Some("close"));
+    for _ in 0..2 {
+        let error = session.close().await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.effect()),
+            (ErrorKind::Unavailable, Effect::Unknown)
+        );
+        assert_eq!(error.operation(), Some("close"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn detachment_whose_answer_is_lost_is_repeated() {
+    let scripted = Scripted::paused();
+    let store = Store::new(scripted.clone());
+    let session = scripted.session(TTL).await;
+    let guard = session.lock("a").await.unwrap();
+    scripted.once("detach", Fault::LoseRequest);
+    scripted.once("detach", Fault::LoseAnswer);
+    let id = session.detach().await.unwrap();
+    let resumed = store.resume(&id).await.unwrap();
+    let _reclaimed = resumed.locker("a").reclaim(guard.token()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn loss_is_signalled_soon_after_the_store_answers_that_the_session_has_ended() {
+    let store = Scripted::paused();
+    for refused in ["step", "acquire", "release"] {
+        let session = store.session(TTL).await;
+        let writer = session.write_lock("a").await.unwrap();
+        store.kill(&session);
+        let answered = match refused {
+            "step" => writer.downgrade().await.map(drop),
+            "acquire" => session.lock("b").await.map(drop),
+            _ => writer.release().await,
+        };
+        assert_eq!(answered.unwrap_err().kind(), ErrorKind::Lost);
+        let begun = Instant::now();
+        assert_eq!(session.lost().await, LossReason::Revoked);
+        let took = begun.elapsed();
+        assert!(
+            took < Duration::from_millis(100),
+            "signalled {took:?} after a {refused}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -291,7 +332,7 @@ async fn resumed_session_withdraws_entries_that_cannot_be_reclaimed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn watermark_of_a_resumed_session_is_not_above_its_holdings() {
+async fn resumed_holding_older_than_the_watermark_is_still_served() {
     let scripted = Scripted::paused();
     let store = Store::new(scripted.clone());
     let session = scripted.session(TTL).await;

@@ -327,7 +327,7 @@ async fn commit_is_unknown_if_the_session_ends_before_the_outcome_is_known() {
         (error.kind(), error.effect()),
         (ErrorKind::CommitUnknown, Effect::Unknown)
     );
-    assert_eq!(error.operation(), Some("put"));
+    assert_eq!((error.operation(), error.needs_new_session()), (Some("put"), true));
     assert_eq!(store.calls("commit"), 1);
     // Nothing is sent in a lost session.
     let error = stm.put("a", "2").await.unwrap_err();
@@ -410,15 +410,48 @@ async fn fenced_transaction_commits_while_the_guard_holds_in_the_store() {
 async fn guard_of_another_session_is_refused_before_anything_is_sent() {
     let store = StmStore::new();
     let (session, other) = (store.session().await, store.session().await);
-    let guard = other.lock("a").await.unwrap();
-    let fenced = session.stm();
-    let error = fenced
-        .fenced_by(&guard)
-        .run(async |tx| tx.put("a", "1"))
-        .await
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Config);
-    assert_eq!(store.calls("commit"), 0);
+    let (stm, guard) = (session.stm(), other.lock("a").await.unwrap());
+    let fenced = stm.fenced_by(&guard);
+    let run = fenced.run(async |_| -> Result<()> { panic!("the closure must not run") });
+    let refused = [
+        run.await.err(),
+        fenced.txn().then([Op::put("a", "1")]).commit().await.err(),
+        stm.txn()
+            .when([Compare::create("a").eq(0)])
+            .fenced_by(&guard)
+            .commit()
+            .await
+            .err(),
+    ];
+    for error in refused {
+        let error = error.unwrap();
+        assert_eq!(
+            (error.kind(), error.effect(), error.name()),
+            (ErrorKind::Config, Effect::None, Some("a"))
+        );
+        assert!(error.message().contains("another session"), "{error}");
+    }
+    assert_eq!(store.calls("read") + store.calls("commit"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn commit_is_unknown_at_once_when_the_store_cannot_resolve_it() {
+    use ErrorKind::{Conflict, Foreign, Internal, Lost, Unsupported};
+    for kind in [Conflict, Foreign, Internal, Lost, Unsupported] {
+        let store = StmStore::new();
+        let session = store.session().await;
+        store.once("commit", Fault::LoseAnswer);
+        store.always("resolve", Fault::Refuse(kind));
+        // For a slot that holds a later step, repeating the question cannot help.
+        let error = session.stm().put("a", "1").await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.effect()),
+            (ErrorKind::CommitUnknown, Effect::Unknown),
+            "{kind:?}"
+        );
+        assert_eq!(error.needs_new_session(), kind == Lost, "{kind:?}");
+        assert_eq!((store.calls("commit"), store.calls("resolve")), (1, 1), "{kind:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

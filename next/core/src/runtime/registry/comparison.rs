@@ -24,7 +24,7 @@ impl RequestRegistry {
             let grants = match reported {
                 EntryState::Granted(grants) if kind.has_wait_queue() => grants,
                 _ => {
-                    orphans.push(self.request(nonce, kind, &name));
+                    orphans.push(state.request(nonce, kind, &name));
                     state.insert_orphan(nonce, kind);
                     continue;
                 }
@@ -48,10 +48,10 @@ impl RequestRegistry {
             };
             let tokens = grants.into_iter().map(held).collect();
             let entry = Entry::new(kind, Stage::Held { tokens, comparisons: 0 });
-            state.entries.insert(nonce, entry);
+            state.insert(nonce, entry);
         }
-        // Older than the first new request.
-        self.oldest_open.store(state.oldest_open(), Ordering::Release);
+        // The orphans are older than the first new request.
+        state.oldest_open.store(state.oldest_open(), Ordering::Release);
         orphans
     }
 
@@ -94,7 +94,7 @@ impl RequestRegistry {
         {
             // A page may list a request that ended since. One that began since is in the registry.
             if !state.entries.contains_key(&nonce) && !removed.contains(&nonce) {
-                orphans.push(self.request(nonce, kind, &name));
+                orphans.push(state.request(nonce, kind, &name));
                 state.insert_orphan(nonce, kind);
             } else if let EntryState::Granted(grants) = reported {
                 granted.insert(nonce, grants);

@@ -1,29 +1,28 @@
 //! All requests and holdings of a session.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-
 use super::signal::Signal;
-use crate::backend::{Grant, Marker, Mode, Nonce, Request, Slot};
+use crate::backend::{Grant, Mode, Nonce, Request};
 use crate::error::{Error, ErrorKind, LossReason, Result};
 use crate::name::{Kind, Name};
-use crate::sync::Mutex;
+use crate::sync::{Mutex, Notify};
 use crate::token::FencingToken;
 
 mod comparison;
+#[cfg(shuttle)]
+pub(crate) mod interleavings;
 
 /// The requests of a session, from before their first message until the store has confirmed that nothing of them is left.
 pub(crate) struct RequestRegistry {
     state: Mutex<State>,
-    /// Notified when an entry or a step ends.
-    changed: Notify,
+    /// Wakes one of the requests that wait for room.
+    room: Notify,
+    /// Notified when no departure is in flight any more.
+    quiet: Notify,
     capacity: usize,
-    /// The lowest nonce in use. Shared with the requests.
-    oldest_open: Arc<AtomicU64>,
-    free_slots: Arc<Semaphore>,
 }
 
 /// A holding of a resumed session, as its reclaim describes it.
@@ -39,11 +38,16 @@ pub(crate) struct Unclaimed {
 struct State {
     next: u64,
     entries: BTreeMap<Nonce, Entry>,
+    /// The requests that [`Request::oldest_open`] must not pass.
+    open: BTreeSet<Nonce>,
+    /// Shared with the requests.
+    oldest_open: Arc<AtomicU64>,
+    /// How much room the entries take.
+    size: usize,
     /// The holdings of a resumed session that no guard has yet.
     unclaimed: HashMap<Unclaimed, Nonce>,
     /// How many departures wait for their confirmation.
     departing: usize,
-    slots: Vec<Slot>,
     /// How many comparisons with the store have begun.
     comparisons: u64,
     /// The requests that were removed during the present comparison.
@@ -57,11 +61,23 @@ struct Entry {
     loss: Signal<LossReason>,
     /// Why the store has ended the request. Each signal is set afterwards, without the lock: a waker may drop a guard.
     lost: Option<LossReason>,
+    /// Set when nothing is left of the request, if a caller waits for that.
+    ended: Option<Signal<()>>,
+}
+
+/// The part of an entry in the sums of the registry.
+#[derive(Default)]
+struct Weight {
+    size: usize,
+    departing: usize,
+    open: bool,
 }
 
 enum Stage {
-    /// In flight, or waiting.
+    /// Its join may be in flight.
     Open,
+    /// It has a place in the store.
+    Waiting,
     /// Granted.
     Held {
         tokens: Vec<HeldToken>,
@@ -86,35 +102,51 @@ impl Entry {
             stage,
             loss: Signal::new(),
             lost: None,
+            ended: None,
         }
     }
 
-    fn departing(&self) -> usize {
-        match &self.stage {
-            Stage::Open => 0,
-            Stage::Held { tokens, .. } => tokens.iter().filter(|held| held.departing).count(),
-            Stage::Withdrawn => 1,
-        }
+    fn weight(&self) -> Weight {
+        let (size, departing, open) = match &self.stage {
+            Stage::Open => (1, 0, true),
+            Stage::Waiting => (1, 0, false),
+            // A take has a holding for each of its items.
+            Stage::Held { tokens, .. } => (tokens.len(), tokens.iter().filter(|held| held.departing).count(), false),
+            Stage::Withdrawn => (1, 1, true),
+        };
+        Weight { size, departing, open }
     }
 }
 
 impl State {
     /// Adds an entry of the store that is to be withdrawn.
     fn insert_orphan(&mut self, nonce: Nonce, kind: Kind) {
-        let entry = Entry::new(kind, Stage::Withdrawn);
         // A store with another history may have a nonce that no request has had yet.
         self.next = self.next.max(nonce.get() + 1);
-        self.departing += entry.departing();
+        self.insert(nonce, Entry::new(kind, Stage::Withdrawn));
+    }
+
+    fn insert(&mut self, nonce: Nonce, entry: Entry) {
+        self.account(nonce, &Weight::default(), &entry.weight());
         self.entries.insert(nonce, entry);
     }
 
-    fn oldest_open(&self) -> u64 {
-        self.entries.keys().next().map_or(self.next, |nonce| nonce.get())
+    fn account(&mut self, nonce: Nonce, before: &Weight, after: &Weight) {
+        self.size = self.size + after.size - before.size;
+        self.departing = self.departing + after.departing - before.departing;
+        match after.open {
+            true => self.open.insert(nonce),
+            false => self.open.remove(&nonce),
+        };
+        self.oldest_open.fetch_max(self.oldest_open(), Ordering::AcqRel);
     }
 
-    /// Returns whether no departure and no step is in flight.
-    fn is_quiet(&self) -> bool {
-        self.departing == 0 && self.slots.len() == usize::from(Slot::COUNT)
+    fn oldest_open(&self) -> u64 {
+        self.open.first().map_or(self.next, |nonce| nonce.get())
+    }
+
+    fn request(&self, nonce: Nonce, kind: Kind, name: &Name) -> Request {
+        Request::new(nonce, kind, name.clone(), Arc::clone(&self.oldest_open))
     }
 
     fn take_nonce(&mut self) -> Nonce {
@@ -123,21 +155,20 @@ impl State {
         nonce
     }
 
-    /// Changes an entry, and removes it if `change` returns false.
-    fn change(&mut self, nonce: Nonce, change: impl FnOnce(&mut Entry) -> bool) {
-        let Some(entry) = self.entries.get_mut(&nonce) else {
-            return;
-        };
-        let before = entry.departing();
+    /// Changes an entry. Removes and returns it if `change` returns false.
+    fn change(&mut self, nonce: Nonce, change: impl FnOnce(&mut Entry) -> bool) -> Option<Entry> {
+        let entry = self.entries.get_mut(&nonce)?;
+        let before = entry.weight();
         let stays = change(entry);
-        let after = if stays { entry.departing() } else { 0 };
-        self.departing = self.departing + after - before;
-        if !stays {
-            self.entries.remove(&nonce);
-            if let Some(removed) = &mut self.removed {
-                removed.insert(nonce);
-            }
+        let after = if stays { entry.weight() } else { Weight::default() };
+        self.account(nonce, &before, &after);
+        if stays {
+            return None;
         }
+        if let Some(removed) = &mut self.removed {
+            removed.insert(nonce);
+        }
+        self.entries.remove(&nonce)
     }
 }
 
@@ -146,48 +177,64 @@ impl RequestRegistry {
         Self {
             state: Mutex::new(State {
                 next: first.get(),
-                slots: (0..Slot::COUNT).rev().map(Slot::new).collect(),
+                oldest_open: Arc::new(first.get().into()),
                 ..State::default()
             }),
-            changed: Notify::new(),
+            room: Notify::new(),
+            quiet: Notify::new(),
             capacity,
-            oldest_open: Arc::new(first.get().into()),
-            free_slots: Arc::new(Semaphore::new(usize::from(Slot::COUNT))),
         }
     }
 
-    fn request(&self, nonce: Nonce, kind: Kind, name: &Name) -> Request {
-        Request::new(nonce, kind, name.clone(), Arc::clone(&self.oldest_open))
-    }
-
-    /// Opens a request. If there is no room, waits for an entry that is being released or withdrawn.
+    /// Opens a request. If there is no room, waits for an entry that is being released or withdrawn. A take needs room for one
+    /// item, and may be given more.
     ///
     /// # Errors
     ///
     /// `TooLarge` if there is no room and no entry is being released or withdrawn.
     pub(crate) async fn open(&self, kind: Kind, name: &Name) -> Result<(Request, Signal<LossReason>)> {
-        loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            {
-                let mut state = self.state.lock();
-                if state.entries.len() < self.capacity {
-                    let nonce = state.take_nonce();
-                    let entry = Entry::new(kind, Stage::Open);
-                    let loss = entry.loss.clone();
-                    state.entries.insert(nonce, entry);
-                    return Ok((self.request(nonce, kind, name), loss));
-                }
-                if state.departing == 0 {
-                    let message = format!(
-                        "the session has {} requests and holdings, the most that the store carries: release some, or open another session",
-                        self.capacity
-                    );
-                    return Err(Error::new(ErrorKind::TooLarge, message));
-                }
-            }
-            changed.await;
+        if let Some(opened) = self.try_open(kind, name) {
+            return opened;
         }
+        loop {
+            let mut room = std::pin::pin!(self.room.notified());
+            room.as_mut().enable();
+            if let Some(opened) = self.try_open(kind, name) {
+                // There may be room for the next one too, or none for any.
+                self.room.notify_one();
+                return opened;
+            }
+            room.await;
+        }
+    }
+
+    fn try_open(&self, kind: Kind, name: &Name) -> Option<Result<(Request, Signal<LossReason>)>> {
+        let mut state = self.state.lock();
+        if state.size >= self.capacity {
+            return (state.departing == 0).then(|| Err(self.full()));
+        }
+        let nonce = state.take_nonce();
+        let entry = Entry::new(kind, Stage::Open);
+        let loss = entry.loss.clone();
+        state.insert(nonce, entry);
+        Some(Ok((state.request(nonce, kind, name), loss)))
+    }
+
+    /// Returns the error for a request without room.
+    pub(crate) fn full(&self) -> Error {
+        let message = format!(
+            "the session has {} requests and holdings, the most that the store carries: release some, or open another session",
+            self.capacity
+        );
+        Error::new(ErrorKind::TooLarge, message)
+    }
+
+    /// Records that the store has answered the join of a request that waits.
+    pub(crate) fn begin_waiting(&self, nonce: Nonce) {
+        self.state.lock().change(nonce, |entry| {
+            entry.stage = Stage::Waiting;
+            true
+        });
     }
 
     /// Records the grants of a request. Returns the loss signal of each.
@@ -233,17 +280,22 @@ impl RequestRegistry {
     /// Records that nothing is left of a request, or of its `token`.
     pub(crate) fn confirm_end(&self, nonce: Nonce, token: Option<FencingToken>) {
         let mut state = self.state.lock();
-        state.change(nonce, |entry| match (&mut entry.stage, token) {
+        let removed = state.change(nonce, |entry| match (&mut entry.stage, token) {
             (Stage::Held { tokens, .. }, Some(token)) => {
                 tokens.retain(|held| held.grant.token != token);
                 !tokens.is_empty()
             }
             _ => false,
         });
-        let oldest = state.oldest_open();
+        let quiet = state.departing == 0;
         drop(state);
-        self.oldest_open.fetch_max(oldest, Ordering::AcqRel);
-        self.changed.notify_waiters();
+        if let Some(ended) = removed.and_then(|entry| entry.ended) {
+            ended.set(());
+        }
+        self.room.notify_one();
+        if quiet {
+            self.quiet.notify_waiters();
+        }
     }
 
     /// Records that the store has ended a request.
@@ -270,65 +322,33 @@ impl RequestRegistry {
             return None;
         };
         let held = tokens.iter().find(|held| held.grant.token == unclaimed.token)?;
-        let request = self.request(nonce, unclaimed.kind, &unclaimed.name);
+        let request = state.request(nonce, unclaimed.kind, &unclaimed.name);
         Some((request, held.grant.clone(), held.loss.clone()))
     }
 
-    /// Takes the identity of a step. Waits while all slots are in use.
-    pub(crate) async fn marker(self: &Arc<Self>) -> MarkerLease {
-        // The semaphore is never closed; without a permit there would still be a slot, or the fallback.
-        let permit = Arc::clone(&self.free_slots).acquire_owned().await.ok();
-        let mut state = self.state.lock();
-        let slot = state.slots.pop().unwrap_or(Slot::new(0));
-        MarkerLease {
-            marker: Marker {
-                nonce: state.take_nonce(),
-                slot,
-            },
-            registry: Arc::clone(self),
-            _permit: permit,
-        }
+    /// Takes the nonce of a step.
+    pub(crate) fn take_nonce(&self) -> Nonce {
+        self.state.lock().take_nonce()
     }
 
-    /// Waits until no departure and no step is in flight.
+    /// Waits until no departure is in flight.
     pub(crate) async fn quiet(&self) {
-        self.until(State::is_quiet).await;
+        loop {
+            let mut quiet = std::pin::pin!(self.quiet.notified());
+            quiet.as_mut().enable();
+            if self.state.lock().departing == 0 {
+                return;
+            }
+            quiet.await;
+        }
     }
 
     /// Waits until nothing is left of a request.
     pub(crate) async fn ended(&self, nonce: Nonce) {
-        self.until(|state| !state.entries.contains_key(&nonce)).await;
-    }
-
-    async fn until(&self, holds: impl Fn(&State) -> bool) {
-        loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if holds(&self.state.lock()) {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
-/// The identity of one step. Its slot is free again after the drop.
-pub(crate) struct MarkerLease {
-    marker: Marker,
-    registry: Arc<RequestRegistry>,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl MarkerLease {
-    pub(crate) const fn marker(&self) -> Marker {
-        self.marker
-    }
-}
-
-impl Drop for MarkerLease {
-    fn drop(&mut self) {
-        // Before the permit is returned.
-        self.registry.state.lock().slots.push(self.marker.slot);
-        self.registry.changed.notify_waiters();
+        let ended = match self.state.lock().entries.get_mut(&nonce) {
+            Some(entry) => entry.ended.get_or_insert_with(Signal::new).wait(),
+            None => return,
+        };
+        ended.await;
     }
 }
