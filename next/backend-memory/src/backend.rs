@@ -34,6 +34,8 @@ pub fn connect(config: MemoryConfig) -> Result<Store> {
 pub struct MemoryBackend {
     shared: Arc<Shared>,
     space: Arc<Space>,
+    /// The clock of the client's runtime. That of the store may belong to a runtime that has ended.
+    clock: Clock,
     ttl: Duration,
     label: String,
 }
@@ -55,6 +57,7 @@ impl MemoryBackend {
         Ok(Self {
             space: shared.space(config.namespace),
             shared,
+            clock: Clock::tokio(),
             ttl: config.ttl,
             label: config.label,
         })
@@ -139,7 +142,7 @@ impl Backend for MemoryBackend {
     }
 
     fn clock(&self) -> Clock {
-        self.space.clock.clone()
+        self.clock.clone()
     }
 
     fn executor(&self) -> Result<Executor> {

@@ -11,10 +11,10 @@ use crate::planted::Bug;
 use crate::planted::Planted;
 
 /// The shortest TTL that is granted unless the options say otherwise: 100 ms. A shorter one is rounded up.
-pub const LEAST_TTL: Duration = Duration::from_millis(100);
+pub const SHORTEST_TTL: Duration = Duration::from_millis(100);
 
 /// The longest TTL that is granted unless the options say otherwise: one day.
-pub const MOST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub const LONGEST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How many entries a session may have unless the options say otherwise.
 pub const CAPACITY: usize = 100_000;
@@ -53,8 +53,8 @@ impl MemoryConfig {
             ttl: DEFAULT_TTL,
             label: String::new(),
             limits: Limits {
-                least_ttl: LEAST_TTL,
-                most_ttl: MOST_TTL,
+                least_ttl: SHORTEST_TTL,
+                most_ttl: LONGEST_TTL,
                 capacity: CAPACITY,
             },
             planted: Planted::default(),
@@ -114,14 +114,14 @@ impl MemoryConfig {
         self
     }
 
-    /// Sets the shortest TTL that is granted; a shorter one is rounded up. Default: [`LEAST_TTL`].
+    /// Sets the shortest TTL that is granted; a shorter one is rounded up. Default: [`SHORTEST_TTL`].
     #[must_use]
     pub fn least_ttl(mut self, ttl: Duration) -> Self {
         self.limits.least_ttl = ttl;
         self
     }
 
-    /// Sets the longest TTL that is granted; a longer one is refused. Default: [`MOST_TTL`].
+    /// Sets the longest TTL that is granted; a longer one is refused. Default: [`LONGEST_TTL`].
     #[must_use]
     pub fn most_ttl(mut self, ttl: Duration) -> Self {
         self.limits.most_ttl = ttl;

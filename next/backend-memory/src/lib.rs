@@ -12,11 +12,15 @@
 mod backend;
 mod config;
 mod guarantees;
+#[cfg(feature = "harness")]
+mod harness;
 mod planted;
 mod session;
 mod state;
 
 pub use backend::{Footprint, MemoryBackend, connect};
-pub use config::{CAPACITY, LEAST_TTL, MOST_TTL, MemoryConfig};
+pub use config::{CAPACITY, LONGEST_TTL, MemoryConfig, SHORTEST_TTL};
+#[cfg(feature = "harness")]
+pub use harness::MemorySubject;
 #[cfg(feature = "planted")]
 pub use planted::Bug;

@@ -11,7 +11,7 @@ use tenure_core::backend::{Grant, Joined, Nonce, Request};
 use tenure_core::{Error, ErrorKind, FencingToken, Kind, Name, Result};
 
 use super::entries::Location;
-use super::{Ending, Look, Member, Object, State, no_place};
+use super::{EndCause, Look, Member, Object, State, no_place};
 use crate::planted::Bug;
 
 /// The present generation of a double barrier.
@@ -103,11 +103,11 @@ impl State {
     }
 
     /// Removes a participant, whose entry is gone.
-    pub(super) fn leave_generation(&mut self, object: &Object, arrival: u64, ending: Ending) {
+    pub(super) fn leave_generation(&mut self, object: &Object, arrival: u64, cause: EndCause) {
         let Some(generation) = self.generations.get_mut(object) else {
             return;
         };
-        if self.planted.has(Bug::DeadCount) && ending == Ending::Lost && generation.tokens.is_none() {
+        if self.planted.has(Bug::DeadCount) && cause == EndCause::Lost && generation.tokens.is_none() {
             return;
         }
         generation.participants.remove(&arrival);

@@ -9,7 +9,7 @@ use tenure_core::backend::{
 use tenure_core::{Error, ErrorKind, FencingToken, Result};
 
 use super::queue::ItemPlace;
-use super::{Ending, Member, Object, State, no_place, too_late};
+use super::{EndCause, Member, Object, State, no_place, too_late};
 use crate::planted::Bug;
 
 /// How many entries a page has.
@@ -47,8 +47,8 @@ pub(super) enum Outcome {
     Aborted,
 }
 
-/// The nonces of requests and steps that have ended, as ranges: from the first one to the one after the last. Used nonces
-/// are next to each other, so there is about one range for each request that is still open.
+/// The nonces of requests that have ended, as ranges: from the first one to the one after the last. They are few, because all
+/// below the oldest request in flight are one number.
 #[derive(Default)]
 pub(super) struct EndedNonces {
     below: u64,
@@ -91,13 +91,18 @@ impl EndedNonces {
         }
     }
 
+    /// Returns the lowest nonce above `last` that is not refused as one of those below the oldest request in flight.
+    pub(super) fn first_above(&self, last: Nonce) -> Nonce {
+        Nonce::new(self.below.max(last.get() + 1))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.ranges.len()
     }
 }
 
 impl Outcome {
-    pub(super) fn left(self) -> Result<Vec<EndOutcome>> {
+    pub(super) fn ends(self) -> Result<Vec<EndOutcome>> {
         match self {
             Self::Ends(left) => Ok(left),
             _ => Err(Self::of_another_step()),
@@ -183,7 +188,6 @@ impl State {
         }
         let outcome = step(self)?;
         let lease = self.lease(member)?;
-        lease.ended_nonces.insert(marker.nonce);
         lease.slots.insert(marker.slot, (marker.nonce, outcome.clone()));
         Ok(outcome)
     }
@@ -199,7 +203,7 @@ impl State {
             let left = departures.iter().map(|departure| state.depart(member, departure));
             left.collect::<Result<_>>().map(Outcome::Ends)
         };
-        self.once(member, marker, leave)?.left()
+        self.once(member, marker, leave)?.ends()
     }
 
     fn depart(&mut self, member: &Member, departure: &Departure) -> Result<EndOutcome> {
@@ -225,7 +229,7 @@ impl State {
         let lease = self.lease(member)?;
         lease.entries.remove(&request.nonce());
         lease.ended_nonces.insert(request.nonce());
-        self.end_entry(member.session, request.nonce(), held, Ending::EndOutcome);
+        self.end_entry(member.session, request.nonce(), held, EndCause::Left);
         Ok(EndOutcome::Ended)
     }
 
@@ -259,7 +263,6 @@ impl State {
         })
     }
 
-    /// Returns the grants of an entry: none while it waits.
     fn mode(&self, held: &StoredEntry) -> Mode {
         match &held.location {
             Location::WaitQueue(arrival) => self.mode_in_wait_queue(&held.object, *arrival),
@@ -267,6 +270,7 @@ impl State {
         }
     }
 
+    /// Returns the grants of an entry: none while it waits.
     pub(super) fn grants(&self, session: u64, held: &StoredEntry) -> Vec<Grant> {
         let object = &held.object;
         let grant = |token, number| Grant::new(token, self.key(object, session, number));

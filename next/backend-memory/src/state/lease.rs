@@ -9,7 +9,7 @@ use tenure_core::clock::Moment;
 use tenure_core::{Error, ErrorKind, LossReason, Result};
 
 use super::entries::{EndedNonces, Location, Outcome, StoredEntry};
-use super::{Ending, State};
+use super::{EndCause, State};
 use crate::planted::Bug;
 
 /// How a session names itself with each step.
@@ -139,7 +139,10 @@ impl State {
             .into_iter()
             .partition(|(nonce, _)| kept.contains(nonce));
         lease.entries = stay;
+        // The guards of held barriers are gone, and no reclaim exists for them.
+        let leased = std::mem::take(&mut lease.leased);
         self.end_entries(member.session, go);
+        self.drop_leased(leased);
         Ok(())
     }
 
@@ -159,7 +162,8 @@ impl State {
             incarnation: lease.incarnation,
             ended: Arc::clone(&lease.ended),
         };
-        let resumed = (member, lease.ttl, Nonce::new(lease.last_nonce.get() + 1));
+        let first = lease.ended_nonces.first_above(lease.last_nonce);
+        let resumed = (member, lease.ttl, first);
         let arrivals: Vec<_> = lease.entries.values().cloned().collect();
         for held in arrivals {
             if let Location::WaitQueue(arrival) = held.location {
@@ -210,7 +214,7 @@ impl State {
 
     fn end_entries(&mut self, session: u64, entries: BTreeMap<Nonce, StoredEntry>) {
         for (nonce, held) in entries {
-            self.end_entry(session, nonce, held, Ending::Lost);
+            self.end_entry(session, nonce, held, EndCause::Lost);
         }
     }
 
@@ -220,18 +224,18 @@ impl State {
         let Some(held) = lease.and_then(|lease| lease.entries.remove(&nonce)) else {
             return false;
         };
-        self.end_entry(session, nonce, held, Ending::Lost);
+        self.end_entry(session, nonce, held, EndCause::Lost);
         self.report(session, SessionEvent::RequestLost(nonce, LossReason::Revoked));
         true
     }
 
     /// Removes the place or the claims of an entry that its session has no more.
-    pub(super) fn end_entry(&mut self, session: u64, nonce: Nonce, held: StoredEntry, ending: Ending) {
+    pub(super) fn end_entry(&mut self, session: u64, nonce: Nonce, held: StoredEntry, cause: EndCause) {
         match held.location {
-            Location::WaitQueue(arrival) => self.leave_wait_queue(&held.object, arrival, ending),
+            Location::WaitQueue(arrival) => self.leave_wait_queue(&held.object, arrival, cause),
             Location::Consumer(arrival) => self.leave_consumers(&held.object, arrival),
-            Location::Claims(claims) => self.give_back_all(&held.object, claims.into_values(), ending),
-            Location::Generation(arrival) => self.leave_generation(&held.object, arrival, ending),
+            Location::Claims(claims) => self.give_back_all(&held.object, claims.into_values(), cause),
+            Location::Generation(arrival) => self.leave_generation(&held.object, arrival, cause),
         }
         self.wake_request(session, nonce);
         self.touched.insert(held.object);

@@ -31,11 +31,11 @@ type Object = Key;
 /// The greatest token floor. It leaves 2^52 tokens, which no process uses up.
 const GREATEST_FLOOR: u64 = 1 << 52;
 
-/// How an entry ends.
+/// Why an entry ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Ending {
-    /// Its request left.
-    EndOutcome,
+enum EndCause {
+    /// Its client withdrew or released it.
+    Left,
     /// Its session lost it, with the session or alone.
     Lost,
 }

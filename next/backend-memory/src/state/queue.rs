@@ -17,7 +17,7 @@ use tenure_core::value::MAX_VALUE_BYTES;
 use tenure_core::{DEDUPLICATION_WINDOW, Error, ErrorKind, FencingToken, Kind, LossReason, Name, Result};
 
 use super::entries::{Location, Outcome, StoredEntry};
-use super::{Ending, Look, Member, Object, State, no_place};
+use super::{EndCause, Look, Member, Object, State, no_place};
 use crate::planted::Bug;
 
 mod consumers;

@@ -63,7 +63,7 @@ impl Shared {
 
 /// One namespace of a store.
 pub(crate) struct Space {
-    pub(crate) clock: Clock,
+    clock: Clock,
     pub(crate) limits: Limits,
     pub(crate) namespace: Namespace,
     state: Mutex<State>,

@@ -11,7 +11,7 @@ use tenure_core::backend::{EndOutcome, Grant, Joined, Leader, LeaderUpdate, Mark
 use tenure_core::{Error, FencingToken, Kind, LossReason, Name, Result};
 
 use super::entries::{Location, Outcome};
-use super::{Ending, Look, Member, Object, State, no_place};
+use super::{EndCause, Look, Member, Object, State, no_place};
 use crate::planted::Bug;
 
 mod election;
@@ -192,12 +192,12 @@ impl State {
     }
 
     /// Removes a place, whose entry is gone. The next waiters are granted when the step is settled.
-    pub(super) fn leave_wait_queue(&mut self, object: &Object, arrival: u64, ending: Ending) {
+    pub(super) fn leave_wait_queue(&mut self, object: &Object, arrival: u64, cause: EndCause) {
         let Some(queue) = self.wait_queues.get_mut(object) else {
             return;
         };
         let waited = queue.waiting.contains(&arrival);
-        if self.planted.has(Bug::DeadWaiterGranted) && waited && ending == Ending::Lost {
+        if self.planted.has(Bug::DeadWaiterGranted) && waited && cause == EndCause::Lost {
             return;
         }
         queue.waiting.remove(&arrival);
@@ -233,7 +233,7 @@ impl State {
         };
         let lease = self.sessions.get_mut(&session);
         if let Some(held) = lease.and_then(|lease| lease.entries.remove(&nonce)) {
-            self.end_entry(session, nonce, held, Ending::Lost);
+            self.end_entry(session, nonce, held, EndCause::Lost);
         }
         EndOutcome::Ended
     }

@@ -19,8 +19,8 @@ use tenure_memory::MemoryBackend;
 
 use crate::support::{TTL, pass, store};
 
-/// A store that never answers the release of a lock called `stuck` nor an enqueue to `stuck`, and loses the answer to the
-/// first batch of acknowledgements, which it refuses from then on.
+/// A store that has a part which does not work: see [`fault`]. It loses the answer to the first batch of acknowledgements, and
+/// refuses batches of them from then on.
 struct Faulty(MemoryBackend);
 
 struct FaultySession {
@@ -40,6 +40,16 @@ impl FaultySession {
 
 fn unavailable() -> Error {
     Error::new(ErrorKind::Unavailable, "this part of the store is down")
+}
+
+/// Returns the failure of an enqueue to `name`, or of the release of the lock `name`.
+fn fault(name: &Name) -> Option<Error> {
+    match name.as_str().split('-').next() {
+        Some("stuck") => Some(unavailable()),
+        Some("silent") => Some(unavailable().with_effect(Effect::Unknown)),
+        Some("refused") => Some(Error::new(ErrorKind::Unauthorized, "the password was changed")),
+        _ => None,
+    }
 }
 
 #[async_trait]
@@ -110,10 +120,9 @@ impl WaitQueue for FaultySession {
     }
 
     async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>> {
-        let stuck = |departure: &Departure| departure.request.name().as_str() == "stuck";
-        match departures.iter().any(stuck) {
-            true => Err(unavailable()),
-            false => self.locks().leave(marker, departures).await,
+        match departures.iter().find_map(|departure| fault(departure.request.name())) {
+            Some(error) => Err(error),
+            None => self.locks().leave(marker, departures).await,
         }
     }
 }
@@ -123,9 +132,9 @@ impl Locker for FaultySession {}
 #[async_trait]
 impl Queue for FaultySession {
     async fn enqueue(&self, marker: Marker, name: &Name, items: &[Item]) -> Result<()> {
-        match name.as_str() {
-            "stuck" => Err(unavailable()),
-            _ => self.queues().enqueue(marker, name, items).await,
+        match fault(name) {
+            Some(error) => Err(error),
+            None => self.queues().enqueue(marker, name, items).await,
         }
     }
 
@@ -171,7 +180,7 @@ impl Queue for FaultySession {
     }
 }
 
-async fn faulty() -> (MemoryBackend, Store, Session) {
+pub async fn faulty() -> (MemoryBackend, Store, Session) {
     let backend = store();
     let store = Store::new(Faulty(backend.clone()));
     let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
@@ -248,4 +257,104 @@ async fn guard_that_was_dropped_before_a_detachment_is_not_kept() {
     pass(1.0).await;
     assert!(resumed.is_valid());
     assert_eq!(backend.footprint().entries, 1);
+}
+
+const FAULTS: [&str; 3] = ["stuck", "silent", "refused"];
+
+/// Asserts that the lock `name` is released before the session could have ended.
+async fn assert_released(store: &Store, name: &str) {
+    let other = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    let locker = other.locker(name);
+    locker.lock_timeout(TTL / 2).await.unwrap().release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_guard_is_released_after_others_whose_release_fails() {
+    for fault in FAULTS {
+        let (_backend, store, session) = faulty().await;
+        for number in 0..100 {
+            drop(session.lock(format!("{fault}-{number}")).await.unwrap());
+            // Not in one batch.
+            pass(0.01).await;
+        }
+        drop(session.lock("healthy").await.unwrap());
+        assert_released(&store, "healthy").await;
+        assert!(session.is_valid());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_guard_is_released_although_the_release_of_others_in_its_batch_fails() {
+    for fault in FAULTS {
+        let (_backend, store, session) = faulty().await;
+        let mut guards = Vec::new();
+        for number in 0..50 {
+            guards.push(session.lock(format!("{fault}-{number}")).await.unwrap());
+        }
+        guards.insert(25, session.lock("healthy").await.unwrap());
+        drop(guards);
+        assert_released(&store, "healthy").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn release_is_answered_after_others_that_fail() {
+    for fault in FAULTS {
+        let (_backend, _store, session) = faulty().await;
+        let mut failing = Vec::new();
+        for number in 0..100 {
+            let guard = session.lock(format!("{fault}-{number}")).await.unwrap();
+            failing.push(tokio::spawn(guard.release()));
+            pass(0.01).await;
+        }
+        let healthy = session.lock("healthy").await.unwrap();
+        tokio::time::timeout(TTL, healthy.release()).await.unwrap().unwrap();
+        for release in failing {
+            assert_eq!(release.is_finished(), fault == "refused");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_guard_is_released_while_every_step_in_flight_fails() {
+    for fault in ["stuck", "silent"] {
+        let (_backend, store, session) = faulty().await;
+        for number in 0..200 {
+            let queue = session.queue(format!("{fault}-{number}"));
+            tokio::spawn(async move { queue.enqueue("item").await });
+        }
+        pass(1.0).await;
+        drop(session.lock("healthy").await.unwrap());
+        assert_released(&store, "healthy").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn step_that_had_no_effect_ends_with_its_caller() {
+    let (_backend, _store, session) = faulty().await;
+    let enqueue = |number: i32| {
+        let queue = session.queue(format!("stuck-{number}"));
+        tokio::spawn(async move { queue.enqueue("item").await })
+    };
+    let stuck: Vec<_> = (0..200).map(enqueue).collect();
+    pass(1.0).await;
+    stuck.iter().for_each(|step| step.abort());
+    let queue = session.queue("healthy");
+    tokio::time::timeout(TTL, queue.enqueue("item")).await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn step_is_carried_out_while_many_releases_fail() {
+    for fault in FAULTS {
+        let (_backend, _store, session) = faulty().await;
+        for number in 0..200 {
+            drop(session.lock(format!("{fault}-{number}")).await.unwrap());
+            pass(0.01).await;
+        }
+        let queue = session.queue("healthy");
+        tokio::time::timeout(TTL / 2, queue.enqueue("item"))
+            .await
+            .unwrap()
+            .unwrap();
+    }
 }

@@ -6,7 +6,7 @@ use tenure_core::{
     Effect, ErrorKind, LossReason, MAX_BATCH, NewItem, Observer, Op, Session, SessionOptions, Store,
     backend::LeaderUpdate,
 };
-use tenure_memory::MemoryBackend;
+use tenure_memory::{MemoryBackend, MemoryConfig};
 
 use crate::support::{TTL, kind, not_yet, pass, soon, store};
 
@@ -406,4 +406,19 @@ async fn barrier_holds_up_its_waiters_until_the_holder_dies() {
     soon(waiting).await.unwrap().unwrap();
     assert!(!session.barrier("b").is_held().await.unwrap());
     assert_eq!(kind(guard.release().await), ErrorKind::Lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_item_of_a_take_counts_for_the_capacity_of_its_session() {
+    let backend = MemoryBackend::connect(MemoryConfig::new().capacity(4)).unwrap();
+    let session = open(&backend).await;
+    let queue = session.queue("q");
+    queue.enqueue_many(["1", "2", "3", "4", "5", "6"]).await.unwrap();
+    let mut deliveries = queue.dequeue_many(4).await.unwrap();
+    assert_eq!(kind(session.lock("a").await), ErrorKind::TooLarge);
+    assert_eq!(kind(queue.try_dequeue().await), ErrorKind::TooLarge);
+    deliveries.pop().unwrap().ack().await.unwrap();
+    session.lock("a").await.unwrap().release().await.unwrap();
+    drop(deliveries);
+    assert_eq!(queue.dequeue_many(2).await.unwrap().len(), 2);
 }

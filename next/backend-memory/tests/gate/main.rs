@@ -25,6 +25,7 @@ macro_rules! rules {
     };
 }
 
+mod attack;
 mod barriers;
 mod elections;
 mod ends;

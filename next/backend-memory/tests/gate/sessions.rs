@@ -1,10 +1,11 @@
 //! Leases, detachment, entries, names, tokens.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tenure_core::backend::{Backend, EntryState, Joined, Mode, Nonce, SessionEvent};
-use tenure_core::{ErrorKind, FencingToken, Kind, LossReason, Namespace};
-use tenure_memory::{LEAST_TTL, MOST_TTL, MemoryBackend, MemoryConfig};
+use tenure_core::backend::{Backend, EntryState, Joined, Mode, Nonce, SessionEvent, TakeLimit};
+use tenure_core::{ErrorKind, FencingToken, Kind, LossReason, Namespace, SessionOptions, Store};
+use tenure_memory::{LONGEST_TTL, MemoryBackend, MemoryConfig, SHORTEST_TTL};
 
 use crate::support::{Client, TTL, kind, name, pass, soon, store};
 
@@ -62,8 +63,8 @@ async fn long_ttl_is_kept(store: MemoryBackend) {
 async fn ttl_beyond_the_limits_is_rounded_up_or_refused() {
     let store = store();
     let short = Client::open_for(&store, Duration::from_millis(1)).await.unwrap();
-    assert_eq!(short.ttl, LEAST_TTL);
-    for ttl in [Duration::ZERO, MOST_TTL + Duration::from_secs(1)] {
+    assert_eq!(short.ttl, SHORTEST_TTL);
+    for ttl in [Duration::ZERO, LONGEST_TTL + Duration::from_secs(1)] {
         assert_eq!(
             Client::open_for(&store, ttl).await.err().map(|e| e.kind()),
             Some(ErrorKind::Config)
@@ -276,20 +277,103 @@ async fn store_in_steady_use_does_not_grow() {
     a.lock("held all the time").await;
     for round in 0..1000 {
         let (request, grant) = a.lock("x").await;
+        // As core does: no earlier request is in flight.
+        a.oldest_open
+            .store(request.nonce().get(), std::sync::atomic::Ordering::Release);
         let never_sent = a.nonce();
         assert_ne!(never_sent, Nonce::new(0));
         a.release(&request, grant.token).await;
-        // The oldest open nonce is that of the lock that is held.
-        a.oldest_open.store(1, std::sync::atomic::Ordering::Release);
+        assert!(a.take("empty", &TakeLimit::new(1)).await.is_none());
         if round % 100 == 0 {
             a.session.renew().await.unwrap();
         }
+        let footprint = store.footprint();
+        let kept = (footprint.entries, footprint.waiters, footprint.objects);
+        assert_eq!(kept, (1, 0, 1));
+        assert!(footprint.past <= 2, "{footprint:?}");
     }
-    let footprint = store.footprint();
-    let kept = (footprint.entries, footprint.waiters, footprint.objects);
-    assert_eq!(kept, (1, 0, 1));
-    assert!(footprint.past <= 1002, "{footprint:?}");
-    a.oldest_open.store(2900, std::sync::atomic::Ordering::Release);
-    a.lock("y").await;
-    assert!(store.footprint().past < 50, "{:?}", store.footprint());
+    // Steps without requests, and some nonces never arrive.
+    for _ in 0..1000 {
+        a.nonce();
+        a.enqueue("q", &[]).await;
+    }
+    assert!(store.footprint().past <= 2, "{:?}", store.footprint());
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_tell_readers_from_writers() {
+    let store = store();
+    let (a, b) = (Client::open(&store).await, Client::open(&store).await);
+    let (downgraded, grant) = a.hold(Kind::RwLock, "x", Mode::Exclusive).await;
+    let rw_lock = Arc::clone(&a.session).rw_lock().unwrap();
+    rw_lock.downgrade(a.marker(), &downgraded, grant.token).await.unwrap();
+    a.hold(Kind::RwLock, "x", Mode::Shared).await;
+    a.hold(Kind::RwLock, "y", Mode::Exclusive).await;
+    b.queue_up(Kind::RwLock, "y", Mode::Shared).await;
+    b.queue_up(Kind::RwLock, "y", Mode::Exclusive).await;
+    let modes = async |client: &Client| {
+        client
+            .entries()
+            .await
+            .iter()
+            .map(|entry| entry.mode)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(modes(&a).await, [Mode::Shared, Mode::Shared, Mode::Exclusive]);
+    assert_eq!(modes(&b).await, [Mode::Shared, Mode::Exclusive]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn resumed_holding_is_reclaimed_in_its_mode_only() {
+    let store = Store::new(store());
+    let session = store.open(SessionOptions::new()).await.unwrap();
+    let reader = session.read_lock("read").await.unwrap();
+    let writer = session.write_lock("written").await.unwrap();
+    let downgraded = session
+        .write_lock("downgraded")
+        .await
+        .unwrap()
+        .downgrade()
+        .await
+        .unwrap();
+    let (read, written, lowered) = (reader.token(), writer.token(), downgraded.token());
+    let id = session.detach().await.unwrap();
+    drop((reader, writer, downgraded));
+    let session = store.resume(&id).await.unwrap();
+    for (name, token) in [("read", read), ("downgraded", lowered)] {
+        let lock = session.rw_lock(name);
+        assert_eq!(kind(lock.reclaim_write(token).await.map(drop)), ErrorKind::Lost);
+        let reader = lock.reclaim_read(token).await.unwrap();
+        assert!(lock.try_write().await.unwrap().is_none());
+        reader.release().await.unwrap();
+    }
+    let lock = session.rw_lock("written");
+    assert_eq!(kind(lock.reclaim_read(written).await.map(drop)), ErrorKind::Lost);
+    lock.reclaim_write(written).await.unwrap().release().await.unwrap();
+}
+
+#[test]
+fn shared_store_outlives_the_runtime_that_connected_first() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    let connect = || MemoryBackend::connect(MemoryConfig::shared("outlives its runtime")).unwrap();
+    let open = async |store: &MemoryBackend| Client::open_for(store, SHORTEST_TTL).await.unwrap();
+    let first = runtime();
+    let a = first.block_on(async { open(&connect()).await });
+    first.block_on(a.lock("x"));
+    drop(first);
+    runtime().block_on(async {
+        let store = connect();
+        soon(store.clock().sleep(Duration::from_millis(1))).await;
+        // The lease of the holder ends although its runtime is gone.
+        let session = Store::new(store)
+            .open(SessionOptions::new().ttl(SHORTEST_TTL))
+            .await
+            .unwrap();
+        let guard = soon(session.lock("x")).await.unwrap();
+        assert!(guard.is_valid());
+        session.close().await.unwrap();
+    });
 }

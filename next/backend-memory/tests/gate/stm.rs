@@ -24,6 +24,7 @@ rules! {
     repeated_commit_answers_as_at_first: [RepeatedStepActsAgain];
     leased_key_ends_with_its_session: [LeasedKeyOutlives];
     leased_key_stays_while_its_session_is_renewed: [HeldBarrierLapses];
+    leased_key_ends_with_a_detachment: [];
     change_wakes_its_waiters: [];
 }
 
@@ -309,16 +310,34 @@ async fn leased_key_stays_while_its_session_is_renewed(store: MemoryBackend) {
         kind: Kind::Barrier,
         name: name("held"),
     };
-    not_yet(a.stm().changed(std::slice::from_ref(&held), revision)).await;
-    a.session.detach(&[]).await.unwrap();
-    let again = Client::resume(&store, &a.id).await.unwrap();
-    let values = again
-        .stm()
-        .read(&[KeyRead { key: held, known: None }], None)
-        .await
-        .unwrap()
-        .values;
-    assert!(values[0].is_some());
+    not_yet(a.stm().changed(&[held], revision)).await;
+}
+
+async fn leased_key_ends_with_a_detachment(store: MemoryBackend) {
+    let (a, b) = (Client::open(&store).await, Client::open(&store).await);
+    let (lock, _) = a.lock("kept").await;
+    let revision = write(&a, [leased("held"), put("plain", "1")]).await;
+    let keys = [
+        Key {
+            kind: Kind::Barrier,
+            name: name("held"),
+        },
+        key("plain"),
+    ];
+    let stm = b.stm();
+    let held = keys[0].clone();
+    let waits = tokio::spawn(async move { stm.changed(&[held], revision).await });
+    tokio::task::yield_now().await;
+    a.session.detach(&[lock.nonce()]).await.unwrap();
+    soon(waits).await.unwrap().unwrap();
+    let resumed = Client::resume(&store, &a.id).await.unwrap();
+    assert_eq!(resumed.entries().await.len(), 1);
+    let keys = keys.map(|key| KeyRead { key, known: None });
+    for client in [&b, &resumed] {
+        let values = client.stm().read(&keys, None).await.unwrap().values;
+        assert_eq!((values[0].is_some(), values[1].is_some()), (false, true));
+    }
+    write(&resumed, [leased("held")]).await;
 }
 
 async fn change_wakes_its_waiters(store: MemoryBackend) {

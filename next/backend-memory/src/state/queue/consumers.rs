@@ -33,7 +33,7 @@ impl State {
             Look::Until(_) if wait => Joined::Waiting,
             Look::Until(_) => {
                 if let Some(held) = self.lease(member)?.entries.remove(&request.nonce()) {
-                    self.end_entry(member.session, request.nonce(), held, Ending::EndOutcome);
+                    self.end_entry(member.session, request.nonce(), held, EndCause::Left);
                 }
                 Joined::Busy
             }
@@ -174,7 +174,7 @@ impl State {
         &mut self,
         object: &Object,
         places: impl IntoIterator<Item = ItemPlace>,
-        ending: Ending,
+        cause: EndCause,
     ) {
         for place in places {
             let planted = self.planted;
@@ -182,11 +182,11 @@ impl State {
             let Some(item) = queue.and_then(|queue| queue.items.get_mut(&place)) else {
                 continue;
             };
-            if ending == Ending::EndOutcome && !planted.has(Bug::WithdrawalCounts) {
+            if cause == EndCause::Left && !planted.has(Bug::WithdrawalCounts) {
                 item.deliveries = item.deliveries.saturating_sub(1);
             }
-            if (planted.has(Bug::WithdrawalLosesItems) && ending == Ending::EndOutcome)
-                || (planted.has(Bug::CrashedItemDropped) && ending == Ending::Lost && item.deliveries > 2)
+            if (planted.has(Bug::WithdrawalLosesItems) && cause == EndCause::Left)
+                || (planted.has(Bug::CrashedItemDropped) && cause == EndCause::Lost && item.deliveries > 2)
             {
                 self.remove_item(object, place);
                 continue;
@@ -224,7 +224,7 @@ impl State {
             }
             Ok(Outcome::Ends(left))
         };
-        self.once(member, marker, ack)?.left()
+        self.once(member, marker, ack)?.ends()
     }
 
     pub(crate) fn nack(&mut self, member: &Member, marker: Marker, returns: &[Return]) -> Result<Vec<EndOutcome>> {
@@ -244,7 +244,7 @@ impl State {
             }
             Ok(Outcome::Ends(left))
         };
-        self.once(member, marker, nack)?.left()
+        self.once(member, marker, nack)?.ends()
     }
 
     /// Ends a claim of `member`; returns the item, or `None` if the claim is gone.
@@ -297,7 +297,7 @@ impl State {
             let lease = self.lease(member)?;
             lease.ended_nonces.insert(request.nonce());
             if let Some(held) = lease.entries.remove(&request.nonce()) {
-                self.end_entry(member.session, request.nonce(), held, Ending::EndOutcome);
+                self.end_entry(member.session, request.nonce(), held, EndCause::Left);
             }
         }
         Ok(())
