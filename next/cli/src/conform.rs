@@ -4,31 +4,27 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
 
-use tenure::memory::{MemoryBackend, MemoryConfig};
-use tenure::{ErrorKind, Namespace};
+use tenure::ErrorKind;
 use tenure_conformance::report::matrix;
-use tenure_conformance::{
-    Case, EmbeddedStore, FaultLayer, Harness, Report, Runner, Subject, Trial, async_trait, trials,
-};
+use tenure_conformance::{Report, Runner, Subject, Trial, trials};
+use tenure_memory::{MemoryConfig, MemorySubject};
 
 use crate::args::{Args, Conform, Format, matches};
 use crate::exit::{self, Failure, say};
 use crate::output;
 use crate::text::lines;
 
-/// How many entries a session of the embedded store may have here: a case reaches this number.
-const CAPACITY: usize = 2_000;
-
 pub(crate) fn run(args: &Args, options: &Conform) -> Result<u8, Failure> {
     let chosen = choose(options.only.as_deref())?;
-    let stores = stores(&args.url)?;
+    check_urls(&args.url)?;
+    let columns = args.url.len().max(1);
     // The suite takes a while, and should not end with "permission denied".
     let mut out = options.out.as_deref().map(create).transpose()?;
 
     let cases: usize = chosen.iter().map(|trial| trial.cases.len()).sum();
     let mut reports = Vec::new();
-    for store in stores {
-        say(format_args!("{cases} cases on {}", store.name));
+    for store in std::iter::repeat_n(MemorySubject::new(MemoryConfig::new()), columns) {
+        say(format_args!("{cases} cases on {}", store.name()));
         // The clock of the embedded store is tokio's: where it is paused, no case waits, and none is late.
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -92,60 +88,20 @@ fn choose(only: Option<&str>) -> Result<Vec<Trial>, Failure> {
     }
 }
 
-fn stores(urls: &[String]) -> Result<Vec<Embedded>, Failure> {
-    if urls.is_empty() {
-        return Ok(vec![Embedded {
-            name: "memory".to_owned(),
-        }]);
-    }
-    urls.iter().map(|url| store(url)).collect()
-}
-
-fn store(url: &str) -> Result<Embedded, Failure> {
+/// Checks that each URL is that of a store which the suite can have to itself here.
+fn check_urls(urls: &[String]) -> Result<(), Failure> {
     let runtime = crate::runtime()?;
-    // Refuses the schemes of stores that are not compiled in.
-    runtime.block_on(tenure::connect(url))?;
-    match url.to_ascii_lowercase().strip_prefix("memory:") {
-        Some("") => Ok(Embedded {
-            name: "memory".to_owned(),
-        }),
-        _ => Err(tenure::Error::new(
-            ErrorKind::Config,
-            "`conform` makes embedded stores of its own: write `memory:` without a name and a query",
-        )
-        .into()),
+    for url in urls {
+        // Refuses the schemes of stores that are not compiled in.
+        runtime.block_on(tenure::connect(url))?;
+        if !url.eq_ignore_ascii_case("memory:") {
+            let message = "`conform` makes embedded stores of its own: write `memory:` without a name and a query";
+            return Err(tenure::Error::new(ErrorKind::Config, message).into());
+        }
     }
+    Ok(())
 }
 
 fn create(path: &Path) -> Result<File, Failure> {
     File::create(path).map_err(|error| Failure::os(format_args!("create {}", path.display()), &error))
-}
-
-/// The embedded store: a new one for each case.
-struct Embedded {
-    name: String,
-}
-
-#[async_trait]
-impl Subject for Embedded {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    async fn stage(&self, _: &Case) -> tenure::Result<Box<dyn Harness>> {
-        let start = || {
-            let memory = MemoryBackend::connect(MemoryConfig::new().capacity(CAPACITY))?;
-            let elsewhere = memory.in_namespace(Namespace::new("default/lock")?);
-            let operator = memory.clone();
-            Ok(EmbeddedStore::new(memory)
-                .elsewhere(elsewhere)
-                .take_away(move |session, request| operator.take_away(session, request))
-                .capacity(CAPACITY))
-        };
-        Ok(Box::new(FaultLayer::new(start)?))
-    }
-
-    fn parallel(&self) -> usize {
-        32
-    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use futures_util::future::LocalBoxFuture;
 use tenure_core::Guarantees;
-use tenure_core::guarantees::{Claim, Line};
+use tenure_core::guarantees::{Guarantee, Line};
 
 use crate::harness::{Harness, Need};
 use crate::outcome::{Outcome, Verdict};
@@ -27,7 +27,7 @@ pub enum Promise {
 
 impl Promise {
     /// Returns the promise that `claim`, the line `line` of the matrix, makes if `made` says so of its value.
-    pub fn of<T>(line: Line, claim: &Claim<T>, made: impl FnOnce(&T) -> bool) -> Self {
+    pub fn of<T>(line: Line, claim: &Guarantee<T>, made: impl FnOnce(&T) -> bool) -> Self {
         if made(&claim.value) {
             return Self::Made;
         }
@@ -56,7 +56,7 @@ pub enum Attack {
     /// One function.
     Single(for<'a> fn(&'a dyn Harness) -> LocalBoxFuture<'a, Verdict>),
     /// A rule of the table, for one role.
-    Square(for<'a> fn(&'a dyn Harness, Role) -> LocalBoxFuture<'a, Verdict>, Role),
+    Cell(for<'a> fn(&'a dyn Harness, Role) -> LocalBoxFuture<'a, Verdict>, Role),
     /// A rule of the table that several roles are put to at once, with one wait for all; this case is that of one role.
     /// The function returns an outcome for each role.
     Scene(
@@ -114,11 +114,11 @@ impl Case {
         self
     }
 
-    /// Returns the promise that a deployment makes, which for a square depends on the role too.
+    /// Returns the promise that a deployment makes, which for a cell depends on the role too.
     pub fn promise(&self, guarantees: &Guarantees) -> Promise {
         match self.attack {
             Attack::Single(_) => (self.promise)(guarantees),
-            Attack::Square(_, role) | Attack::Scene(_, role) => {
+            Attack::Cell(_, role) | Attack::Scene(_, role) => {
                 role.promise(self.line, guarantees).and(|| (self.promise)(guarantees))
             }
         }

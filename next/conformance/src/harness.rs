@@ -1,10 +1,10 @@
-//! The stage of a case: a store, connections to it, and controls over both.
+//! Access to a store for one case: a store, connections to it, and controls over both.
 
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tenure_core::{Error, ErrorKind, Result, SessionId, Store};
+use tenure_core::{Error, ErrorKind, Kind, Result, SessionId, Store};
 
 use crate::case::Case;
 
@@ -49,8 +49,8 @@ needs! {
     Hold "hold" "delay the store's answers" false;
     /// [`Link::cut`].
     Cut "cut" "cut a connection" false;
-    /// [`Link::strand`] and [`Link::deliver`].
-    Strand "strand" "let a request arrive late" false;
+    /// [`Link::delay_request`] and [`Link::deliver`].
+    DelayRequest "delay_request" "let a request arrive late" false;
     /// [`Link::repeat`].
     Repeat "repeat" "let a request arrive twice" false;
     /// [`Link::requests`].
@@ -61,10 +61,12 @@ needs! {
     Capacity "capacity" "reach the session's capacity cheaply" false;
     /// [`Operator::revoke`].
     Revoke "revoke" "revoke a session as an operator" false;
-    /// [`Operator::delete`].
-    Delete "delete" "delete a holding as an operator" false;
+    /// [`Operator::revoke_request`].
+    RevokeRequest "revoke_request" "revoke a request as an operator" false;
     /// [`Operator::keys`].
     Keys "keys" "list what the namespace holds" false;
+    /// [`Operator::waiters`].
+    Waiters "waiters" "list the waiting sessions of an object" false;
     /// [`Operator::sessions`].
     Sessions "sessions" "count the store's sessions" true;
     /// [`Operator::restart`].
@@ -116,7 +118,7 @@ impl std::error::Error for OutOfOrder {
     }
 }
 
-/// The stage of one case: a clean namespace on a store, and the controls over it.
+/// Access to a store for one case: a clean namespace on a store, and the controls over it.
 ///
 /// Only [`connect`](Self::connect) is required. A case does not run if the harness lacks a control that it needs; the
 /// report says so. [`offers`](Self::offers) must name every control that works.
@@ -220,16 +222,16 @@ pub trait Link: Send + Sync {
     /// Resets the connection; a new one is accepted ([`Need::Cut`]).
     fn cut(&self) {}
 
-    /// Keeps the next request and resets its connection; later requests pass ([`Need::Strand`]). Renewals are not kept
+    /// Keeps the next request and resets its connection; later requests pass ([`Need::DelayRequest`]). Renewals are not kept
     /// where the link can tell.
-    fn strand(&self) {}
+    fn delay_request(&self) {}
 
     /// Returns whether a request was kept.
-    fn has_stranded(&self) -> bool {
+    fn has_delayed_request(&self) -> bool {
         false
     }
 
-    /// Lets the request that was kept arrive in the store ([`Need::Strand`]).
+    /// Lets the request that was kept arrive in the store ([`Need::DelayRequest`]).
     fn deliver(&self) {}
 
     /// Lets every request arrive twice ([`Need::Repeat`]).
@@ -242,7 +244,7 @@ pub trait Link: Send + Sync {
 }
 
 macro_rules! controls {
-    ($($(#[$doc:meta])* $control:ident($($arg:ident: $of:ty)?) -> $answer:ty, $what:literal;)*) => {
+    ($($(#[$doc:meta])* $control:ident($($arg:ident: $of:ty),*) -> $answer:ty, $what:literal;)*) => {
         /// The controls of an operator of the store, without the clients' knowledge. Each returns `Unsupported` unless
         /// it is implemented, and [`out_of_order`] with the reason if it fails.
         #[async_trait]
@@ -253,8 +255,8 @@ macro_rules! controls {
                 /// # Errors
                 ///
                 /// `Unsupported` if the operator cannot.
-                async fn $control(&self $(, $arg: $of)?) -> Result<$answer> {
-                    $(let _ = $arg;)?
+                async fn $control(&self $(, $arg: $of)*) -> Result<$answer> {
+                    $(let _ = $arg;)*
                     Err(Error::unsupported($what))
                 }
             )*
@@ -266,11 +268,14 @@ controls! {
     /// Revokes `session`: ends its lease in the store.
     revoke(session: &SessionId) -> (), "revoking a session";
     /// Removes one holding, which the store calls `key` (`Holding::key`), and leaves its session.
-    delete(key: &str) -> (), "deleting a holding";
+    revoke_request(key: &str) -> (), "revoking a request";
     /// Lists the keys of the namespace in the store: one or more for every holding, every place in a wait queue and
     /// every item of a queue. Data that stays for ever or for its own time is not listed: tokens, values, records that
     /// a late request must find.
     keys() -> Vec<String>, "listing keys";
+    /// Lists the sessions with a request in the wait queue of the lock, read-write lock or election `name`: it has
+    /// joined, and was not granted.
+    waiters(kind: Kind, name: &str) -> Vec<SessionId>, "listing the waiters";
     /// Returns how many sessions live on the whole store.
     sessions() -> usize, "counting sessions";
     /// Crashes the store and starts it again, with the data that it has kept. Returns once it serves.
@@ -299,18 +304,18 @@ controls! {
     return_members() -> (), "members that come back";
 }
 
-/// A store under test: the column of a report, which creates the stage for each case.
+/// A store under test: the column of a report, which creates the harness for each case.
 #[async_trait]
 pub trait Subject: Send + Sync {
     /// Returns the title of the column.
     fn name(&self) -> &str;
 
-    /// Creates the stage for `case`, with a store of its own if the case [calls for it](Case::wants_own_store).
+    /// Creates the harness for `case`, with a store of its own if the case [calls for it](Case::wants_own_store).
     ///
     /// # Errors
     ///
     /// Any error that keeps the store from being started or reached. The case judges nothing then.
-    async fn stage(&self, case: &Case) -> Result<Box<dyn Harness>>;
+    async fn harness(&self, case: &Case) -> Result<Box<dyn Harness>>;
 
     /// Returns whether `case` is for this store. A set-up that differs from another column only in some event takes
     /// only the cases of that event.

@@ -66,6 +66,23 @@ pub type Verdict = Result<Outcome, Outcome>;
 /// The result of a step of a case.
 pub type Step<T> = Result<T, Outcome>;
 
+/// The observation of an outcome, shared or mutable.
+macro_rules! text {
+    ($outcome:expr) => {
+        match $outcome {
+            Outcome::Held { evidence: text }
+            | Outcome::Violated { counterexample: text }
+            | Outcome::Unjudged { why: text }
+            | Outcome::NotRun { why: text, .. } => text,
+            Outcome::NotPromised { seen, .. } => match seen {
+                Seen::Counterexample(text) | Seen::Survived(text) | Seen::NoControl(text) | Seen::Unjudged(text) => {
+                    text
+                }
+            },
+        }
+    };
+}
+
 impl Outcome {
     /// Creates the outcome of a promise that was kept.
     pub fn held(evidence: impl Into<String>) -> Self {
@@ -133,16 +150,7 @@ impl Outcome {
 
     /// Returns the observation, without the reason of a denial.
     pub fn seen(&self) -> &str {
-        match self {
-            Self::Held { evidence } => evidence,
-            Self::Violated { counterexample } => counterexample,
-            Self::Unjudged { why } | Self::NotRun { why, .. } => why,
-            Self::NotPromised { seen, .. } => match seen {
-                Seen::Counterexample(text) | Seen::Survived(text) | Seen::NoControl(text) | Seen::Unjudged(text) => {
-                    text
-                }
-            },
-        }
+        text!(self)
     }
 
     /// Judges what an attack saw on a guarantee that `line` denies for `reason`.
@@ -161,16 +169,7 @@ impl Outcome {
     /// Adds `note` to what was seen.
     #[must_use]
     pub(crate) fn with_note(mut self, note: &str) -> Self {
-        let text = match &mut self {
-            Self::Held { evidence } => evidence,
-            Self::Violated { counterexample } => counterexample,
-            Self::Unjudged { why } | Self::NotRun { why, .. } => why,
-            Self::NotPromised { seen, .. } => match seen {
-                Seen::Counterexample(text) | Seen::Survived(text) | Seen::NoControl(text) | Seen::Unjudged(text) => {
-                    text
-                }
-            },
-        };
+        let text: &mut String = text!(&mut self);
         text.push_str("; ");
         text.push_str(note);
         self

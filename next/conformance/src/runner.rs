@@ -158,20 +158,20 @@ impl Runner {
         }
     }
 
-    /// Sets the stage, attacks and cleans up.
+    /// Makes the harness, attacks and cleans up.
     async fn attempt(&self, subject: &dyn Subject, trial: &Trial, scale: u32) -> Attempt {
         let limit = self.limit * scale;
         let all = |outcome: Outcome| vec![outcome; trial.cases.len()];
-        let staged = tokio::time::timeout(limit, subject.stage(&trial.cases[0])).await;
-        let harness = match staged {
+        let made = tokio::time::timeout(limit, subject.harness(&trial.cases[0])).await;
+        let harness = match made {
             Ok(Ok(harness)) => harness,
             failed => {
                 let why = match failed {
                     Ok(Err(error)) => error.chain().to_string(),
                     _ => format!("it took more than {limit:?}"),
                 };
-                let outcome = Outcome::unjudged(format!("the stage could not be set: {why}"));
-                return Attempt::without_stage(all(self.judged(outcome)));
+                let outcome = Outcome::unjudged(format!("the harness could not be made: {why}"));
+                return Attempt::without_harness(all(self.judged(outcome)));
             }
         };
         let pace = Pace {
@@ -223,7 +223,7 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn without_stage(outcomes: Vec<Outcome>) -> Self {
+    fn without_harness(outcomes: Vec<Outcome>) -> Self {
         Self {
             outcomes,
             guarantees: None,
@@ -303,7 +303,7 @@ async fn attack(harness: &dyn Harness, cases: &[Case]) -> (Vec<Outcome>, Option<
 async fn outcomes(harness: &dyn Harness, cases: &[Case]) -> Vec<Outcome> {
     if let Attack::Scene(play, _) = cases[0].attack {
         let role = |case: &Case| match case.attack {
-            Attack::Scene(_, role) | Attack::Square(_, role) => Some(role),
+            Attack::Scene(_, role) | Attack::Cell(_, role) => Some(role),
             Attack::Single(_) => None,
         };
         let roles: Vec<_> = cases.iter().filter_map(role).collect();
@@ -313,7 +313,7 @@ async fn outcomes(harness: &dyn Harness, cases: &[Case]) -> Vec<Outcome> {
     for case in cases {
         let verdict = match case.attack {
             Attack::Single(attack) => attack(harness).await,
-            Attack::Square(attack, role) => attack(harness, role).await,
+            Attack::Cell(attack, role) => attack(harness, role).await,
             Attack::Scene(..) => Err(Outcome::not_run("a scene among single cases")),
         };
         outcomes.push(verdict.unwrap_or_else(|outcome| outcome));

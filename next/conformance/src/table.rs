@@ -1,6 +1,8 @@
-//! The table of rules and roles: a square is a case, or a written reason why there is none.
+//! The table of rules and roles: a cell is a case, or a written reason why there is none.
 //!
-//! An empty square does not compile. A rule with a wait is a scene: all roles are put to it at once, in one session.
+//! The rules E1, E2, Q2 and Q4 are rows of L1, L2 and L7 for their roles.
+//!
+//! An empty cell does not compile. A rule with a wait is a scene: all roles are put to it at once, in one session.
 
 use tenure_core::guarantees::Line;
 
@@ -9,16 +11,16 @@ use crate::harness::Need;
 use crate::promise;
 use crate::roles::{self, Role};
 
-/// One square of the table.
+/// One cell of the table.
 #[derive(Clone, Copy, Debug)]
-pub enum Square {
+pub enum Cell {
     /// The case that attacks the rule in the role.
     Case(Case),
     /// The reason why there is no such case.
     Reason(&'static str),
 }
 
-/// One rule of the table, with a square for each role.
+/// One rule of the table, with a cell for each role.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Row {
@@ -30,16 +32,16 @@ pub struct Row {
     pub title: &'static str,
     /// Whether one wait serves all roles.
     pub is_scene: bool,
-    /// The squares, in the order of [`Role::ALL`].
-    pub squares: [Square; Role::ALL.len()],
+    /// The cells, in the order of [`Role::ALL`].
+    pub cells: [Cell; Role::ALL.len()],
 }
 
 impl Row {
     /// Returns the cases of the row.
     pub fn cases(&self) -> impl Iterator<Item = Case> + '_ {
-        self.squares.iter().filter_map(|square| match square {
-            Square::Case(case) => Some(*case),
-            Square::Reason(_) => None,
+        self.cells.iter().filter_map(|cell| match cell {
+            Cell::Case(case) => Some(*case),
+            Cell::Reason(_) => None,
         })
     }
 }
@@ -73,10 +75,13 @@ macro_rules! noun {
 
 macro_rules! attack {
     (each $rule:ident $role:ident) => {
-        Attack::Square(|harness, role| Box::pin(roles::$rule(harness, role)), Role::$role)
+        Attack::Cell(|harness, role| Box::pin(roles::$rule(harness, role)), Role::$role)
     };
     (scene $rule:ident $role:ident) => {
-        Attack::Scene(|harness, roles| Box::pin(roles::$rule(harness, roles)), Role::$role)
+        Attack::Scene(
+            |harness, roles| Box::pin(async move { roles::of_all(roles, roles::$rule(harness, roles).await) }),
+            Role::$role,
+        )
     };
 }
 
@@ -95,14 +100,14 @@ macro_rules! table {
         ($line:expr) $needs:tt $promise:ident
         [$($role:ident)*] { $($none:ident $reason:literal)* }
     )*) => {
-        /// The table. An empty square, or one that is filled twice, does not compile.
+        /// The table. An empty cell, or one that is filled twice, does not compile.
         pub const TABLE: &[Row] = &[$(Row {
             id: concat!($prefix, "_", stringify!($rule)),
             rule: $number,
             title: $title,
             is_scene: is_scene!($kind),
-            squares: row(&[
-                $((Role::$role, Square::Case(Case {
+            cells: row(&[
+                $((Role::$role, Cell::Case(Case {
                     id: concat!($prefix, "_", stringify!($rule), "/", noun!($role)),
                     rule: $number,
                     title: concat!("a ", noun!($role), " ", $title),
@@ -111,7 +116,7 @@ macro_rules! table {
                     promise: promise::$promise,
                     attack: attack!($kind $rule $role),
                 })),)*
-                $((Role::$none, Square::Reason($reason)),)*
+                $((Role::$none, Cell::Reason($reason)),)*
             ]),
         },)*];
     };
@@ -225,7 +230,7 @@ table! {
         (Some(Line::Cancellation)) [] prompt_cancellation
         [Lock Reader Writer Leadership Delivery Batch Hold Participant] {}
     each a_late_request_leaves_nothing "L5" "l5" "is not granted to a request that arrives after its caller gave up"
-        (Some(Line::Cancellation)) [Strand] prompt_cancellation
+        (Some(Line::Cancellation)) [DelayRequest] prompt_cancellation
         [Lock Reader Writer Leadership Delivery Batch Hold Participant] {}
     each a_repeated_request_counts_once "L5" "l5"
         "is granted, released and handed on once by requests that arrive twice"
@@ -251,12 +256,12 @@ table! {
         (Some(Line::FencedRelease)) [Silence] fenced_release
         [Lock Reader Writer Leadership Delivery Batch Hold Participant] {}
     scene a_deleted_holding_is_lost "L7" "l7" "signals its loss when an operator deletes it, while its session lives"
-        (None) [Delete] always
+        (None) [RevokeRequest] always
         [Lock Reader Writer Leadership Delivery Batch Participant]
         { Hold "any client may open a barrier: its holder learns of it by the release" }
     scene a_release_after_a_deletion_is_lost "L7" "l7"
         "fails with Lost when it is released after its deletion, and spares the next holder"
-        (Some(Line::FencedRelease)) [Silence, Delete] fenced_release
+        (Some(Line::FencedRelease)) [Silence, RevokeRequest] fenced_release
         [Lock Reader Writer Leadership Delivery Batch Participant]
         { Hold "any client may open a barrier: its holder learns of it by the release" }
     each names_are_apart "L8" "l8" "meets no other name, and no other kind of the same name"
@@ -267,35 +272,35 @@ table! {
         [Lock Reader Writer Leadership Delivery Batch Hold Participant] {}
 }
 
-/// Returns the squares of one row in the order of the roles.
-const fn row(filled: &[(Role, Square)]) -> [Square; Role::ALL.len()] {
-    let mut squares = [Square::Reason(""); Role::ALL.len()];
-    assert!(filled.len() == squares.len(), "a row needs a square for each role");
+/// Returns the cells of one row in the order of the roles.
+const fn row(filled: &[(Role, Cell)]) -> [Cell; Role::ALL.len()] {
+    let mut cells = [Cell::Reason(""); Role::ALL.len()];
+    assert!(filled.len() == cells.len(), "a row needs a cell for each role");
     let mut next = 0;
     while next < filled.len() {
-        let (role, square) = filled[next];
+        let (role, cell) = filled[next];
         let place = role as usize;
         assert!(
-            matches!(squares[place], Square::Reason(reason) if reason.is_empty()),
-            "a square is filled twice"
+            matches!(cells[place], Cell::Reason(reason) if reason.is_empty()),
+            "a cell is filled twice"
         );
-        squares[place] = square;
+        cells[place] = cell;
         next += 1;
     }
-    squares
+    cells
 }
 
-/// Returns every case: the squares of the table, row by row, and the cases of one primitive each.
+/// Returns every case: the cells of the table, row by row, and the cases of one primitive each.
 pub fn cases() -> Vec<Case> {
-    let squares = TABLE.iter().flat_map(Row::cases);
-    squares.chain(singles()).collect()
+    let cells = TABLE.iter().flat_map(Row::cases);
+    cells.chain(singles()).collect()
 }
 
 fn singles() -> impl Iterator<Item = Case> {
     crate::cases::LISTS.iter().flat_map(|module| module.iter().copied())
 }
 
-/// The unit that runs on one stage: a case, or the cases of a scene.
+/// The unit that runs on one harness: a case, or the cases of a scene.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Trial {

@@ -8,7 +8,7 @@ use tenure_core::value::MAX_VALUE_BYTES;
 use tenure_core::{Compare, Effect, ErrorKind, Holding, MAX_OPERATIONS, Op, Session};
 
 use super::stm::{has, increment, number};
-use super::{granted, stranded};
+use super::{granted, request_is_delayed};
 use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
@@ -19,22 +19,22 @@ use crate::tools::{
 cases! { CASES:
     t3_lost_guard_commits_nothing "T3"
         "a transaction bound to a guard that the store does not hold any more does not commit"
-        (Some(Line::FencedCommit)) [Delete] fenced_commit;
+        (Some(Line::FencedCommit)) [RevokeRequest] fenced_commit;
     t3_every_kind_of_guard_binds "T3"
         "leaderships, readers, writers, deliveries and participants bind commits as locks do"
-        (Some(Line::FencedCommit)) [Delete] fenced_commit;
+        (Some(Line::FencedCommit)) [RevokeRequest] fenced_commit;
     t3_revoked_holder_commits_nothing "T3" "a holder whose session was ended commits nothing, bound to its guard or not"
         (Some(Line::FencedCommit)) [Revoke] fenced_commit;
     t3_no_commit_follows_a_successors "T3"
         "a deposed holder that commits as fast as it can commits nothing after its successor"
-        (Some(Line::FencedCommit)) [Delete] fenced_commit;
+        (Some(Line::FencedCommit)) [RevokeRequest] fenced_commit;
     t3_late_commit_of_a_writer_spares_the_readers "T3"
         "a writer's commit that arrives after its downgrade has no effect"
-        (Some(Line::FencedCommit)) [Strand] fenced_commit;
+        (Some(Line::FencedCommit)) [DelayRequest] fenced_commit;
     t4_lost_answer_is_resolved "T4" "a commit whose answer was lost is resolved, and never done twice"
         (Some(Line::UnknownCommit)) [Mute] commits_are_resolved;
     t4_late_commit_never_lands "T4" "a commit that arrives after it was resolved as aborted has no effect"
-        (Some(Line::UnknownCommit)) [Strand] commits_are_resolved;
+        (Some(Line::UnknownCommit)) [DelayRequest] commits_are_resolved;
     t4_unknown_outcome_is_reported "T4" "a commit that cannot be resolved before its session ends is CommitUnknown"
         (Some(Line::UnknownCommit)) [Mute] transactions;
     t5_limits_are_errors_before_sending "T5"
@@ -48,7 +48,7 @@ async fn t3_lost_guard_commits_nothing(harness: &dyn Harness) -> Verdict {
     let stm = session.stm();
     let fenced = stm.fenced_by(&guard);
     done("a commit while held", fenced.run(async |tx| tx.put("guarded", "first"))).await?;
-    done("a deletion", operator(harness)?.delete(guard.key())).await?;
+    done("a deletion", operator(harness)?.revoke_request(guard.key())).await?;
     let successor = done("lock", other.lock("fence")).await?;
     let mut refusals = Vec::new();
     let writes = fenced.run(async |tx| {
@@ -100,7 +100,7 @@ async fn binds(harness: &dyn Harness, session: &Session, kind: &str, guard: &Hol
     let bound = |value: &str| stm.txn().fenced_by(guard).then([Op::put("guarded", value)]).commit();
     let first = promptly("a commit while held", bound(kind)).await?;
     first.map_err(|error| Outcome::violated(format!("a commit bound to a {kind} that is held: {error}")))?;
-    done("a deletion", operator(harness)?.delete(guard.key())).await?;
+    done("a deletion", operator(harness)?.revoke_request(guard.key())).await?;
     let late = promptly("an answer", bound("late")).await?;
     let error = refused(&format!("a commit bound to a lost {kind}"), late, &[ErrorKind::Lost])?;
     ensure!(
@@ -178,7 +178,7 @@ async fn t3_no_commit_follows_a_successors(harness: &dyn Harness) -> Verdict {
             }
         });
         tokio::time::sleep(Duration::from_millis(20)).await;
-        done("a deletion", operator(harness)?.delete(guard.key())).await?;
+        done("a deletion", operator(harness)?.revoke_request(guard.key())).await?;
         let successor = done("lock", next.lock("fence")).await?;
         let own = next
             .stm()
@@ -207,7 +207,7 @@ async fn t3_late_commit_of_a_writer_spares_the_readers(harness: &dyn Harness) ->
     let writer = Arc::new(done("write", session.write_lock("turned")).await?);
     done("put", other.stm().put("guarded", "before")).await?;
     let (bound, late) = (stm.clone(), Arc::clone(&writer));
-    link.strand();
+    link.delay_request();
     let committing = spawn(async move {
         bound
             .txn()
@@ -217,7 +217,7 @@ async fn t3_late_commit_of_a_writer_spares_the_readers(harness: &dyn Harness) ->
             .await
     });
     // Its caller gives up as soon as the request is on its way.
-    stranded(&*link).await?;
+    request_is_delayed(&*link).await?;
     drop(committing);
     let writer = unshare(writer).await?;
     let downgraded = done("downgrade", writer.downgrade()).await?;
@@ -322,10 +322,10 @@ async fn t4_late_commit_never_lands(harness: &dyn Harness) -> Verdict {
     let (session, link) = open_linked(harness, LONG).await?;
     let stm = session.stm();
     // It arrives while the commit is under way again, after it was resolved.
-    link.strand();
+    link.delay_request();
     let writing = stm.clone();
     let mut writing = spawn(async move { writing.put("resolved", "once").await });
-    stranded(&*link).await?;
+    request_is_delayed(&*link).await?;
     link.deliver();
     granted(&mut writing, "the outcome of a commit").await?;
     settle().await;
@@ -338,10 +338,10 @@ async fn t4_late_commit_never_lands(harness: &dyn Harness) -> Verdict {
     );
     // It arrives after the commit was done.
     done("put", stm.put("blind", "before")).await?;
-    link.strand();
+    link.delay_request();
     let writing = stm.clone();
     let mut writing = spawn(async move { writing.put("blind", "late").await });
-    stranded(&*link).await?;
+    request_is_delayed(&*link).await?;
     let ended = writing
         .end(PROMPT, "the outcome of a commit whose request was kept")
         .await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tenure_core::guarantees::Line;
-use tenure_core::{ConsumeOptions, Delivery, ErrorKind, FencingToken, NewItem, QueueHandle, Result};
+use tenure_core::{ConsumeOptions, Delivery, FencingToken, NewItem, QueueHandle, Result};
 use tokio::time::Instant;
 
 use super::queue::{ack, has, is_empty, nack, put, queue, take};
@@ -11,16 +11,12 @@ use super::{granted, still_waiting, waiter};
 use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
-use crate::stress::share_a_queue;
 use crate::tools::{
     LONG, LOOK, PROMPT, Task, at_every_await_point, count_keys, done, ensure, expiry_bound, held, in_time,
-    keys_return_to, open, open_linked, operator, promptly, refused, revoke, settle, slack, spawn, within,
+    keys_return_to, open, open_linked, revoke, settle, slack, spawn, within,
 };
 
 cases! { CASES:
-    q2_consumers_lose_and_double_nothing "Q2"
-        "of many consumers one has an item at a time, and every item is accounted for"
-        (Some(Line::QueueDelivery)) [] delivers_until_acknowledged;
     q2_returned_item_counts_its_deliveries "Q2" "an item comes back with a raised count, under a greater token"
         (Some(Line::QueueDelivery)) [] delivers_until_acknowledged;
     q2_item_of_crashing_consumers_is_kept "Q2" "an item is delivered again however often its consumers crash"
@@ -37,8 +33,6 @@ cases! { CASES:
     q2_failed_jobs_are_delivered_again "Q2"
         "a consumer's jobs that fail or take too long are delivered again, the others are not"
         (Some(Line::QueueDelivery)) [] delivers_until_acknowledged;
-    q4_late_ack_is_refused "Q4" "ack and nack of an item that another consumer has fail with Lost, and change nothing"
-        (Some(Line::FencedRelease)) [Delete] fenced_release;
     q5_item_wakes_one_consumer "Q5" "an item wakes one waiting consumer" (None) [] always;
     q6_cancelled_dequeue_loses_nothing "Q6"
         "a dequeue that is dropped at any await point loses no item and counts no delivery"
@@ -51,20 +45,6 @@ cases! { CASES:
 async fn consumer(harness: &dyn Harness, queue: &QueueHandle) -> Step<Task<Result<Delivery>>> {
     let queue = queue.clone();
     waiter(harness, async move { queue.dequeue().await }).await
-}
-
-async fn q2_consumers_lose_and_double_nothing(harness: &dyn Harness) -> Verdict {
-    let account = share_a_queue(harness, 6, 20).await?;
-    in_time!(
-        account.redelivered > 0,
-        "no item was ever returned: too little happened"
-    );
-    held!(
-        "{} items accepted, {} acknowledged, {} redeliveries, none lost",
-        account.enqueued,
-        account.acknowledged,
-        account.redelivered
-    )
 }
 
 async fn q2_returned_item_counts_its_deliveries(harness: &dyn Harness) -> Verdict {
@@ -293,27 +273,6 @@ async fn q2_failed_jobs_are_delivered_again(harness: &dyn Harness) -> Verdict {
     ensure!(seen == due, "the jobs ran as {seen:?} instead of {due:?}");
     has(&jobs, 0, 0, 0, "after all jobs").await?;
     held!("a failed and an endless job were delivered again, the others once, and all were acknowledged")
-}
-
-async fn q4_late_ack_is_refused(harness: &dyn Harness) -> Verdict {
-    let (here, there) = (queue(harness, "late").await?, queue(harness, "late").await?);
-    put(&here, "work").await?;
-    for (round, acks) in [(1, true), (3, false)] {
-        let late = take(&here, "work", round).await?;
-        done("a deletion", operator(harness)?.delete(late.key())).await?;
-        let taken = take(&there, "work", round + 1).await?;
-        let what = if acks { "a late ack" } else { "a late nack" };
-        let ending = async { if acks { late.ack().await } else { late.nack().await } };
-        refused(what, promptly(what, ending).await?, &[ErrorKind::Lost])?;
-        is_empty(&here, what).await?;
-        ensure!(taken.is_valid(), "{what} ended the delivery of another consumer");
-        match acks {
-            true => nack(taken).await?,
-            false => ack(taken).await?,
-        }
-    }
-    has(&here, 0, 0, 0, "after the ack of the last consumer").await?;
-    held!("a late ack and a late nack were refused with Lost, and the item stayed with the other consumer")
 }
 
 async fn q5_item_wakes_one_consumer(harness: &dyn Harness) -> Verdict {

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tenure_core::guarantees::Line;
 use tenure_core::{DoubleBarrierHandle, ErrorKind, Participant, Result, Session};
-use tokio::time::Instant;
 
 use super::{granted, still_waiting, waiter};
 use crate::case::cases;
@@ -14,8 +13,8 @@ use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::stress::Random;
 use crate::tools::{
-    LONG, LOOK, PROMPT, Task, at_every_await_point, count_keys, done, ensure, expiry_bound, held, keys_return_to, open,
-    open_linked, promptly, refused, slack, spawn, within,
+    LONG, LOOK, PROMPT, Task, at_every_await_point, count_keys, done, ensure, held, keys_return_to, open, promptly,
+    refused, spawn,
 };
 
 cases! { CASES:
@@ -33,14 +32,6 @@ cases! { CASES:
     b4_participant_that_gave_up_does_not_count "B4"
         "participants that timed out or were dropped do not count, and leave nothing"
         (Some(Line::Cancellation)) [] prompt_cancellation;
-    b4_dead_participant_does_not_count "B4" "a participant that died while it waited does not count"
-        (Some(Line::Barriers)) [Silence] the_dead_do_not_count;
-    b4_leave_does_not_wait_for_the_dead "B4"
-        "a participant that died inside delays the others by its TTL and the stated bound at most"
-        (Some(Line::Barriers)) [Silence] the_dead_do_not_count;
-    b4_barrier_is_used_again_after_its_participants_died "B4"
-        "a double barrier whose participants all died inside is used again"
-        (Some(Line::Barriers)) [Silence] the_dead_do_not_count;
 }
 
 fn entering(barrier: &DoubleBarrierHandle) -> Task<Result<Participant>> {
@@ -332,61 +323,4 @@ async fn still_or_out(others: &mut Vec<Task<Result<Participant>>>) -> Step<()> {
         _ => all_leave(all_inside(others.drain(..)).await?).await?,
     }
     Ok(())
-}
-
-async fn b4_dead_participant_does_not_count(harness: &dyn Harness) -> Verdict {
-    let (dying, link) = open_linked(harness, harness.ttl()).await?;
-    let dead = enter(harness, &dying.double_barrier("phase", 3)).await?;
-    link.silence();
-    tokio::time::sleep(dying.ttl() + expiry_bound(harness).await? + LOOK).await;
-    let party = party(harness, 3).await?;
-    let mut entries = vec![enter(harness, &party[0].1).await?, enter(harness, &party[1].1).await?];
-    still_waiting(
-        "with a dead participant and two live ones of three",
-        &entries.iter().collect::<Vec<_>>(),
-    )
-    .await?;
-    entries.push(entering(&party[2].1));
-    all_leave(all_inside(entries).await?).await?;
-    link.heal();
-    drop(dead);
-    held!("the dead participant did not count: the next three entered and left together")
-}
-
-async fn b4_leave_does_not_wait_for_the_dead(harness: &dyn Harness) -> Verdict {
-    let (dying, link) = open_linked(harness, harness.ttl()).await?;
-    let (party, doomed) = (party(harness, 2).await?, dying.double_barrier("phase", 2));
-    let mut inside = all_inside([entering(&doomed), entering(&party[0].1)]).await?;
-    link.silence();
-    let (at, survivor) = (Instant::now(), inside.pop());
-    let limit = dying.ttl() + expiry_bound(harness).await? + slack();
-    if let Some(survivor) = survivor {
-        within(limit, "a leave beside a dead participant", survivor.leave()).await??;
-    }
-    let took = at.elapsed();
-    ensure!(
-        inside.iter().all(|dead| !dead.is_valid()),
-        "a participant left before one that is valid"
-    );
-    passes(&party).await?;
-    link.heal();
-    held!(
-        "left {took:?} after the last sign of life of the other, with a TTL of {:?}",
-        dying.ttl()
-    )
-}
-
-async fn b4_barrier_is_used_again_after_its_participants_died(harness: &dyn Harness) -> Verdict {
-    let (dying, link) = open_linked(harness, harness.ttl()).await?;
-    let doomed = dying.double_barrier("phase", 2);
-    let inside = all_inside([entering(&doomed), entering(&doomed)]).await?;
-    link.silence();
-    tokio::time::sleep(dying.ttl() + expiry_bound(harness).await? + LOOK).await;
-    let party = party(harness, 2).await?;
-    let first = enter(harness, &party[0].1).await?;
-    still_waiting("in a barrier whose participants died", &[&first]).await?;
-    all_leave(all_inside([first, entering(&party[1].1)]).await?).await?;
-    link.heal();
-    drop(inside);
-    held!("two others entered and left after both participants had died inside")
 }

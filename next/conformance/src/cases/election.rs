@@ -8,32 +8,26 @@ use tenure_core::guarantees::Line;
 use tenure_core::{ElectionHandle, ErrorKind, FencingToken, Leadership, Observer, Result};
 use tokio::time::Instant;
 
-use super::{granted, still_waiting, stranded, waiter};
+use super::{granted, request_is_delayed, still_waiting, waiter};
 use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
-use crate::roles::Role;
-use crate::stress::contend;
 use crate::tools::{
     LONG, LOOK, PROMPT, Task, at_every_await_point, done, ensure, expiry_bound, held, in_time, open, open_linked,
     open_on, operator, promptly, refused, settle, slack, spawn, within,
 };
 
 cases! { CASES:
-    e1_one_candidate_leads_at_a_time "E1" "of contending candidates one leads at a time, under rising tokens"
-        (Some(Line::MutualExclusion)) [] always;
     e1_equal_values_decide_nothing "E1"
         "candidates with the same value, a prefix of it or none are different candidates"
         (Some(Line::MutualExclusion)) [] always;
-    e2_token_rises_with_each_leadership "E2" "the token rises with each leadership, and stays over its proclamations"
-        (Some(Line::TokenOrder)) [] tokens_rise;
     e3_deposed_leader_changes_nothing "E3" "a deposed leader's proclamation and resignation are refused with Lost"
-        (Some(Line::FencedRelease)) [Delete] fenced_release;
+        (Some(Line::FencedRelease)) [RevokeRequest] fenced_release;
     e3_cancelled_proclamation_does_not_follow_a_later_one "E3"
         "a proclamation whose caller gave up does not replace a later one"
         (None) [] always;
     e3_late_proclamation_does_not_win "E3"
-        "a proclamation that arrives late does not replace a later one" (None) [Strand] always;
+        "a proclamation that arrives late does not replace a later one" (None) [DelayRequest] always;
     e4_observer_shows_every_change "E4"
         "an observer starts with the current state, and shows proclamations and vacancies"
         (Some(Line::Observers)) [] observers_converge;
@@ -100,15 +94,6 @@ async fn shows(observer: &mut Observer, expected: &State, when: &str) -> Step<()
     Ok(())
 }
 
-async fn e1_one_candidate_leads_at_a_time(harness: &dyn Harness) -> Verdict {
-    let summary = contend(harness, &[Role::Leadership; 8], 6).await?;
-    held!(
-        "{} leaderships in one order, {} states of leader() agree",
-        summary.grants,
-        summary.shown
-    )
-}
-
 async fn e1_equal_values_decide_nothing(harness: &dyn Harness) -> Verdict {
     let watcher = open(harness, LONG).await?.election("equal");
     let long = "x".repeat(4096);
@@ -135,33 +120,6 @@ async fn e1_equal_values_decide_nothing(harness: &dyn Harness) -> Verdict {
     )
 }
 
-async fn e2_token_rises_with_each_leadership(harness: &dyn Harness) -> Verdict {
-    let watcher = open(harness, LONG).await?.election("terms");
-    let mut tokens: Vec<FencingToken> = Vec::new();
-    for round in 0..6 {
-        let session = open(harness, LONG).await?;
-        let lead = campaign(&session.election("terms"), "first").await?;
-        let token = lead.token();
-        ensure!(tokens.last() < Some(&token), "token {token} followed {tokens:?}");
-        tokens.push(token);
-        for value in ["second", "", "third"] {
-            done("proclaim", lead.proclaim(value)).await?;
-            is_led(&watcher, &led(&lead, value), "after a proclamation").await?;
-            ensure!(
-                lead.token() == token,
-                "a proclamation changed token {token} to {}",
-                lead.token()
-            );
-        }
-        match round % 3 {
-            0 => done("resign", lead.resign()).await?,
-            1 => drop(lead),
-            _ => done("close", session.close()).await?,
-        }
-    }
-    held!("tokens {tokens:?}, each the same before and after its proclamations")
-}
-
 async fn e3_deposed_leader_changes_nothing(harness: &dyn Harness) -> Verdict {
     let watcher = open(harness, LONG).await?.election("throne");
     let mut refusal = String::new();
@@ -169,7 +127,7 @@ async fn e3_deposed_leader_changes_nothing(harness: &dyn Harness) -> Verdict {
         let (first, second) = (open(harness, LONG).await?, open(harness, LONG).await?);
         let deposed = campaign(&first.election("throne"), "old").await?;
         let mut next = candidate(harness, &second.election("throne"), "new").await?;
-        done("a deletion", operator(harness)?.delete(deposed.key())).await?;
+        done("a deletion", operator(harness)?.revoke_request(deposed.key())).await?;
         let next = granted(&mut next, "the election of the next candidate").await?;
         let expected = led(&next, "new");
         let late = promptly("proclaim", deposed.proclaim("old again")).await?;
@@ -213,10 +171,10 @@ async fn e3_late_proclamation_does_not_win(harness: &dyn Harness) -> Verdict {
     let watcher = open(harness, LONG).await?.election("word");
     let (session, link) = open_linked(harness, LONG).await?;
     let lead = Arc::new(campaign(&session.election("word"), "first").await?);
-    link.strand();
+    link.delay_request();
     let speaker = Arc::clone(&lead);
     let mut early = spawn(async move { speaker.proclaim("early").await });
-    stranded(&*link).await?;
+    request_is_delayed(&*link).await?;
     let confirmed = early
         .end(PROMPT, "the end of a proclamation whose request was kept")
         .await?;
@@ -227,10 +185,10 @@ async fn e3_late_proclamation_does_not_win(harness: &dyn Harness) -> Verdict {
     done("proclaim", lead.proclaim("later")).await?;
     link.deliver();
     stays_led(&watcher, &led(&lead, "later"), "after the early proclamation arrived").await?;
-    link.strand();
+    link.delay_request();
     let speaker = Arc::clone(&lead);
     let speaking = spawn(async move { speaker.proclaim("late").await });
-    stranded(&*link).await?;
+    request_is_delayed(&*link).await?;
     drop((speaking, lead));
     let other = open(harness, LONG).await?;
     let next = campaign(&other.election("word"), "next").await?;
@@ -252,10 +210,16 @@ async fn e4_observer_shows_every_change(harness: &dyn Harness) -> Verdict {
     shows(&mut observer, &None, "before any election").await?;
     let first = campaign(&a.election("seen"), "a").await?;
     shows(&mut observer, &led(&first, "a"), "after an election").await?;
-    let mut late = election.observe();
+    let (token, mut late) = (first.token(), election.observe());
     shows(&mut late, &led(&first, "a"), "at the start").await?;
     for value in ["a, ready", "b, ready", ""] {
         done("proclaim", first.proclaim(value)).await?;
+        ensure!(
+            first.token() == token,
+            "a proclamation changed token {token} to {}",
+            first.token()
+        );
+        is_led(&election, &led(&first, value), "after a proclamation").await?;
         shows(&mut observer, &led(&first, value), "after a proclamation").await?;
         shows(&mut late, &led(&first, value), "after a proclamation").await?;
     }

@@ -6,9 +6,7 @@
 use std::time::Duration;
 
 use tenure_core::guarantees::Line;
-use tenure_core::{
-    BarrierGuard, Delivery, ErrorKind, FencingToken, Holding, Leadership, LockGuard, Result, Session, WriteGuard,
-};
+use tenure_core::{ErrorKind, FencingToken, Leadership, LockGuard, Result, Session};
 use tokio::time::Instant;
 
 use super::election::{Watch, led};
@@ -17,6 +15,7 @@ use crate::case::{Attack, Case};
 use crate::harness::{Harness, Link, Need};
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::promise;
+use crate::roles::{Fixture, Held, Role};
 use crate::tools::{
     LONG, PROMPT, Task, done, ensure, expiry_bound, held, in_time, open, open_linked, operator, promptly, slack, spawn,
 };
@@ -187,13 +186,11 @@ events! {
 }
 
 /// All that one client holds, waits for, observes and has stored.
-struct Scene {
-    holder: Session,
+struct Belongings {
+    fixture: Fixture,
+    held: Vec<(Role, Vec<Held>)>,
     lock: LockGuard,
-    write: WriteGuard,
     lead: Leadership,
-    delivery: Delivery,
-    hold: BarrierGuard,
     waiting: Vec<Task<Result<LockGuard>>>,
     watch: Watch,
     newest: FencingToken,
@@ -203,11 +200,10 @@ struct Scene {
 /// The TTL of the holder: a third of it, the time between two renewals, ends well before it does.
 const TTL: Duration = Duration::from_secs(60);
 
-impl Scene {
+impl Belongings {
     async fn set(harness: &dyn Harness, event: Event) -> Step<Self> {
-        let holder = open(harness, TTL).await?;
-        let (jobs, stored) = (holder.queue("jobs"), holder.queue("stored"));
-        done("enqueue", jobs.enqueue("with a consumer")).await?;
+        let fixture = Fixture::open(harness, TTL).await?;
+        let (holder, stored) = (&fixture.holder, fixture.holder.queue("stored"));
         let watch = Watch::start(open(harness, TTL).await?.election("office").observe());
         if event == Event::Restore {
             event.prepare(harness).await?;
@@ -220,11 +216,12 @@ impl Scene {
             event.prepare(harness).await?;
         }
         let lock = done("lock", holder.lock("kept")).await?;
-        let write = done("write", holder.write_lock("kept")).await?;
+        let mut held = Vec::new();
+        for role in Role::ALL {
+            held.push((role, fixture.hold(role).await?));
+        }
         let lead = done("campaign", holder.election("office").campaign("1")).await?;
         done("proclaim", lead.proclaim("2")).await?;
-        let delivery = done("dequeue", jobs.dequeue()).await?;
-        let hold = done("hold", holder.barrier("kept").hold()).await?;
         let mut waiting = Vec::new();
         for _ in 0..2 {
             let next = open(harness, TTL).await?.locker("kept");
@@ -238,12 +235,10 @@ impl Scene {
             done("release", numbered.release()).await?;
         }
         Ok(Self {
-            holder,
+            fixture,
+            held,
             lock,
-            write,
             lead,
-            delivery,
-            hold,
             waiting,
             watch,
             newest,
@@ -251,63 +246,18 @@ impl Scene {
         })
     }
 
-    fn holdings(&self) -> [(&'static str, &Holding); 4] {
-        let Self {
-            lock,
-            write,
-            lead,
-            delivery,
-            ..
-        } = self;
-        [
-            ("lock", lock),
-            ("write lock", write),
-            ("leadership", lead),
-            ("delivery", delivery),
-        ]
-    }
-
-    /// Asks whether another client could acquire what the live holder has.
-    async fn is_kept(&self, other: &Session, when: &str) -> Step<()> {
+    /// Checks that no other client could acquire what the live holder has, and that the holder can use it.
+    async fn are_kept(&self, when: &str) -> Step<()> {
         in_time!(
             self.since.elapsed() < TTL * 10,
             "the event took so long that the holder may have died"
         );
-        let free = [
-            ("lock", done("try_lock", other.try_lock("kept")).await?.is_some()),
-            (
-                "write lock",
-                done("try_read", other.rw_lock("kept").try_read()).await?.is_some(),
-            ),
-            (
-                "leadership",
-                done("try_campaign", other.election("office").try_campaign("x"))
-                    .await?
-                    .is_some(),
-            ),
-            (
-                "delivery",
-                done("try_dequeue", other.queue("jobs").try_dequeue()).await?.is_some(),
-            ),
-            ("barrier", !done("is_held", other.barrier("kept").is_held()).await?),
-        ];
-        for (what, free) in free {
-            ensure!(!free, "{when} a {what} of a live session was granted to another client");
+        for (role, held) in &self.held {
+            self.fixture.is_kept(*role, when).await?;
+            self.fixture.is_valid(held, when)?;
         }
-        for (what, holding) in self.holdings() {
-            ensure!(
-                holding.loss().is_none(),
-                "{when} a {what} was lost: {:?}",
-                holding.loss()
-            );
-        }
-        ensure!(
-            self.hold.is_valid(),
-            "{when} a held barrier was lost: {:?}",
-            self.hold.loss()
-        );
         done("proclaim", self.lead.proclaim("3")).await?;
-        let leader = done("leader", other.election("office").leader()).await?;
+        let leader = done("leader", self.fixture.other.election("office").leader()).await?;
         let token = leader.map(|leader| leader.token);
         ensure!(
             token == Some(self.lead.token()),
@@ -326,47 +276,48 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
         Question::Floor => return floor(harness, event).await,
         _ => {}
     }
-    let mut scene = Scene::set(harness, event).await?;
+    let mut client = Belongings::set(harness, event).await?;
     event.happen(harness).await?;
     let other = open(harness, LONG).await?;
+    client.fixture.other = other.clone();
     match question {
         Question::OneHolder => {
             let second = done("try_lock", other.try_lock("kept")).await?;
-            if let (Some(second), true) = (&second, scene.lock.is_valid()) {
-                let (first, second) = (scene.lock.token(), second.token());
+            if let (Some(second), true) = (&second, client.lock.is_valid()) {
+                let (first, second) = (client.lock.token(), second.token());
                 let counterexample = format!("{when} two clients held a lock, under the tokens {first} and {second}");
                 return Err(Outcome::violated(counterexample));
             }
             held!("{when} no second client held the lock beside a valid guard")
         }
         Question::Kept => {
-            scene.is_kept(&other, when).await?;
-            held!("{when} lock, write lock, leadership, delivery and barrier were kept")
+            client.are_kept(when).await?;
+            held!("{when} what the {} roles hold was kept", Role::ALL.len())
         }
         Question::Tokens => {
             let guard = done("lock", other.lock("numbered")).await?;
             ensure!(
-                guard.token() > scene.newest,
+                guard.token() > client.newest,
                 "{when} token {} followed {}",
                 guard.token(),
-                scene.newest
+                client.newest
             );
-            held!("{when} token {} followed {}", guard.token(), scene.newest)
+            held!("{when} token {} followed {}", guard.token(), client.newest)
         }
         Question::Order => {
-            still_waiting(when, &scene.waiting.iter().collect::<Vec<_>>()).await?;
-            done("release", scene.lock.release()).await?;
+            still_waiting(when, &client.waiting.iter().collect::<Vec<_>>()).await?;
+            done("release", client.lock.release()).await?;
             let late = done("try_lock", other.try_lock("kept")).await?;
             ensure!(late.is_none(), "{when} a try overtook two waiters");
-            while !scene.waiting.is_empty() {
-                let guard = granted(&mut scene.waiting.remove(0), "the grant to the next waiter").await?;
-                still_waiting(when, &scene.waiting.iter().collect::<Vec<_>>()).await?;
+            while !client.waiting.is_empty() {
+                let guard = granted(&mut client.waiting.remove(0), "the grant to the next waiter").await?;
+                still_waiting(when, &client.waiting.iter().collect::<Vec<_>>()).await?;
                 done("release", guard.release()).await?;
             }
             held!("{when} two waiters were granted in their order")
         }
         Question::Observed => {
-            let (election, mut lead) = (other.election("office"), Some(scene.lead));
+            let (election, mut lead) = (other.election("office"), Some(client.lead));
             if lead.as_ref().is_none_or(|lead| lead.loss().is_some()) {
                 lead = None;
             }
@@ -379,11 +330,11 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
                 Some(lead) if proclaimed => lead,
                 _ => done("campaign", election.campaign("9")).await?,
             };
-            scene.watch.comes_to(&led(&lead, "9"), when).await?;
+            client.watch.comes_to(&led(&lead, "9"), when).await?;
             let shown = match event {
                 // Tokens may start over: what is older is not known.
                 Event::Restore => 0,
-                _ => scene.watch.never_went_back()?,
+                _ => client.watch.never_went_back()?,
             };
             held!("{when} the observer shows the next proclamation; {shown} states in order")
         }
@@ -405,18 +356,20 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
             held!("{when} a commit and two accepted items are there, and no acknowledged item")
         }
         Question::Ended => {
-            let (served, bound) = (Instant::now(), scene.holder.ttl() / 3 + slack());
-            for (what, holding) in scene.holdings() {
-                let left = bound.saturating_sub(served.elapsed());
-                let told = tokio::time::timeout(left, holding.lost()).await;
-                ensure!(
-                    told.is_ok() && !holding.is_valid(),
-                    "{when} a {what} of the lost history is valid {:?} later; it is renewed every {:?}",
-                    served.elapsed(),
-                    scene.holder.ttl() / 3
-                );
+            let (served, period) = (Instant::now(), client.fixture.holder.ttl() / 3);
+            for (role, held) in &client.held {
+                for holding in held.iter().flat_map(Held::holdings) {
+                    let left = (period + slack()).saturating_sub(served.elapsed());
+                    let told = tokio::time::timeout(left, holding.lost()).await;
+                    ensure!(
+                        told.is_ok() && !holding.is_valid(),
+                        "{when} a {} of the lost history is valid {:?} later; it is renewed every {period:?}",
+                        role.word(),
+                        served.elapsed()
+                    );
+                }
             }
-            held!("{when} each of 4 holdings was lost within {:?}", served.elapsed())
+            held!("{when} each holding was lost within {:?}", served.elapsed())
         }
         Question::Waited => {
             // Another client holds the lock in the new history.
@@ -425,13 +378,13 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
                     break guard;
                 }
                 in_time!(
-                    scene.since.elapsed() < TTL + slack() * 2,
+                    client.since.elapsed() < TTL + slack() * 2,
                     "{when} the lock was never free"
                 );
                 tokio::time::sleep(Duration::from_millis(100)).await;
             };
             tokio::time::sleep(TTL / 3).await;
-            for waiting in &mut scene.waiting {
+            for waiting in &mut client.waiting {
                 let beside = waiting.is_finished() && guard.is_valid();
                 let ended = if beside {
                     Some(waiting.end(PROMPT, "a waiter's end").await?)
@@ -445,7 +398,7 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
             }
             done("release", guard.release()).await?;
             let mut ends = Vec::new();
-            for mut waiting in scene.waiting {
+            for mut waiting in client.waiting {
                 if waiting.is_finished() && ends.is_empty() {
                     ends.push("ended");
                     continue;

@@ -24,8 +24,6 @@ cases! { CASES:
     q1_items_of_every_size_come_back "Q1"
         "items of any size up to the limit are delivered, shown and popped byte by byte"
         (Some(Line::QueueDelivery)) [] delivers_until_acknowledged;
-    q3_every_priority_counts "Q3" "every priority counts, from the lowest number to the highest"
-        (Some(Line::QueueOrder)) [] queues_in_order;
     q3_item_behind_many_is_delivered "Q3"
         "an item behind hundreds that are delivered or delayed is delivered" (None) [] always;
     t5_values_of_every_size_come_back "T5"
@@ -219,43 +217,6 @@ async fn q1_items_of_every_size_come_back(harness: &dyn Harness) -> Verdict {
         done("ack", delivery.ack()).await?;
     }
     held!("items of {SIZES:?} bytes came whole, and four of the largest together")
-}
-
-async fn q3_every_priority_counts(harness: &dyn Harness) -> Verdict {
-    let queue = open(harness, LONG).await?.queue("priorities");
-    let mut priorities: Vec<u16> = vec![0, 1, 9, 10, 11, 99, 100, 127, 128, 255, 256, 257, 999, 1000, 4095, 4096];
-    priorities.extend([9_999, 10_000, 32_767, 32_768, 40_000, 65_534, 65_535]);
-    // From both ends to the middle: neither order of arrival is theirs.
-    let (mut low, mut high) = (0, priorities.len());
-    while low < high {
-        high -= 1;
-        for at in [high, low] {
-            done(
-                "enqueue",
-                queue.enqueue(NewItem::new(priorities[at].to_string()).priority(priorities[at])),
-            )
-            .await?;
-            if low == high {
-                break;
-            }
-        }
-        low += 1;
-    }
-    let mut seen = Vec::new();
-    while seen.len() < priorities.len() {
-        let delivery = done("dequeue", queue.dequeue()).await?;
-        ensure!(
-            delivery.text() == delivery.priority().to_string(),
-            "an item of another priority: {delivery:?}"
-        );
-        seen.push(delivery.priority());
-        done("ack", delivery.ack()).await?;
-    }
-    ensure!(
-        seen == priorities,
-        "items of the priorities {priorities:?} came as {seen:?}"
-    );
-    held!("{} priorities from 0 to 65535 in their order", priorities.len())
 }
 
 async fn q3_item_behind_many_is_delivered(harness: &dyn Harness) -> Verdict {

@@ -1,43 +1,23 @@
 //! Locks: what rules L1 to L8 ask of them beyond the table.
 
-use std::sync::Arc;
-
 use tenure_core::guarantees::Line;
 use tenure_core::name::MAX_NAME_BYTES;
-use tenure_core::{Error, ErrorKind, FenceGate, FencingToken, LockGuard, LockHandle, Session};
+use tenure_core::{ErrorKind, FenceGate, FencingToken, LockGuard, LockHandle, Session};
 
-use super::{granted, still_waiting, stranded, waiter};
+use super::{granted, still_waiting, waiter};
 use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
-use crate::roles::Role;
-use crate::stress::contend;
-use crate::tools::{
-    LONG, LOOK, PROMPT, Task, done, ensure, held, in_time, open, open_linked, operator, refused, settle, spawn,
-};
+use crate::tools::{LONG, PROMPT, done, ensure, held, in_time, open, open_linked, operator, refused, settle, spawn};
 
 cases! { CASES:
-    l1_two_tasks_of_one_session_exclude_each_other "L1" "two tasks of one session exclude each other; the second waits"
-        (Some(Line::MutualExclusion)) [] always;
-    l1_contenders_exclude_each_other "L1"
-        "contending tasks of several sessions hold one after another, under rising tokens"
-        (Some(Line::MutualExclusion)) [] always;
-    l2_tokens_rise_over_sessions "L2" "tokens rise over sessions that end, also when no session is left"
-        (Some(Line::TokenOrder)) [] tokens_rise;
     l2_stale_token_is_refused_at_the_gate "L2"
         "a resource that checks tokens refuses a late holder, the control accepts it"
         (Some(Line::TokenOrder)) [] tokens_rise;
-    l3_try_does_not_overtake_a_waiter "L3"
-        "a try after a release does not overtake the waiter" (Some(Line::HandOff)) [] fifo;
-    l3_crowd_of_waiters_is_served_in_order "L3" "forty waiters of several sessions are served in the order of arrival"
-        (Some(Line::HandOff)) [] fifo;
     l3_disturbance_loses_no_hand_off "L3"
         "an operator's acts on a running store leave no waiter asleep" (None) [Disturb] always;
     l4_work_under_the_lock_returns_its_value "L4" "work under a lock returns its value or its error, and frees the lock"
         (None) [] always;
-    l5_late_request_finds_its_withdrawal "L5"
-        "a request that arrives after its withdrawal is not granted, not even for a moment"
-        (Some(Line::Cancellation)) [Strand] prompt_cancellation;
     l7_unconfirmed_release_is_repeated "L7" "a release that the store did not receive is repeated until it is confirmed"
         (None) [Silence] always;
     l8_hostile_names_never_meet "L8" "names that look alike, nest or are hostile never block each other"
@@ -72,60 +52,6 @@ fn locking(lock: &LockHandle) -> impl Future<Output = tenure_core::Result<LockGu
     async move { lock.lock().await }
 }
 
-async fn l1_two_tasks_of_one_session_exclude_each_other(harness: &dyn Harness) -> Verdict {
-    let session = open(harness, LONG).await?;
-    let lock = session.locker("one");
-    let first = done("lock", lock.lock()).await?;
-    ensure!(
-        is_taken(&session.locker("one")).await?,
-        "a try of the same session was granted beside its holder"
-    );
-    let mut second = waiter(harness, locking(&lock)).await?;
-    still_waiting("while another task of the session held the lock", &[&second]).await?;
-    ensure!(first.is_valid(), "the first task lost the lock to the second");
-    let token = first.token();
-    done("release", first.release()).await?;
-    let second = granted(&mut second, "the grant to the second task").await?;
-    ensure!(
-        second.token() > token,
-        "token {} followed token {token}",
-        second.token()
-    );
-    done("release", second.release()).await?;
-    held!("the second task waited, and was granted a greater token than {token}")
-}
-
-async fn l1_contenders_exclude_each_other(harness: &dyn Harness) -> Verdict {
-    let summary = contend(harness, &[Role::Lock; 12], 8).await?;
-    held!(
-        "{} grants in one order, {} accesses accepted",
-        summary.grants,
-        summary.accepted
-    )
-}
-
-async fn l2_tokens_rise_over_sessions(harness: &dyn Harness) -> Verdict {
-    let mut tokens: Vec<FencingToken> = Vec::new();
-    for round in 0..6 {
-        let session = open(harness, LONG).await?;
-        let guard = done("lock", session.lock("numbered")).await?;
-        let token = guard.token();
-        ensure!(
-            tokens.last() < Some(&token),
-            "token {token} was granted after {tokens:?}"
-        );
-        ensure!(token.get() < 1 << 53, "token {token} is not below 2^53");
-        tokens.push(token);
-        match round % 3 {
-            0 => done("release", guard.release()).await?,
-            1 => drop(guard),
-            _ => {}
-        }
-        done("close", session.close()).await?;
-    }
-    held!("tokens {tokens:?} over six sessions, with none alive in between")
-}
-
 async fn l2_stale_token_is_refused_at_the_gate(harness: &dyn Harness) -> Verdict {
     let (first, second) = (open(harness, LONG).await?, open(harness, LONG).await?);
     let (gate, unguarded) = (FenceGate::new("nothing"), parking_lot::Mutex::new("nothing"));
@@ -154,57 +80,6 @@ async fn l2_stale_token_is_refused_at_the_gate(harness: &dyn Harness) -> Verdict
         "token {stale} was refused after {}; without a gate the late write won",
         guard.token()
     )
-}
-
-async fn l3_try_does_not_overtake_a_waiter(harness: &dyn Harness) -> Verdict {
-    let (holder, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let third = open(harness, LONG).await?;
-    let rounds = 5;
-    for round in 0..rounds {
-        let guard = done("lock", holder.lock("order")).await?;
-        let mut waiting = waiter(harness, locking(&other.locker("order"))).await?;
-        done("release", guard.release()).await?;
-        for session in [&holder, &third] {
-            let tried = done("try_lock", session.try_lock("order")).await?;
-            ensure!(
-                tried.is_none(),
-                "round {round}: a try after the release was granted before the waiter"
-            );
-        }
-        done("release", granted(&mut waiting, "the waiter's grant").await?.release()).await?;
-    }
-    held!("{rounds} times two tries after a release were refused, and the waiter was granted")
-}
-
-async fn l3_crowd_of_waiters_is_served_in_order(harness: &dyn Harness) -> Verdict {
-    const WAITERS: usize = 40;
-    let mut sessions = Vec::new();
-    for _ in 0..4 {
-        sessions.push(open(harness, LONG).await?);
-    }
-    let holder = open(harness, LONG).await?;
-    let guard = done("lock", holder.lock("crowd")).await?;
-    let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
-    let mut waiters: Vec<Task<Result<(), Error>>> = Vec::new();
-    for number in 0..WAITERS {
-        let (lock, order) = (sessions[number % 4].locker("crowd"), Arc::clone(&order));
-        let waiting = async move {
-            let guard = lock.lock().await?;
-            order.lock().push(number);
-            guard.release().await
-        };
-        waiters.push(waiter(harness, waiting).await?);
-    }
-    done("release", guard.release()).await?;
-    for waiter in &mut waiters {
-        granted(waiter, "the grant to a waiter").await?;
-    }
-    let order = order.lock().clone();
-    ensure!(
-        order.is_sorted(),
-        "{WAITERS} waiters were served in the order {order:?}"
-    );
-    held!("{WAITERS} waiters of 4 sessions were served in the order of their arrival")
 }
 
 async fn l3_disturbance_loses_no_hand_off(harness: &dyn Harness) -> Verdict {
@@ -250,35 +125,6 @@ async fn l4_work_under_the_lock_returns_its_value(harness: &dyn Harness) -> Verd
     held!("values and an error came back, and the lock was free after each")
 }
 
-async fn l5_late_request_finds_its_withdrawal(harness: &dyn Harness) -> Verdict {
-    let other = open(harness, LONG).await?;
-    let (session, link) = open_linked(harness, LONG).await?;
-    // While it is held, the store may not refuse the late request merely because it is old.
-    let _anchor = take(&session, "anchor").await?;
-    for tries in [false, true] {
-        link.strand();
-        let (lock, trying) = (session.locker("late"), session.locker("late"));
-        let locking = spawn(async move {
-            match tries {
-                true => trying.try_lock().await.map(drop),
-                false => lock.lock().await.map(drop),
-            }
-        });
-        stranded(&*link).await?;
-        drop(locking);
-        settle().await;
-        link.deliver();
-        for _ in 0..20 {
-            ensure!(
-                !is_taken(&other.locker("late")).await?,
-                "a request that was withdrawn holds the lock"
-            );
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-    held!("a lock and a try that arrived after their withdrawal left the lock free")
-}
-
 async fn l7_unconfirmed_release_is_repeated(harness: &dyn Harness) -> Verdict {
     let other = open(harness, LONG).await?;
     let (session, link) = open_linked(harness, LONG).await?;
@@ -301,68 +147,13 @@ async fn l7_unconfirmed_release_is_repeated(harness: &dyn Harness) -> Verdict {
 }
 
 /// Names that a careless key layout, a query or a shell would confuse.
+#[rustfmt::skip]
 const HOSTILE: &[&str] = &[
-    "a",
-    "A",
-    "a/",
-    "/a",
-    "a/b",
-    "a//b",
-    "a/b/",
-    "ab",
-    "aa",
-    "a-1",
-    "a/1",
-    "a.b",
-    "a:b",
-    "a\\b",
-    "%2F",
-    "a%2Fb",
-    "a%2fb",
-    "a%252Fb",
-    "%",
-    "%00",
-    "../",
-    "..",
-    ".",
-    "../a",
-    "/",
-    "//",
-    " ",
-    "  ",
-    "a ",
-    " a",
-    "a\tb",
-    "\n",
-    "\r\n",
-    "'",
-    "\"",
-    "`",
-    "'; DROP TABLE locks; --",
-    "$(a)",
-    "{a}",
-    "[a]",
-    "*",
-    "a*",
-    "?",
-    "#a",
-    "a?ttl=1s",
-    "lock",
-    "default",
-    "tenure",
-    "é",
-    "e\u{301}",
-    "ключ",
-    "ß",
-    "SS",
-    "ı",
-    "i",
-    "🔒",
-    "\u{202e}a",
-    "\u{feff}a",
-    "\u{1}",
-    "\u{7f}",
-    "\u{10ffff}",
+    "a", "A", "a/", "/a", "a/b", "a//b", "a/b/", "ab", "aa", "a-1", "a/1", "a.b", "a:b", "a\\b", "%2F", "a%2Fb",
+    "a%2fb", "a%252Fb", "%", "%00", "../", "..", ".", "../a", "/", "//", " ", "  ", "a ", " a", "a\tb", "\n", "\r\n",
+    "'", "\"", "`", "'; DROP TABLE locks; --", "$(a)", "{a}", "[a]", "*", "a*", "?", "#a", "a?ttl=1s", "lock",
+    "default", "tenure", "é", "e\u{301}", "ключ", "ß", "SS", "ı", "i", "🔒", "\u{202e}a", "\u{feff}a", "\u{1}",
+    "\u{7f}", "\u{10ffff}",
 ];
 
 async fn l8_hostile_names_never_meet(harness: &dyn Harness) -> Verdict {

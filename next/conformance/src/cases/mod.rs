@@ -50,9 +50,9 @@ async fn waiter<T: Send + 'static>(
 }
 
 /// Waits until the link has kept a request. The client's reaction has not begun then, on a fast machine.
-async fn stranded(link: &dyn Link) -> Step<()> {
+async fn request_is_delayed(link: &dyn Link) -> Step<()> {
     let kept = async {
-        while !link.has_stranded() {
+        while !link.has_delayed_request() {
             tokio::time::sleep(LOOK / 10).await;
         }
     };

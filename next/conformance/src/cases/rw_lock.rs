@@ -9,21 +9,14 @@ use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::roles::{Held, Role};
-use crate::stress::contend;
 use crate::tools::{
-    LONG, LOOK, Task, done, ensure, expiry_bound, held, in_time, open, open_linked, open_on, promptly, refused, slack,
-    within,
+    LONG, LOOK, Task, done, ensure, expiry_bound, held, open, open_linked, open_on, promptly, refused, slack, within,
 };
 
 use Role::{Reader, Writer};
 
 cases! { CASES:
     r1_readers_share_and_exclude_writers "R1" "readers share, in one session and across sessions, and exclude writers"
-        (Some(Line::RwOrder)) [] rw_locks;
-    r1_writer_is_alone "R1"
-        "no request is granted beside a writer, in its own session either" (Some(Line::RwOrder)) [] rw_locks;
-    r1_contenders_share_or_exclude_each_other "R1"
-        "contending readers and writers: never a writer beside another holder"
         (Some(Line::RwOrder)) [] rw_locks;
     r2_writer_waits_for_readers_of_its_own_session "R2"
         "a writer waits for the readers of its own session, and is then granted"
@@ -39,15 +32,13 @@ cases! { CASES:
     r2_dead_reader_frees_the_writer_alone "R2"
         "a writer is granted after a dead reader's TTL, and not while a live reader holds"
         (Some(Line::RwOrder)) [Silence] rw_by_arrival;
-    r3_token_of_a_writer_is_above_every_earlier_one "R3" "a writer's token is above every earlier token of either mode"
-        (Some(Line::TokenOrder)) [] rw_locks;
     r3_downgrade_keeps_token_and_place "R3"
         "a downgrade keeps its token: the readers behind are granted, the next writer is not"
         (Some(Line::RwOrder)) [] rw_by_arrival;
     r3_downgraded_writer_releases_as_a_reader "R3" "a downgraded guard that is released or dropped frees the lock once"
         (Some(Line::RwOrder)) [] rw_locks;
     s4_resumed_session_reclaims_its_mode "S4"
-        "a resumed session reclaims reader, writer and downgraded writer as what they were"
+        "a resumed session reclaims a downgraded writer as a reader, and not as a writer"
         (Some(Line::Resume)) [] resumable;
 }
 
@@ -107,45 +98,6 @@ async fn r1_readers_share_and_exclude_writers(harness: &dyn Harness) -> Verdict 
     let writer = done("write", probe.write_lock("shared")).await?;
     done("release", writer.release()).await?;
     held!("6 readers of 3 sessions held together, and a writer only after the last")
-}
-
-async fn r1_writer_is_alone(harness: &dyn Harness) -> Verdict {
-    let (session, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let writer = take(&session, "alone", Writer).await?;
-    for (probe, whose) in [(&session, "its own"), (&other, "another")] {
-        for role in [Reader, Writer] {
-            let refused = is_refused(probe, "alone", role).await?;
-            ensure!(
-                refused,
-                "a {} of {whose} session was granted beside a writer",
-                role.word()
-            );
-        }
-    }
-    let mut waiting = [
-        wait(harness, &session, "alone", Reader).await?,
-        wait(harness, &other, "alone", Reader).await?,
-    ];
-    still_waiting("while a writer held", &waiting.each_ref()).await?;
-    release(writer).await?;
-    for reader in &mut waiting {
-        release(granted(reader, "the grant to a reader after the writer").await?).await?;
-    }
-    held!("readers and writers of both sessions were refused or waited, and were granted after the release")
-}
-
-async fn r1_contenders_share_or_exclude_each_other(harness: &dyn Harness) -> Verdict {
-    let roles = [Writer, Reader, Reader, Reader, Writer, Reader, Reader, Reader];
-    let summary = contend(harness, &roles, 8).await?;
-    in_time!(
-        summary.shared > 0,
-        "no two of the readers ever met: too little happened at a time"
-    );
-    held!(
-        "{} grants in one order, {} of them shared",
-        summary.grants,
-        summary.shared
-    )
 }
 
 async fn r2_writer_waits_for_readers_of_its_own_session(harness: &dyn Harness) -> Verdict {
@@ -273,38 +225,6 @@ async fn r2_dead_reader_frees_the_writer_alone(harness: &dyn Harness) -> Verdict
     held!("the dead reader counted for its TTL, the live one until its release")
 }
 
-async fn r3_token_of_a_writer_is_above_every_earlier_one(harness: &dyn Harness) -> Verdict {
-    let (one, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (mut newest, mut grants) = (FencingToken::new(0), 0);
-    for round in 0..4 {
-        let session = if round % 2 == 0 { &one } else { &other };
-        let mut readers = Vec::new();
-        for _ in 0..3 {
-            readers.push(done("read", session.read_lock("rising")).await?);
-        }
-        let before = newest;
-        for reader in readers {
-            ensure!(
-                reader.token() > before,
-                "a reader's token {} followed a writer's {before}",
-                reader.token()
-            );
-            newest = newest.max(reader.token());
-            done("release", reader.release()).await?;
-        }
-        let writer = done("write", session.write_lock("rising")).await?;
-        ensure!(
-            writer.token() > newest,
-            "a writer's token {} followed {newest}",
-            writer.token()
-        );
-        newest = writer.token();
-        grants += 4;
-        done("release", writer.release()).await?;
-    }
-    held!("{grants} grants, each writer's token above all before it, each reader's above the writers'")
-}
-
 async fn r3_downgrade_keeps_token_and_place(harness: &dyn Harness) -> Verdict {
     let (session, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
     let writer = done("write", session.write_lock("down")).await?;
@@ -365,45 +285,19 @@ async fn s4_resumed_session_reclaims_its_mode(harness: &dyn Harness) -> Verdict 
         open(harness, LONG).await?,
     );
     let session = open_on(&store, LONG).await?;
-    let reads = done("read", session.read_lock("reads")).await?;
-    let writes = done("write", session.write_lock("writes")).await?;
-    let turned = done("write", session.write_lock("turned")).await?;
-    let turned = done("downgrade", turned.downgrade()).await?;
-    // Another session reads too: a reader that is reclaimed to write would be a writer beside it.
-    let wrong = done("read", session.read_lock("wrong")).await?;
-    let beside = done("read", other.read_lock("wrong")).await?;
-    let (tokens, wrong) = ([reads.token(), writes.token(), turned.token()], wrong.token());
+    let writer = done("write", session.write_lock("turned")).await?;
+    let turned = done("downgrade", writer.downgrade()).await?;
+    let (token, beside) = (turned.token(), done("read", other.read_lock("turned")).await?);
     let id = done("detach", session.detach()).await?;
-    let resumed = done("resume", store.resume(&id)).await?;
-    let locks = ["reads", "writes", "turned", "wrong"].map(|name| resumed.rw_lock(name));
-    let answer = promptly("reclaim_write", locks[3].reclaim_write(wrong)).await?;
-    refused("reclaiming a reader to write", answer, &[ErrorKind::Lost])?;
-    ensure!(beside.is_valid(), "a reader of another session was lost");
-    let guards = [
-        Held::Reader(done("reclaim_read", locks[0].reclaim_read(tokens[0])).await?),
-        Held::Writer(done("reclaim_write", locks[1].reclaim_write(tokens[1])).await?),
-        Held::Reader(done("reclaim_read", locks[2].reclaim_read(tokens[2])).await?),
-    ];
-    for (name, role, due) in [
-        ("reads", Writer, true),
-        ("reads", Reader, false),
-        ("writes", Reader, true),
-        ("turned", Reader, false),
-    ] {
-        let refused = is_refused(&other, name, role).await?;
-        let word = role.word();
-        ensure!(
-            refused == due,
-            "`{name}` was reclaimed, and a {word} of another session was refused: {refused}"
-        );
-    }
-    for (held, token) in guards.into_iter().zip(tokens) {
-        ensure!(
-            held.tokens() == [token],
-            "token {token} was reclaimed as {:?}",
-            held.tokens()
-        );
-        release(held).await?;
-    }
-    held!("reader, writer and downgraded writer were reclaimed as such, and a reader not as a writer")
+    let lock = done("resume", store.resume(&id)).await?.rw_lock("turned");
+    let answer = promptly("reclaim_write", lock.reclaim_write(token)).await?;
+    refused("reclaiming a downgraded writer to write", answer, &[ErrorKind::Lost])?;
+    let turned = done("reclaim_read", lock.reclaim_read(token)).await?;
+    ensure!(
+        turned.token() == token && beside.is_valid(),
+        "token {token} was reclaimed as {} beside a reader",
+        turned.token()
+    );
+    done("release", turned.release()).await?;
+    held!("refused to write, and reclaimed to read under token {token}")
 }

@@ -8,7 +8,7 @@ use tenure_core::guarantees::Line;
 use tenure_core::{Error, ErrorKind, LockGuard, LossReason, Session, SessionId, SessionOptions, Store};
 use tokio::time::Instant;
 
-use super::{granted, still_waiting, stranded, waiter};
+use super::{granted, request_is_delayed, still_waiting, waiter};
 use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
@@ -33,14 +33,12 @@ cases! { CASES:
         (Some(Line::LossSignal)) [Mute] loss_by_deadline;
     s4_closed_session_says_closed "S4"
         "a closed session reports Closed to its guards, and refuses requests with it" (None) [] always;
-    s4_detached_session_is_resumed_once "S4" "one of several clients resumes a detached session, with its holdings"
-        (Some(Line::Resume)) [] resumable;
     s4_detached_session_has_no_effect "S4"
         "a session that was detached is invalid at once, and changes nothing afterwards"
         (Some(Line::Resume)) [] resumable;
     s4_late_request_of_a_detached_session_has_no_effect "S4"
         "a request that arrives after its session was detached has no effect"
-        (Some(Line::Resume)) [Strand] resumable;
+        (Some(Line::Resume)) [DelayRequest] resumable;
     s4_detached_session_expires "S4"
         "a detached session that no client resumes ends with its TTL" (Some(Line::Resume)) [] resumable;
     s4_only_detached_sessions_are_resumed "S4"
@@ -279,57 +277,6 @@ async fn detached(harness: &dyn Harness, ttl: Duration, name: &str) -> Step<(Sto
     Ok((store, id, guard, session))
 }
 
-async fn s4_detached_session_is_resumed_once(harness: &dyn Harness) -> Verdict {
-    let (_store, id, stale, _session) = detached(harness, LONG, "kept").await?;
-    let token = stale.token();
-    let other = open(harness, LONG).await?;
-    let taken = done("try_lock", other.try_lock("kept")).await?;
-    ensure!(taken.is_none(), "the lock of a detached session was granted to another");
-    let mut attempts = Vec::new();
-    for _ in 0..3 {
-        let (store, id) = (done("a connection", harness.connect()).await?, id.clone());
-        attempts.push(spawn(async move { store.resume(&id).await }));
-    }
-    let mut resumed = Vec::new();
-    for attempt in &mut attempts {
-        match attempt.end(PROMPT, "an answer to resume").await? {
-            Ok(session) => resumed.push(session),
-            Err(error) if error.kind() == ErrorKind::Conflict => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    ensure!(
-        resumed.len() == 1,
-        "{} of 3 clients resumed one detached session",
-        resumed.len()
-    );
-    let session = &resumed[0];
-    ensure!(
-        session.is_valid() && session.id() == &id,
-        "session {id} was resumed as {}",
-        session.id()
-    );
-    let guard = done("reclaim", session.locker("kept").reclaim(token)).await?;
-    ensure!(
-        guard.token() == token && guard.is_valid(),
-        "reclaimed under token {}, not {token}",
-        guard.token()
-    );
-    let twice = promptly("reclaim", session.locker("kept").reclaim(token)).await?;
-    refused("a second reclaim", twice, &[ErrorKind::Lost])?;
-    let late = promptly("release", stale.release()).await?;
-    refused("a release by the detached session", late, &[ErrorKind::Lost])?;
-    let taken = done("try_lock", other.try_lock("kept")).await?;
-    ensure!(
-        taken.is_none() && guard.is_valid(),
-        "the reclaimed lock was freed by the detached session"
-    );
-    done("release", guard.release()).await?;
-    let next = done("lock", other.lock("kept")).await?;
-    ensure!(next.token() > token, "token {} followed {token}", next.token());
-    held!("one of three clients resumed the session, and reclaimed its lock once under token {token}")
-}
-
 async fn s4_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
     let (store, id, stale, session) = detached(harness, LONG, "kept").await?;
     let reasons = [session.loss(), stale.loss()];
@@ -368,9 +315,9 @@ async fn s4_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
 async fn s4_late_request_of_a_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
     let (session, link) = open_linked(harness, LONG).await?;
     let (jobs, seen) = (session.queue("jobs"), open(harness, LONG).await?.queue("jobs"));
-    link.strand();
+    link.delay_request();
     let mut enqueueing = spawn(async move { jobs.enqueue("late").await });
-    stranded(&*link).await?;
+    request_is_delayed(&*link).await?;
     let id = done("detach", session.detach()).await?;
     let ended = enqueueing
         .end(PROMPT, "the end of an enqueue that a detach met")
@@ -392,7 +339,23 @@ async fn s4_late_request_of_a_detached_session_has_no_effect(harness: &dyn Harne
         len == accepted + 1,
         "the item of the resumed session was not accepted: there are {len}"
     );
-    held!("ended with Lost, and nothing changed when the request arrived: {accepted} items")
+    drop(resumed);
+    // The detachment itself arrives a second time, after another client has resumed the session.
+    let linked = done("a connection", harness.linked()).await?;
+    let session = open_on(&linked.store, LONG).await?;
+    linked.link.delay_request();
+    let id = done("detach", session.detach()).await?;
+    request_is_delayed(&*linked.link).await?;
+    let resumed = done("resume", done("a connection", harness.connect()).await?.resume(&id)).await?;
+    let (guard, other) = (done("lock", resumed.lock("after")).await?, open(harness, LONG).await?);
+    linked.link.deliver();
+    settle().await;
+    let taken = done("try_lock", other.try_lock("after")).await?;
+    ensure!(
+        taken.is_none() && guard.is_valid(),
+        "a late detachment by the former process freed a lock of the resumed session"
+    );
+    held!("ended with Lost, and nothing changed when the requests arrived: {accepted} items")
 }
 
 async fn s4_detached_session_expires(harness: &dyn Harness) -> Verdict {

@@ -18,14 +18,9 @@ use crate::tools::{
 };
 
 cases! { CASES:
-    l8_keys_meet_no_other_namespace "L8"
-        "keys of one namespace meet neither those of another nor holdings of the same name"
-        (Some(Line::NameIsolation)) [Elsewhere] transactions;
     t1_appended_lists_have_no_cycle "T1"
         "lists that ten clients append to and read, at both serializable levels, show no cycle"
         (Some(Line::Isolation)) [] strictly_serializable;
-    t1_no_update_is_lost "T1" "increments under contention all count; the control, under read-committed, loses some"
-        (Some(Line::Isolation)) [] transactions;
     t1_no_write_skew "T1"
         "of two transactions that each check what the other changes, one runs again; the control shows the skew"
         (Some(Line::Isolation)) [] transactions;
@@ -84,42 +79,6 @@ pub(super) async fn has(stm: &StmHandle, key: &str, value: Option<&str>, when: &
     Ok(())
 }
 
-async fn l8_keys_meet_no_other_namespace(harness: &dyn Harness) -> Verdict {
-    let (here, elsewhere) = (
-        open(harness, LONG).await?,
-        done("a connection", harness.elsewhere()).await?,
-    );
-    let there = open_on(&elsewhere, LONG).await?;
-    let _held = (
-        done("lock", here.lock("shared")).await?,
-        done("hold", here.barrier("shared").hold()).await?,
-    );
-    for (session, value) in [(&here, "here"), (&there, "there")] {
-        let stm = session.stm();
-        let absent = stm
-            .txn()
-            .when([Compare::create("shared").eq(0)])
-            .then([Op::put("shared", value)]);
-        ensure!(
-            done("txn", absent.commit()).await?.succeeded,
-            "a key met a lock, a barrier or another namespace"
-        );
-    }
-    has(&here.stm(), "shared", Some("here"), "after a put in another namespace").await?;
-    ensure!(
-        done("delete", there.stm().delete("shared")).await?,
-        "a key that is there was not deleted"
-    );
-    has(
-        &here.stm(),
-        "shared",
-        Some("here"),
-        "after a deletion in another namespace",
-    )
-    .await?;
-    held!("one name as a lock, a barrier and a key in two namespaces")
-}
-
 async fn t1_appended_lists_have_no_cycle(harness: &dyn Harness) -> Verdict {
     let mut committed = 0;
     for isolation in SERIALIZABLE {
@@ -141,51 +100,6 @@ async fn t1_appended_lists_have_no_cycle(harness: &dyn Harness) -> Verdict {
     Err(Outcome::unjudged(
         "the control, under read-committed, shows no anomaly: too little happened at a time",
     ))
-}
-
-/// Returns the number that `increments` by each of four clients make of a counter.
-async fn counted(harness: &dyn Harness, isolation: Isolation, increments: u64, key: &'static str) -> Step<u64> {
-    let mut tasks = Vec::new();
-    for _ in 0..4 {
-        let stm = open(harness, LONG).await?.stm().isolation(isolation).attempts(10_000);
-        tasks.push(spawn(async move {
-            for _ in 0..increments {
-                increment(&stm, key).await?;
-            }
-            Ok(())
-        }));
-    }
-    for task in &mut tasks {
-        granted(task, "the increments of a client").await?;
-    }
-    number(&open(harness, LONG).await?.stm(), key).await
-}
-
-async fn t1_no_update_is_lost(harness: &dyn Harness) -> Verdict {
-    const EACH: u64 = 12;
-    let keys = ["snapshot", "serializable", "repeatable"];
-    let levels = [
-        Isolation::SerializableSnapshot,
-        Isolation::Serializable,
-        Isolation::RepeatableReads,
-    ];
-    for (key, isolation) in keys.into_iter().zip(levels) {
-        let count = counted(harness, isolation, EACH, key).await?;
-        ensure!(
-            count == 4 * EACH,
-            "under {isolation}, {} increments made {count}",
-            4 * EACH
-        );
-    }
-    let weak = counted(harness, Isolation::ReadCommitted, EACH, "committed").await?;
-    in_time!(
-        weak < 4 * EACH,
-        "the control, under read-committed, lost no update: too little happened at a time"
-    );
-    held!(
-        "{} increments counted under each level that checks reads; {weak} under read-committed",
-        4 * EACH
-    )
 }
 
 /// Two doctors on call each leave if the other stays, at the same time. Returns how many are left.

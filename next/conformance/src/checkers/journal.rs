@@ -168,14 +168,13 @@ impl<I, O> Journal<I, O> {
         });
     }
 
-    /// Records that nothing of an operation without an answer has an effect after this instant, and that the store has
-    /// freed all that it may have taken: its session was closed, for example, or has expired in the store. Does nothing
-    /// to an operation with an answer.
-    pub fn settle(&self, ticket: Ticket) {
+    /// Records that nothing of the operations of `client` that have no answer has an effect after this instant, and that
+    /// the store has freed all that they may have taken: its session was closed, for example, or has expired in the
+    /// store.
+    pub fn settle(&self, client: u64) {
         self.with(|operations, now| {
-            if let Some(operation) = operations.get_mut(ticket.0)
-                && operation.answer().is_none()
-            {
+            let open = |it: &&mut Operation<I, O>| it.client == client && it.returned.is_none();
+            for operation in operations.iter_mut().filter(open) {
                 operation.returned = Some(now);
             }
         });

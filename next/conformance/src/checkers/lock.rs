@@ -6,11 +6,13 @@
 //! * Tokens rise as granted: each grant's token is above all tokens that were granted before the request began.
 //! * Tokens rise as accepted: a gate accepts no access after one that excludes it and has a greater token.
 //! * One order explains all holdings. The tokens are this order, so it is found without a search.
+//! * Requests are granted in the order of their arrival, where the history shows that one had joined
+//!   ([`check_arrival`]).
 //! * An observer never goes back, sees only what was proclaimed, and at last sees the last state.
 //!
 //! A request of unknown outcome constrains nothing: a grant that it may have had was given back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,12 @@ pub enum LockCall {
     Acquire {
         /// How it is shared.
         mode: Mode,
+    },
+    /// Asks the store whether the request of another client waits: `Done` if it has joined and was not granted. It is
+    /// the last request for the object that this client made before.
+    Waits {
+        /// The client.
+        client: u64,
     },
     /// Asks a guard whether it is valid.
     Check {
@@ -116,6 +124,7 @@ impl fmt::Display for LockCall {
         };
         match self {
             Self::Acquire { mode } => write!(f, "acquire {}", word(mode)),
+            Self::Waits { client } => write!(f, "read whether client {client} waits"),
             Self::Check { token } => write!(f, "check validity of token {token}"),
             Self::Confirm { token } => write!(f, "fenced step under token {token}"),
             Self::Access { token, mode } => {
@@ -158,6 +167,8 @@ pub struct Summary {
     /// Holdings that began while a guard that excludes them still said that it was valid. With [`Proof::Store`] alone
     /// they are no violation.
     pub overlaps: usize,
+    /// Requests that were seen waiting, if their order was judged.
+    pub waited: usize,
     /// Accesses that the gate accepted.
     pub accepted: usize,
     /// Accesses that the gate refused.
@@ -191,6 +202,7 @@ pub fn check(history: &[LockOperation], proof: Proof) -> Result<Summary, Violati
         grants,
         shared,
         overlaps,
+        waited: 0,
         accepted: count(LockAnswer::Done),
         refused: count(LockAnswer::Refused),
         shown: history.iter().filter(|op| shown(op).is_some()).count(),
@@ -213,7 +225,7 @@ fn mentions(history: &[LockOperation]) -> impl Iterator<Item = (u64, u64, usize)
 /// Returns the token of a request.
 const fn token_of(call: &LockCall) -> Option<u64> {
     match call {
-        LockCall::Acquire { .. } | LockCall::Observe { .. } => None,
+        LockCall::Acquire { .. } | LockCall::Waits { .. } | LockCall::Observe { .. } => None,
         LockCall::Check { token }
         | LockCall::Confirm { token }
         | LockCall::Access { token, .. }
@@ -255,6 +267,54 @@ fn tokens_rise(history: &[LockOperation], mentions: &Known) -> Result<usize, Vio
             let what = format!(
                 "tokens fell: token {token} was granted to a request that began after token {floor} had been granted"
             );
+            return Err(Violation::new(history, what, [before, index]));
+        }
+    }
+    Ok(seen.len())
+}
+
+/// Judges whether requests are granted in the order of their arrival, as far as the history shows it: one that was seen
+/// waiting is granted before each that began afterwards, unless both share. Returns how many requests were seen.
+///
+/// # Errors
+///
+/// The first violation.
+pub fn check_arrival(history: &[LockOperation]) -> Result<usize, Violation> {
+    let mut requests: HashMap<u64, usize> = HashMap::new();
+    let mut seen: BTreeMap<usize, u64> = BTreeMap::new();
+    for (index, op) in history.iter().enumerate() {
+        match op.input {
+            LockCall::Acquire { .. } => {
+                requests.insert(op.client, index);
+            }
+            LockCall::Waits { client } if done(op) => {
+                if let Some(request) = requests.get(&client) {
+                    seen.entry(*request).or_insert(op.latest());
+                }
+            }
+            _ => {}
+        }
+    }
+    let joined = |exclusive_alone: bool| {
+        Known::new(seen.iter().filter_map(|(index, at)| {
+            let op = &history[*index];
+            let counts = !exclusive_alone || op.input == LockCall::Acquire { mode: Mode::Exclusive };
+            granted(op).filter(|_| counts).map(|token| (*at, token, *index))
+        }))
+    };
+    let (all, exclusive) = (joined(false), joined(true));
+    for (index, op) in history.iter().enumerate() {
+        let (LockCall::Acquire { mode }, Some(token)) = (op.input, granted(op)) else {
+            continue;
+        };
+        let before = match mode {
+            Mode::Exclusive => &all,
+            Mode::Shared => &exclusive,
+        };
+        if let Some((later, before)) = before.before(op.invoked)
+            && later > token
+        {
+            let what = format!("token {token} was granted to a request that began while that of token {later} waited");
             return Err(Violation::new(history, what, [before, index]));
         }
     }

@@ -7,18 +7,25 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tenure_core::backend::{Backend, BackendSession, EntryState, Nonce};
-use tenure_core::{Error, ErrorKind, Result, SessionId, Store};
+use tenure_core::backend::{Backend, BackendSession, EntryState, Nonce, SessionEvent, SessionEvents};
+use tenure_core::{Error, ErrorKind, Kind, LossReason, Result, SessionId, Store};
 
 use self::session::{Layered, LayeredBackend};
 use self::wire::Wire;
 use crate::harness::{Harness, Link, Linked, Need, Operator};
 
-/// The sessions that were opened, without the layer.
-type Sessions = Arc<Mutex<Vec<(SessionId, Arc<dyn BackendSession>)>>>;
+/// A session that was opened, without the layer, and the events by which its client learns of what happens to it.
+#[derive(Clone)]
+struct OpenedSession {
+    id: SessionId,
+    backend: Arc<dyn BackendSession>,
+    events: SessionEvents,
+}
+
+type Sessions = Arc<Mutex<Vec<OpenedSession>>>;
 
 /// Ends one request of a session, as an operator does; returns whether it existed.
-pub type TakeAway = Arc<dyn Fn(&SessionId, Nonce) -> bool + Send + Sync>;
+pub type RevokeRequest = Arc<dyn Fn(&SessionId, Nonce) -> bool + Send + Sync>;
 
 /// A store that runs in this process.
 #[derive(Clone)]
@@ -26,7 +33,7 @@ pub type TakeAway = Arc<dyn Fn(&SessionId, Nonce) -> bool + Send + Sync>;
 pub struct EmbeddedStore {
     backend: Arc<dyn Backend>,
     elsewhere: Option<Arc<dyn Backend>>,
-    take_away: Option<TakeAway>,
+    revoke_request: Option<RevokeRequest>,
     capacity: Option<usize>,
 }
 
@@ -36,7 +43,7 @@ impl EmbeddedStore {
         Self {
             backend: Arc::new(backend),
             elsewhere: None,
-            take_away: None,
+            revoke_request: None,
             capacity: None,
         }
     }
@@ -48,10 +55,13 @@ impl EmbeddedStore {
         self
     }
 
-    /// Adds the way in which an operator ends one request of a session ([`Need::Delete`]).
+    /// Adds the way in which an operator ends one request of a session ([`Need::RevokeRequest`]).
     #[must_use]
-    pub fn take_away(mut self, take_away: impl Fn(&SessionId, Nonce) -> bool + Send + Sync + 'static) -> Self {
-        self.take_away = Some(Arc::new(take_away));
+    pub fn revoke_request(
+        mut self,
+        revoke_request: impl Fn(&SessionId, Nonce) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.revoke_request = Some(Arc::new(revoke_request));
         self
     }
 
@@ -63,7 +73,7 @@ impl EmbeddedStore {
     }
 }
 
-/// The stage of a store that runs in this process: every control that needs no server.
+/// The harness of a store that runs in this process: every control that needs no server.
 ///
 /// A restart ends the store and all its clients; the next connection begins with an empty store.
 pub struct FaultLayer {
@@ -93,18 +103,19 @@ impl FaultLayer {
             Need::Mute,
             Need::Hold,
             Need::Cut,
-            Need::Strand,
+            Need::DelayRequest,
             Need::Repeat,
             Need::Requests,
             Need::Revoke,
             Need::Keys,
+            Need::Waiters,
             Need::Sessions,
             Need::Restart,
             Need::Pause,
         ];
         let optional = [
             (Need::Elsewhere, store.elsewhere.is_some()),
-            (Need::Delete, store.take_away.is_some()),
+            (Need::RevokeRequest, store.revoke_request.is_some()),
             (Need::Capacity, store.capacity.is_some()),
         ];
         offers.extend(optional.into_iter().filter_map(|(need, has)| has.then_some(need)));
@@ -141,11 +152,11 @@ impl FaultLayer {
         let sessions = Arc::clone(&self.process.lock().sessions);
         let sessions = sessions.lock().clone();
         let mut all = Vec::new();
-        for (id, session) in sessions {
+        for OpenedSession { id, backend, .. } in sessions {
             let (mut found, mut cursor) = (Vec::new(), None);
             let lives = loop {
                 // A session that has ended has nothing.
-                let Ok(page) = session.entries(cursor.as_deref()).await else {
+                let Ok(page) = backend.entries(cursor.as_deref()).await else {
                     break false;
                 };
                 found.extend(page.entries.into_iter().map(|entry| {
@@ -159,6 +170,9 @@ impl FaultLayer {
             };
             if lives {
                 all.push((id, found));
+            } else {
+                let sessions = Arc::clone(&self.process.lock().sessions);
+                sessions.lock().retain(|opened| !Arc::ptr_eq(&opened.backend, &backend));
             }
         }
         all
@@ -211,22 +225,25 @@ impl Operator for FaultLayer {
         let found = {
             let process = self.process.lock();
             let sessions = process.sessions.lock();
-            let found = sessions.iter().find(|(id, _)| id == session);
-            found.map(|(_, session)| Arc::clone(session))
+            sessions.iter().find(|opened| opened.id == *session).cloned()
         };
-        let missing = || Error::new(ErrorKind::Conflict, "there is no such session");
-        found.ok_or_else(missing)?.revoke().await
+        let Some(found) = found else {
+            return Ok(()); // It has ended.
+        };
+        found.backend.revoke().await?;
+        found.events.report(SessionEvent::Lost(LossReason::Revoked));
+        Ok(())
     }
 
-    async fn delete(&self, key: &str) -> Result<()> {
-        let take_away = self.process.lock().store.take_away.clone();
-        let take_away = take_away.ok_or_else(|| Error::unsupported("deleting a holding"))?;
+    async fn revoke_request(&self, key: &str) -> Result<()> {
+        let revoke_request = self.process.lock().store.revoke_request.clone();
+        let revoke_request = revoke_request.ok_or_else(|| Error::unsupported("revoking a request"))?;
         for (session, entries) in self.entries().await {
             for (nonce, _, state) in entries {
                 let EntryState::Granted(grants) = state else {
                     continue;
                 };
-                if grants.iter().any(|grant| &*grant.key == key) && take_away(&session, nonce) {
+                if grants.iter().any(|grant| &*grant.key == key) && revoke_request(&session, nonce) {
                     return Ok(());
                 }
             }
@@ -237,6 +254,17 @@ impl Operator for FaultLayer {
     async fn keys(&self) -> Result<Vec<String>> {
         let all = self.entries().await.into_iter().flat_map(|(_, entries)| entries);
         Ok(all.map(|(_, key, _)| key).collect())
+    }
+
+    async fn waiters(&self, kind: Kind, name: &str) -> Result<Vec<SessionId>> {
+        let prefix = |id: &SessionId| format!("{id}/{kind:?}/{name}/");
+        let all = self.entries().await.into_iter();
+        let waits = all.filter(|(id, entries)| {
+            let waits =
+                |(_, key, state): &(_, String, _)| *state == EntryState::Waiting && key.starts_with(&prefix(id));
+            entries.iter().any(waits)
+        });
+        Ok(waits.map(|(id, _)| id).collect())
     }
 
     async fn sessions(&self) -> Result<usize> {

@@ -15,8 +15,8 @@ use tenure_core::clock::Clock;
 use tenure_core::executor::Executor;
 use tenure_core::{FencingToken, Guarantees, Name, Result, SessionId};
 
-use super::Sessions;
 use super::wire::Wire;
+use super::{OpenedSession, Sessions};
 
 /// A part of a backend behind a link.
 pub(super) struct Layered<T: ?Sized> {
@@ -43,7 +43,7 @@ macro_rules! step {
     ($self:ident, $inner:ident $(, $arg:ident = $owned:expr)* => $call:expr) => {
         step!($self, true, $inner $(, $arg = $owned)* => $call)
     };
-    ($self:ident, $strands:literal, $inner:ident $(, $arg:ident = $owned:expr)* => $call:expr) => {{
+    ($self:ident, $delayable:literal, $inner:ident $(, $arg:ident = $owned:expr)* => $call:expr) => {{
         let $inner = Arc::clone(&$self.inner);
         $(let $arg = $owned;)*
         let request = move || {
@@ -51,7 +51,7 @@ macro_rules! step {
             $(let $arg = $arg.clone();)*
             async move { $call.await }
         };
-        $self.wire.step($strands, request).await
+        $self.wire.step($delayable, request).await
     }};
 }
 
@@ -62,9 +62,13 @@ pub(super) struct LayeredBackend {
 }
 
 impl LayeredBackend {
-    fn opened(&self, opened: Opened) -> Opened {
+    fn opened(&self, opened: Opened, events: SessionEvents) -> Opened {
         let Opened { id, session, .. } = &opened;
-        self.sessions.lock().push((id.clone(), Arc::clone(session)));
+        self.sessions.lock().push(OpenedSession {
+            id: id.clone(),
+            backend: Arc::clone(session),
+            events,
+        });
         let layered = Layered {
             inner: Arc::clone(session),
             wire: self.layered.wire.clone(),
@@ -79,18 +83,18 @@ impl LayeredBackend {
 impl Backend for LayeredBackend {
     async fn open(&self, ttl: Duration, label: &str, events: SessionEvents) -> Result<Opened> {
         let (layered, events) = (&self.layered, self.layered.wire.reports(events));
-        let opened = step!(layered, inner, label = label.to_owned(), events = events => {
+        let opened = step!(layered, inner, label = label.to_owned(), events = events.clone() => {
             inner.open(ttl, &label, events)
         })?;
-        Ok(self.opened(opened))
+        Ok(self.opened(opened, events))
     }
 
     async fn resume(&self, id: &SessionId, events: SessionEvents) -> Result<Opened> {
         let (layered, events) = (&self.layered, self.layered.wire.reports(events));
-        let resumed = step!(layered, inner, id = id.clone(), events = events => {
+        let resumed = step!(layered, inner, id = id.clone(), events = events.clone() => {
             inner.resume(&id, events)
         })?;
-        Ok(self.opened(resumed))
+        Ok(self.opened(resumed, events))
     }
 
     async fn guarantees(&self) -> Result<Guarantees> {

@@ -22,7 +22,7 @@ enum Fault {
     Silent,
     Muted,
     Held,
-    Stranding,
+    Delaying,
     Repeating,
 }
 
@@ -36,7 +36,7 @@ struct State {
 struct Shared {
     state: watch::Sender<State>,
     requests: AtomicU64,
-    stranded: Mutex<Option<BoxFuture<'static, ()>>>,
+    delayed: Mutex<Option<BoxFuture<'static, ()>>>,
 }
 
 /// The link between the sessions of one connection and the store. Cheap to clone.
@@ -60,7 +60,7 @@ impl Wire {
         Self(Arc::new(Shared {
             state,
             requests: AtomicU64::new(0),
-            stranded: Mutex::new(None),
+            delayed: Mutex::new(None),
         }))
     }
 
@@ -99,8 +99,8 @@ impl Wire {
     }
 
     /// Sends a request, which the store carries out to its end, and returns the answer. `droppable` requests are not
-    /// stranded.
-    pub(super) async fn step<T, F>(&self, strands: bool, request: impl Fn() -> F + Send) -> Result<T>
+    /// delayed.
+    pub(super) async fn step<T, F>(&self, delayable: bool, request: impl Fn() -> F + Send) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
@@ -109,9 +109,9 @@ impl Wire {
         let exchange = async {
             let connection = self.passes(|fault| fault == Fault::Silent).await;
             let fault = self.0.state.borrow().fault;
-            if strands && fault == Fault::Stranding {
+            if delayable && fault == Fault::Delaying {
                 let late = request();
-                *self.0.stranded.lock() = Some(Box::pin(async move {
+                *self.0.delayed.lock() = Some(Box::pin(async move {
                     let _ = late.await;
                 }));
                 self.set(Fault::None);
@@ -204,16 +204,16 @@ impl Link for Wire {
         });
     }
 
-    fn strand(&self) {
-        self.set(Fault::Stranding);
+    fn delay_request(&self) {
+        self.set(Fault::Delaying);
     }
 
-    fn has_stranded(&self) -> bool {
-        self.0.stranded.lock().is_some()
+    fn has_delayed_request(&self) -> bool {
+        self.0.delayed.lock().is_some()
     }
 
     fn deliver(&self) {
-        if let Some(late) = self.0.stranded.lock().take() {
+        if let Some(late) = self.0.delayed.lock().take() {
             tokio::spawn(late);
         }
     }

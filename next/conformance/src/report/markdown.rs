@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{Claim, Report};
 use crate::outcome::Outcome;
 use crate::roles::Role;
-use crate::table::{Square, TABLE, cases};
+use crate::table::{Cell, TABLE, cases};
 
 /// Returns `text` as the content of a table's cell.
 fn cell(text: &str) -> String {
@@ -70,7 +70,7 @@ pub fn catalogue() -> String {
     let mut page = String::from(
         "# The catalogue of cases\n\n## Rules and roles\n\n\
          A rule that holds for everything that can be held is written once. \
-         A square is a case, or the number of the reason why there is none.\n\n| | holds |",
+         A cell is a case, or the number of the reason why there is none.\n\n| | holds |",
     );
     for role in Role::ALL {
         let _ = write!(page, " {} |", role.word());
@@ -81,10 +81,10 @@ pub fn catalogue() -> String {
     for row in TABLE {
         let scene = if row.is_scene { " (scene)" } else { "" };
         let _ = write!(page, "\n| {} | {}{scene} |", row.rule, row.title);
-        for square in &row.squares {
-            match square {
-                Square::Case(_) => page.push_str(" case |"),
-                Square::Reason(reason) => {
+        for cell in &row.cells {
+            match cell {
+                Cell::Case(_) => page.push_str(" case |"),
+                Cell::Reason(reason) => {
                     if !reasons.contains(reason) {
                         reasons.push(reason);
                     }

@@ -15,10 +15,10 @@ use crate::case::Case;
 use crate::outcome::{Outcome, Seen};
 
 /// How many percent of the cases that are not excused must run.
-pub const FLOOR_PERCENT: usize = 90;
+pub const MIN_RUN_PERCENT: usize = 90;
 
 /// How many trials may be repeated although the machine did not stand still.
-pub const FLAKY_TRIALS: usize = 3;
+pub const MAX_FLAKY_TRIALS: usize = 3;
 
 /// The outcome of one case.
 #[derive(Clone, Debug)]
@@ -114,15 +114,15 @@ impl Report {
             ran += usize::from(!matches!(outcome, Outcome::NotRun { .. }));
         }
         let flaky = self.flaky();
-        if flaky.len() > FLAKY_TRIALS {
+        if flaky.len() > MAX_FLAKY_TRIALS {
             failures.push(format!(
-                "{} trials were judged only when they were repeated, more than {FLAKY_TRIALS}",
+                "{} trials were judged only when they were repeated, more than {MAX_FLAKY_TRIALS}",
                 flaky.len()
             ));
         }
-        if ran * 100 < expected * FLOOR_PERCENT || ran == 0 {
+        if ran * 100 < expected * MIN_RUN_PERCENT || ran == 0 {
             failures.push(format!(
-                "{ran} of {expected} cases ran, less than {FLOOR_PERCENT} percent"
+                "{ran} of {expected} cases ran, less than {MIN_RUN_PERCENT} percent"
             ));
         }
         failures

@@ -3,22 +3,23 @@
 //! A [`Role`] is one way to hold an object. The modules below contain the rules, generic over the role; the
 //! [table](crate::table) states which rule applies to which role.
 
-mod apart;
-mod death;
-mod end;
-mod keep;
+mod cancellation;
+mod expiry;
+mod isolation;
+mod lease;
 mod order;
+mod release;
 mod scene;
-mod wait;
-mod wake;
+mod wakeup;
 
-pub(crate) use apart::*;
-pub(crate) use death::*;
-pub(crate) use end::*;
-pub(crate) use keep::*;
+pub(crate) use cancellation::*;
+pub(crate) use expiry::*;
+pub(crate) use isolation::*;
+pub(crate) use lease::*;
 pub(crate) use order::*;
-pub(crate) use wait::*;
-pub(crate) use wake::*;
+pub(crate) use release::*;
+pub(crate) use scene::{Fixture, of_all};
+pub(crate) use wakeup::*;
 
 use std::time::Duration;
 
@@ -106,7 +107,7 @@ impl Role {
         }
     }
 
-    /// Returns whether a deployment promises this role what it promises a lock; `line` is that of the square.
+    /// Returns whether a deployment promises this role what it promises a lock; `line` is that of the cell.
     pub(crate) fn promise(self, line: Option<Line>, guarantees: &Guarantees) -> Promise {
         match self {
             Self::Reader | Self::Writer if line == Some(Line::RwOrder) => promise::rw_by_arrival(guarantees),

@@ -1,6 +1,5 @@
 //! Exclusion, tokens, and the order of grants: rules L1 to L3.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,39 +10,12 @@ use super::scene::*;
 use super::{Held, Role};
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
+use crate::stress::{contend, share_a_queue};
 use crate::tools::*;
 
-/// The parts that are held exclusively now, and the number of readers.
-#[derive(Default)]
-struct Present {
-    exclusive: HashSet<Vec<u8>>,
-    readers: usize,
-}
-
-impl Present {
-    /// Returns whether `held` meets another holding that it excludes.
-    fn enter(&mut self, role: Role, held: &Held) -> bool {
-        if role == Role::Reader {
-            self.readers += 1;
-            return !self.exclusive.is_empty();
-        }
-        let fresh = held.parts().into_iter().all(|part| self.exclusive.insert(part));
-        self.readers > 0 || !fresh
-    }
-
-    fn leave(&mut self, role: Role, held: &Held) {
-        match role {
-            Role::Reader => self.readers -= 1,
-            _ => held.parts().iter().for_each(|part| {
-                self.exclusive.remove(part);
-            }),
-        }
-    }
-}
-
-/// Checks L1: of many contenders, in one session and in several, no two hold the object at once.
+/// Checks L1, E1, R1, R3 and Q2: of many contenders, in one session and in several, no two hold the object at once; the
+/// checkers judge their history.
 pub(crate) async fn excludes_others(harness: &dyn Harness, role: Role) -> Verdict {
-    const ROUNDS: usize = 6;
     let name = "contended";
     let first = open(harness, LONG).await?;
     done("enqueue", role.prepare(&first, name)).await?;
@@ -57,77 +29,68 @@ pub(crate) async fn excludes_others(harness: &dyn Harness, role: Role) -> Verdic
         drop(again);
         done("a release", held.release()).await?;
     }
-    let mut sessions = vec![first.clone(), first];
-    for _ in 0..3 {
-        sessions.push(open(harness, LONG).await?);
+    drop(first);
+    if role.is_of_a_queue() {
+        let account = share_a_queue(harness, 6, 20).await?;
+        let (accepted, again) = (account.enqueued, account.redelivered);
+        in_time!(again > 0, "no item was ever returned: too little happened");
+        return held!("{accepted} items, each with one consumer at a time, {again} of them redelivered, none lost");
     }
-    let inside = Arc::new(Mutex::new(Present::default()));
-    let contend = |(number, session): (usize, Session)| {
-        let inside = Arc::clone(&inside);
-        // Readers compete with writers of other sessions, and hold together with each other.
-        let role = match (role, number / 2 % 2) {
-            (Role::Reader, 1) => Role::Writer,
-            (role, _) => role,
-        };
-        spawn(async move {
-            for _ in 0..ROUNDS {
-                let held = role.acquire(&session, name).await?;
-                let met = inside.lock().enter(role, &held);
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                inside.lock().leave(role, &held);
-                if met {
-                    return Ok(held.tokens());
-                }
-                held.release().await?;
-            }
-            Ok::<_, tenure_core::Error>(Vec::new())
-        })
+    // Readers compete with the writers of their own session and of others.
+    let contender = |number| match role {
+        Role::Reader if number % 4 == 0 => Role::Writer,
+        role => role,
     };
-    let contenders: Vec<_> = sessions.into_iter().enumerate().map(contend).collect();
-    let count = contenders.len();
-    for mut contender in contenders {
-        let met = contender.end(PROMPT * 2, "the end of a contender").await??;
-        ensure!(met.is_empty(), "two had it at once; the later one under token {met:?}");
-    }
-    held!("{} grants to {count} contenders, never two at once", count * ROUNDS)
+    let contenders: Vec<Role> = (0..10).map(contender).collect();
+    let summary = contend(harness, &contenders, 8).await?;
+    in_time!(
+        role != Role::Reader || summary.shared > 0,
+        "no two of the readers ever met: too little happened at a time"
+    );
+    held!(
+        "{} grants in one order, {} of them shared; {} accesses accepted",
+        summary.grants,
+        summary.shared,
+        summary.accepted
+    )
 }
 
 /// Checks L2: the token of each grant is above all earlier ones: after a release, a drop, a close, and idle time.
-pub(crate) async fn tokens_rise(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
-    let scene = async {
-        let other = open(harness, LONG).await?;
-        let set = async |role: Role| {
-            let name = named("tokens", role);
-            done("enqueue", role.prepare(&other, &name)).await?;
-            let mut seen = Tokens::default();
-            for _ in 0..2 {
-                let session = open(harness, LONG).await?;
-                let held = seen.grant(role, &session, &name).await?;
-                done("a release", held.release()).await?;
-                drop(seen.grant(role, &session, &name).await?);
-                let held = seen.grant(role, &other, &name).await?;
-                done("a release", held.release()).await?;
-                let held = seen.grant(role, &session, &name).await?;
-                done("close", session.close()).await?;
-                drop(held);
-            }
-            Ok(seen)
-        };
-        let idle = async |_: &[Tokens]| {
-            tokio::time::sleep(harness.ttl() * 12 / 10).await;
-            Ok(())
-        };
-        let judge = async |role: Role, mut seen: Tokens, (): &()| {
-            let (name, late) = (named("tokens", role), open(harness, LONG).await?);
-            end(seen.grant(role, &late, &name).await?).await?;
-            // The object has ended in the store by now.
-            done("enqueue", role.prepare(&other, &name)).await?;
-            end(seen.grant(role, &other, &name).await?).await?;
-            held!("{} tokens rose to {:?}", seen.count, seen.last)
-        };
-        play(roles, set, idle, nothing(), judge).await
+pub(crate) async fn tokens_rise(harness: &dyn Harness, roles: &[Role]) -> Step<Vec<Outcome>> {
+    let other = open(harness, LONG).await?;
+    let set = async |role: Role| {
+        let name = named("tokens", role);
+        done("enqueue", role.prepare(&other, &name)).await?;
+        let mut seen = Tokens::default();
+        for _ in 0..2 {
+            let session = open(harness, LONG).await?;
+            let held = seen.grant(role, &session, &name).await?;
+            done("a release", held.release()).await?;
+            drop(seen.grant(role, &session, &name).await?);
+            let held = seen.grant(role, &other, &name).await?;
+            done("a release", held.release()).await?;
+            let held = seen.grant(role, &session, &name).await?;
+            done("close", session.close()).await?;
+            drop(held);
+        }
+        Ok(seen)
     };
-    of_all(roles, scene.await)
+    let idle = async |_: &[Tokens]| {
+        // No session is left in the namespace.
+        done("close", other.close()).await?;
+        tokio::time::sleep(harness.ttl() * 12 / 10).await;
+        Ok(())
+    };
+    let judge = async |role: Role, mut seen: Tokens, (): &()| {
+        let (name, late) = (named("tokens", role), open(harness, LONG).await?);
+        end(seen.grant(role, &late, &name).await?).await?;
+        // The object has ended in the store by now.
+        let next = open(harness, LONG).await?;
+        done("enqueue", role.prepare(&next, &name)).await?;
+        end(seen.grant(role, &next, &name).await?).await?;
+        held!("{} tokens rose to {:?}", seen.count, seen.last)
+    };
+    play(roles, set, idle, nothing(), judge).await
 }
 
 #[derive(Default)]
@@ -215,10 +178,18 @@ impl<'a> WaitQueue<'a> {
     }
 }
 
-/// Checks L3 and R2: waiters of several sessions are granted in the order in which they arrived.
+/// Checks L3 and R2: waiters of several sessions are granted in the order in which they arrived, and no try overtakes
+/// one of them.
 pub(crate) async fn waiters_are_granted_in_order(harness: &dyn Harness, role: Role) -> Verdict {
-    const WAITERS: usize = 10;
-    let holder = open(harness, LONG).await?;
+    const WAITERS: usize = 20;
+    let (holder, third) = (open(harness, LONG).await?, open(harness, LONG).await?);
+    let sides = (role.opponent(), role);
+    let mut tried = Contention::set(harness, sides, &holder, &third, "tried").await?;
+    done("a release", tried.held.release()).await?;
+    for session in [&holder, &third] {
+        is_kept(role, session, "tried", "after a release with a waiter").await?;
+    }
+    end(tried.waiter.end(PROMPT, "the grant to the waiter").await??).await?;
     let held = done("a grant of what is free", role.opponent().acquire(&holder, "queue")).await?;
     let mut queue = WaitQueue::new(harness, role, "queue").await?;
     let sessions = [
@@ -267,15 +238,15 @@ pub(crate) async fn cancelled_waiters_keep_the_order(harness: &dyn Harness, role
 /// Checks L3: each release hands the object on to the waiter, whenever it comes.
 pub(crate) async fn handed_on_by_a_release(harness: &dyn Harness, role: Role) -> Verdict {
     const HAND_OFFS: u32 = 5;
-    let (holder, rival) = (open(harness, LONG).await?, open(harness, LONG).await?);
+    let (holder, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
     for number in 0..HAND_OFFS {
         let (name, sides) = (format!("handed on {number}"), (role.opponent(), role));
-        let mut contest = Contest::set(harness, sides, &holder, &rival, &name).await?;
+        let mut contention = Contention::set(harness, sides, &holder, &other, &name).await?;
         // The varying delay avoids a fixed phase to any periodic check.
         tokio::time::sleep(Duration::from_millis(37) * number).await;
-        contest.waits("before the release")?;
-        let releasing = done("a release", contest.held.release());
-        let waiting = contest.waiter.end(PROMPT, "the grant to the waiter after a release");
+        contention.waits("before the release")?;
+        let releasing = done("a release", contention.held.release());
+        let waiting = contention.waiter.end(PROMPT, "the grant to the waiter after a release");
         let (released, next) = tokio::join!(releasing, waiting);
         released?;
         end(next??).await?;

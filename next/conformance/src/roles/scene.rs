@@ -1,4 +1,4 @@
-//! The stages of the rules: a holder, another session that wants the same objects, and scenes in which one wait serves
+//! The fixtures of the rules: a holder, another session that wants the same objects, and scenes in which one wait serves
 //! all roles.
 
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub(super) async fn play<S, E>(
 pub(super) async fn nothing() {}
 
 /// Returns the outcomes of a scene; one that could not be set up judges no role.
-pub(super) fn of_all(roles: &[Role], outcomes: Step<Vec<Outcome>>) -> Vec<Outcome> {
+pub(crate) fn of_all(roles: &[Role], outcomes: Step<Vec<Outcome>>) -> Vec<Outcome> {
     outcomes.unwrap_or_else(|outcome| vec![outcome; roles.len()])
 }
 
@@ -63,18 +63,18 @@ pub(super) fn named(what: &str, role: Role) -> String {
     format!("{what} {}", role.word())
 }
 
-/// The objects that the holder of a [`Stage`] has. One object alone would prove nothing about a second.
-const NAMES: [&str; 2] = ["stage", "stage/2"];
+/// The objects that the holder of a [`Fixture`] has. One object alone would prove nothing about a second.
+const NAMES: [&str; 2] = ["fixture", "fixture/2"];
 
 /// A holder, and another session that wants its objects.
-pub(super) struct Stage {
-    pub(super) holder: Session,
-    pub(super) other: Session,
+pub(crate) struct Fixture {
+    pub(crate) holder: Session,
+    pub(crate) other: Session,
 }
 
-impl Stage {
+impl Fixture {
     /// Opens the sessions, the holder's with `ttl`.
-    pub(super) async fn open(harness: &dyn Harness, ttl: Duration) -> Step<Self> {
+    pub(crate) async fn open(harness: &dyn Harness, ttl: Duration) -> Step<Self> {
         Ok(Self {
             holder: open(harness, ttl).await?,
             other: open(harness, LONG).await?,
@@ -89,7 +89,7 @@ impl Stage {
     }
 
     /// Lets the holder acquire the objects of `role`.
-    pub(super) async fn hold(&self, role: Role) -> Step<Vec<Held>> {
+    pub(crate) async fn hold(&self, role: Role) -> Step<Vec<Held>> {
         let mut all = Vec::new();
         for name in NAMES {
             let name = named(name, role);
@@ -103,7 +103,7 @@ impl Stage {
     }
 
     /// Checks that no other session is granted the objects of `role`.
-    pub(super) async fn is_kept(&self, role: Role, when: &str) -> Step<()> {
+    pub(crate) async fn is_kept(&self, role: Role, when: &str) -> Step<()> {
         for name in NAMES {
             let kept = is_kept(role, &self.other, &named(name, role), when).await;
             kept.map_err(|outcome| self.unless_starved(outcome))?;
@@ -133,7 +133,7 @@ impl Stage {
     }
 
     /// Checks that the holder believes what it holds to be valid.
-    pub(super) fn is_valid(&self, all: &[Held], when: &str) -> Step<()> {
+    pub(crate) fn is_valid(&self, all: &[Held], when: &str) -> Step<()> {
         match all.iter().find(|held| !held.is_valid()) {
             None => Ok(()),
             Some(lost) => Err(self.unless_starved(Outcome::violated(format!(
@@ -241,23 +241,23 @@ pub(super) async fn becomes_free(role: Role, session: &Session, name: &str, limi
 }
 
 /// A holder, and a waiter that has arrived behind it.
-pub(super) struct Contest {
+pub(super) struct Contention {
     pub(super) held: Held,
     pub(super) waiter: Task<Result<Held>>,
 }
 
-impl Contest {
-    /// Lets `holder` acquire as `held`, and `rival` wait as `waiting`.
+impl Contention {
+    /// Lets `holder` acquire as `held`, and `other` wait as `waiting`.
     pub(super) async fn set(
         harness: &dyn Harness,
         (held, waiting): (Role, Role),
         holder: &Session,
-        rival: &Session,
+        other: &Session,
         name: &str,
     ) -> Step<Self> {
         if held == Role::Participant {
             // A participant that leaves waits until the other has left.
-            let (first, second) = (holder.double_barrier(name, 2), rival.double_barrier(name, 2));
+            let (first, second) = (holder.double_barrier(name, 2), other.double_barrier(name, 2));
             let both = async { tokio::try_join!(first.enter(), second.enter()) };
             let (first, second) = done("the entry of both", both).await?;
             let waiter = spawn(async move { second.leave().await.map(|()| Held::Passed) });
@@ -269,7 +269,7 @@ impl Contest {
         }
         done("enqueue", held.prepare(holder, name)).await?;
         let held = done("a grant of what is free", held.acquire(holder, name)).await?;
-        let waiter = arrived(harness, waiting, rival, name).await?;
+        let waiter = arrived(harness, waiting, other, name).await?;
         Ok(Self { held, waiter })
     }
 

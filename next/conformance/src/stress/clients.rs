@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use parking_lot::Mutex;
 use tenure_core::{Isolation, Session};
 
 use super::faults::Faults;
-use super::objects::{Contended, Lists, Open, Shared};
+use super::objects::{Contended, Lists, Shared};
 use super::{Plan, Random, World};
+use crate::checkers::Timeline;
 use crate::checkers::list_append::Transaction;
 use crate::checkers::lock::{self, Summary};
 use crate::checkers::queue::{self, Account};
-use crate::checkers::{Ticket, Timeline};
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step};
 use crate::roles::{Held, Role};
@@ -26,8 +25,6 @@ pub(super) struct Client<'a> {
     faults: &'a Faults<'a>,
     harness: &'a dyn Harness,
     random: Random,
-    /// The operations of the present session.
-    open: Mutex<Vec<Open>>,
 }
 
 impl<'a> Client<'a> {
@@ -45,7 +42,6 @@ impl<'a> Client<'a> {
             faults,
             harness,
             random: Random::new(plan.seed.wrapping_mul(1_000_003).wrapping_add(id)),
-            open: Mutex::default(),
         }
     }
 
@@ -80,15 +76,11 @@ impl<'a> Client<'a> {
             drop(session);
             tokio::time::sleep(ttl + self.world.bound + Duration::from_secs(1)).await;
         }
-        for open in self.open.lock().drain(..) {
-            match open {
-                Open::Lock(ticket) => self.world.lock.journal.settle(ticket),
-                Open::RwLock(ticket) => self.world.rw_lock.journal.settle(ticket),
-                Open::Election(ticket) => self.world.election.journal.settle(ticket),
-                Open::Queue(ticket) => self.world.queue.journal.settle(ticket),
-                Open::Lists(ticket) => self.world.lists.journal.settle(ticket),
-            }
+        for object in [&self.world.lock, &self.world.rw_lock, &self.world.election] {
+            object.journal.settle(self.id);
         }
+        self.world.queue.journal.settle(self.id);
+        self.world.lists.journal.settle(self.id);
         Ok(())
     }
 
@@ -97,29 +89,16 @@ impl<'a> Client<'a> {
         tokio::time::sleep(self.random.up_to(Duration::from_millis(60))).await;
         let (world, way) = (self.world, self.random.below(14));
         match way {
-            0..=2 => self.hold(session, &world.lock, Role::Lock, Open::Lock).await,
-            3 => self.hold(session, &world.rw_lock, Role::Writer, Open::RwLock).await,
-            4 | 5 => self.hold(session, &world.rw_lock, Role::Reader, Open::RwLock).await,
-            6 => {
-                self.hold(session, &world.election, Role::Leadership, Open::Election)
-                    .await
-            }
+            0..=2 => self.hold(session, &world.lock, Role::Lock).await,
+            3 => self.hold(session, &world.rw_lock, Role::Writer).await,
+            4 | 5 => self.hold(session, &world.rw_lock, Role::Reader).await,
+            6 => self.hold(session, &world.election, Role::Leadership).await,
             7 => world.election.leader(self.id, session).await,
-            8 => {
-                let (open, random) = (&self.open, &mut self.random);
-                world
-                    .queue
-                    .produce(self.id, session, random, |it| open.lock().push(Open::Queue(it)))
-                    .await
-            }
+            8 => world.queue.produce(self.id, session, &mut self.random).await,
             9 | 10 => self.consume(session).await,
             _ => {
-                let (open, random) = (&self.open, &mut self.random);
-                let note = |it: Ticket| open.lock().push(Open::Lists(it));
-                world
-                    .lists
-                    .transact(self.id, session, Isolation::default(), random, note)
-                    .await
+                let (lists, level) = (&world.lists, Isolation::default());
+                lists.transact(self.id, session, level, &mut self.random).await
             }
         }
     }
@@ -138,10 +117,9 @@ impl<'a> Client<'a> {
         }
     }
 
-    async fn hold(&mut self, session: &Session, object: &Contended, role: Role, open: fn(Ticket) -> Open) -> Step<()> {
+    async fn hold(&mut self, session: &Session, object: &Contended, role: Role) -> Step<()> {
         let (id, limit) = (self.id, self.limit());
-        let note = |ticket| self.open.lock().push(open(ticket));
-        let Some(mut held) = object.acquire(id, session, role, limit, note).await? else {
+        let Some(mut held) = object.acquire(id, session, role, limit).await? else {
             return Ok(());
         };
         object.work(id, &held);
@@ -176,16 +154,14 @@ impl<'a> Client<'a> {
             self.limit()
         };
         let (id, queue) = (self.id, &self.world.queue);
-        let note = |ticket| self.open.lock().push(Open::Queue(ticket));
-        for delivery in queue.take(id, session, max, limit, note).await? {
+        for delivery in queue.take(id, session, max, limit).await? {
             queue.check(id, &delivery);
             tokio::time::sleep(self.random.up_to(Duration::from_millis(200))).await;
             self.stand_still().await;
             queue.check(id, &delivery);
-            let note = |ticket| self.open.lock().push(Open::Queue(ticket));
             match self.random.below(8) {
                 0 => drop(delivery),
-                _ => queue.settle(id, delivery, &mut self.random, note).await?,
+                _ => queue.settle(id, delivery, &mut self.random).await?,
             }
         }
         Ok(())
@@ -217,7 +193,7 @@ pub(crate) async fn contend(harness: &dyn Harness, roles: &[Role], turns: u32) -
         let mut random = Random::new(client);
         async move {
             for _ in 0..turns {
-                let Some(held) = object.acquire(client, session, *role, PROMPT, |_| ()).await? else {
+                let Some(held) = object.acquire(client, session, *role, PROMPT).await? else {
                     return Err(Outcome::unjudged(format!(
                         "a {} was not granted within {PROMPT:?}",
                         role.word()
@@ -256,16 +232,16 @@ pub(crate) async fn share_a_queue(harness: &dyn Harness, clients: usize, items: 
         let (queue, client, mut random) = (&queue, client as u64, Random::new(client as u64));
         async move {
             for _ in 0..items {
-                queue.produce(client, session, &mut random, |_| ()).await?;
+                queue.produce(client, session, &mut random).await?;
                 let (max, limit) = (
                     random.pick(&[1, 2, 5]).unwrap_or(1),
                     random.up_to(Duration::from_millis(100)),
                 );
-                for delivery in queue.take(client, session, max, limit, |_| ()).await? {
+                for delivery in queue.take(client, session, max, limit).await? {
                     queue.check(client, &delivery);
                     tokio::time::sleep(random.up_to(Duration::from_millis(3))).await;
                     queue.check(client, &delivery);
-                    queue.settle(client, delivery, &mut random, |_| ()).await?;
+                    queue.settle(client, delivery, &mut random).await?;
                 }
             }
             Ok(())
@@ -302,7 +278,7 @@ pub(crate) async fn append_to_lists(
         let (lists, client, mut random) = (&lists, client as u64, Random::new(client as u64));
         async move {
             for _ in 0..turns {
-                lists.transact(client, session, isolation, &mut random, |_| ()).await?;
+                lists.transact(client, session, isolation, &mut random).await?;
             }
             Ok(())
         }

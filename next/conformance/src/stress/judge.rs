@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 
 use tenure_core::Guarantees;
-use tenure_core::guarantees::{EarlyRelease, QueueOrder, Transactions};
+use tenure_core::guarantees::{EarlyRelease, HandOff, QueueOrder, RwOrder, Transactions};
 
 use super::Histories;
 use crate::checkers::jsonl::{self, ReadError, Recorded};
@@ -18,6 +18,8 @@ use crate::checkers::{Operation, Outcome, Proof, Violation};
 pub struct Promised {
     /// The proof that a holding lasts.
     pub proof: Proof,
+    /// Whether locks, read-write locks and elections are granted in the order of arrival.
+    pub arrival_order: bool,
     /// Whether queues have an order.
     pub queue_order: bool,
     /// The isolation of transactions.
@@ -32,6 +34,8 @@ impl Promised {
                 EarlyRelease::Never => Proof::Guards,
                 _ => Proof::Store,
             },
+            arrival_order: guarantees.hand_off.value == HandOff::Fifo
+                && !matches!(guarantees.rw_order.value, RwOrder::Unordered),
             queue_order: guarantees.queue_order.value == QueueOrder::PriorityThenFifo,
             isolation: match guarantees.isolation.value {
                 Transactions::StrictSerializable => Level::StrictSerializable,
@@ -94,7 +98,7 @@ impl Histories {
         let promised = Promised::of(guarantees);
         let check = |object: &str, history: &[LockOperation]| {
             let history = self.without(history, |call| matches!(call, LockCall::Check { .. }));
-            of(object, lock::check(&history, promised.proof))
+            of(object, check_lock(&history, promised))
         };
         let queue = self.without(&self.queue, |call| matches!(call, QueueCall::Check { .. }));
         let (queue, order) = of("the queue", check_queue(&queue, promised))?;
@@ -142,6 +146,14 @@ fn of<T>(object: &str, verdict: Result<T, Violation>) -> Result<T, Violation> {
     })
 }
 
+fn check_lock(history: &[LockOperation], promised: Promised) -> Result<lock::Summary, Violation> {
+    let mut summary = lock::check(history, promised.proof)?;
+    if promised.arrival_order {
+        summary.waited = lock::check_arrival(history)?;
+    }
+    Ok(summary)
+}
+
 fn check_queue(history: &[QueueOperation], promised: Promised) -> Result<(Account, Option<Order>), Violation> {
     let account = queue::check_account(history, promised.proof)?;
     let order = promised.queue_order.then(|| queue::check_order(history));
@@ -157,7 +169,7 @@ pub fn judge_file(file: &str, promised: Promised) -> Result<Vec<Result<String, V
     let judge = |section: &str| {
         let bytes = section.as_bytes();
         Ok(match jsonl::kind(bytes)?.as_str() {
-            LockOperation::KIND => lock::check(&jsonl::read(bytes)?, promised.proof).map(|it| format!("{it:?}")),
+            LockOperation::KIND => check_lock(&jsonl::read(bytes)?, promised).map(|it| format!("{it:?}")),
             QueueOperation::KIND => check_queue(&jsonl::read(bytes)?, promised).map(|it| format!("{it:?}")),
             Transaction::KIND => {
                 list_append::check(&jsonl::read(bytes)?, promised.isolation).map(|it| format!("{it:?}"))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use parking_lot::Mutex;
+use tenure_core::Kind;
 
 use crate::checkers::list_append::Transaction;
 use crate::checkers::lock::LockOperation;
@@ -196,13 +197,21 @@ pub async fn run(harness: &dyn Harness, plan: &Plan) -> Result<Histories, Outcom
     });
     let ended = || *over.lock() == plan.clients;
     let observers = (0..2).map(|id| world.election.observe(harness, id, ended));
-    let (lived, observed, injected) = tokio::join!(
+    let contended = [
+        (&world.lock, Kind::Lock),
+        (&world.rw_lock, Kind::RwLock),
+        (&world.election, Kind::Election),
+    ];
+    let watchers = contended.map(|(object, kind)| object.watch_waiters(harness, kind, ended));
+    let (lived, observed, watched, injected) = tokio::join!(
         biased;
         join_all(clients),
         join_all(observers),
+        join_all(watchers),
         faults.inject(world, ended)
     );
-    for result in lived.into_iter().chain(observed).chain([injected]) {
+    let beside = observed.into_iter().chain(watched).chain([injected]);
+    for result in lived.into_iter().chain(beside) {
         result?;
     }
     finish(harness, world).await?;

@@ -1,26 +1,33 @@
 //! The objects that clients share, with the journals of all that is done to them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tenure_core::backend::Leader;
-use tenure_core::{Delivery, Effect, ErrorKind, Isolation, NewItem, Result, Session};
+use tenure_core::{Delivery, Effect, ErrorKind, Isolation, Kind, NewItem, Result, Session, SessionId};
 
 use super::Random;
 use crate::checkers::list_append::{self, Reads, Step as Part, Steps};
 use crate::checkers::lock::{LockAnswer, LockCall, Mode, Shown};
 use crate::checkers::queue::{Delivered, QueueAnswer, QueueCall};
 use crate::checkers::{Journal, Outcome as Ending, Ticket, Timeline};
-use crate::harness::Harness;
+use crate::harness::{Harness, Need};
 use crate::outcome::{Outcome, Step};
 use crate::roles::{Held, Role};
 use crate::tools::{LONG, LOOK, done, ensure, open};
+
+/// The client as which the requests that wait are read.
+const WATCHER: u64 = 2_000_000;
 
 /// A lock, a read-write lock or an election, and the resource behind it.
 pub(crate) struct Contended {
     name: &'static str,
     pub(super) journal: Journal<LockCall, LockAnswer>,
     gate: Mutex<Gate>,
+    /// The session of each client with a request that has no answer; and the request if it is the session's only one and
+    /// was not seen waiting yet. Of a request that was given up, the store may still show the place.
+    requests: Mutex<BTreeMap<u64, (SessionId, Option<Ticket>)>>,
 }
 
 /// A resource that checks tokens: a writer needs one that is not below any, a reader one that is not below a writer's.
@@ -45,16 +52,6 @@ impl Gate {
         }
         true
     }
-}
-
-/// An operation that may be unknown when the session of its client ends.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Open {
-    Lock(Ticket),
-    RwLock(Ticket),
-    Election(Ticket),
-    Queue(Ticket),
-    Lists(Ticket),
 }
 
 /// Returns how an operation ended for its journal. Every error that a client cannot expect ends the run.
@@ -85,17 +82,17 @@ impl Contended {
             name,
             journal: Journal::new(timeline.clone()),
             gate: Mutex::default(),
+            requests: Mutex::default(),
         }
     }
 
-    /// Acquires the object as `role` within `limit`; `None` if it was not granted. `note` receives the ticket.
+    /// Acquires the object as `role` within `limit`; `None` if it was not granted.
     pub(super) async fn acquire(
         &self,
         client: u64,
         session: &Session,
         role: Role,
         limit: Duration,
-        note: impl FnOnce(Ticket),
     ) -> Step<Option<Held>> {
         let mode = if role == Role::Reader {
             Mode::Shared
@@ -103,7 +100,14 @@ impl Contended {
             Mode::Exclusive
         };
         let ticket = self.journal.invoke(client, LockCall::Acquire { mode });
-        note(ticket);
+        let note = |request| self.requests.lock().insert(client, (session.id().clone(), request));
+        let known = self
+            .requests
+            .lock()
+            .get(&client)
+            .map(|(known, _)| known == session.id());
+        let first = known != Some(true);
+        note(first.then_some(ticket));
         let acquiring = async {
             match role {
                 Role::Leadership => session.election(self.name).campaign("0").await.map(Held::Leadership),
@@ -112,10 +116,16 @@ impl Contended {
         };
         // A request that is dropped at its limit stays unknown until its session ends.
         let Ok(granted) = tokio::time::timeout(limit, acquiring).await else {
+            note(None);
             return Ok(None);
         };
         let outcome = ending(Ok(&granted), |held| LockAnswer::Granted(token(held)))?;
         self.journal.end(ticket, outcome);
+        if granted.is_ok() && first {
+            self.requests.lock().remove(&client);
+        } else {
+            note(None);
+        }
         Ok(granted.ok())
     }
 
@@ -176,6 +186,31 @@ impl Contended {
     pub(super) async fn release(&self, client: u64, held: Held) -> Step<()> {
         let call = LockCall::Release { token: token(&held) };
         self.step(client, call, held.release()).await.map(drop)
+    }
+
+    /// Asks the store for the requests that wait, until `over`: the proof that they have joined.
+    pub(super) async fn watch_waiters(&self, harness: &dyn Harness, kind: Kind, over: impl Fn() -> bool) -> Step<()> {
+        let Some(operator) = harness.operator().filter(|_| harness.offers().contains(&Need::Waiters)) else {
+            return Ok(());
+        };
+        while !over() {
+            tokio::time::sleep(LOOK * 10).await;
+            let mut before = self.requests.lock().clone();
+            before.retain(|_, (_, request)| request.is_some());
+            if before.is_empty() {
+                continue;
+            }
+            let waiting = done("the list of waiters", operator.waiters(kind, self.name)).await?;
+            for (client, request) in before {
+                if waiting.contains(&request.0) && self.requests.lock().get(&client) == Some(&request) {
+                    let seen = self.journal.invoke(WATCHER, LockCall::Waits { client });
+                    self.journal.end(seen, Ending::Ok(LockAnswer::Done));
+                    // Once is enough.
+                    self.requests.lock().insert(client, (request.0, None));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads the leader.
@@ -256,13 +291,7 @@ impl Shared {
     }
 
     /// Enqueues one item.
-    pub(super) async fn produce(
-        &self,
-        client: u64,
-        session: &Session,
-        random: &mut Random,
-        note: impl FnOnce(Ticket),
-    ) -> Step<()> {
+    pub(super) async fn produce(&self, client: u64, session: &Session, random: &mut Random) -> Step<()> {
         let item = {
             let mut next = self.next.lock();
             *next += 1;
@@ -280,7 +309,6 @@ impl Shared {
             new = new.delay(random.up_to(Duration::from_millis(1500)));
         }
         let ticket = self.journal.invoke(client, call);
-        note(ticket);
         let enqueued = session.queue(self.name).enqueue(new).await;
         self.journal.end(ticket, ending(Ok(&enqueued), |()| QueueAnswer::Done)?);
         Ok(())
@@ -293,11 +321,9 @@ impl Shared {
         session: &Session,
         max: usize,
         limit: Duration,
-        note: impl FnOnce(Ticket),
     ) -> Step<Vec<Delivery>> {
         let queue = session.queue(self.name);
         let ticket = self.journal.invoke(client, QueueCall::Dequeue { max });
-        note(ticket);
         let taking = async {
             match (max, limit.is_zero()) {
                 (1, true) => Ok(queue.try_dequeue().await?.into_iter().collect()),
@@ -337,13 +363,7 @@ impl Shared {
     }
 
     /// Acknowledges an item, or returns it.
-    pub(super) async fn settle(
-        &self,
-        client: u64,
-        delivery: Delivery,
-        random: &mut Random,
-        note: impl FnOnce(Ticket),
-    ) -> Step<()> {
+    pub(super) async fn settle(&self, client: u64, delivery: Delivery, random: &mut Random) -> Step<()> {
         let (item, token) = (number(&delivery), delivery.token().get());
         let way = random.below(8);
         let delayed = way == 0;
@@ -352,7 +372,6 @@ impl Shared {
             _ => QueueCall::Ack { item, token },
         };
         let ticket = self.journal.invoke(client, call);
-        note(ticket);
         let settled = match way {
             0 => delivery.nack_after(random.up_to(Duration::from_millis(1500))).await,
             1 => delivery.nack().await,
@@ -372,8 +391,8 @@ impl Shared {
     pub(super) async fn drain(&self, session: &Session) -> Step<()> {
         let (client, queue, mut random) = (u64::MAX, session.queue(self.name), Random::new(0));
         while done("len", queue.len()).await? > 0 {
-            for delivery in self.take(client, session, 1, Duration::ZERO, |_| ()).await? {
-                self.settle(client, delivery, &mut random, |_| ()).await?;
+            for delivery in self.take(client, session, 1, Duration::ZERO).await? {
+                self.settle(client, delivery, &mut random).await?;
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -413,7 +432,6 @@ impl Lists {
         session: &Session,
         isolation: Isolation,
         random: &mut Random,
-        note: impl FnOnce(Ticket),
     ) -> Step<()> {
         let steps: Vec<Part> = {
             let mut choice = self.choice.lock();
@@ -424,7 +442,7 @@ impl Lists {
                 })
                 .collect()
         };
-        self.run(client, session, isolation, steps, note).await
+        self.run(client, session, isolation, steps).await
     }
 
     /// Reads every list of one isolation level.
@@ -432,21 +450,13 @@ impl Lists {
         let keys = self.choice.lock().keys();
         for key in keys {
             let steps = vec![Part::Read { key }];
-            self.run(u64::MAX, session, isolation, steps, |_| ()).await?;
+            self.run(u64::MAX, session, isolation, steps).await?;
         }
         Ok(())
     }
 
-    async fn run(
-        &self,
-        client: u64,
-        session: &Session,
-        isolation: Isolation,
-        steps: Vec<Part>,
-        note: impl FnOnce(Ticket),
-    ) -> Step<()> {
+    async fn run(&self, client: u64, session: &Session, isolation: Isolation, steps: Vec<Part>) -> Step<()> {
         let ticket = self.journal.invoke(client, Steps(steps.clone()));
-        note(ticket);
         let stm = session.stm().isolation(isolation).attempts(1000);
         let run = stm.run(async |tx| {
             let mut reads = Vec::new();

@@ -32,13 +32,13 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs `plan` with each of `seeds` on a store of its own, which `stage` makes, until a run fails.
+/// Runs `plan` with each of `seeds` on a store of its own, which `make` makes, until a run fails.
 ///
 /// # Errors
 ///
 /// The first failure.
 pub async fn sweep(
-    stage: impl AsyncFn(u64) -> tenure_core::Result<Box<dyn Harness>>,
+    make: impl AsyncFn(u64) -> tenure_core::Result<Box<dyn Harness>>,
     seeds: Range<u64>,
     plan: &Plan,
 ) -> Result<Vec<Summary>, Failure> {
@@ -50,7 +50,7 @@ pub async fn sweep(
             what,
             histories,
         };
-        let harness = stage(seed).await;
+        let harness = make(seed).await;
         let harness = harness.map_err(|error| failure(false, error.chain().to_string(), None))?;
         let plan = Plan { seed, ..plan.clone() };
         let histories = run(&*harness, &plan).await;

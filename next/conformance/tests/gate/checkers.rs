@@ -72,7 +72,7 @@ fn journal_operation_without_an_end_is_unknown() {
         "its effect may still come"
     );
     assert!(open[0].precedes(&open[2]) && !open[0].precedes(&open[1]));
-    journal.settle(timed_out);
+    journal.settle(1);
     journal.end(timed_out, Outcome::Unknown);
     let settled = journal.operations();
     assert!(settled[2].is_unknown() && settled[2].latest() > settled[2].invoked);

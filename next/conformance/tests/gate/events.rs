@@ -8,7 +8,7 @@ use tenure_memory::MemoryConfig;
 
 use crate::planted::paused;
 
-/// A stage whose events change nothing.
+/// A harness whose events change nothing.
 struct Uneventful(FaultLayer, Vec<Need>);
 
 #[async_trait]
@@ -90,7 +90,7 @@ impl Subject for Quiet {
         "a store without events"
     }
 
-    async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
+    async fn harness(&self, _: &Case) -> Result<Box<dyn Harness>> {
         let layer = crate::memory::harness(MemoryConfig::new())?;
         let offers = [EVENTS, &[Need::Survive, Need::Silence, Need::Keys]].concat();
         Ok(Box::new(Uneventful(layer, offers)))

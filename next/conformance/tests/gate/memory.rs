@@ -1,37 +1,23 @@
-//! The embedded store under the suite, with every control that the fault layer has.
+//! The harness of the embedded store.
 
-use tenure_conformance::{Case, EmbeddedStore, FaultLayer, Harness, Subject, async_trait};
-use tenure_core::{Namespace, Result};
-use tenure_memory::{MemoryBackend, MemoryConfig};
+use std::time::Duration;
 
-/// How many entries a session of the embedded store may have here.
-const CAPACITY: usize = 2_000;
-
-pub(crate) struct Memory;
+use tenure_conformance::{FaultLayer, Harness};
+use tenure_core::{LossReason, Result, SessionOptions};
+use tenure_memory::{MemoryConfig, MemorySubject};
 
 pub(crate) fn harness(config: MemoryConfig) -> Result<FaultLayer> {
-    FaultLayer::new(move || {
-        let memory = MemoryBackend::connect(config.clone().capacity(CAPACITY))?;
-        let nested = memory.in_namespace(Namespace::new("default/lock")?);
-        let operator = memory.clone();
-        Ok(EmbeddedStore::new(memory)
-            .elsewhere(nested)
-            .take_away(move |session, nonce| operator.take_away(session, nonce))
-            .capacity(CAPACITY))
-    })
+    MemorySubject::new(config).start()
 }
 
-#[async_trait]
-impl Subject for Memory {
-    fn name(&self) -> &str {
-        "memory"
-    }
-
-    async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
-        Ok(Box::new(harness(MemoryConfig::new())?))
-    }
-
-    fn parallel(&self) -> usize {
-        32
-    }
+#[tokio::test(start_paused = true)]
+async fn revocation_by_an_operator_reaches_the_client_before_its_next_renewal() {
+    let harness = harness(MemoryConfig::new()).unwrap();
+    let store = harness.connect().await.unwrap();
+    let options = SessionOptions::new().ttl(Duration::from_secs(120));
+    let session = store.open(options).await.unwrap();
+    let started = tokio::time::Instant::now();
+    harness.operator().unwrap().revoke(session.id()).await.unwrap();
+    assert_eq!(session.lost().await, LossReason::Revoked);
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
 }

@@ -3,8 +3,7 @@
 use tenure_conformance::report::{catalogue, matrix};
 use tenure_conformance::{Attack, Case, Outcome, Promise, Runner, Trial};
 use tenure_core::guarantees::Line;
-
-use crate::memory::Memory;
+use tenure_memory::{MemoryConfig, MemorySubject};
 
 async fn sample() -> tenure_conformance::Report {
     let holds = Attack::Single(|_| Box::pin(async { Ok(Outcome::held("40 grants in order")) }));
@@ -19,7 +18,12 @@ async fn sample() -> tenure_conformance::Report {
         Case::new("l1_alone", "L1", "alone", breaks).promised(Line::MutualExclusion, made),
         Case::new("l2_kept", "L2", "kept", breaks).promised(Line::Durability, denied),
     ];
-    Runner::new().run_trials(&Memory, cases.map(Trial::from).to_vec()).await
+    Runner::new()
+        .run_trials(
+            &MemorySubject::new(MemoryConfig::new()),
+            cases.map(Trial::from).to_vec(),
+        )
+        .await
 }
 
 #[tokio::test]

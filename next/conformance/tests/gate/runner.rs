@@ -7,8 +7,7 @@ use tenure_conformance::report::Report;
 use tenure_conformance::{Attack, Case, Need, Outcome, Promise, Runner, Trial, Verdict};
 use tenure_core::guarantees::Line;
 use tenure_core::{Error, ErrorKind};
-
-use crate::memory::Memory;
+use tenure_memory::{MemoryConfig, MemorySubject};
 
 /// Declares a case with a count of its attempts: `$verdict` sees the number of the attempt, from 1.
 macro_rules! case {
@@ -27,7 +26,9 @@ macro_rules! case {
 
 async fn run(runner: &Runner, cases: impl IntoIterator<Item = Case>) -> Report {
     let trials = cases.into_iter().map(Trial::from).collect();
-    runner.run_trials(&Memory, trials).await
+    runner
+        .run_trials(&MemorySubject::new(MemoryConfig::new()), trials)
+        .await
 }
 
 fn held() -> Verdict {

@@ -30,21 +30,24 @@ fn text(histories: &Histories) -> String {
 fn a_hundred_random_histories_have_no_violation() {
     let first = std::env::var("TENURE_SEED").map_or(1, |seed| seed.parse().unwrap());
     let count = std::env::var("TENURE_SEEDS").map_or(100, |count| count.parse().unwrap());
-    let (mut grants, mut refused, mut shared, mut redelivered, mut committed) = (0, 0, 0, 0, 0);
+    let (mut grants, mut refused, mut shared, mut waited, mut redelivered, mut committed) = (0, 0, 0, 0, 0, 0);
     for seed in first..first + count {
         let plan = Plan::new(seed).turns(20);
         let (_, summary) = judged(MemoryConfig::new(), &plan).unwrap_or_else(|found| panic!("seed {seed}: {found}"));
         grants += summary.lock.grants + summary.rw_lock.grants + summary.election.grants;
         refused += summary.lock.refused + summary.rw_lock.refused + summary.election.refused;
         shared += summary.rw_lock.shared;
+        waited += summary.lock.waited + summary.rw_lock.waited + summary.election.waited;
         redelivered += summary.queue.redelivered;
         committed += summary.lists.committed;
     }
     // Runs in which nothing happens show nothing.
     println!(
-        "{count} seeds: {grants} grants, {refused} refused, {shared} shared, {redelivered} redelivered, {committed} commits"
+        "{count} seeds: {grants} grants, {refused} refused, {shared} shared, {waited} seen waiting, {redelivered} redelivered, {committed} commits"
     );
-    assert!(grants > 20 * count as usize && shared > 0 && redelivered > 0 && committed > 5 * count as usize);
+    assert!(
+        grants > 20 * count as usize && shared > 0 && waited > 0 && redelivered > 0 && committed > 5 * count as usize
+    );
     assert!(count < 100 || refused > 0, "no late access was refused at a gate");
 }
 
@@ -68,6 +71,8 @@ fn planted_defect_is_found_by_stress() {
     let bugs = [
         Bug::TwoHolders,
         Bug::TokenRepeated,
+        Bug::LeaveReorders,
+        Bug::ReaderOvertakes,
         Bug::ReaderBesideWriter,
         Bug::ItemToTwo,
         Bug::NackLosesItem,

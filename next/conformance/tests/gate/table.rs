@@ -1,8 +1,7 @@
 //! The whole table and every case on the embedded store, under a paused clock.
 
-use tenure_conformance::{Role, Runner, Square, TABLE, cases, trials};
-
-use crate::memory::Memory;
+use tenure_conformance::{Cell, Role, Runner, TABLE, cases, trials};
+use tenure_memory::{MemoryConfig, MemorySubject};
 
 #[tokio::test(start_paused = true)]
 async fn embedded_store_passes_every_case() {
@@ -10,7 +9,7 @@ async fn embedded_store_passes_every_case() {
         Ok(only) => Runner::paused().only(only),
         Err(_) => Runner::paused(),
     };
-    let report = runner.run(&Memory).await;
+    let report = runner.run(&MemorySubject::new(MemoryConfig::new())).await;
     let failures = report.failures();
     assert!(failures.is_empty(), "{}\n{}", failures.join("\n"), report.summary());
 }
@@ -19,14 +18,14 @@ async fn embedded_store_passes_every_case() {
 fn table_has_every_square_with_a_case_or_a_reason() {
     let (mut filled, mut reasons) = (0, 0);
     for row in TABLE {
-        for (square, role) in row.squares.iter().zip(Role::ALL) {
-            match square {
-                Square::Case(case) => {
+        for (cell, role) in row.cells.iter().zip(Role::ALL) {
+            match cell {
+                Cell::Case(case) => {
                     assert_eq!(case.id, format!("{}/{}", row.id, role.word()));
                     assert!(case.id.starts_with(&row.rule.to_lowercase()), "{}", case.id);
                     filled += 1;
                 }
-                Square::Reason(reason) => {
+                Cell::Reason(reason) => {
                     assert!(reason.len() > 20, "{}: {reason:?} is no reason", row.id);
                     reasons += 1;
                 }
@@ -38,7 +37,7 @@ fn table_has_every_square_with_a_case_or_a_reason() {
         "{} rows, {filled} cases",
         TABLE.len()
     );
-    assert!(reasons < 30, "{reasons} squares have no case");
+    assert!(reasons < 30, "{reasons} cells have no case");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Locks, read-write locks and elections.
 
 use proptest::prelude::*;
-use tenure_conformance::checkers::lock::{LockAnswer, LockCall, LockOperation, Shown, check};
+use tenure_conformance::checkers::lock::{LockAnswer, LockCall, LockOperation, Shown, check, check_arrival};
 use tenure_conformance::checkers::{Mode, Outcome, Proof};
 
 use super::simulate::{self, Choices, Fate, World};
 use super::{assert_found, assert_round_trip, failed, ok, unknown};
 use LockAnswer::{Done, Granted, Refused, Shows};
-use LockCall::{Access, Acquire, Check, Confirm, Downgrade, Observe, Proclaim, Release};
+use LockCall::{Access, Acquire, Check, Confirm, Downgrade, Observe, Proclaim, Release, Waits};
 use Mode::{Exclusive, Shared};
 
 #[derive(Clone, Copy, PartialEq)]
@@ -369,4 +369,21 @@ fn read_that_is_not_current_is_found() {
     assert!(reads((12, 13), None).is_ok() && reads((22, 40), None).is_ok());
     // A second leader beside the first one.
     assert_found(reads((22, 23), Some((9, 0))), "two holders");
+}
+
+#[test]
+fn lock_request_that_overtakes_a_waiting_one_is_found() {
+    let judge = |seen: u64, waits: Mode, later: Mode| {
+        let by = |client, op: LockOperation| LockOperation { client, ..op };
+        check_arrival(&[
+            by(1, acquire((0, 9), waits, 2)),
+            by(9, ok((seen, seen), Waits { client: 1 }, Done)),
+            by(2, acquire((5, 8), later, 1)),
+        ])
+    };
+    for (waits, later) in [(Exclusive, Exclusive), (Shared, Exclusive), (Exclusive, Shared)] {
+        assert_found(judge(4, waits, later), "while that of token 2 waited");
+        assert_eq!(judge(5, waits, later), Ok(1), "it may have joined after the other");
+    }
+    assert_eq!(judge(4, Shared, Shared), Ok(1), "readers that are granted together");
 }

@@ -13,7 +13,7 @@ impl Harness for Plain {
     }
 }
 
-conformance!(stranger, Plain(MemoryBackend::connect(MemoryConfig::new())?), without: [
-    silence, mute, hold, cut, strand, repeat, requests, elsewhere, capacity, revoke, delete, keys, sessions,
+conformance!(custom_store, Plain(MemoryBackend::connect(MemoryConfig::new())?), without: [
+    silence, mute, hold, cut, delay_request, repeat, requests, elsewhere, capacity, revoke, revoke_request, keys, sessions,
     restart, survive, disturb, pause, restore, clock_forward, clock_back, failover, lose_minority, return_members,
 ]);

@@ -113,6 +113,22 @@ pub(crate) async fn namespaces_are_apart(harness: &dyn Harness, role: Role) -> V
             done("an acknowledgement", delivery.ack()).await?;
         }
     }
+    for (session, value) in [(&here, "here"), (&there, "there")] {
+        let stm = session.stm();
+        if offered(promptly("put", stm.put(name, value)).await?)?.is_some() {
+            let entry = done("entry", stm.entry(name)).await?;
+            let own = entry.is_some_and(|entry| entry.version == 1 && &*entry.value == value.as_bytes());
+            ensure!(own, "a data key met one of another namespace");
+            let deleted = value == "here" || done("delete", stm.delete(name)).await?;
+            ensure!(deleted, "a key that is there was not deleted");
+        }
+    }
+    if let Some(value) = offered(promptly("get", here.stm().get_string(name)).await?)? {
+        ensure!(
+            value.as_deref() == Some("here"),
+            "a deletion in another namespace left {value:?}"
+        );
+    }
     let held = done("a grant of what is free", role.acquire(&holder, name)).await?;
     let what = "what is free in another namespace";
     let other = free(role, &there, name, what).await?;

@@ -114,8 +114,11 @@ pub(crate) async fn a_cancelled_acquire_leaves_nothing(harness: &dyn Harness, ro
 pub(crate) async fn a_late_request_leaves_nothing(harness: &dyn Harness, role: Role) -> Verdict {
     let other = open(harness, LONG).await?;
     let mut late = 0;
-    for is_held in [false, true] {
-        let name = format!("late {is_held}");
+    for (is_held, tries) in [(false, false), (true, false), (false, true)] {
+        if tries && role == Role::Batch {
+            continue;
+        }
+        let name = format!("late {is_held} {tries}");
         let (first, link) = open_linked(harness, LONG).await?;
         // While it is held, the store may not refuse the late request merely because it is old.
         done("enqueue", role.prepare(&other, "anchor")).await?;
@@ -131,18 +134,19 @@ pub(crate) async fn a_late_request_leaves_nothing(harness: &dyn Harness, role: R
             _ => done("a grant of what is free", role.opponent().acquire(&other, &name)).await?,
         };
         let before = count_keys(harness).await?;
-        link.strand();
+        link.delay_request();
         let (session, object) = (first.clone(), name.clone());
         let acquiring = spawn(async move {
             match role {
+                _ if tries => role.attempt(&session, &object).await.map(drop),
                 // The waiter of a barrier only reads.
-                Role::Hold => role.acquire(&session, &object).await,
-                _ => role.wait(&session, &object).await,
+                Role::Hold => role.acquire(&session, &object).await.map(drop),
+                _ => role.wait(&session, &object).await.map(drop),
             }
         });
         let sent = async {
-            while !link.has_stranded() {
-                tokio::time::sleep(LOOK).await;
+            while !link.has_delayed_request() {
+                tokio::time::sleep(LOOK / 10).await;
             }
         };
         within(PROMPT, "the request", sent).await?;
@@ -150,8 +154,21 @@ pub(crate) async fn a_late_request_leaves_nothing(harness: &dyn Harness, role: R
         keys_return_to(before, harness).await?;
         settle().await;
         link.deliver();
-        settle().await;
-        keys_return_to(before, harness).await?;
+        // Not even for a moment: the session would find and remove what the store granted.
+        for _ in 0..20 {
+            tokio::time::sleep(LOOK).await;
+            let keys = count_keys(harness).await?;
+            ensure!(
+                keys <= before,
+                "a request that was withdrawn left a key: {keys} instead of {before}"
+            );
+            if !is_held {
+                let free = done("an answer to a try", role.opponent().attempt(&other, &name)).await?;
+                let taken = || Outcome::violated("a request that was withdrawn has the object");
+                done("a release", free.ok_or_else(taken)?.release()).await?;
+                keys_return_to(before, harness).await?;
+            }
+        }
         done("a release", held.release()).await?;
         next_is_served(harness, role, &name).await?;
         done("a release", anchor.finish()).await?;
@@ -161,19 +178,19 @@ pub(crate) async fn a_late_request_leaves_nothing(harness: &dyn Harness, role: R
     held!("{late} requests arrived after their callers had given up, and left nothing")
 }
 
-/// A waiter of `rival`, and what it waits for: nothing for a participant, which waits for a second one.
+/// A waiter of `other`, and what it waits for: nothing for a participant, which waits for a second one.
 async fn behind(
     harness: &dyn Harness,
     role: Role,
     holder: &Session,
-    rival: &Session,
+    other: &Session,
     name: &str,
 ) -> Step<(Held, Task<tenure_core::Result<Held>>)> {
     if role == Role::Participant {
-        return Ok((Held::Passed, arrived(harness, role, rival, name).await?));
+        return Ok((Held::Passed, arrived(harness, role, other, name).await?));
     }
-    let contest = Contest::set(harness, (role.opponent(), role), holder, rival, name).await?;
-    Ok((contest.held, contest.waiter))
+    let contention = Contention::set(harness, (role.opponent(), role), holder, other, name).await?;
+    Ok((contention.held, contention.waiter))
 }
 
 /// Checks that the object is granted to new sessions: an ended waiter did not get it, and does not block them.
@@ -198,9 +215,9 @@ async fn next_is_served(harness: &dyn Harness, role: Role, name: &str) -> Step<(
 
 /// Checks L6: a waiter whose session is closed gets an error, and blocks no other waiter.
 pub(crate) async fn a_waiter_ends_with_its_session(harness: &dyn Harness, role: Role) -> Verdict {
-    let (holder, rival) = (open(harness, LONG).await?, open(harness, LONG).await?);
-    let (held, mut waiter) = behind(harness, role, &holder, &rival, "ended").await?;
-    done("close", rival.close()).await?;
+    let (holder, other) = (open(harness, LONG).await?, open(harness, LONG).await?);
+    let (held, mut waiter) = behind(harness, role, &holder, &other, "ended").await?;
+    done("close", other.close()).await?;
     let ended = waiter
         .end(PROMPT, "the end of a waiter whose session was closed")
         .await?;
@@ -216,42 +233,39 @@ async fn waiters_end(
     roles: &[Role],
     event: impl AsyncFn(&Session, Option<&dyn Link>) -> Step<()>,
     needs_link: bool,
-) -> Vec<Outcome> {
-    let scene = async {
-        let holder = open(harness, LONG).await?;
-        let (rival, link) = match needs_link {
-            true => {
-                let (rival, link) = open_linked(harness, harness.ttl()).await?;
-                (rival, Some(link))
-            }
-            false => (open(harness, harness.ttl()).await?, None),
-        };
-        let (ttl, bound) = (rival.ttl(), expiry_bound(harness).await?);
-        let set = async |role: Role| behind(harness, role, &holder, &rival, &named("lost", role)).await;
-        let happen = async |_: &[_]| {
-            event(&rival, link.as_deref()).await?;
-            Ok(Instant::now())
-        };
-        type Behind = (Held, Task<tenure_core::Result<Held>>);
-        let judge = async |role, (held, mut waiter): Behind, at: &Instant| {
-            let ended = waiter
-                .end(ttl + slack(), "the end of a waiter whose session is lost")
-                .await?;
-            let took = at.elapsed();
-            refused("a wait of a lost session", ended, &[ErrorKind::Lost])?;
-            // Only then the store has forgotten the waiter.
-            tokio::time::sleep((ttl + bound).saturating_sub(took)).await;
-            done("a release", held.release()).await?;
-            next_is_served(harness, role, &named("lost", role)).await?;
-            held!("the waiter of a lost session got an error after {took:?}; the next was served")
-        };
-        play(roles, set, happen, nothing(), judge).await
+) -> Step<Vec<Outcome>> {
+    let holder = open(harness, LONG).await?;
+    let (other, link) = match needs_link {
+        true => {
+            let (other, link) = open_linked(harness, harness.ttl()).await?;
+            (other, Some(link))
+        }
+        false => (open(harness, harness.ttl()).await?, None),
     };
-    of_all(roles, scene.await)
+    let (ttl, bound) = (other.ttl(), expiry_bound(harness).await?);
+    let set = async |role: Role| behind(harness, role, &holder, &other, &named("lost", role)).await;
+    let happen = async |_: &[_]| {
+        event(&other, link.as_deref()).await?;
+        Ok(Instant::now())
+    };
+    type Behind = (Held, Task<tenure_core::Result<Held>>);
+    let judge = async |role, (held, mut waiter): Behind, at: &Instant| {
+        let ended = waiter
+            .end(ttl + slack(), "the end of a waiter whose session is lost")
+            .await?;
+        let took = at.elapsed();
+        refused("a wait of a lost session", ended, &[ErrorKind::Lost])?;
+        // Only then the store has forgotten the waiter.
+        tokio::time::sleep((ttl + bound).saturating_sub(took)).await;
+        done("a release", held.release()).await?;
+        next_is_served(harness, role, &named("lost", role)).await?;
+        held!("the waiter of a lost session got an error after {took:?}; the next was served")
+    };
+    play(roles, set, happen, nothing(), judge).await
 }
 
 /// Checks L6: a waiter whose session expires gets an error, and is never granted.
-pub(crate) async fn a_lost_waiter_is_told(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
+pub(crate) async fn a_lost_waiter_is_told(harness: &dyn Harness, roles: &[Role]) -> Step<Vec<Outcome>> {
     let silence = async |_: &Session, link: Option<&dyn Link>| {
         if let Some(link) = link {
             link.silence();
@@ -262,7 +276,7 @@ pub(crate) async fn a_lost_waiter_is_told(harness: &dyn Harness, roles: &[Role])
 }
 
 /// Checks L6: a waiter whose session an operator revokes gets an error, and is never granted.
-pub(crate) async fn a_revoked_waiter_is_told(harness: &dyn Harness, roles: &[Role]) -> Vec<Outcome> {
+pub(crate) async fn a_revoked_waiter_is_told(harness: &dyn Harness, roles: &[Role]) -> Step<Vec<Outcome>> {
     let revoked = async |session: &Session, _: Option<&dyn Link>| revoke(harness, session.id()).await;
     waiters_end(harness, roles, revoked, false).await
 }

@@ -71,7 +71,7 @@ pub type Make = fn() -> Pin<Box<dyn Future<Output = Result<Box<dyn Harness>>> + 
 /// Runs the `main` of [`conformance!`](crate::conformance).
 #[doc(hidden)]
 pub fn run_as_tests(store: &'static str, without: &'static [&'static str], make: Make) -> ExitCode {
-    let subject = Stranger { store, without, make };
+    let subject = CustomStore { store, without, make };
     let tests = trials().into_iter().map(|trial| {
         let ignored = trial.cases.iter().all(|case| subject.lacks(case));
         let name = format!("{store}::{}", trial.id);
@@ -90,17 +90,17 @@ pub fn run_as_tests(store: &'static str, without: &'static [&'static str], make:
 
 /// A store whose tests these are.
 #[derive(Clone, Copy)]
-struct Stranger {
+struct CustomStore {
     store: &'static str,
     without: &'static [&'static str],
     make: Make,
 }
 
-impl Stranger {
+impl CustomStore {
     /// Returns whether the list of what is missing has a requirement of the case.
     fn lacks(self, case: &Case) -> bool {
         let primitive = match case.attack {
-            Attack::Square(_, role) | Attack::Scene(_, role) => role.primitive(),
+            Attack::Cell(_, role) | Attack::Scene(_, role) => role.primitive(),
             Attack::Single(_) => match case.rule.as_bytes().first() {
                 Some(b'E') => "election",
                 Some(b'R') => "rw_lock",
@@ -142,12 +142,12 @@ impl Stranger {
 }
 
 #[async_trait]
-impl Subject for Stranger {
+impl Subject for CustomStore {
     fn name(&self) -> &str {
         self.store
     }
 
-    async fn stage(&self, _: &Case) -> Result<Box<dyn Harness>> {
+    async fn harness(&self, _: &Case) -> Result<Box<dyn Harness>> {
         let harness = (self.make)().await?;
         let both = |need: &&Need| harness.offers().contains(need) && self.without.contains(&need.word());
         if let Some(need) = Need::ALL.iter().find(both) {
