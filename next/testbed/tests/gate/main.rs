@@ -1,0 +1,8 @@
+//! The testbed against real servers: one smoke test for each kind of server, each treatment of the proxy, and each way in which a
+//! test process ends.
+
+mod client;
+mod proxy;
+mod redis;
+mod serve;
+mod watchdog;
