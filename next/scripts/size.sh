@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Prints the lines of each crate beside its budget, the files above 350 lines, and the public items of core.
+# Prints the lines of each crate beside its budget, the files above 350 lines, and with `--public` the number of
+# public items of core (which compiles it, and needs jq).
 #
 # `src` counts the lines of Rust, Lua and SQL in `src/`, `tests` those of `tests/`, `benches/` and `examples/`. `over` is a
 # budget exceeded by more than a tenth: a mechanism may be there twice.
@@ -41,6 +42,10 @@ printf '%-20s %7s %7s %7s\n\n' all "$all_src" 40700 "$all_tests"
 echo 'files above 350 lines:'
 sources . | tr '\n' '\0' | xargs -0 -r wc -l | awk '$2 != "total" && $1 > 350 { print "  " $1, $2; any = 1 } END { if (!any) print "  none" }' | sort -rn
 
-public=$(grep -rhE '^ *pub (async |const |unsafe )*(fn|struct|enum|trait|const|type|mod|static|use) ' core/src --include='*.rs' | wc -l)
-printf '\npublic items of core (lines that begin with `pub`): %s, %s of them for backends\n' "$public" \
-    "$(grep -rhE '^ *pub (async |const |unsafe )*(fn|struct|enum|trait|const|type|mod|static|use) ' core/src/backend --include='*.rs' | wc -l)"
+# Modules, types, traits, functions, methods, constants, variants and public fields that a user of the crate can name, by rustdoc.
+if [ "${1:-}" = --public ]; then
+    RUSTC_BOOTSTRAP=1 cargo rustdoc -q -p tenure-core -- -Z unstable-options --output-format json
+    jq -r '[.index[] | select(.crate_id == 0 and (.visibility == "public" or (.inner | has("variant")))) | .inner]
+        | map(select(has("use") | not)) | "public items of core: \(length + (map(.trait.items // [] | length) | add))"' \
+        "${CARGO_TARGET_DIR:-target}/doc/tenure_core.json"
+fi

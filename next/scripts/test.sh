@@ -2,7 +2,7 @@
 # Runs the tests: `scripts/test.sh [gate | full | soak] [ARGUMENT...]`, `full` if no tier is named.
 #
 #   gate   the rules of the sources, every test in `tests/gate/`, the tests in the documentation
-#   full   the gate, then what is in `tests/full/`
+#   full   the gate, then what is in `tests/full/`, then `extra/*/run.sh`
 #   soak   what is in `tests/soak/`: minutes to hours
 #
 # Arguments go to nextest and select tests: `scripts/test.sh gate downgrade` runs those with this part of a name. A whole gate
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 nextest_least=0.9.143
 # Seconds. A build or a test that takes longer hangs.
-build_limit=2400 gate_limit=480 doc_limit=600 full_limit=960
+build_limit=2400 gate_limit=480 doc_limit=600 full_limit=960 extra_limit=900
 
 tier=full
 case ${1-} in
@@ -75,6 +75,27 @@ use_memory() {
     # Servers that run as another user reach their own folders in it.
     chmod 711 "$memory"
     export TMPDIR=$memory
+}
+
+# Debian's packages for the servers that the tests start and that are missing.
+missing_packages() {
+    has "${TENURE_REDIS_SERVER:-redis-server}" || echo redis-server
+}
+
+install_missing() {
+    local packages as_root=()
+    mapfile -t packages < <(missing_packages)
+    [ ${#packages[@]} -gt 0 ] || return 0
+    has apt-get || die "please install ${packages[*]} (these are the names in Debian)"
+    if [ "$(id -u)" -ne 0 ]; then
+        has sudo || die "please run as root: apt-get install ${packages[*]}"
+        as_root=(sudo)
+    fi
+    say "installing ${packages[*]}"
+    "${as_root[@]}" apt-get update
+    # In this run level the package does not start its service: the tests start servers of their own.
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install --yes --no-install-recommends "${packages[@]}"
 }
 
 passed=0 failed=0
@@ -143,6 +164,7 @@ tree() {
     git rev-parse 'HEAD^{tree}'
 }
 
+install_missing
 find_nextest
 [ -n "$runner" ] || say "without cargo-nextest: plain \`cargo test\`, limited to a time for all tests together, not for each"
 
@@ -165,6 +187,9 @@ else
     fi
     if [ "$tier" = full ]; then
         run_tier full "$full_limit"
+        if [ ${#arguments[@]} = 0 ]; then
+            for path in extra/*/run.sh; do step "$path" "$extra_limit" "$path"; done
+        fi
     fi
 fi
 

@@ -1,0 +1,46 @@
+-- An operator's acts. Costs in redis.calls:
+--
+--   break   ARGV: 6 path, 7 token. 10, with a hand-off 21; O(log n)   ok, session, nonce, more | gone
+--   floor   ARGV: 6 least token from now on. 1 to 2; O(1)           ok
+--   end     the session ARGV[2]. 4; O(log s)                   ok (sweep) | gone
+
+local function break_holding()
+  local q = queue(ARGV[6])
+  local member = redis.call('ZRANGE', q.holders, ARGV[7], ARGV[7], 'BYSCORE')[1]
+  if not member then
+    return {'gone'}
+  end
+  local session, its_nonce = parts(member)
+  local _, behind = remove(q, member)
+  -- The mark tells a repeated join that the request has ended, rather than giving it a new place. A session that is gone
+  -- would leave it for ever.
+  if redis.call('EXISTS', root .. 'session/' .. session) == 1 then
+    redis.call('HSET', root .. 'held/' .. session, its_nonce, '!')
+  end
+  notify(session, '! ' .. its_nonce)
+  advance(q, behind and {[behind] = true} or {})
+  return {'ok', session, its_nonce, again}
+end
+
+local function raise_floor()
+  local last = tonumber(redis.call('GET', root .. 'token') or 0) or 0
+  if last < tonumber(ARGV[6]) - 1 then
+    redis.call('SET', root .. 'token', int(tonumber(ARGV[6]) - 1))
+  end
+  return {'ok'}
+end
+
+local function end_session()
+  if redis.call('EXISTS', record) == 0 then
+    return {'gone'}
+  end
+  redis.call('HSET', record, 'deadline', '0')
+  redis.call('ZADD', deadlines, '0', 's/' .. me)
+  notify(me, '!')
+  return {'ok'}
+end
+
+local steps = {['break'] = break_holding, floor = raise_floor, ['end'] = end_session}
+local answer = steps[operation]()
+announce()
+return answer

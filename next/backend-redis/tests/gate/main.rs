@@ -1,0 +1,8 @@
+//! Gate tests on real Redis servers.
+#![allow(clippy::unwrap_used)]
+
+mod config;
+mod connection;
+mod rights;
+mod scripts;
+mod scripts_in_use;

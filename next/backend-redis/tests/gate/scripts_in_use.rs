@@ -1,0 +1,261 @@
+//! Sessions, wait queues and double barriers: an application's calls through core to a real server.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tenure_core::backend::{Backend, Joined, LeaderUpdate, Mode, Nonce, Request, SessionEvents};
+use tenure_core::{ErrorKind, FencingToken, Kind, LossReason, Name, Session, SessionOptions, Store};
+use tenure_redis::{RedisBackend, connect};
+use tenure_testbed::{RedisOptions, RedisServer};
+use tokio::time::timeout;
+
+use crate::connection::config;
+
+struct Scene {
+    server: RedisServer,
+    store: Store,
+}
+
+impl Scene {
+    async fn start(query: &str) -> Self {
+        let server = RedisServer::start(RedisOptions::default().without_persistence()).unwrap();
+        let store = connect(config(&format!("{}?{query}", server.url()))).await.unwrap();
+        Self { server, store }
+    }
+
+    async fn open(&self) -> Session {
+        self.store.open(SessionOptions::new()).await.unwrap()
+    }
+
+    /// Returns the keys that are left, without those of the namespace itself.
+    fn keys(&self) -> Vec<String> {
+        let mut keys = self.server.admin().keys("*").unwrap();
+        keys.retain(|key| !key.ends_with("/token") && !key.ends_with("/layout"));
+        keys
+    }
+
+    /// Waits until `keys` is all that is left.
+    async fn settled(&self, keys: &[&str]) {
+        soon(async {
+            while self.keys() != keys {
+                tokio::time::sleep(Duration::from_millis(10)).await; // real time: lets the waiter join first
+            }
+        })
+        .await;
+    }
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(30), what)
+        .await
+        .expect("it did not happen within 30 s")
+}
+
+#[tokio::test]
+async fn lock_is_handed_over_in_order_and_leaves_no_key() {
+    let scene = Scene::start("").await;
+    let (a, b) = (scene.open().await, scene.open().await);
+    let guard = a.lock("x").await.unwrap();
+    assert!(b.try_lock("x").await.unwrap().is_none());
+    let short = b.locker("x").lock_timeout(Duration::from_millis(50)).await;
+    assert_eq!(short.unwrap_err().kind(), ErrorKind::TimedOut);
+    let first = guard.token();
+    let locker = b.locker("x");
+    let (next, released) = tokio::join!(soon(locker.lock()), async {
+        tokio::time::sleep(Duration::from_millis(20)).await; // real time: lets the waiter join first
+        guard.release().await
+    });
+    released.unwrap();
+    let next = next.unwrap();
+    assert!(next.token() > first);
+    next.release().await.unwrap();
+    a.close().await.unwrap();
+    b.close().await.unwrap();
+    scene.settled(&[]).await;
+}
+
+#[tokio::test]
+async fn hundred_waiters_are_granted_one_after_the_other() {
+    let scene = Scene::start("").await;
+    let (a, b) = (scene.open().await, scene.open().await);
+    let mut last = FencingToken::new(0);
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let locker = if number % 2 == 0 { a.locker("x") } else { b.locker("x") };
+        tasks.spawn(async move {
+            let guard = locker.lock().await.unwrap();
+            let token = guard.token();
+            guard.release().await.unwrap();
+            token
+        });
+    }
+    let mut tokens = soon(tasks.join_all()).await;
+    tokens.sort_unstable();
+    for token in tokens {
+        assert!(token > last, "{token} was granted twice");
+        last = token;
+    }
+}
+
+#[tokio::test]
+async fn readers_are_granted_together_when_a_writer_downgrades() {
+    let scene = Scene::start("").await;
+    let (a, b) = (scene.open().await, scene.open().await);
+    let writer = a.write_lock("x").await.unwrap();
+    let readers = (0..3).map(|_| {
+        let session = b.clone();
+        tokio::spawn(async move { session.read_lock("x").await.unwrap() })
+    });
+    let readers: Vec<_> = readers.collect();
+    let token = writer.token();
+    let own = writer.downgrade().await.unwrap();
+    assert_eq!(own.token(), token);
+    let mut guards = Vec::new();
+    for reader in readers {
+        guards.push(soon(reader).await.unwrap());
+    }
+    assert!(b.rw_lock("x").try_write().await.unwrap().is_none());
+    drop(guards);
+    own.release().await.unwrap();
+    drop(soon(b.write_lock("x")).await.unwrap());
+}
+
+#[tokio::test]
+async fn observer_sees_the_values_and_the_vacancies() {
+    let scene = Scene::start("").await;
+    let (a, b) = (scene.open().await, scene.open().await);
+    let election = b.election("x");
+    let mut observer = election.observe();
+    assert_eq!(soon(observer.next()).await.unwrap().unwrap().leader, None);
+    let leadership = a.election("x").campaign("first").await.unwrap();
+    let value = |update: LeaderUpdate| update.leader.map(|leader| leader.value.to_vec());
+    assert_eq!(
+        value(soon(observer.next()).await.unwrap().unwrap()),
+        Some(b"first".to_vec())
+    );
+    leadership.proclaim("second").await.unwrap();
+    assert_eq!(
+        value(soon(observer.next()).await.unwrap().unwrap()),
+        Some(b"second".to_vec())
+    );
+    leadership.resign().await.unwrap();
+    assert_eq!(value(soon(observer.next()).await.unwrap().unwrap()), None);
+    let leadership = a.election("x").campaign("").await.unwrap();
+    assert_eq!(value(soon(observer.next()).await.unwrap().unwrap()), Some(Vec::new()));
+    assert_eq!(election.leader().await.unwrap().unwrap().token, leadership.token());
+}
+
+#[tokio::test]
+async fn double_barrier_lets_in_and_out_as_a_whole() {
+    let scene = Scene::start("").await;
+    let session = scene.open().await;
+    let barrier = session.double_barrier("x", 3);
+    for _ in 0..2 {
+        let (first, second, third) = tokio::join!(soon(barrier.enter()), soon(barrier.enter()), soon(barrier.enter()));
+        let (first, second, third) = (first.unwrap(), second.unwrap(), third.unwrap());
+        let full = barrier.enter().await;
+        assert_eq!(full.err().map(|error| error.kind()), Some(ErrorKind::Conflict));
+        let (one, two, three) = tokio::join!(soon(first.leave()), soon(second.leave()), soon(third.leave()));
+        one.and(two).and(three).unwrap();
+    }
+    session.close().await.unwrap();
+    scene.settled(&[]).await;
+}
+
+#[tokio::test]
+async fn detached_session_is_resumed_once_with_its_holdings() {
+    let scene = Scene::start("").await;
+    let (a, b) = (scene.open().await, scene.open().await);
+    let lock = a.lock("kept").await.unwrap();
+    let token = lock.token();
+    std::mem::forget(lock);
+    let id = a.detach().await.unwrap();
+    assert!(b.try_lock("kept").await.unwrap().is_none());
+    let resumed = scene.store.resume(&id).await.unwrap();
+    let again = scene.store.resume(&id).await;
+    assert_eq!(again.err().map(|error| error.kind()), Some(ErrorKind::Conflict));
+    let lock = resumed.locker("kept").reclaim(token).await.unwrap();
+    assert_eq!(lock.token(), token);
+    lock.release().await.unwrap();
+    drop(soon(b.lock("kept")).await.unwrap());
+    drop(soon(resumed.lock("another")).await.unwrap());
+}
+
+#[tokio::test]
+async fn dead_holder_is_replaced_after_its_lease() {
+    let scene = Scene::start("ttl=500ms").await;
+    let survivor = scene.open().await;
+    // A session that core does not renew.
+    let backend = RedisBackend::connect(config(&scene.server.url())).await.unwrap();
+    let (events, _) = SessionEvents::channel();
+    let opened = backend.open(Duration::from_millis(500), "", events).await.unwrap();
+    let name = Name::new("x").unwrap();
+    let request = Request::new(Nonce::new(1), Kind::Lock, name, Arc::new(AtomicU64::new(1)));
+    let locker = opened.session.locker().unwrap();
+    let joined = locker.join(&request, Mode::Exclusive, None, true).await.unwrap();
+    let Joined::Granted(grant) = joined else {
+        panic!("{joined:?}");
+    };
+    assert!(survivor.try_lock("x").await.unwrap().is_none());
+    assert!(soon(survivor.lock("x")).await.unwrap().token() > grant.token);
+}
+
+#[tokio::test]
+async fn session_ended_by_a_flush_is_lost() {
+    let scene = Scene::start("ttl=500ms").await;
+    let session = scene.open().await;
+    let guard = session.lock("x").await.unwrap();
+    scene.server.admin().flush().unwrap();
+    assert_eq!(soon(session.lost()).await, LossReason::Revoked);
+    assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[tokio::test]
+async fn waiters_survive_a_broken_connection() {
+    let scene = Scene::start("").await;
+    let (a, b) = (scene.open().await, scene.open().await);
+    let guard = a.lock("x").await.unwrap();
+    let waiting = tokio::spawn(async move { b.lock("x").await.unwrap().token() });
+    tokio::time::sleep(Duration::from_millis(100)).await; // real time: lets the waiter join first
+    scene
+        .server
+        .admin()
+        .execute(&["CLIENT", "KILL", "TYPE", "normal"])
+        .unwrap();
+    scene
+        .server
+        .admin()
+        .execute(&["CLIENT", "KILL", "TYPE", "pubsub"])
+        .unwrap();
+    let token = guard.token();
+    guard.release().await.unwrap();
+    assert!(soon(waiting).await.unwrap() > token);
+}
+
+#[tokio::test]
+async fn lock_of_another_program_is_respected_and_shared() {
+    let scene = Scene::start("interop=true").await;
+    let admin = scene.server.admin();
+    let session = scene.open().await;
+    admin
+        .execute(&["SET", "orders/eu", "theirs", "NX", "PX", "60000"])
+        .unwrap();
+    assert!(session.try_lock("orders/eu").await.unwrap().is_none());
+    let locker = session.locker("orders/eu");
+    let waiting = tokio::spawn(async move { locker.lock().await.unwrap() });
+    tokio::time::sleep(Duration::from_millis(50)).await; // real time: lets the waiter join first
+    admin.execute(&["DEL", "orders/eu"]).unwrap();
+    let guard = soon(waiting).await.unwrap();
+    let taken: Option<String> = admin
+        .query(&["SET", "orders/eu", "theirs", "NX", "PX", "60000"])
+        .unwrap();
+    assert_eq!(taken, None);
+    guard.release().await.unwrap();
+    let taken: Option<String> = admin
+        .query(&["SET", "orders/eu", "theirs", "NX", "PX", "60000"])
+        .unwrap();
+    assert!(taken.is_some());
+    admin.execute(&["RPUSH", "a list", "entry"]).unwrap();
+    assert_eq!(session.lock("a list").await.unwrap_err().kind(), ErrorKind::Foreign);
+}
