@@ -2,7 +2,7 @@
 -- 2 ms if each entry has a waiter.
 --
 --   sweep    whatever is due                                                             ok | more
---   revoke   my session, then its entries: who revokes may die right after, so the same script frees the first of them
+--   revoke   my session, then its entries: the client may die right after, so the same script frees the first of them
 --                                                                                        ok | more (revoke again) | stale
 --   detach   ARGV: 6 `1` in the last call, 7 a nonce above all of the session's, 8.. nonces that are kept
 --            O(kept) + the first 100 entries that are not kept                          ok | more (sweep) | stale | lost
