@@ -162,6 +162,8 @@ async fn the_password_is_never_shown() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
+    // While there is one dispatcher, an event that another thread meets first is off for all: a second one ends that.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     // One thread, so this covers the tasks as well.
     let _installed = tracing::subscriber::set_default(subscriber);
 
