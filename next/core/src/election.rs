@@ -61,8 +61,11 @@ impl ElectionHandle {
     pub async fn try_campaign(&self, value: impl AsRef<[u8]>) -> Result<Option<Leadership>> {
         let operation = "try_campaign";
         let value = self.checked(operation, value.as_ref())?;
-        let joined = self.0.try_join(operation, Mode::Exclusive, Some(value)).await?;
-        Ok(joined.map(Leadership))
+        let acquired = self
+            .0
+            .try_acquire_place(operation, Mode::Exclusive, Some(value))
+            .await?;
+        Ok(acquired.map(Leadership))
     }
 
     /// Reclaims the leadership that this session held under `token` before it was detached and resumed. The value
@@ -116,8 +119,8 @@ impl ElectionHandle {
 
     async fn wait(&self, operation: &'static str, value: &[u8], limit: Option<Duration>) -> Result<Leadership> {
         let value = self.checked(operation, value)?;
-        let joining = self.0.join(operation, Mode::Exclusive, Some(value), limit);
-        joining.await.map(Leadership)
+        let acquiring = self.0.acquire_place(operation, Mode::Exclusive, Some(value), limit);
+        acquiring.await.map(Leadership)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::holding::Holding;
 use crate::name::{Kind, Name};
 use crate::query::query;
 use crate::runtime::acquire::{Acquirable, Acquired, WaitLimit, acquire};
-use crate::runtime::holding::OwnedGrant;
+use crate::runtime::owned_grant::OwnedGrant;
 use crate::runtime::registry::Unclaimed;
 use crate::runtime::session::SessionRef;
 use crate::runtime::step::step;
@@ -73,17 +73,17 @@ impl Handle {
     }
 
     /// Acquires a place at the head of the wait queue if it is free.
-    pub(crate) async fn try_join(
+    pub(crate) async fn try_acquire_place(
         &self,
         operation: &'static str,
         mode: Mode,
         value: Option<Arc<[u8]>>,
     ) -> Result<Option<Holding>> {
-        self.join_within(operation, mode, value, WaitLimit::Try).await
+        self.acquire_place_within(operation, mode, value, WaitLimit::Try).await
     }
 
     /// Acquires a place at the head of the wait queue, for at most `limit`.
-    pub(crate) async fn join(
+    pub(crate) async fn acquire_place(
         &self,
         operation: &'static str,
         mode: Mode,
@@ -91,11 +91,11 @@ impl Handle {
         limit: Option<Duration>,
     ) -> Result<Holding> {
         let limit = limit.map_or(WaitLimit::Forever, WaitLimit::Within);
-        let joined = self.join_within(operation, mode, value, limit).await?;
-        joined.ok_or_else(|| self.busy(operation))
+        let acquired = self.acquire_place_within(operation, mode, value, limit).await?;
+        acquired.ok_or_else(|| self.busy(operation))
     }
 
-    async fn join_within(
+    async fn acquire_place_within(
         &self,
         operation: &'static str,
         mode: Mode,

@@ -11,7 +11,7 @@ use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
 use crate::name::Name;
 use crate::options::SessionId;
 use crate::runtime::departures::Ending;
-use crate::runtime::holding::OwnedGrant;
+use crate::runtime::owned_grant::OwnedGrant;
 use crate::runtime::step::step;
 use crate::token::FencingToken;
 

@@ -42,14 +42,17 @@ impl LockHandle {
     ///
     /// Keep the guard in a variable: `let _ = handle.lock().await?` releases it at once, without a warning.
     pub async fn lock(&self) -> Result<LockGuard> {
-        self.0.join("lock", Mode::Exclusive, None, None).await.map(LockGuard)
+        self.0
+            .acquire_place("lock", Mode::Exclusive, None, None)
+            .await
+            .map(LockGuard)
     }
 
     /// Calls [`lock`](Self::lock) with a time limit: fails with `TimedOut` after `limit`, plus at most 500 ms in which the
     /// store confirms the withdrawal. A limit of zero still acquires a free lock.
     pub async fn lock_timeout(&self, limit: Duration) -> Result<LockGuard> {
-        let joining = self.0.join("lock_timeout", Mode::Exclusive, None, Some(limit));
-        joining.await.map(LockGuard)
+        let acquiring = self.0.acquire_place("lock_timeout", Mode::Exclusive, None, Some(limit));
+        acquiring.await.map(LockGuard)
     }
 
     /// Acquires the lock if it is free and has no waiters. Otherwise it returns `None` and leaves nothing in the store. Fails
@@ -58,8 +61,8 @@ impl LockHandle {
     /// A guard that was dropped before is released in the background, so that the lock may not be free yet:
     /// [`release`](LockGuard::release) waits for the store.
     pub async fn try_lock(&self) -> Result<Option<LockGuard>> {
-        let joined = self.0.try_join("try_lock", Mode::Exclusive, None).await?;
-        Ok(joined.map(LockGuard))
+        let acquired = self.0.try_acquire_place("try_lock", Mode::Exclusive, None).await?;
+        Ok(acquired.map(LockGuard))
     }
 
     /// Runs `work` under the lock: acquires it, passes the token, stops the work at its next await point if the lock is lost,
@@ -79,7 +82,7 @@ impl LockHandle {
     /// `Lost` also when the lock was lost before the work had ended: how much of it happened under the lock is then unknown. An
     /// unconfirmed release does not discard the output of the work: the release continues in the background.
     pub async fn with<T>(&self, work: impl AsyncFnOnce(FencingToken) -> T) -> Result<T> {
-        let guard = self.0.join("with", Mode::Exclusive, None, None).await?;
+        let guard = self.0.acquire_place("with", Mode::Exclusive, None, None).await?;
         let done = guard.while_held(work(guard.token())).await?;
         guard.end_after_work("with", Ending::Release).await?;
         Ok(done)

@@ -42,40 +42,48 @@ impl RwLockHandle {
 
     /// Acquires the lock for reading. Waits in its wait queue without a time limit.
     pub async fn read(&self) -> Result<ReadGuard> {
-        self.0.join("read", Mode::Shared, None, None).await.map(ReadGuard::new)
+        self.0
+            .acquire_place("read", Mode::Shared, None, None)
+            .await
+            .map(ReadGuard::new)
     }
 
     /// Calls [`read`](Self::read) with a time limit: fails with `TimedOut` after `limit`, plus at most 500 ms in which
     /// the store confirms the withdrawal.
     pub async fn read_timeout(&self, limit: Duration) -> Result<ReadGuard> {
-        let joining = self.0.join("read_timeout", Mode::Shared, None, Some(limit));
-        joining.await.map(ReadGuard::new)
+        let acquiring = self.0.acquire_place("read_timeout", Mode::Shared, None, Some(limit));
+        acquiring.await.map(ReadGuard::new)
     }
 
     /// Acquires the lock for reading if no writer holds it and it has no waiters. Otherwise it returns `None` and
     /// leaves nothing in the store. Fails with `Unavailable` when the store does not answer.
     pub async fn try_read(&self) -> Result<Option<ReadGuard>> {
-        let joined = self.0.try_join("try_read", Mode::Shared, None).await?;
-        Ok(joined.map(ReadGuard::new))
+        let acquired = self.0.try_acquire_place("try_read", Mode::Shared, None).await?;
+        Ok(acquired.map(ReadGuard::new))
     }
 
     /// Acquires the lock for writing. Waits in its wait queue without a time limit, also for readers of the same
     /// session.
     pub async fn write(&self) -> Result<WriteGuard> {
-        self.0.join("write", Mode::Exclusive, None, None).await.map(WriteGuard)
+        self.0
+            .acquire_place("write", Mode::Exclusive, None, None)
+            .await
+            .map(WriteGuard)
     }
 
     /// Calls [`write`](Self::write) with a time limit, like [`read_timeout`](Self::read_timeout).
     pub async fn write_timeout(&self, limit: Duration) -> Result<WriteGuard> {
-        let joining = self.0.join("write_timeout", Mode::Exclusive, None, Some(limit));
-        joining.await.map(WriteGuard)
+        let acquiring = self
+            .0
+            .acquire_place("write_timeout", Mode::Exclusive, None, Some(limit));
+        acquiring.await.map(WriteGuard)
     }
 
     /// Acquires the lock for writing if it is free and has no waiters. Otherwise it returns `None` and leaves nothing
     /// in the store. Fails with `Unavailable` when the store does not answer.
     pub async fn try_write(&self) -> Result<Option<WriteGuard>> {
-        let joined = self.0.try_join("try_write", Mode::Exclusive, None).await?;
-        Ok(joined.map(WriteGuard))
+        let acquired = self.0.try_acquire_place("try_write", Mode::Exclusive, None).await?;
+        Ok(acquired.map(WriteGuard))
     }
 
     /// Reclaims what this session held for reading under `token` before it was detached and resumed: a read guard, or

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,17 +14,28 @@ use tenure_core::backend::{
 };
 use tenure_core::clock::Clock;
 use tenure_core::executor::Executor;
-use tenure_core::{Effect, Error, ErrorKind, Guarantees, Name, Result, Session, SessionId, SessionOptions, Store};
+use tenure_core::{
+    Effect, Error, ErrorKind, Guarantees, LockGuard, Name, Result, Session, SessionId, SessionOptions, Store,
+};
 use tenure_memory::MemoryBackend;
 
 use crate::support::{TTL, pass, store};
 
 /// A store that has a part which does not work: see [`fault`]. It loses the answer to the first batch of acknowledgements, and
 /// refuses batches of them from then on.
-struct Faulty(MemoryBackend);
+struct Faulty(MemoryBackend, Arc<Releases>);
+
+/// The messages with releases of locks.
+#[derive(Default)]
+struct Releases {
+    /// Whether they fail.
+    fail: AtomicBool,
+    sent: AtomicUsize,
+}
 
 struct FaultySession {
     inner: Arc<dyn BackendSession>,
+    releases: Arc<Releases>,
     acknowledged: AtomicBool,
 }
 
@@ -58,6 +69,7 @@ impl Backend for Faulty {
         let mut opened = self.0.open(ttl, label, events).await?;
         opened.session = Arc::new(FaultySession {
             inner: opened.session,
+            releases: Arc::clone(&self.1),
             acknowledged: AtomicBool::new(false),
         });
         Ok(opened)
@@ -120,6 +132,10 @@ impl WaitQueue for FaultySession {
     }
 
     async fn leave(&self, marker: Marker, departures: &[Departure]) -> Result<Vec<EndOutcome>> {
+        self.releases.sent.fetch_add(1, Ordering::Relaxed);
+        if self.releases.fail.load(Ordering::Relaxed) {
+            return Err(unavailable());
+        }
         match departures.iter().find_map(|departure| fault(departure.request.name())) {
             Some(error) => Err(error),
             None => self.locks().leave(marker, departures).await,
@@ -181,10 +197,57 @@ impl Queue for FaultySession {
 }
 
 pub async fn faulty() -> (MemoryBackend, Store, Session) {
-    let backend = store();
-    let store = Store::new(Faulty(backend.clone()));
-    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    let (backend, store, session, _) = counted().await;
     (backend, store, session)
+}
+
+async fn counted() -> (MemoryBackend, Store, Session, Arc<Releases>) {
+    let (backend, releases) = (store(), Arc::default());
+    let store = Store::new(Faulty(backend.clone(), Arc::clone(&releases)));
+    let session = store.open(SessionOptions::new().ttl(TTL)).await.unwrap();
+    (backend, store, session, releases)
+}
+
+async fn guards(session: &Session, count: usize) -> Vec<LockGuard> {
+    let mut guards = Vec::new();
+    for number in 0..count {
+        guards.push(session.lock(format!("healthy-{number}")).await.unwrap());
+    }
+    guards
+}
+
+#[tokio::test(start_paused = true)]
+async fn outage_costs_messages_for_each_pause_and_not_for_each_guard() {
+    let mut during = Vec::new();
+    for count in [500, 5_000] {
+        let (backend, _store, session, releases) = counted().await;
+        let guards = guards(&session, count).await;
+        releases.fail.store(true, Ordering::Relaxed);
+        drop(guards);
+        pass(5.0).await;
+        during.push(releases.sent.swap(0, Ordering::Relaxed));
+        releases.fail.store(false, Ordering::Relaxed);
+        pass(1.0).await;
+        assert_eq!(backend.footprint().entries, 0);
+        // Each of four tasks grows its messages from one departure to 500.
+        let after = releases.sent.load(Ordering::Relaxed);
+        assert!(after <= count / 500 + 4 * 10, "{after} messages for {count} guards");
+    }
+    // 5,000 guards are ten batches, of which each may fail on its way, and four tasks probe instead of one.
+    assert!(during[1] <= during[0] * 4 + 20, "{during:?}");
+    assert!(during[0] <= 2_000, "{during:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_release_costs_the_others_of_its_batch_few_messages() {
+    let (backend, _store, session, releases) = counted().await;
+    let mut guards = guards(&session, 499).await;
+    guards.insert(250, session.lock("refused").await.unwrap());
+    drop(guards);
+    pass(0.5).await;
+    assert_eq!(backend.footprint().entries, 1);
+    let sent = releases.sent.load(Ordering::Relaxed);
+    assert!(sent <= 60, "{sent} messages");
 }
 
 /// Polls a call once in a task that has no budget left, so that tokio's own futures are pending at once, and drops it.

@@ -258,7 +258,7 @@ pub trait Stm: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
+    /// `Conflict` if the slot holds a greater nonce, so that the store cannot tell any more; `Unavailable`, `Unauthorized` or `Internal`. Core calls it again.
     async fn resolve(&self, marker: Marker) -> Result<Resolution>;
 
     /// Waits until one of `keys` may have changed after `revision`, for as long as one step of this store can.

@@ -51,7 +51,7 @@ pub trait WaitQueue: Send + Sync + 'static {
     async fn wait(&self, request: &Request) -> Result<Option<Grant>>;
 
     /// Ends requests: withdraws those that wait, releases what was granted, and hands what becomes free to the next. The
-    /// answers are in the order of `departures`.
+    /// answers are in the order of `departures`, of which core sends at most 500 at once.
     ///
     /// A release is fenced by its token and never touches the holding of another (rule L7). After it returned, nothing of
     /// these requests has an effect, however late it arrives (L5): a withdrawal of a request without a place is remembered

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::holding::OwnedGrant;
 use super::in_flight::{InFlight, caught};
+use super::owned_grant::OwnedGrant;
 use super::retry::{Backoff, RetryScope, retry};
 use super::session::{SessionCore, SessionRef, timed_out};
 use super::signal::Signal;
@@ -55,23 +55,23 @@ const WITHDRAWAL: Duration = Duration::from_millis(500);
 /// ended, and until the store has confirmed it.
 pub(crate) async fn acquire<A: Acquirable>(
     session: &SessionRef,
-    what: Arc<A>,
+    steps: Arc<A>,
     operation: &'static str,
     kind: Kind,
     name: &Name,
     limit: WaitLimit,
 ) -> Result<Option<Acquired<A::Granted>>> {
     // No answer comes within no time.
-    let once = limit == WaitLimit::Within(Duration::ZERO);
-    let limit = if once { WaitLimit::Try } else { limit };
+    let zero_limit = limit == WaitLimit::Within(Duration::ZERO);
+    let limit = if zero_limit { WaitLimit::Try } else { limit };
     let at_most = match limit {
         WaitLimit::Within(limit) => Some(limit),
         WaitLimit::Try | WaitLimit::Forever => None,
     };
     let last = AtomicU64::new(0);
     let acquiring = async {
-        match join_until_granted(session, &what, kind, name, limit, &last).await {
-            Ok(None) if once => Err(timed_out(Duration::ZERO)),
+        match join_until_granted(session, &steps, kind, name, limit, &last).await {
+            Ok(None) if zero_limit => Err(timed_out(Duration::ZERO)),
             acquired => acquired,
         }
     };
@@ -92,7 +92,7 @@ pub(crate) async fn acquire<A: Acquirable>(
 /// Joins, and joins again as a new request whenever the place was lost.
 async fn join_until_granted<A: Acquirable>(
     session: &SessionRef,
-    what: &Arc<A>,
+    steps: &Arc<A>,
     kind: Kind,
     name: &Name,
     limit: WaitLimit,
@@ -100,7 +100,7 @@ async fn join_until_granted<A: Acquirable>(
 ) -> Result<Option<Acquired<A::Granted>>> {
     let mut backoff = Backoff::new(session.ttl());
     loop {
-        let opening = session.registry.open(kind, name);
+        let opening = session.registry.register(kind, name);
         let (request, loss) = match limit {
             WaitLimit::Try => tokio::select! {
                 biased;
@@ -111,20 +111,20 @@ async fn join_until_granted<A: Acquirable>(
         };
         last.store(request.nonce().get(), Ordering::Release);
         let pending = Caller(Arc::new(Pending {
-            core: Arc::clone(session),
+            core: Arc::clone(session.core()),
             request,
             loss,
             sent: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             decided: AtomicBool::new(false),
         }));
-        let granted = match join(&pending, what, limit).await? {
+        let granted = match join(&pending, steps, limit).await? {
             Joined::Granted(granted) => granted,
             // A request that must not wait does not, even if the backend queued it.
             Joined::Waiting if limit == WaitLimit::Try => return Ok(None),
             Joined::Waiting => {
                 session.registry.begin_waiting(pending.0.request.nonce());
-                match wait(&pending, what).await? {
+                match wait(&pending, steps).await? {
                     Some(granted) => granted,
                     None => {
                         drop(pending);
@@ -145,14 +145,14 @@ async fn join_until_granted<A: Acquirable>(
     }
 }
 
-async fn join<A: Acquirable>(caller: &Caller, what: &Arc<A>, limit: WaitLimit) -> Result<Joined<A::Granted>> {
+async fn join<A: Acquirable>(caller: &Caller, steps: &Arc<A>, limit: WaitLimit) -> Result<Joined<A::Granted>> {
     let core = &caller.0.core;
     let wait = limit != WaitLimit::Try;
     let attempt = || {
-        let (pending, what) = (Arc::clone(&caller.0), Arc::clone(what));
+        let (pending, steps) = (Arc::clone(&caller.0), Arc::clone(steps));
         pending.sent.store(true, Ordering::Release);
         InFlight::new(core.executor(), async move {
-            let joined = caught(what.join(&pending.request, wait)).await;
+            let joined = caught(steps.join(&pending.request, wait)).await;
             if joined.is_err() {
                 pending.failed.store(true, Ordering::Release);
             }
@@ -166,12 +166,12 @@ async fn join<A: Acquirable>(caller: &Caller, what: &Arc<A>, limit: WaitLimit) -
 }
 
 /// Waits for the grant. `None` if the place was lost.
-async fn wait<A: Acquirable>(caller: &Caller, what: &Arc<A>) -> Result<Option<A::Granted>> {
+async fn wait<A: Acquirable>(caller: &Caller, steps: &Arc<A>) -> Result<Option<A::Granted>> {
     let Pending {
         core, request, loss, ..
     } = &*caller.0;
     loop {
-        let granted = retry(core, RetryScope::Valid, Error::is_retryable, || what.wait(request));
+        let granted = retry(core, RetryScope::Valid, Error::is_retryable, || steps.wait(request));
         let answer = tokio::select! {
             biased;
             answer = granted => answer,

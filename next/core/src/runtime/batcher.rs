@@ -1,5 +1,6 @@
 //! Sends departures one by one when they come alone, and together when they come together.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -7,20 +8,26 @@ use tokio::sync::oneshot;
 
 use super::departures::End;
 use super::in_flight::InFlight;
-use super::renewal::period;
-use super::retry::{RetryScope, retry};
+use super::renewal::renewal_period;
+use super::retry::{Backoff, RetryScope, pause, retry};
 use super::session::SessionCore;
 use super::slots::{self, MarkerLease, Slots};
 use crate::backend::{EndOutcome, Marker};
 use crate::error::{Effect, Error, ErrorKind, LossReason, Result};
-use crate::sync::{Mutex, Semaphore};
+use crate::sync::Mutex;
 
 /// The most departures in one message.
 const LARGEST_BATCH: usize = 500;
 
-/// The most messages that keep their marker while their effect may be unknown. With the turns of departures that go on alone,
+/// The most messages that keep their marker while their effect may be unknown. With the tasks that send failed departures again,
 /// they leave a slot to the task that sends the waiting departures, and one to a caller that sends in place.
 const KEEPING: usize = slots::DEPARTURES as usize / 4;
+
+/// The most tasks that send failed departures again.
+const RECOVERING: usize = slots::DEPARTURES as usize / 2;
+
+/// The most failures of one such task between two pauses.
+const MOST_PROBES: u32 = 64;
 
 /// Returns the error of a departure that found nothing left, after a message without an answer.
 fn in_doubt() -> Error {
@@ -32,15 +39,17 @@ type Message = dyn Fn(Marker, Arc<[End]>) -> BoxFuture<'static, Result<Vec<EndOu
 
 /// Sends departures of one sort, together where they come together.
 ///
-/// A message that fails holds up no departure that comes later: it is repeated by a task of its own. As long as its effect may
-/// be unknown, that is under its own marker, by which the store answers as it did the first time. After a known failure, or
-/// a third of the TTL, or if other messages keep their markers, each of its departures goes on alone, under another marker
-/// each time: a departure changes nothing if it is repeated, and only its answer is in doubt then.
+/// A message that fails holds up no departure that comes later. As long as its effect may be unknown, a task of its own repeats it
+/// under its own marker, by which the store answers as it did the first time. After a known failure, or a third of the TTL, or if
+/// other messages keep their markers, its departures are sent again with others that failed, under another marker each time: a
+/// departure changes nothing if it is repeated, and only its answer is in doubt then.
+///
+/// These are probed: messages grow from one departure to a batch while they succeed, and shrink when they fail. After 1, 2, 4, and
+/// at last 64 failures there is a pause. So an outage costs at most 4 * 64 messages a pause, however many departures wait, and
+/// then one message for each batch and log2(batch) more; and a departure that always fails holds up others for a few pauses.
 pub(super) struct Batcher {
     message: Box<Message>,
     slots: Arc<Slots>,
-    /// The turns of departures that go on alone: they use half of the slots.
-    turns: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -52,6 +61,10 @@ struct State {
     in_place: bool,
     /// How many messages whose effect may be unknown keep their marker.
     keeping: usize,
+    /// The departures that failed, those that failed last at the end.
+    failed: VecDeque<QueuedEnd>,
+    /// How many tasks send these.
+    recovering: usize,
 }
 
 struct QueuedEnd {
@@ -94,6 +107,10 @@ impl QueuedEnd {
     }
 }
 
+fn ends(batch: &[QueuedEnd]) -> Arc<[End]> {
+    batch.iter().map(|departure| departure.end.clone()).collect()
+}
+
 /// Answers departures after the last message with them.
 fn settle(core: &SessionCore, batch: Vec<QueuedEnd>, answer: Result<Vec<EndOutcome>>) {
     let mut answer = answer.map(Vec::into_iter).map_err(|error| {
@@ -123,12 +140,13 @@ impl Batcher {
         Arc::new(Self {
             message: Box::new(message),
             slots: Slots::of_departures(sort),
-            turns: Arc::new(Semaphore::new(usize::from(slots::DEPARTURES / 2))),
             state: Mutex::new(State {
                 waiting: Vec::new(),
                 draining: false,
                 in_place: false,
                 keeping: 0,
+                failed: VecDeque::new(),
+                recovering: 0,
             }),
         })
     }
@@ -186,14 +204,21 @@ impl Batcher {
         }
     }
 
-    /// Sends a batch once. If that fails, the batch goes on in a task of its own.
+    /// Sends a batch once.
     async fn deliver(self: &Arc<Self>, core: &Arc<SessionCore>, batch: Vec<QueuedEnd>) {
         let marker = self.slots.marker(&core.registry).await;
-        let items = batch.iter().map(|departure| departure.end.clone()).collect();
+        let items = ends(&batch);
         match retry(core, RetryScope::InStore, |_| false, || self.attempt(&marker, &items)).await {
             Err(error) if error.kind() != ErrorKind::Lost => {
-                let going_on = Arc::clone(self).go_on(Arc::clone(core), batch, items, marker, error);
-                core.executor().spawn(going_on);
+                let is_in_doubt = error.effect() == Effect::Unknown && error.is_retryable();
+                // Without a caller that needs the answer, the marker is not worth its slot.
+                if is_in_doubt && batch.iter().any(QueuedEnd::is_awaited) && self.keep_marker() {
+                    let repeating = Arc::clone(self).repeat(Arc::clone(core), batch, items, marker);
+                    core.executor().spawn(repeating);
+                } else {
+                    drop(marker);
+                    self.fail(core, batch, &error);
+                }
             }
             answer => settle(core, batch, answer),
         }
@@ -207,57 +232,91 @@ impl Batcher {
         kept
     }
 
-    /// Sends a batch again that failed with `error`: under its own marker while that is worth it, then each departure alone.
-    async fn go_on(
+    /// Repeats a message whose effect may be unknown under its own marker, as long as that is worth it.
+    async fn repeat(
         self: Arc<Self>,
         core: Arc<SessionCore>,
         batch: Vec<QueuedEnd>,
         items: Arc<[End]>,
         marker: MarkerLease,
-        mut error: Error,
     ) {
-        // Without a caller that needs the answer, the marker is not worth its slot.
-        let in_doubt = error.effect() == Effect::Unknown;
-        if in_doubt && error.is_retryable() && batch.iter().any(QueuedEnd::is_awaited) && self.keep_marker() {
-            let last = core.clock().now() + period(core.ttl());
-            let should_retry = |error: &Error| error.is_retryable() && core.clock().now() < last;
-            let attempt = || self.attempt(&marker, &items);
-            let answer = retry(&core, RetryScope::InStore, should_retry, attempt).await;
-            self.state.lock().keeping -= 1;
-            match answer {
-                Err(next) if next.kind() != ErrorKind::Lost => error = next.with_effect(Effect::Unknown),
-                answer => return settle(&core, batch, answer),
+        let last = core.clock().now() + renewal_period(core.ttl());
+        let should_retry = |error: &Error| error.is_retryable() && core.clock().now() < last;
+        let answer = retry(&core, RetryScope::InStore, should_retry, || {
+            self.attempt(&marker, &items)
+        })
+        .await;
+        self.state.lock().keeping -= 1;
+        match answer {
+            Err(error) if error.kind() != ErrorKind::Lost => {
+                drop(marker);
+                self.fail(&core, batch, &error.with_effect(Effect::Unknown));
             }
-        }
-        drop(marker);
-        let refused = batch.len() == 1;
-        for mut departure in batch {
-            departure.in_doubt = in_doubt;
-            if refused {
-                departure.failed(&error);
-            }
-            let alone = Arc::clone(&self).go_on_alone(Arc::clone(&core), departure);
-            core.executor().spawn(alone);
+            answer => settle(&core, batch, answer),
         }
     }
 
-    /// Sends a departure until the store has confirmed it or the session is over.
-    async fn go_on_alone(self: Arc<Self>, core: Arc<SessionCore>, mut departure: QueuedEnd) {
-        let items = Arc::new([departure.end.clone()]) as Arc<[End]>;
-        let attempt = || async {
-            let _turn = Arc::clone(&self.turns).acquire_owned().await;
-            let marker = self.slots.marker(&core.registry).await;
-            self.attempt(&marker, &items).await
-        };
-        let should_retry = |error: &Error| {
-            if error.kind() == ErrorKind::Lost {
-                return false;
+    /// Leaves departures whose message failed to a task that sends them again.
+    fn fail(self: &Arc<Self>, core: &Arc<SessionCore>, batch: Vec<QueuedEnd>, error: &Error) {
+        self.add_failed(batch, error);
+        let mut state = self.state.lock();
+        if state.recovering < RECOVERING {
+            state.recovering += 1;
+            drop(state);
+            core.executor().spawn(Arc::clone(self).recover(Arc::clone(core)));
+        }
+    }
+
+    /// Notes a failure of departures. A batch has no answer of its own for each, so that only a single one is refused.
+    fn add_failed(&self, mut batch: Vec<QueuedEnd>, error: &Error) {
+        for departure in &mut batch {
+            departure.in_doubt |= error.effect() == Effect::Unknown;
+        }
+        if let [single] = &mut *batch {
+            single.failed(error);
+        }
+        self.state.lock().failed.extend(batch);
+    }
+
+    /// Sends failed departures until none is left: each goes on until the store has confirmed it or the session is over.
+    async fn recover(self: Arc<Self>, core: Arc<SessionCore>) {
+        let mut backoff = Backoff::new(core.ttl());
+        let (mut size, mut failures, mut probes) = (1, 0, 1);
+        pause(&core, RetryScope::InStore, backoff.next()).await;
+        loop {
+            let batch: Vec<_> = {
+                let mut state = self.state.lock();
+                if state.failed.is_empty() {
+                    state.recovering -= 1;
+                    return;
+                }
+                let size = state.failed.len().min(size);
+                state.failed.drain(..size).collect()
+            };
+            let items = ends(&batch);
+            let answer = {
+                let marker = self.slots.marker(&core.registry).await;
+                let attempt = || self.attempt(&marker, &items);
+                retry(&core, RetryScope::InStore, |_| false, attempt).await
+            };
+            match answer {
+                Err(error) if error.kind() != ErrorKind::Lost => {
+                    // The store answers, and the next message tells it something new: whom it refuses, or a caller.
+                    let is_news = batch.len() > 1 || batch.iter().any(QueuedEnd::is_awaited);
+                    failures += u32::from(error.is_retryable() || !is_news);
+                    size = (batch.len() / 2).max(1);
+                    self.add_failed(batch, &error);
+                }
+                answer => {
+                    size = (batch.len() * 2).min(LARGEST_BATCH);
+                    settle(&core, batch, answer);
+                }
             }
-            departure.failed(error);
-            true
-        };
-        let answer = retry(&core, RetryScope::InStore, should_retry, attempt).await;
-        settle(&core, vec![departure], answer);
+            if failures >= probes {
+                (failures, probes) = (0, (probes * 2).min(MOST_PROBES));
+                pause(&core, RetryScope::InStore, backoff.next()).await;
+            }
+        }
     }
 
     async fn attempt(&self, marker: &MarkerLease, items: &Arc<[End]>) -> Result<Vec<EndOutcome>> {

@@ -82,7 +82,7 @@ async fn start(
     if resumed || core.clock().now().since(asked) > core.ttl() / 3 {
         let renewing = || async {
             let sent = core.clock().now();
-            let renewed = renewal::renew_once(&core, renewal::period(core.ttl())).await;
+            let renewed = renewal::renew_once(&core, renewal::renewal_period(core.ttl())).await;
             renewed.map(|()| sent).inspect_err(|error| core.not_renewed(error))
         };
         let taken = async {

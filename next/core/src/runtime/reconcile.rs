@@ -6,7 +6,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::in_flight::{InFlight, caught};
-use super::renewal::period;
+use super::renewal::renewal_period;
 use super::retry::{RetryScope, retry};
 use super::session::SessionCore;
 use crate::backend::{Entry, SessionEvent};
@@ -42,7 +42,7 @@ async fn compare_repeatedly(core: &Arc<SessionCore>, demand: &Notify) {
         tokio::select! {
             biased;
             () = demand.notified() => {}
-            () = core.clock().sleep(period(core.ttl())) => {}
+            () = core.clock().sleep(renewal_period(core.ttl())) => {}
         }
         core.registry.begin_comparison();
         let listed = list(core).await;

@@ -1,4 +1,4 @@
-//! The renewals of a session, in a task of their own: nothing else can delay them.
+//! The renewals of a session, in a task of their own: no other step of the session delays them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::error::{Error, ErrorKind, LossReason, Result};
 /// operator's act eight hours later.
 const LONGEST_PERIOD: Duration = Duration::from_secs(30);
 
-/// Returns the time between two renewals.
-pub(super) fn period(ttl: Duration) -> Duration {
+/// Returns the time between two renewals: a third of the TTL, at most [`LONGEST_PERIOD`].
+pub(super) fn renewal_period(ttl: Duration) -> Duration {
     (ttl / 3).min(LONGEST_PERIOD)
 }
 
@@ -50,7 +50,7 @@ impl Drop for LoseOnDrop {
 }
 
 async fn renew_until_the_end(core: &Arc<SessionCore>, renewed_at: Moment) {
-    let period = period(core.ttl());
+    let period = renewal_period(core.ttl());
     let pause = (core.ttl() / 20).clamp(Duration::from_millis(10), Duration::from_secs(1));
     let mut due = renewed_at + period;
     // `validity` refuses an answer that arrives after the deadline.

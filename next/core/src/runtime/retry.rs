@@ -44,7 +44,7 @@ pub(crate) enum RetryScope {
 /// attempt survives a later error without effect.
 pub(crate) async fn retry<T, F>(
     core: &Arc<SessionCore>,
-    until: RetryScope,
+    scope: RetryScope,
     mut should_retry: impl FnMut(&Error) -> bool,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T>
@@ -58,7 +58,7 @@ where
         false => error,
     };
     loop {
-        if let Some(error) = core.stopped(until) {
+        if let Some(error) = core.stopped(scope) {
             return Err(effect(error, unknown));
         }
         match caught(attempt()).await {
@@ -75,11 +75,15 @@ where
                 tracing::debug!(session = %core.id(), error = %error.chain(), "failed, trying again");
             }
         }
-        let pause = core.clock().sleep(backoff.next());
-        tokio::select! {
-            biased;
-            () = core.until(until) => {}
-            () = pause => {}
-        }
+        pause(core, scope, backoff.next()).await;
+    }
+}
+
+/// Waits, but not beyond the end of the session.
+pub(crate) async fn pause(core: &Arc<SessionCore>, scope: RetryScope, pause: Duration) {
+    tokio::select! {
+        biased;
+        () = core.over(scope) => {}
+        () = core.clock().sleep(pause) => {}
     }
 }

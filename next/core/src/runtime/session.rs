@@ -33,11 +33,16 @@ impl Deref for SessionState {
     type Target = Arc<SessionCore>;
 
     fn deref(&self) -> &Arc<SessionCore> {
-        &self.close_on_drop.0
+        self.core()
     }
 }
 
 impl SessionState {
+    /// Returns what does not keep the session open, unlike a clone of the [`SessionRef`].
+    pub(crate) const fn core(&self) -> &Arc<SessionCore> {
+        &self.close_on_drop.0
+    }
+
     pub(super) const fn new(close_on_drop: CloseOnDrop, store_ref: Arc<StoreRef>) -> Self {
         Self {
             close_on_drop,
@@ -226,8 +231,8 @@ impl SessionCore {
         self.loss.get().filter(here)
     }
 
-    pub(super) fn stopped(&self, until: RetryScope) -> Option<Error> {
-        match until {
+    pub(super) fn stopped(&self, scope: RetryScope) -> Option<Error> {
+        match scope {
             RetryScope::Valid => self.validity().err().map(|reason| self.lost_waiting(reason)),
             RetryScope::InStore => self.ended_in_store.get().map(|_| {
                 let reason = self.loss.get().unwrap_or(LossReason::Closed);
@@ -236,8 +241,8 @@ impl SessionCore {
         }
     }
 
-    pub(super) async fn until(self: &Arc<Self>, until: RetryScope) {
-        match until {
+    pub(super) async fn over(self: &Arc<Self>, scope: RetryScope) {
+        match scope {
             RetryScope::Valid => drop(self.lost().await),
             RetryScope::InStore => drop(self.ended_in_store.wait().await),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use super::in_flight::InFlight;
-use super::renewal::period;
+use super::renewal::renewal_period;
 use super::retry::{RetryScope, retry};
 use super::session::{SessionCore, SessionRef};
 use crate::backend::Marker;
@@ -42,7 +42,7 @@ pub(crate) async fn step<T: Send + 'static>(
                     return unknown || error.is_retryable();
                 }
                 let now = core.clock().now();
-                unknown && now < *last.get_or_insert_with(|| now + period(core.ttl()))
+                unknown && now < *last.get_or_insert_with(|| now + renewal_period(core.ttl()))
             };
             let attempt = || {
                 sent.store(true, Ordering::Release);

@@ -80,7 +80,7 @@ fn grant(token: u64) -> Grant {
 }
 
 async fn open(registry: &RequestRegistry) -> Request {
-    registry.open(Kind::Lock, &name()).await.expect("room").0
+    registry.register(Kind::Lock, &name()).await.expect("room").0
 }
 
 fn settled(registry: &RequestRegistry) {
@@ -154,7 +154,7 @@ async fn open_where_there_is_room(registry: &RequestRegistry) -> Result<Request>
         state.insert(nonce, Entry::new(Kind::Lock, Stage::Open));
         return Ok(state.request(nonce, Kind::Lock, &name()));
     }
-    registry.open(Kind::Lock, &name()).await.map(|(request, _)| request)
+    registry.register(Kind::Lock, &name()).await.map(|(request, _)| request)
 }
 
 fn capacity_is_kept() {

@@ -192,7 +192,7 @@ impl RequestRegistry {
     /// # Errors
     ///
     /// `TooLarge` if there is no room and no entry is being released or withdrawn.
-    pub(crate) async fn open(&self, kind: Kind, name: &Name) -> Result<(Request, Signal<LossReason>)> {
+    pub(crate) async fn register(&self, kind: Kind, name: &Name) -> Result<(Request, Signal<LossReason>)> {
         if let Some(opened) = self.try_open(kind, name) {
             return opened;
         }

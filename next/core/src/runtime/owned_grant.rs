@@ -78,8 +78,7 @@ impl OwnedGrant {
 
     /// Waits for the loss. Borrows nothing, does not keep the session open, is cancel safe.
     pub(crate) fn lost(&self) -> impl Future<Output = LossReason> + Send + use<> {
-        let (loss, core) = (self.loss.wait(), Arc::clone(&self.session));
-        let core = Arc::clone(&*core);
+        let (loss, core) = (self.loss.wait(), Arc::clone(self.session.core()));
         async move {
             let reason = tokio::select! {
                 biased;
