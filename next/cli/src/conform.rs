@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use tenure::ErrorKind;
-use tenure_conformance::report::matrix;
+use tenure_conformance::report::to_markdown;
 use tenure_conformance::{Report, Runner, Subject, Trial, trials};
 use tenure_memory::{MemoryConfig, MemorySubject};
 
@@ -63,7 +63,7 @@ fn render(reports: &[Report], format: Format) -> String {
     match format {
         Format::Table => each(Report::to_string, "\n\n"),
         Format::Json => each(|report| report.to_json().to_string(), "\n"),
-        Format::Markdown => matrix(reports).trim_end().to_owned(),
+        Format::Markdown => to_markdown(reports).trim_end().to_owned(),
     }
 }
 

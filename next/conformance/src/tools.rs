@@ -105,6 +105,14 @@ pub(crate) async fn done<T>(what: &str, operation: impl Future<Output = Result<T
     Ok(promptly(what, operation).await??)
 }
 
+/// Returns the result of a step, or `None` if the store does not have the primitive.
+pub(crate) fn offered<T>(step: Step<T>) -> Step<Option<T>> {
+    match step {
+        Err(Outcome::NotRun { excused: true, .. }) => Ok(None),
+        step => step.map(Some),
+    }
+}
+
 /// Waits for a request whose arrival cannot be observed.
 pub(crate) async fn settle() {
     tokio::time::sleep(SETTLE * pace().scale).await;

@@ -8,7 +8,9 @@ use super::{granted, still_waiting, waiter};
 use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
-use crate::tools::{LONG, PROMPT, done, ensure, held, in_time, open, open_linked, operator, refused, settle, spawn};
+use crate::tools::{
+    LONG, PROMPT, done, ensure, held, in_time, offered, open, open_linked, operator, refused, settle, spawn,
+};
 
 cases! { CASES:
     l2_stale_token_is_refused_at_the_gate "L2"
@@ -171,11 +173,13 @@ async fn l8_hostile_names_never_meet(harness: &dyn Harness) -> Verdict {
             "{name:?} is held, and was granted to another session"
         );
     }
-    // One key for each: a value that is written under one name is read under no other.
+    // A value that is written under one name is read under no other.
+    let mut keys = Vec::new();
     for name in &names {
-        done("put", session.stm().put(name, name.as_str())).await?;
+        let put = done("put", session.stm().put(name, name.as_str())).await;
+        keys.extend(offered(put)?.map(|_| name));
     }
-    for name in &names {
+    for name in keys {
         let entry = done("get", other.stm().entry(name)).await?;
         let own = entry
             .as_ref()

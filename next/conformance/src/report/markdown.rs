@@ -14,7 +14,7 @@ fn cell(text: &str) -> String {
 
 /// Returns the matrix: a column for each store, a row for each line of the guarantees, and below it the reasons and
 /// what the cases showed.
-pub fn matrix(reports: &[Report]) -> String {
+pub fn to_markdown(reports: &[Report]) -> String {
     let columns: Vec<(&Report, Vec<Claim>)> = reports.iter().map(|report| (report, report.claims())).collect();
     let mut page = String::from("| |");
     let mut rule = String::from("\n|---|");

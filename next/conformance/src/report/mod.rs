@@ -4,7 +4,7 @@ mod json;
 mod markdown;
 mod text;
 
-pub use self::markdown::{catalogue, matrix};
+pub use self::markdown::{catalogue, to_markdown};
 
 use std::time::Duration;
 

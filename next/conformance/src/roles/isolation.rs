@@ -1,6 +1,6 @@
 //! Objects of other names, kinds and namespaces: rule L8.
 
-use tenure_core::{ErrorKind, NewItem, Result, Session};
+use tenure_core::{NewItem, Session};
 
 use super::scene::*;
 use super::{Held, Role};
@@ -11,24 +11,14 @@ use crate::tools::*;
 /// Names that look like `a`, nest with it, or contain it.
 const ALIKE: [&str; 8] = ["a/b", "a/c", "a/", "A", "aa", " a", "a:a", "\u{e4}"];
 
-/// Returns the answer, or `None` if the store does not have the primitive.
-fn offered<T>(answer: Result<T>) -> Result<Option<T>> {
-    match answer {
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(None),
-        answer => answer.map(Some),
-    }
-}
-
 /// Acquires all parts of an object that must be free; `None` if the store does not have the primitive.
 async fn free(role: Role, session: &Session, name: &str, what: &str) -> Step<Option<Held>> {
-    let prepared = promptly(what, role.prepare(session, name)).await?;
-    if offered(prepared)?.is_none() {
+    if offered(done(what, role.prepare(session, name)).await)?.is_none() {
         return Ok(None);
     }
     let mut held: Option<Held> = None;
     while held.as_ref().is_none_or(|held| held.parts().len() < role.units()) {
-        let answer = promptly(what, role.attempt(session, name)).await?;
-        match (offered(answer)?, &mut held) {
+        match (offered(done(what, role.attempt(session, name)).await)?, &mut held) {
             (None, _) => return Ok(None),
             (Some(None), _) => return Err(Outcome::violated(format!("{what} was not free"))),
             (Some(Some(more)), Some(held)) => held.join(more),
@@ -71,7 +61,7 @@ pub(crate) async fn names_are_apart(harness: &dyn Harness, role: Role) -> Verdic
         }
     }
     let stm = other.stm();
-    if offered(promptly("put", stm.put("a", "data")).await?)?.is_some() {
+    if offered(done("put", stm.put("a", "data")).await)?.is_some() {
         let read = done("get", stm.get("a")).await?;
         ensure!(
             read.is_some(),
@@ -115,7 +105,7 @@ pub(crate) async fn namespaces_are_apart(harness: &dyn Harness, role: Role) -> V
     }
     for (session, value) in [(&here, "here"), (&there, "there")] {
         let stm = session.stm();
-        if offered(promptly("put", stm.put(name, value)).await?)?.is_some() {
+        if offered(done("put", stm.put(name, value)).await)?.is_some() {
             let entry = done("entry", stm.entry(name)).await?;
             let own = entry.is_some_and(|entry| entry.version == 1 && &*entry.value == value.as_bytes());
             ensure!(own, "a data key met one of another namespace");
@@ -123,7 +113,7 @@ pub(crate) async fn namespaces_are_apart(harness: &dyn Harness, role: Role) -> V
             ensure!(deleted, "a key that is there was not deleted");
         }
     }
-    if let Some(value) = offered(promptly("get", here.stm().get_string(name)).await?)? {
+    if let Some(value) = offered(done("get", here.stm().get_string(name)).await)? {
         ensure!(
             value.as_deref() == Some("here"),
             "a deletion in another namespace left {value:?}"

@@ -1,6 +1,6 @@
 //! The report: claims with what became of them, as text, JSON and Markdown.
 
-use tenure_conformance::report::{catalogue, matrix};
+use tenure_conformance::report::{catalogue, to_markdown};
 use tenure_conformance::{Attack, Case, Outcome, Promise, Runner, Trial};
 use tenure_core::guarantees::Line;
 use tenure_memory::{MemoryConfig, MemorySubject};
@@ -66,7 +66,7 @@ async fn json_has_every_case_and_claim() {
 
 #[tokio::test]
 async fn matrix_has_a_row_for_each_line_and_escapes_cells() {
-    let page = matrix(&[sample().await]);
+    let page = to_markdown(&[sample().await]);
     for line in Line::ALL {
         assert!(
             page.contains(&format!("\n| {} | ", line.title())),
