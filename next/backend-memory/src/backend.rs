@@ -15,10 +15,10 @@ use tenure_core::{Error, FencingToken, Guarantees, LossReason, Namespace, Result
 use crate::config::MemoryConfig;
 use crate::session::MemorySession;
 pub use crate::state::Footprint;
-use crate::state::{Member, Shared, Space};
+use crate::state::{Member, Space, StoreState};
 
 /// The named stores. They live until the process ends, so that tokens rise even while no connection exists.
-static STORES: LazyLock<Mutex<BTreeMap<String, Arc<Shared>>>> = LazyLock::new(Mutex::default);
+static STORES: LazyLock<Mutex<BTreeMap<String, Arc<StoreState>>>> = LazyLock::new(Mutex::default);
 
 /// Connects to an embedded store.
 ///
@@ -32,7 +32,7 @@ pub fn connect(config: MemoryConfig) -> Result<Store> {
 /// A connection to an embedded store.
 #[derive(Clone)]
 pub struct MemoryBackend {
-    shared: Arc<Shared>,
+    shared: Arc<StoreState>,
     space: Arc<Space>,
     /// The clock of the client's runtime. That of the store may belong to a runtime that has ended.
     clock: Clock,
@@ -49,7 +49,7 @@ impl MemoryBackend {
     pub fn connect(config: MemoryConfig) -> Result<Self> {
         config.check()?;
         Executor::current()?;
-        let new = || Arc::new(Shared::new(Clock::tokio(), config.limits, config.planted));
+        let new = || Arc::new(StoreState::new(Clock::tokio(), config.limits, config.planted));
         let shared = match &config.shared {
             None => new(),
             Some(name) => Arc::clone(STORES.lock().entry(name.clone()).or_insert_with(new)),

@@ -23,7 +23,7 @@ pub(crate) struct Member {
 }
 
 /// A session.
-pub(super) struct Lease {
+pub(super) struct SessionRecord {
     label: String,
     ttl: Duration,
     opened: Moment,
@@ -52,7 +52,7 @@ impl State {
             false => ttl,
         };
         let ended = Arc::<OnceLock<_>>::default();
-        let lease = Lease {
+        let lease = SessionRecord {
             label: label.to_owned(),
             ttl,
             opened: self.now,
@@ -174,7 +174,7 @@ impl State {
     }
 
     /// Returns the session of `member`, if it may act.
-    pub(super) fn lease(&mut self, member: &Member) -> Result<&mut Lease> {
+    pub(super) fn lease(&mut self, member: &Member) -> Result<&mut SessionRecord> {
         let ended = || Error::lost(member.ended.get().copied().unwrap_or(LossReason::Expired));
         let lease = self.sessions.get_mut(&member.session).ok_or_else(ended)?;
         let acts = !lease.detached && lease.incarnation == member.incarnation;

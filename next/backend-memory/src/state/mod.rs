@@ -19,7 +19,7 @@ mod wait_queue;
 
 pub(crate) use lease::Member;
 use space::Signal;
-pub(crate) use space::{Look, Shared, Space, Topic};
+pub(crate) use space::{Look, Space, StoreState, Topic};
 pub(crate) use stm::check as check_commit;
 
 use crate::config::Limits;
@@ -47,7 +47,7 @@ pub(crate) struct State {
     capacity: usize,
     /// The instant of the current step.
     now: Moment,
-    sessions: BTreeMap<u64, lease::Lease>,
+    sessions: BTreeMap<u64, lease::SessionRecord>,
     /// The sessions by the end of their leases.
     leases: BTreeSet<(Moment, u64)>,
     /// No wait queue is empty.
@@ -55,7 +55,7 @@ pub(crate) struct State {
     /// The greatest version of a vacancy of an election that has no wait queue.
     vacancy: u64,
     /// No queue is empty, but for the ids that it remembers.
-    queues: BTreeMap<Object, queue::Items>,
+    queues: BTreeMap<Object, queue::WorkQueue>,
     ids: queue::Forgetting,
     /// No generation is empty.
     generations: BTreeMap<Object, barrier::Generation>,
@@ -177,8 +177,8 @@ impl State {
             sessions: sessions.len(),
             entries: sessions.clone().map(|lease| lease.entries.len()).sum(),
             past: sessions.map(|lease| lease.ended_nonces.len()).sum(),
-            items: queues.clone().map(queue::Items::len).sum(),
-            ids: queues.map(queue::Items::ids).sum(),
+            items: queues.clone().map(queue::WorkQueue::len).sum(),
+            ids: queues.map(queue::WorkQueue::ids).sum(),
             keys: self.data.len(),
             waiters: self.waiters.values().map(BTreeMap::len).sum(),
             objects: self.wait_queues.len() + self.queues.len() + self.generations.len(),
@@ -196,7 +196,7 @@ pub struct Footprint {
     pub entries: usize,
     /// Ranges of nonces that sessions keep in order to refuse late requests.
     pub past: usize,
-    /// Items of queues.
+    /// WorkQueue of queues.
     pub items: usize,
     /// Ids of items that are present or were removed a while ago.
     pub ids: usize,

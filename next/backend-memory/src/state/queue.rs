@@ -35,7 +35,7 @@ pub(super) struct ItemPlace {
 
 /// One queue.
 #[derive(Default)]
-pub(super) struct Items {
+pub(super) struct WorkQueue {
     items: BTreeMap<ItemPlace, Stored>,
     ready: BTreeSet<ItemPlace>,
     delayed: BTreeSet<(Moment, ItemPlace)>,
@@ -66,7 +66,7 @@ struct Consumer {
 #[derive(Default)]
 pub(super) struct Forgetting(VecDeque<(Moment, Object, Name)>);
 
-impl Items {
+impl WorkQueue {
     pub(super) fn len(&self) -> usize {
         self.items.len()
     }
@@ -211,7 +211,7 @@ impl State {
     }
 
     fn drop_if_empty(&mut self, object: &Object) {
-        let empty = |queue: &Items| queue.items.is_empty() && queue.consumers.is_empty() && queue.ids.is_empty();
+        let empty = |queue: &WorkQueue| queue.items.is_empty() && queue.consumers.is_empty() && queue.ids.is_empty();
         if self.queues.get(object).is_some_and(empty) {
             self.queues.remove(object);
         }

@@ -16,7 +16,7 @@ use crate::config::Limits;
 use crate::planted::{Bug, Planted};
 
 /// One store: a state for each namespace.
-pub(crate) struct Shared {
+pub(crate) struct StoreState {
     clock: Clock,
     limits: Limits,
     planted: Planted,
@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     spaces: Mutex<BTreeMap<Namespace, Arc<Space>>>,
 }
 
-impl Shared {
+impl StoreState {
     pub(crate) fn new(clock: Clock, limits: Limits, planted: Planted) -> Self {
         Self {
             clock,
