@@ -80,6 +80,8 @@ use_memory() {
 # Debian's packages for the servers that the tests start and that are missing.
 missing_packages() {
     has "${TENURE_REDIS_SERVER:-redis-server}" || echo redis-server
+    # redis-py shares locks with ours in the full tier.
+    "${TENURE_PYTHON:-/usr/bin/python3}" -I -c 'import redis' 2>/dev/null || echo python3-redis
 }
 
 install_missing() {

@@ -6,6 +6,7 @@
 //! and its epoch refuses what the blocked runtime still sends.
 
 use std::future::pending;
+use std::pin::pin;
 use std::time::Duration;
 
 use tenure_core::executor::{Executor, is_library_thread};
@@ -14,8 +15,12 @@ use tokio::time::{sleep, timeout};
 
 use super::socket::{Ended, Socket};
 
-/// How long the runtime may take to run an empty task while a request is in flight, and the pause between two such tasks.
+/// How long the runtime may take to run an empty task while the library's own work waits for it, such as the release of a guard
+/// that the end of `main` dropped.
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// The same while only requests of the application wait. A runtime that has much to do is not blocked.
+const LONG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Returns the current runtime, if it is one of the application.
 pub(super) fn here(executor: &Executor) -> Option<Handle> {
@@ -25,7 +30,11 @@ pub(super) fn here(executor: &Executor) -> Option<Handle> {
 
 /// Returns whether `home` runs tasks.
 pub(super) async fn works(home: &Handle) -> bool {
-    let probe = timeout(PATIENCE, home.spawn(async {}));
+    runs_within(home, PATIENCE).await
+}
+
+async fn runs_within(home: &Handle, patience: Duration) -> bool {
+    let probe = timeout(patience, home.spawn(async {}));
     matches!(probe.await, Ok(Ok(())))
 }
 
@@ -37,8 +46,18 @@ pub(super) async fn watch(socket: &Socket) -> Ended {
     };
     loop {
         sleep(PATIENCE).await;
-        if socket.is_busy() && !works(home).await && socket.is_busy() {
-            return Ended::Blocked;
+        if !socket.is_busy() {
+            continue;
+        }
+        let mut probe = pin!(runs_within(home, LONG_PATIENCE));
+        loop {
+            match timeout(PATIENCE, &mut probe).await {
+                Ok(true) => break,
+                Ok(false) if socket.is_busy() => return Ended::Blocked,
+                Err(_) if socket.has_cleanups() => return Ended::Blocked,
+                Ok(false) => break,
+                Err(_) => {}
+            }
         }
     }
 }

@@ -3,17 +3,18 @@
 use std::future::pending;
 use std::io;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisError, Value};
+use tenure_core::executor::is_library_thread;
 use tenure_core::{Effect, Error};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::dial::Facts;
 use super::home;
@@ -108,6 +109,8 @@ pub(super) struct Socket {
     /// request was sent.
     permits: Semaphore,
     in_flight: usize,
+    /// How many requests of the library's own work are in flight or wait.
+    cleanups: AtomicUsize,
     driver: AbortHandle,
     /// The application's runtime, if the connection lives there.
     home: Option<Handle>,
@@ -129,6 +132,7 @@ impl Socket {
             health,
             permits: Semaphore::new(in_flight),
             in_flight,
+            cleanups: AtomicUsize::new(0),
             driver,
             home,
         }
@@ -137,6 +141,11 @@ impl Socket {
     /// Returns whether a request is in flight.
     pub(super) fn is_busy(&self) -> bool {
         self.permits.available_permits() < self.in_flight
+    }
+
+    /// Returns whether the library's own work waits for an answer.
+    pub(super) fn has_cleanups(&self) -> bool {
+        self.cleanups.load(Ordering::Relaxed) > 0
     }
 
     pub(super) const fn home(&self) -> Option<&Handle> {
@@ -154,6 +163,7 @@ impl Socket {
     /// Sends a command and waits for its answer, after those that wait already. No timer: [`watch`](Self::watch) ends the
     /// connection of a silent server.
     pub(super) async fn send(&self, command: &Cmd) -> Result<Value, Failure> {
+        let _cleanup = is_library_thread().then(|| Counted::new(&self.cleanups));
         // The permits are closed when the connection ends.
         let _permit = self.permits.acquire().await.map_err(|_| Failure::NotSent)?;
         if self.has_ended() {
@@ -197,7 +207,8 @@ impl Socket {
 
     /// Sends a `PING` every half of `timeout`, and ends the connection of a server that sends nothing for `timeout` while the
     /// answer is due. The server answers in order, so the answer is one for every request before it, even if the application
-    /// does not poll them.
+    /// does not poll them. A period in which this process could not have read the answer does not count: the connection's
+    /// runtime was blocked at its begin or end, or this task was late.
     pub(super) async fn watch(&self, timeout: Duration) {
         let ping = redis::cmd("PING");
         while self.health.ended().is_none() {
@@ -205,15 +216,14 @@ impl Socket {
             let mut answer = pin!(self.exchange(&ping));
             loop {
                 let reads = self.health.reads.load(Ordering::Relaxed);
+                let is_read = self.is_read().await;
+                let began = Instant::now();
                 if tokio::time::timeout(timeout, &mut answer).await.is_ok() {
                     break;
                 }
-                // A long answer of an earlier request may be on its way, or the application's runtime does not read it.
-                let is_read = match &self.home {
-                    Some(home) => home::works(home).await,
-                    None => true,
-                };
-                if is_read && self.health.reads.load(Ordering::Relaxed) == reads {
+                let is_late = began.elapsed() > timeout + timeout / 4;
+                // A long answer of an earlier request may be on its way.
+                if is_read && !is_late && self.is_read().await && self.health.reads.load(Ordering::Relaxed) == reads {
                     self.health.end(Ended::Silent(timeout));
                     break;
                 }
@@ -222,11 +232,35 @@ impl Socket {
         pending().await
     }
 
+    /// Returns whether the runtime of the connection works.
+    async fn is_read(&self) -> bool {
+        match &self.home {
+            Some(home) => home::works(home).await,
+            None => true,
+        }
+    }
+
     /// Closes the connection. Requests in flight fail, and requests that wait are never sent.
     pub(super) fn close(&self, reason: Ended) {
         self.health.end(reason);
         self.permits.close();
         self.driver.abort();
+    }
+}
+
+/// A part of a count, for as long as it exists.
+struct Counted<'c>(&'c AtomicUsize);
+
+impl<'c> Counted<'c> {
+    fn new(count: &'c AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
