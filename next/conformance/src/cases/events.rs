@@ -398,25 +398,23 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
                 tokio::time::sleep(Duration::from_millis(100)).await;
             };
             tokio::time::sleep(TTL / 3).await;
-            for waiting in &mut client.waiting {
-                let beside = waiting.is_finished() && guard.is_valid();
-                let ended = if beside {
-                    Some(waiting.end(PROMPT, "a waiter's end").await?)
-                } else {
-                    None
-                };
-                ensure!(
-                    !matches!(ended, Some(Ok(_))),
-                    "{when} a waiter of the lost history was granted beside a holder"
-                );
-            }
-            done("release", guard.release()).await?;
-            let mut ends = Vec::new();
+            let (mut ends, mut left) = (Vec::new(), Vec::new());
             for mut waiting in client.waiting {
-                if waiting.is_finished() && ends.is_empty() {
-                    ends.push("ended");
+                if !(waiting.is_finished() && guard.is_valid()) {
+                    left.push(waiting);
                     continue;
                 }
+                match waiting.end(PROMPT, "a waiter's end").await? {
+                    Ok(_) => {
+                        let counterexample = format!("{when} a waiter of the lost history was granted beside a holder");
+                        return Err(Outcome::violated(counterexample));
+                    }
+                    Err(error) if error.kind() == ErrorKind::Lost => ends.push("lost"),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            done("release", guard.release()).await?;
+            for mut waiting in left {
                 match waiting
                     .end(TTL + slack(), "the end of a waiter of the lost history")
                     .await?
