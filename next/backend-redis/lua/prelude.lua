@@ -16,6 +16,8 @@
 --   <path>/holders          `<session>:<nonce>:<mode>` by token
 --   <path>/waiters          the same by arrival
 --   <path>/values           of an election: `<session>:<nonce>` to `<number> <version> <value>`
+--   <path> of a key         of `data` and `barrier`: `<created> <modified> <version> <session or ->`, a newline, the value
+--   revision                the revision of the last commit, and of the last removal of a key
 --   topic/<path>            a channel, for the observers of an election or a double barrier
 
 local root, operation, me, slot, nonce = KEYS[1], ARGV[1], ARGV[2], ARGV[4], ARGV[5]

@@ -13,6 +13,7 @@ mod config;
 mod connection;
 mod error;
 mod guarantees;
+mod key_value;
 mod keys;
 mod script;
 mod session;

@@ -52,8 +52,10 @@ scripts! {
     WAIT ["fast" "prelude" "wait_queue" "wait"] GRANTS;
     /// Steps of locks whose keys are shared with other programs.
     WAIT_INTEROP ["prelude" "wait_queue" "interop" "wait"] GRANTS;
+    /// Steps of transactional memory.
+    KEY_VALUE ["prelude" "key_value" "kv"] &["commit", "resolve"];
     /// Frees what has ended.
-    SWEEP ["prelude" "wait_queue" "interop" "sweep"] &["detach"];
+    SWEEP ["prelude" "wait_queue" "interop" "key_value" "sweep"] &["detach"];
     /// An operator's acts.
     ADMIN ["prelude" "wait_queue" "interop" "admin"] &["floor"];
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tenure_core::backend::{
     BackendSession, Barrier, Election, Entry, EntryState, Grant, Lease, Locker, Marker, Mode, Nonce, Page, Request,
-    RwLock, SessionEvent, SessionEvents,
+    RwLock, SessionEvent, SessionEvents, Stm,
 };
 use tenure_core::clock::{Clock, Moment};
 use tenure_core::{Error, ErrorKind, FencingToken, Kind, LossReason, Name, Result};
@@ -126,7 +126,7 @@ impl RedisSession {
     /// The request may be sent or not. A later request comes after it: over the same line by the order of the line, over a
     /// later link by its epoch, which shuts earlier links out.
     pub(crate) async fn call_over(&self, line: Line, call: &Call) -> Result<(Answer, Link)> {
-        self.last_nonce.fetch_max(call.nonce.get(), Ordering::AcqRel);
+        self.note_nonce(call.nonce.get());
         for _ in 0..MOST_ATTEMPTS {
             let link = self.client.link().await?;
             let slot = call.slot.map_or_else(String::new, |slot| slot.to_string());
@@ -153,6 +153,11 @@ impl RedisSession {
             }
         }
         Err(too_many_dead())
+    }
+
+    /// Notes that a number was used: a process that resumes the session goes on above it.
+    pub(crate) fn note_nonce(&self, nonce: u64) {
+        self.last_nonce.fetch_max(nonce, Ordering::AcqRel);
     }
 
     fn lost(&self) -> Error {
@@ -312,6 +317,10 @@ impl BackendSession for RedisSession {
     }
 
     fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(self)
+    }
+
+    fn stm(self: Arc<Self>) -> Option<Arc<dyn Stm>> {
         Some(self)
     }
 }

@@ -203,6 +203,7 @@ impl RwLock for RedisSession {
 #[async_trait]
 impl Election for RedisSession {
     async fn proclaim(&self, request: &Request, token: FencingToken, number: u64, value: &[u8]) -> Result<()> {
+        self.note_nonce(number);
         let arguments = vec![self.path_of(request).into(), token.into(), number.into(), value.into()];
         let answer = self
             .call(&Call::new(&WAIT, "proclaim", request.nonce(), arguments))
