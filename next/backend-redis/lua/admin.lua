@@ -1,10 +1,37 @@
 -- An operator's acts. Costs in redis.calls:
 --
---   break   ARGV: 6 path, 7 token. 10, with a hand-off 21; O(log n)   ok, session, nonce, more | gone
+--   break   ARGV: 6 path, 7 token. Of a claim O(claims of the queue). 10, with a hand-off 21; O(log n)   ok, session, nonce, more | gone
 --   floor   ARGV: 6 least token from now on. 1 to 2; O(1)           ok
 --   end     the session ARGV[2]. 4; O(log s)                   ok (sweep) | gone
 
+-- An item that is taken from its consumer is available again.
+local function break_claim(q)
+  local claims = redis.call('HGETALL', q.claims)
+  for i = 1, #claims, 2 do
+    local session, its_nonce, token = string.match(claims[i + 1], '^([^:]+):([^:]+):(.*)$')
+    if token == ARGV[7] then
+      local index, rest = root .. 'held/' .. session, {}
+      for its_token, place in string.gmatch(read_take(redis.call('HGET', index, its_nonce)) or '', '(%d+)@([^,]+)') do
+        if its_token ~= token then
+          rest[#rest + 1] = its_token .. '@' .. place
+        end
+      end
+      redis.call('HSET', index, its_nonce, #rest > 0 and 'q ' .. table.concat(rest, ',') .. ' ' .. q.path or '!')
+      if #rest == 0 then
+        notify(session, '! ' .. its_nonce)
+      end
+      give_back(q, '@' .. claims[i])
+      serve_all()
+      return {'ok', session, its_nonce, again}
+    end
+  end
+  return {'gone'}
+end
+
 local function break_holding()
+  if string.sub(ARGV[6], 1, 6) == 'queue/' then
+    return break_claim(work_queue(ARGV[6]))
+  end
   local q = queue(ARGV[6])
   local member = redis.call('ZRANGE', q.holders, ARGV[7], ARGV[7], 'BYSCORE')[1]
   if not member then

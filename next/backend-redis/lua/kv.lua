@@ -108,6 +108,10 @@ local function fence_holds()
   end
   local its_nonce, wanted, alone, shared_key = argument(), argument(), argument(), argument()
   local entry = redis.call('HGET', held, its_nonce)
+  local claims, queue_path = string.match(entry or '', '^q (%S+) (.*)$')
+  if claims then
+    return queue_path == path and string.find(',' .. claims, ',' .. wanted .. '@', 1, true) ~= nil
+  end
   local token, mode, its_path = string.match(entry or '', '^([%d-]+) (%S+) (.*)$')
   if token ~= wanted or its_path ~= path or (alone == '1' and mode == 's') then
     return false

@@ -116,6 +116,11 @@ local function left(session)
   return known
 end
 
+-- How many grants, claims and burials this script may still do, of all queues together.
+local most = 100
+-- Whether work is left for a sweep.
+local again = 0
+
 -- What the libraries contribute to the sweep. By the first character of an entry: `free[..](session, field, entry, touched)`
 -- removes what the entry names, and sets `touched[<due work>]`. By the kind of due work: `settle[..](path, news)`.
 local free, settle = {}, {}

@@ -61,11 +61,6 @@ local function grant(q, member, token, as)
   return token
 end
 
--- How many grants and burials this script may still do, of all queues together.
-local most = 100
--- Whether work is left for a sweep.
-local again = 0
-
 -- Takes a member out of the holders and the waiters: an error of an earlier script may have left it in both. Returns its
 -- token if it held, and the waiter whose predecessor it was.
 local function remove(q, member)

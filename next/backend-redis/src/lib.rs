@@ -20,6 +20,7 @@ mod session;
 mod sweep;
 mod wait_queue;
 mod waiters;
+mod work_queue;
 
 pub use admin::{acl_rules, remove_namespace};
 pub use backend::{RedisBackend, connect};

@@ -54,10 +54,12 @@ scripts! {
     WAIT_INTEROP ["prelude" "wait_queue" "interop" "wait"] GRANTS;
     /// Steps of transactional memory.
     KEY_VALUE ["prelude" "key_value" "kv"] &["commit", "resolve"];
+    /// Steps of work queues.
+    WORK_QUEUE ["prelude" "work_queue" "work"] &["enqueue", "take", "ack", "purge"];
     /// Frees what has ended.
-    SWEEP ["prelude" "wait_queue" "interop" "key_value" "sweep"] &["detach"];
+    SWEEP ["prelude" "wait_queue" "interop" "key_value" "work_queue" "sweep"] &["detach"];
     /// An operator's acts.
-    ADMIN ["prelude" "wait_queue" "interop" "admin"] &["floor"];
+    ADMIN ["prelude" "wait_queue" "interop" "work_queue" "admin"] &["floor"];
 }
 
 /// An argument of a script.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tenure_core::backend::{
-    BackendSession, Barrier, Election, Entry, EntryState, Grant, Lease, Locker, Marker, Mode, Nonce, Page, Request,
-    RwLock, SessionEvent, SessionEvents, Stm,
+    BackendSession, Barrier, Election, Entry, EntryState, Grant, Lease, Locker, Marker, Mode, Nonce, Page, Queue,
+    Request, RwLock, SessionEvent, SessionEvents, Stm,
 };
 use tenure_core::clock::{Clock, Moment};
 use tenure_core::{Error, ErrorKind, FencingToken, Kind, LossReason, Name, Result};
@@ -186,6 +186,9 @@ impl RedisSession {
         let mut words = entry.splitn(3, ' ');
         let (token, mode, path) = (words.next()?, words.next()?, words.next()?);
         let (kind, name) = keys::object(path)?;
+        if token == "q" {
+            return Some(Entry::new(nonce, kind, name, self.take_state(path, nonce, mode)?));
+        }
         let state = match token {
             "-" => EntryState::Waiting,
             token if is_there => EntryState::Granted(vec![self.grant(path, nonce, token.parse().ok()?)]),
@@ -317,6 +320,10 @@ impl BackendSession for RedisSession {
     }
 
     fn barrier(self: Arc<Self>) -> Option<Arc<dyn Barrier>> {
+        Some(self)
+    }
+
+    fn queue(self: Arc<Self>) -> Option<Arc<dyn Queue>> {
         Some(self)
     }
 

@@ -67,7 +67,9 @@ impl OneServer {
             }
             let entries: Vec<(String, String)> = self.query(&["HGETALL", &key]).map_err(fail)?;
             for (nonce, entry) in entries {
-                if let [_, mode, path] = *entry.splitn(3, ' ').collect::<Vec<_>>() {
+                if let [token, mode, path] = *entry.splitn(3, ' ').collect::<Vec<_>>()
+                    && token != "q"
+                {
                     indexed.insert(format!("{path} {session}:{nonce}:{mode}"));
                 }
             }
@@ -181,13 +183,26 @@ impl Operator for OneServer {
     async fn revoke_request(&self, key: &str) -> Result<()> {
         let missing = || Error::new(ErrorKind::Conflict, "there is no such holding");
         let (path, request) = key.trim_start_matches(ROOT).rsplit_once('#').ok_or_else(missing)?;
-        let holders: Vec<(String, u64)> =
-            self.query(&["ZRANGE", &format!("{ROOT}{path}/holders"), "0", "-1", "WITHSCORES"])?;
-        let is_it = |member: &str| member.strip_prefix(request).is_some_and(|rest| rest.starts_with(':'));
-        let (_, token) = holders.iter().find(|(member, _)| is_it(member)).ok_or_else(missing)?;
+        let (session, rest) = request.split_once(':').ok_or_else(missing)?;
+        let request = format!("{session}:{}:", rest.split(':').next().unwrap_or_default());
+        let tokens: Vec<u64> = if path.starts_with("queue/") {
+            // All items of the take; each claim ends with its token.
+            let claims: Vec<String> = self.query(&["HVALS", &format!("{ROOT}{path}/claims")])?;
+            let token = |claim: &String| claim.strip_prefix(&request)?.parse().ok();
+            claims.iter().filter_map(token).collect()
+        } else {
+            let holders = format!("{ROOT}{path}/holders");
+            let holders: Vec<(String, u64)> = self.query(&["ZRANGE", &holders, "0", "-1", "WITHSCORES"])?;
+            let is_it = |(member, _): &&(String, u64)| member.starts_with(&request);
+            holders.iter().filter(is_it).map(|(_, token)| *token).collect()
+        };
         let (kind, name) = object_at(path).ok_or_else(missing)?;
         let operator = self.backend(&self.server.url(), NAMESPACES[0]).await?;
-        match operator.break_holding(kind, &name, FencingToken::new(*token)).await? {
+        let mut broken = !tokens.is_empty();
+        for token in tokens {
+            broken &= operator.break_holding(kind, &name, FencingToken::new(token)).await?;
+        }
+        match broken {
             true => Ok(()),
             false => Err(missing()),
         }
@@ -199,6 +214,10 @@ impl Operator for OneServer {
         for index in self.keys_of(&format!("{ROOT}held/*"))? {
             let fields: Vec<String> = self.query(&["HKEYS", &index])?;
             keys.extend(fields.iter().map(|field| format!("{index} {field}")));
+        }
+        for values in self.keys_of(&format!("{ROOT}queue/*/values"))? {
+            let places: Vec<String> = self.query(&["HKEYS", &values])?;
+            keys.extend(places.iter().map(|place| format!("{values} {place}")));
         }
         Ok(keys)
     }
@@ -243,6 +262,6 @@ impl Operator for OneServer {
 }
 
 conformance!(redis, OneServer::start()?, without: [
-    queue, capacity, delay_request, repeat,
+    capacity, delay_request, repeat,
     clock_forward, clock_back, failover, lose_minority, return_members,
 ]);
