@@ -187,7 +187,10 @@ end
 local function depth()
   local q = work_queue(ARGV[6])
   local due = redis.call('ZCOUNT', q.delayed, '-inf', int(now()))
-  return {'ok', redis.call('ZCARD', q.ready) + due, redis.call('HLEN', q.claims), redis.call('ZCARD', q.delayed) - due}
+  local ready = redis.call('ZCARD', q.ready)
+  local in_flight = redis.call('HLEN', q.claims)
+  local delayed = redis.call('ZCARD', q.delayed)
+  return {'ok', ready + due, in_flight, delayed - due}
 end
 
 -- ARGV: 6 path. item, priority, deliveries, id, value | empty
