@@ -7,7 +7,7 @@
 -- waiter whose predecessor it was. A hand-off changes no predecessor, so it costs one script and one message.
 --
 -- Costs in redis.calls, with k waiters granted or dead ones removed, at most 100 of them a script:
---   fits 1; grant 5 to 6; drop_dead 3 to 4; remove 2 to 4; advance 3 + 8 k. Each call O(log n) for n places of the queue.
+--   fits 1; grant 5 to 6; drop_dead 4 to 5; remove 2 to 4; advance 3 + 8 k. Each call O(log n) for n places of the queue.
 
 -- Set by interop.lua, for queues that share a key with other programs.
 local own_key, give_key, keep
@@ -94,6 +94,8 @@ local function drop_dead(q, member)
   local session, its_nonce = parts(member)
   remove(q, member)
   redis.call('HDEL', root .. 'held/' .. session, its_nonce)
+  -- A detached session has what it keeps in an index of its own.
+  redis.call('HDEL', root .. 'kept/' .. session, its_nonce)
   most = most - 1
 end
 
