@@ -189,7 +189,7 @@ async fn waiting(server: &RedisServer) -> Result {
 }
 
 async fn depth(server: &RedisServer) -> Result {
-    const BATCH: usize = 1_000;
+    const BATCH: usize = 32; // the most items of an enqueue
     let url = server.url();
     let store = connect(&url).await?;
     let session = store.open(SessionOptions::new()).await?;
