@@ -1,6 +1,6 @@
 -- The steps of work queues. Costs in redis.calls; i items of the step, n items in the queue, k takes that are served:
 --
---   enqueue   6 + 4 i, with an id 2 more each                                                    O((i + k) log n)
+--   enqueue   13 + 4 i, with an id 2 more each                                                   O((i + k) log n)
 --   take      12 + 7 i; one that waits 13                                                        O((i + k) log n)
 --   ack       4 + 5 i                                                                            O(i)
 --   nack      4 + 6 i                                                                            O((i + k) log n)
@@ -15,14 +15,21 @@ local function enqueue()
   if before then
     return {'ok', 0}
   end
-  -- The first write: a full memory refuses all of it.
-  remember('ok')
   local q = work_queue(ARGV[6])
-  forget_ids(q)
+  -- Before anything is written: a key of a wrong type must not leave a part of the items, under a marker that says `ok`.
+  for _, key in ipairs({q.ready, q.delayed, q.ids, deadlines}) do
+    redis.call('ZCARD', key)
+  end
+  for _, key in ipairs({q.values, q.items}) do
+    redis.call('HLEN', key)
+  end
+  -- The first write: a full memory refuses all of it.
   local number = next_token((#ARGV - 6) / 4)
+  remember('ok')
+  forget_ids(q)
   for i = 7, #ARGV, 4 do
     local id = ARGV[i + 1]
-    if id == '' or not redis.call('ZSCORE', q.ids, id) then
+    if id == '' or not is_duplicate(q, id) then
       if id ~= '' then
         redis.call('ZADD', q.ids, 'inf', id)
       end

@@ -42,7 +42,24 @@ local function set_item(q, place, deliveries, counts, id)
 end
 
 local function forget_ids(q)
-  redis.call('ZREMRANGEBYSCORE', q.ids, '-inf', '(' .. int(now()))
+  local old = redis.call('ZRANGE', q.ids, '-inf', int(now()), 'BYSCORE', 'LIMIT', 0, forgotten_at_once)
+  if #old > 0 then
+    redis.call('ZREM', q.ids, unpack(old))
+  end
+end
+
+-- Returns whether an item with this id is there, or was a while ago. Its id may be due to be forgotten.
+local function is_duplicate(q, id)
+  local kept = redis.call('ZSCORE', q.ids, id)
+  return kept and (kept == 'inf' or tonumber(kept) > now())
+end
+
+-- Asks a take that waits, if there is one, to look.
+local function wake(member)
+  if member then
+    local session, its_nonce = string.match(member, '^([^:]+):(.*)$')
+    notify(session, its_nonce)
+  end
 end
 
 -- Queues whose consumers this script has to serve.
@@ -96,11 +113,7 @@ local function leave_consumers(q, member)
   if rank then
     redis.call('ZREM', q.consumers, member)
     redis.call('HDEL', q.wants, member)
-    local behind = redis.call('ZRANGE', q.consumers, rank, rank)[1]
-    if behind then
-      local session, its_nonce = string.match(behind, '^([^:]+):(.*)$')
-      notify(session, its_nonce)
-    end
+    wake(redis.call('ZRANGE', q.consumers, rank, rank)[1])
   end
 end
 
@@ -192,11 +205,7 @@ local function serve(q)
     redis.call('ZADD', deadlines, first[2], 'q/' .. q.path)
   end
   if q.is_delayed then
-    local member = redis.call('ZRANGE', q.consumers, 0, 0)[1]
-    if member then
-      local session, its_nonce = string.match(member, '^([^:]+):(.*)$')
-      notify(session, its_nonce)
-    end
+    wake(redis.call('ZRANGE', q.consumers, 0, 0)[1])
   end
 end
 

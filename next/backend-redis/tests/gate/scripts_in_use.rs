@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tenure_core::backend::{Backend, Joined, LeaderUpdate, Mode, Nonce, Request, SessionEvents};
-use tenure_core::{ErrorKind, FencingToken, Kind, LossReason, Name, Session, SessionOptions, Store};
+use tenure_core::{ErrorKind, FencingToken, Kind, LossReason, Name, NewItem, Session, SessionOptions, Store};
 use tenure_redis::{RedisBackend, connect};
 use tenure_testbed::{RedisOptions, RedisServer};
 use tokio::time::timeout;
@@ -73,6 +73,34 @@ async fn lock_is_handed_over_in_order_and_leaves_no_key() {
     a.close().await.unwrap();
     b.close().await.unwrap();
     scene.settled(&[]).await;
+}
+
+/// Nothing of a batch is accepted, and no marker says that it was, if a key of the queue is of a wrong type.
+#[tokio::test]
+async fn enqueue_that_meets_a_key_of_a_wrong_type_leaves_nothing() {
+    let scene = Scene::start("").await;
+    let session = scene.open().await;
+    let queue = session.queue("jobs");
+    let batch = || ["a", "b"].map(|value| NewItem::new(value).id(value));
+    for part in ["values", "items", "ready", "delayed", "ids"] {
+        let key = format!("{{tenure/default}}/2/queue/jobs/{part}");
+        scene
+            .server
+            .admin()
+            .execute(&["SET", &key, "of another program"])
+            .unwrap();
+        let limit = Duration::from_secs(2); // real time: a retry goes on until the key is gone
+        let refused = timeout(limit, queue.enqueue_many(batch())).await;
+        assert!(!matches!(refused, Ok(Ok(()))), "{part}: accepted");
+        assert_eq!(
+            scene.server.admin().keys("*/queue/*").unwrap(),
+            [key.as_str()],
+            "{part}"
+        );
+        scene.server.admin().execute(&["DEL", &key]).unwrap();
+    }
+    soon(queue.enqueue_many(batch())).await.unwrap();
+    assert_eq!(queue.len().await.unwrap(), 2);
 }
 
 #[tokio::test]
