@@ -83,8 +83,8 @@ pub(crate) async fn waiting_sends_nothing(harness: &dyn Harness, role: Role) -> 
         Contest::set(harness, (role.opponent(), role), &holder, &rival, "quiet").await?;
     settle().await;
     let count = || Some((idle.link.requests()?, busy.link.requests()?));
-    // What set the wait up may still be under way, and a late renewal goes out twice. Whoever polls does so in every
-    // period, so that one quiet period shows that it does not.
+    // What set the wait up may still be under way, and a late renewal goes out twice. A client that polls does so in
+    // every period, so that one quiet period shows that it does not.
     let mut seen = (0, 0);
     for _ in 0..PERIODS {
         let Some(before) = count() else {
