@@ -9,7 +9,7 @@
 local function add_entry(answer, found, without_value)
   local n = #answer
   if found then
-    answer[n + 1], answer[n + 2], answer[n + 3] = int(found.created), int(found.modified), int(found.version)
+    answer[n + 1], answer[n + 2], answer[n + 3] = found.created, found.modified, found.version
     answer[n + 4] = without_value and '' or found.value
   else
     answer[n + 1], answer[n + 2], answer[n + 3], answer[n + 4] = 0, 0, 0, ''
@@ -28,7 +28,7 @@ local function read()
   allow_full_memory()
   for i = 7, #ARGV, 2 do
     local found, known = read_key(ARGV[i]), ARGV[i + 1]
-    local without_value = found and (known == '-' or known == int(found.modified))
+    local without_value = found and (known == '-' or known == found.modified)
     if found and not without_value then
       bytes = bytes - #found.value
       if bytes < 0 and i > 7 then break end
@@ -38,8 +38,7 @@ local function read()
     end
     add_entry(answer, found, without_value)
   end
-  local last, removed = revisions()
-  answer[2], answer[3] = int(last), int(removed)
+  answer[2], answer[3] = revisions()
   answer[4] = first_end and int(math.ceil(first_end / 1000)) or ''
   return answer
 end
@@ -73,7 +72,7 @@ local function relates(found, relation, wanted, less)
 end
 
 local function number_is_less(a, b)
-  return a < b
+  return tonumber(a) < tonumber(b)
 end
 
 -- No comparison of the value of an absent key holds. Its numbers are 0.
@@ -81,7 +80,7 @@ local function compare_holds(found, target, relation, wanted)
   if target == 'value' then
     return found ~= nil and relates(found.value, relation, wanted, is_less)
   end
-  return relates(found and found[target] or 0, relation, tonumber(wanted), number_is_less)
+  return relates(found and found[target] or '0', relation, wanted, number_is_less)
 end
 
 local at = 5
@@ -138,11 +137,11 @@ end
 local function put(operation, revision)
   local path, found = operation.path, known[operation.path]
   local written = {
-    created = found and found.created or revision, modified = revision, version = found and found.version + 1 or 1,
+    created = found and found.created or revision, modified = revision, version = found and int(found.version + 1) or '1',
     owner = operation.what == 'lease' and me or '-', value = operation.value,
   }
   bind(path, found and found.owner or '-', written.owner)
-  local head = int(written.created) .. ' ' .. int(revision) .. ' ' .. int(written.version) .. ' ' .. written.owner
+  local head = written.created .. ' ' .. revision .. ' ' .. written.version .. ' ' .. written.owner
   redis.call('SET', root .. path, head .. '\n' .. written.value)
   known[path] = written
   tell_observers(path)
@@ -179,9 +178,9 @@ local function commit()
     writes = writes or operation.what ~= 'get'
   end
   local revision = writes and next_revision(last) or last
-  local answer = {'done', int(revision), succeeded and 1 or 0}
+  local answer = {'done', revision, succeeded and 1 or 0}
   -- The first write: Redis refuses it, and with it the whole commit, if its memory is full.
-  remember(int(revision) .. ' ' .. answer[3])
+  remember(revision .. ' ' .. answer[3])
   for _, operation in ipairs(branch) do
     local path, found = operation.path, known[operation.path]
     if operation.what == 'get' then
