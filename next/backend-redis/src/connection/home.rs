@@ -6,12 +6,11 @@
 //! and its epoch refuses what the blocked runtime still sends.
 
 use std::future::pending;
-use std::pin::pin;
 use std::time::Duration;
 
 use tenure_core::executor::{Executor, is_library_thread};
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::socket::{Ended, Socket};
 
@@ -30,11 +29,7 @@ pub(super) fn here(executor: &Executor) -> Option<Handle> {
 
 /// Returns whether `home` runs tasks.
 pub(super) async fn works(home: &Handle) -> bool {
-    runs_within(home, PATIENCE).await
-}
-
-async fn runs_within(home: &Handle, patience: Duration) -> bool {
-    let probe = timeout(patience, home.spawn(async {}));
+    let probe = timeout(PATIENCE, home.spawn(async {}));
     matches!(probe.await, Ok(Ok(())))
 }
 
@@ -46,18 +41,25 @@ pub(super) async fn watch(socket: &Socket) -> Ended {
     };
     loop {
         sleep(PATIENCE).await;
-        if !socket.is_busy() {
-            continue;
-        }
-        let mut probe = pin!(runs_within(home, LONG_PATIENCE));
-        loop {
-            match timeout(PATIENCE, &mut probe).await {
-                Ok(true) => break,
-                Ok(false) if socket.is_busy() => return Ended::Blocked,
-                Err(_) if socket.has_cleanups() => return Ended::Blocked,
-                Ok(false) => break,
-                Err(_) => {}
-            }
+        if socket.is_busy() && !runs_in_time(home, socket).await && socket.is_busy() {
+            return Ended::Blocked;
         }
     }
+}
+
+/// Returns whether `home` runs an empty task before the patience for the requests of `socket` ends.
+async fn runs_in_time(home: &Handle, socket: &Socket) -> bool {
+    let mut probe = home.spawn(async {});
+    let mut waited = Duration::ZERO;
+    while waited < LONG_PATIENCE && !(waited >= PATIENCE && socket.has_cleanups()) {
+        let began = Instant::now();
+        if let Ok(ran) = timeout(PATIENCE, &mut probe).await {
+            return ran.is_ok();
+        }
+        // This thread did not get the processor either: that tells nothing of the runtime.
+        if began.elapsed() < PATIENCE * 2 {
+            waited += PATIENCE;
+        }
+    }
+    false
 }

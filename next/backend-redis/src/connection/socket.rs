@@ -21,6 +21,9 @@ use super::home;
 use crate::config::Address;
 use crate::error;
 
+/// The parts in which a silence is counted.
+const SLICES: u32 = 8;
+
 /// The reason why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -207,26 +210,33 @@ impl Socket {
 
     /// Sends a `PING` every half of `timeout`, and ends the connection of a server that sends nothing for `timeout` while the
     /// answer is due. The server answers in order, so the answer is one for every request before it, even if the application
-    /// does not poll them. A period in which this process could not have read the answer does not count: the connection's
-    /// runtime was blocked at its begin or end, or this task was late.
+    /// does not poll them.
+    ///
+    /// Time in which this process could not have read the answer does not count: the wait has [`SLICES`], and one that was late,
+    /// or at whose end the connection's runtime was blocked, proves no silence.
     pub(super) async fn watch(&self, timeout: Duration) {
         let ping = redis::cmd("PING");
+        let slice = timeout / SLICES;
         while self.health.ended().is_none() {
             sleep(timeout / 2).await;
             let mut answer = pin!(self.exchange(&ping));
-            loop {
-                let reads = self.health.reads.load(Ordering::Relaxed);
-                let is_read = self.is_read().await;
+            // A long answer of an earlier request may be on its way.
+            let (mut reads, mut silent) = (self.health.reads.load(Ordering::Relaxed), 0);
+            while silent < SLICES {
                 let began = Instant::now();
-                if tokio::time::timeout(timeout, &mut answer).await.is_ok() {
+                if tokio::time::timeout(slice, &mut answer).await.is_ok() {
                     break;
                 }
-                let is_late = began.elapsed() > timeout + timeout / 4;
-                // A long answer of an earlier request may be on its way.
-                if is_read && !is_late && self.is_read().await && self.health.reads.load(Ordering::Relaxed) == reads {
-                    self.health.end(Ended::Silent(timeout));
-                    break;
-                }
+                let was_able = self.is_read().await && began.elapsed() < slice * 2;
+                let now = self.health.reads.load(Ordering::Relaxed);
+                silent = match now == reads {
+                    true => silent + u32::from(was_able),
+                    false => 0,
+                };
+                reads = now;
+            }
+            if silent == SLICES {
+                self.health.end(Ended::Silent(timeout));
             }
         }
         pending().await
