@@ -1,6 +1,6 @@
 //! The ends of requests and holdings: withdrawals, releases, acknowledgements, returns.
 //!
-//! One that comes alone is sent at once. Those that come while another of their sort is in flight go together in one message.
+//! One that comes alone is sent at once. Those that come while another of their kind is in flight go together in one message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,22 +52,22 @@ impl End {
         self.claim().map(|claim| Return::new(claim, delay))
     }
 
-    fn sort(&self) -> Sort {
+    fn batch_kind(&self) -> BatchKind {
         match (self.request.kind(), self.token, self.ending) {
-            (Kind::RwLock, ..) => Sort::RwLocks,
-            (Kind::Election, ..) => Sort::Elections,
-            (Kind::Barrier | Kind::DoubleBarrier, ..) => Sort::Barriers,
-            (Kind::Queue, None, _) => Sort::Takes,
-            (Kind::Queue, Some(_), Ending::Ack) => Sort::Acks,
-            (Kind::Queue, Some(_), _) => Sort::Returns,
-            _ => Sort::Locks,
+            (Kind::RwLock, ..) => BatchKind::RwLocks,
+            (Kind::Election, ..) => BatchKind::Elections,
+            (Kind::Barrier | Kind::DoubleBarrier, ..) => BatchKind::Barriers,
+            (Kind::Queue, None, _) => BatchKind::Takes,
+            (Kind::Queue, Some(_), Ending::Ack) => BatchKind::Acks,
+            (Kind::Queue, Some(_), _) => BatchKind::Returns,
+            _ => BatchKind::Locks,
         }
     }
 }
 
 /// The ends that can go together in one message.
 #[derive(Clone, Copy)]
-enum Sort {
+enum BatchKind {
     Locks,
     RwLocks,
     Elections,
@@ -77,12 +77,12 @@ enum Sort {
     Returns,
 }
 
-/// The batchers of a session, one for each [`Sort`]; `None` where the store does not have the primitive.
+/// The batchers of a session, one for each [`BatchKind`]; `None` where the store does not have the primitive.
 pub(crate) struct Departures([Option<Arc<Batcher>>; 7]);
 
-fn of_wait_queue(sort: Sort, queue: Option<Arc<dyn WaitQueue>>) -> Option<Arc<Batcher>> {
+fn of_wait_queue(kind: BatchKind, queue: Option<Arc<dyn WaitQueue>>) -> Option<Arc<Batcher>> {
     let queue = queue?;
-    Some(Batcher::new(sort as u16, move |marker, ends| {
+    Some(Batcher::new(kind as u16, move |marker, ends| {
         let queue = Arc::clone(&queue);
         Box::pin(async move {
             let departures: Vec<_> = ends.iter().map(End::departure).collect();
@@ -95,11 +95,14 @@ impl Departures {
     pub(crate) fn new(session: &Arc<dyn BackendSession>) -> Self {
         let session = || Arc::clone(session);
         Self([
-            of_wait_queue(Sort::Locks, session().locker().map(|locks| locks as _)),
-            of_wait_queue(Sort::RwLocks, session().rw_lock().map(|locks| locks as _)),
-            of_wait_queue(Sort::Elections, session().election().map(|elections| elections as _)),
+            of_wait_queue(BatchKind::Locks, session().locker().map(|locks| locks as _)),
+            of_wait_queue(BatchKind::RwLocks, session().rw_lock().map(|locks| locks as _)),
+            of_wait_queue(
+                BatchKind::Elections,
+                session().election().map(|elections| elections as _),
+            ),
             session().barrier().map(|barrier| {
-                Batcher::new(Sort::Barriers as u16, move |marker, ends| {
+                Batcher::new(BatchKind::Barriers as u16, move |marker, ends| {
                     let barrier = Arc::clone(&barrier);
                     Box::pin(async move {
                         let departures: Vec<_> = ends.iter().map(End::departure).collect();
@@ -108,7 +111,7 @@ impl Departures {
                 })
             }),
             session().queue().map(|queue| {
-                Batcher::new(Sort::Takes as u16, move |_, ends| {
+                Batcher::new(BatchKind::Takes as u16, move |_, ends| {
                     let queue = Arc::clone(&queue);
                     Box::pin(async move {
                         let requests: Vec<_> = ends.iter().map(|end| end.request.clone()).collect();
@@ -118,7 +121,7 @@ impl Departures {
                 })
             }),
             session().queue().map(|queue| {
-                Batcher::new(Sort::Acks as u16, move |marker, ends| {
+                Batcher::new(BatchKind::Acks as u16, move |marker, ends| {
                     let queue = Arc::clone(&queue);
                     Box::pin(async move {
                         let claims: Vec<_> = ends.iter().filter_map(End::claim).collect();
@@ -127,7 +130,7 @@ impl Departures {
                 })
             }),
             session().queue().map(|queue| {
-                Batcher::new(Sort::Returns as u16, move |marker, ends| {
+                Batcher::new(BatchKind::Returns as u16, move |marker, ends| {
                     let queue = Arc::clone(&queue);
                     Box::pin(async move {
                         let returns: Vec<_> = ends.iter().filter_map(End::returned).collect();
@@ -155,7 +158,7 @@ impl Departures {
             ending: Ending::Release,
         };
         core.registry.begin_end(request.nonce(), token);
-        match &self.0[end.sort() as usize] {
+        match &self.0[end.batch_kind() as usize] {
             Some(batcher) => batcher.send_later(core, end),
             // A store without the primitive has no entry of it.
             None => core.registry.confirm_end(request.nonce(), token),
@@ -173,7 +176,7 @@ impl Departures {
         let (request, token) = (request.clone(), Some(token));
         core.registry.begin_end(request.nonce(), token);
         let end = End { request, token, ending };
-        match &self.0[end.sort() as usize] {
+        match &self.0[end.batch_kind() as usize] {
             Some(batcher) => batcher.send(core, end).await,
             None => Err(Error::unsupported("this kind of holding")),
         }
