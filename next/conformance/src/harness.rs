@@ -172,11 +172,12 @@ pub trait Harness: Send + Sync {
         None
     }
 
-    /// Removes the remains of the case. Called after the case, whatever its outcome.
+    /// Removes the remains of the case, and may check them first. Called after the case, whatever its outcome.
     ///
     /// # Errors
     ///
-    /// Any error that keeps the store from being reached.
+    /// `Internal` for remains that contradict each other: the case is violated then, whatever its outcome. Any error that keeps
+    /// the store from being reached, which is noted.
     async fn clean_up(&self) -> Result<()> {
         Ok(())
     }

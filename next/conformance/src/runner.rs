@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt, StreamExt, stream};
 use parking_lot::Mutex;
-use tenure_core::Guarantees;
+use tenure_core::{ErrorKind, Guarantees};
 
 use crate::case::{Attack, Case, Promise};
 use crate::harness::{Harness, Subject};
@@ -190,14 +190,17 @@ impl Runner {
             Err(panic) => (all(Outcome::violated(format!("a panic: {}", words(&*panic)))), None),
         };
         let cleaned = tokio::time::timeout(limit, harness.clean_up()).await;
-        let note = match cleaned {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(format!("what was left could not be removed: {}", error.chain())),
-            Err(_) => Some("what was left could not be removed in time".to_owned()),
-        };
-        let judged = |outcome: Outcome| {
-            let outcome = self.judged(outcome);
-            note.iter().fold(outcome, |outcome, note| outcome.with_note(note))
+        let judged = |outcome: Outcome| match &cleaned {
+            Ok(Ok(())) => self.judged(outcome),
+            Ok(Err(error)) if error.kind() == ErrorKind::Internal && !matches!(outcome, Outcome::Violated { .. }) => {
+                Outcome::violated(format!("after the case: {}", error.chain()))
+            }
+            Ok(Err(error)) => self
+                .judged(outcome)
+                .with_note(&format!("what was left could not be removed: {}", error.chain())),
+            Err(_) => self
+                .judged(outcome)
+                .with_note("what was left could not be removed in time"),
         };
         Attempt {
             outcomes: outcomes.into_iter().map(judged).collect(),

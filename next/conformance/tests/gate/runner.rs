@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tenure_conformance::report::Report;
-use tenure_conformance::{Attack, Case, Need, Outcome, Promise, Runner, Trial, Verdict};
+use tenure_conformance::{Attack, Case, Harness, Need, Outcome, Promise, Runner, Subject, Trial, Verdict, async_trait};
 use tenure_core::guarantees::Line;
-use tenure_core::{Error, ErrorKind};
+use tenure_core::{Error, ErrorKind, Store};
 use tenure_memory::{MemoryConfig, MemorySubject};
 
 /// Declares a case with a count of its attempts: `$verdict` sees the number of the attempt, from 1.
@@ -210,4 +210,44 @@ async fn less_than_nine_tenths_of_the_cases_fail_the_report() {
     assert!(!eight.passed());
     let none = run(&Runner::new(), []).await;
     assert!(!none.passed(), "a report without cases passed");
+}
+
+/// A store of its own for each case, which cannot be cleaned up.
+struct Leaves(ErrorKind);
+
+#[async_trait]
+impl Harness for Leaves {
+    async fn connect(&self) -> tenure_core::Result<Store> {
+        tenure_memory::connect(MemoryConfig::new())
+    }
+
+    async fn clean_up(&self) -> tenure_core::Result<()> {
+        Err(Error::new(self.0, "two keys"))
+    }
+}
+
+#[async_trait]
+impl Subject for Leaves {
+    fn name(&self) -> &str {
+        "leaves"
+    }
+
+    async fn harness(&self, _: &Case) -> tenure_core::Result<Box<dyn Harness>> {
+        Ok(Box::new(Leaves(self.0)))
+    }
+}
+
+#[tokio::test]
+async fn remains_that_contradict_each_other_violate_the_case_and_others_are_noted() {
+    let (case, count) = case!(COUNT "s1_leaves" |_attempt| held());
+    for (kind, word) in [(ErrorKind::Internal, "violated"), (ErrorKind::Unavailable, "held")] {
+        let report = Runner::new().run_trial(&Leaves(kind), &Trial::from(case)).await;
+        assert_eq!(words(&report), [word]);
+        assert!(
+            report.results[0].outcome.seen().contains("two keys"),
+            "{}",
+            report.results[0].outcome
+        );
+    }
+    assert_eq!(count.load(Ordering::SeqCst), 2, "repeated");
 }
