@@ -122,7 +122,7 @@ pub async fn remove_namespace(config: RedisConfig) -> Result<()> {
 }
 
 /// Returns a pattern of `MATCH` for this text alone.
-fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     let special = |c| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^');
     text.chars()
         .flat_map(|c| special(c).then_some('\\').into_iter().chain([c]))

@@ -13,6 +13,8 @@ mod config;
 mod connection;
 mod error;
 mod guarantees;
+#[cfg(feature = "harness")]
+mod harness;
 mod key_value;
 mod keys;
 mod script;
@@ -25,3 +27,5 @@ mod work_queue;
 pub use admin::{acl_rules, remove_namespace};
 pub use backend::{RedisBackend, connect};
 pub use config::RedisConfig;
+#[cfg(feature = "harness")]
+pub use harness::{RedisHarness, RedisSubject, check_keys};

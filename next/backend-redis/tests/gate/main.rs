@@ -3,6 +3,7 @@
 
 mod config;
 mod connection;
+mod harness;
 mod rights;
 mod scripts;
 mod scripts_in_use;
