@@ -66,6 +66,11 @@ impl Connector {
         };
         #[cfg(feature = "memory")]
         let connector = connector.with("memory", |url| async { memory(url) });
+        #[cfg(feature = "redis")]
+        let connector = SCHEMES
+            .iter()
+            .filter(|(_, feature)| *feature == "redis")
+            .fold(connector, |connector, (scheme, _)| connector.with(*scheme, redis));
         connector
     }
 
@@ -155,11 +160,44 @@ const SCHEMES: &[(&str, &str)] = &[
 ];
 
 /// The features that this version has.
-const FEATURES: &[&str] = &["memory"];
+const FEATURES: &[&str] = &["memory", "redis"];
 
 #[cfg(feature = "memory")]
 fn memory(url: StoreUrl) -> Result<Store> {
     use tenure_memory::{MemoryBackend, MemoryConfig};
 
     MemoryBackend::connect(MemoryConfig::from_url(url)?).map(Store::new)
+}
+
+#[cfg(feature = "redis")]
+async fn redis(url: StoreUrl) -> Result<Store> {
+    tenure_redis::connect(tenure_redis::RedisConfig::from_url(url)?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As in a build with the features of no store.
+    #[tokio::test]
+    async fn scheme_of_a_store_that_is_not_compiled_in_is_refused_with_its_feature() {
+        let connector = Connector {
+            schemes: BTreeMap::new(),
+        };
+        for (scheme, feature) in SCHEMES {
+            let url = format!("{scheme}://u:canary@127.0.0.1:1/x");
+            let error = connector.connect(url).await.expect_err("the URL is refused");
+            assert_eq!(error.kind(), ErrorKind::Config);
+            let text = error.to_string();
+            let help = match FEATURES.contains(feature) {
+                true => "add it in Cargo.toml",
+                false => "does not offer yet",
+            };
+            assert!(
+                text.contains(&format!("feature `{feature}`")) && text.contains(help),
+                "{text}"
+            );
+            assert!(!text.contains("canary"), "{text}");
+        }
+    }
 }

@@ -21,6 +21,7 @@
 //! | feature | URL |
 //! |---|---|
 //! | `memory` (default) | `memory:` (private), `memory:shared-name` (shared in this process) |
+//! | `redis` | `redis://host:port`, `redis+sentinel://host:port,host:port/service-name`, `redis+cluster://host:port,host:port`; with TLS `rediss...` |
 //!
 //! Every URL takes `?namespace=`, `?ttl=` and `?client_label=`. [`connect`] chooses the store by the URL's scheme, [`connect_with`] adds options
 //! such as credentials, and [`Connector`] adds schemes of other stores.
@@ -45,6 +46,9 @@ pub use tenure_core::*;
 #[cfg(feature = "memory")]
 #[cfg_attr(docsrs, doc(cfg(feature = "memory")))]
 pub use tenure_memory as memory;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use tenure_redis as redis;
 
 /// The example of README.md is compiled and run with the tests.
 #[cfg(doctest)]

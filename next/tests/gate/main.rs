@@ -5,3 +5,5 @@
 mod blocking;
 mod connect;
 mod examples;
+#[cfg(feature = "redis")]
+mod redis;
