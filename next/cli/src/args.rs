@@ -17,8 +17,13 @@ Exit codes:
 URLs:
   memory:                the embedded store, private to the connection
   memory:shared-name     the same, shared in the process
+  redis://[user:password@]host:port[/db]
+  redis+sentinel://[user:password@]host:port,host:port/service-name
+  redis+cluster://[user:password@]host:port,host:port
+  rediss, rediss+sentinel and rediss+cluster are the same with TLS.
   `guarantees` takes every URL, with ?namespace=NS, ?ttl=10s and ?client_label=TEXT.
-  `conform` takes `memory:` alone: it makes stores and namespaces of its own.";
+  `conform` uses new namespaces `conform-...` of a server, and removes them after each case. Cases that would disturb its
+  other clients do not run there. Of the embedded store it takes `memory:` alone.";
 
 /// Distributed coordination: what a store guarantees, and whether it keeps its word.
 #[derive(Debug, Parser)]

@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use tenure::ErrorKind;
+use tenure::url::StoreUrl;
 use tenure_conformance::report::to_markdown;
 use tenure_conformance::{Report, Runner, Subject, Trial, trials};
 use tenure_memory::{MemoryConfig, MemorySubject};
+use tenure_redis::{RedisConfig, RedisSubject};
 
 use crate::args::{Args, Conform, Format, matches};
 use crate::exit::{self, Failure, say};
@@ -16,22 +19,36 @@ use crate::text::lines;
 
 pub(crate) fn run(args: &Args, options: &Conform) -> Result<u8, Failure> {
     let chosen = choose(options.only.as_deref())?;
-    check_urls(&args.url)?;
-    let columns = args.url.len().max(1);
+    let columns = columns(&args.url)?;
     // The suite takes a while, and should not end with "permission denied".
     let mut out = options.out.as_deref().map(create).transpose()?;
 
     let cases: usize = chosen.iter().map(|trial| trial.cases.len()).sum();
     let mut reports = Vec::new();
-    for store in std::iter::repeat_n(MemorySubject::new(MemoryConfig::new()), columns) {
-        say(format_args!("{cases} cases on {}", store.name()));
-        // The clock of the embedded store is tokio's: where it is paused, no case waits, and none is late.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build();
+    for (subject, is_paused) in &columns {
+        say(format_args!("{cases} cases on {}", subject.name()));
+        let (runner, runtime) = match is_paused {
+            // The clock of the embedded store is tokio's: where it is paused, no case waits, and none is late.
+            true => {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .start_paused(true)
+                    .build();
+                (Runner::paused(), runtime)
+            }
+            // Several threads: the cases of a thread that the machine does not run would find their runtime blocked.
+            false => {
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(4)
+                    .enable_all()
+                    .build();
+                (Runner::new(), runtime)
+            }
+        };
         let runtime = runtime.map_err(|error| Failure::os("start a runtime", &error))?;
-        reports.push(runtime.block_on(Runner::paused().run_trials(&store, chosen.clone())));
+        reports.push(runtime.block_on(runner.run_trials(&**subject, chosen.clone())));
+        // Clients of the last cases may still be closing.
+        runtime.shutdown_timeout(Duration::from_secs(1));
     }
 
     let text = render(
@@ -88,18 +105,31 @@ fn choose(only: Option<&str>) -> Result<Vec<Trial>, Failure> {
     }
 }
 
-/// Checks that each URL is that of a store which the suite can have to itself here.
-fn check_urls(urls: &[String]) -> Result<(), Failure> {
+/// A store of the report, and whether its clock is paused.
+type Column = (Box<dyn Subject>, bool);
+
+/// Returns the stores of the URLs, each of which was reached.
+fn columns(urls: &[String]) -> Result<Vec<Column>, Failure> {
+    let memory = || -> Column { (Box::new(MemorySubject::new(MemoryConfig::new())), true) };
+    if urls.is_empty() {
+        return Ok(vec![memory()]);
+    }
     let runtime = crate::runtime()?;
-    for url in urls {
+    let column = |url: &String| -> Result<Column, Failure> {
         // Refuses the schemes of stores that are not compiled in.
         runtime.block_on(tenure::connect(url))?;
+        let parsed = StoreUrl::parse(url)?;
+        if parsed.scheme().starts_with("redis") {
+            let subject = RedisSubject::on(RedisConfig::from_url(parsed)?);
+            return Ok((Box::new(subject), false));
+        }
         if !url.eq_ignore_ascii_case("memory:") {
             let message = "`conform` makes embedded stores of its own: write `memory:` without a name and a query";
             return Err(tenure::Error::new(ErrorKind::Config, message).into());
         }
-    }
-    Ok(())
+        Ok(memory())
+    };
+    urls.iter().map(column).collect()
 }
 
 fn create(path: &Path) -> Result<File, Failure> {

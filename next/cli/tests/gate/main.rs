@@ -3,5 +3,6 @@
 
 mod conform;
 mod guarantees;
+mod redis;
 mod support;
 mod usage;

@@ -2,7 +2,7 @@ use crate::support::tenure;
 
 #[test]
 fn command_line_ends_with_the_code_of_its_mistake() {
-    let cases: [(&[&str], i32, &str); 11] = [
+    let cases: [(&[&str], i32, &str); 16] = [
         (&[], 64, "Usage"),
         (&["conquer"], 64, "conquer"),
         (&["guarantees", "--unknown"], 64, "--unknown"),
@@ -12,7 +12,20 @@ fn command_line_ends_with_the_code_of_its_mistake() {
         (&["guarantees", "--url", "etcd://u:canary@h:1/x"], 78, "feature `etcd`"),
         (&["guarantees", "--url", "memory:?tll=1s"], 78, "`tll`"),
         (&["conform", "--only", "no_such_*"], 64, "no case matches `no_such_*`"),
+        (&["guarantees", "--url", "redis://u:canary@h:1?tll=1s"], 78, "`tll`"),
+        (
+            &["guarantees", "--url", "redis://u:canary@127.0.0.1:1"],
+            69,
+            "127.0.0.1:1",
+        ),
         (&["conform", "--url", "memory:shared"], 78, "without a name"),
+        (&["conform", "--url", "redis://u:canary@127.0.0.1:1"], 69, "127.0.0.1:1"),
+        (&["conform", "--url", "redis://u:canary@127.0.0.1"], 78, "host:port"),
+        (
+            &["conform", "--url", "redis+sentinel://u:canary@127.0.0.1:1"],
+            78,
+            "name of the service",
+        ),
         (
             &["conform", "--only", "l1_*", "--out", "/no/such/folder/x"],
             70,
