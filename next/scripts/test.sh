@@ -128,6 +128,9 @@ step() {
     [ "$status" = 0 ] || broken+=("$name")
 }
 
+# Starts the servers that all tests of a tier share, runs a command, and ends them.
+serve=("$target/debug/tenure-testbed" serve --)
+
 # Runs the tests of one tier within $2 seconds.
 run_tier() {
     local name=$1 limit=$2
@@ -135,7 +138,7 @@ run_tier() {
         local options=(--profile "$name" --workspace --all-features --locked)
         # Not every tier has tests for every selection. The gate of the whole workspace has.
         [ "$name" = gate ] && [ ${#arguments[@]} = 0 ] || options+=(--no-tests pass)
-        step "$name" "$limit" "$runner" nextest run "${options[@]}" "${arguments[@]}"
+        step "$name" "$limit" "${serve[@]}" "$runner" nextest run "${options[@]}" "${arguments[@]}"
         return
     fi
     # Cargo refuses the name of a test that no package has.
@@ -152,7 +155,8 @@ run_tier() {
         say "$name: there is no test in this tier"
         return
     fi
-    step "$name" "$limit" cargo test --workspace --all-features --locked --no-fail-fast "${targets[@]}" -- "${arguments[@]}"
+    step "$name" "$limit" "${serve[@]}" \
+        cargo test --workspace --all-features --locked --no-fail-fast "${targets[@]}" -- "${arguments[@]}"
 }
 
 build() {

@@ -131,7 +131,7 @@ impl RedisHarness {
                     ));
                 }
                 Err(error) if start.elapsed() > AGREEMENT => return Err(error),
-                _ => tokio::time::sleep(Duration::from_millis(10)).await,
+                _ => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     }
@@ -258,7 +258,7 @@ impl Subject for RedisSubject {
 
     /// Cases wait most of the time.
     fn parallel(&self) -> usize {
-        16
+        32
     }
 }
 

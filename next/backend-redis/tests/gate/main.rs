@@ -7,3 +7,4 @@ mod harness;
 mod rights;
 mod scripts;
 mod scripts_in_use;
+mod suite;
