@@ -13,7 +13,8 @@ pub enum SessionEvent {
     Lost(LossReason),
     /// The store has ended one request.
     RequestLost(Nonce, LossReason),
-    /// The backend has a new connection, or has missed messages: core compares the entries of the store with its own.
+    /// The backend has a new connection, or has missed messages: core renews, and compares the entries of the store with its
+    /// own.
     Reconcile,
 }
 

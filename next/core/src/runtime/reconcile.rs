@@ -31,7 +31,11 @@ async fn handle_reports(core: &Arc<SessionCore>, mut reports: UnboundedReceiver<
         match report {
             SessionEvent::Lost(reason) => core.lose_in_store(reason),
             SessionEvent::RequestLost(nonce, reason) => core.registry.lose(nonce, reason),
-            SessionEvent::Reconcile => demand.notify_one(),
+            SessionEvent::Reconcile => {
+                demand.notify_one();
+                // The server of a new connection may have lost the last renewals.
+                core.renew_now.notify_one();
+            }
         }
     }
     std::future::pending().await

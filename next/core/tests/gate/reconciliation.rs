@@ -35,6 +35,18 @@ async fn stray_entry_is_withdrawn_at_once_on_a_new_connection() {
     assert_eq!(store.entries(), 0);
 }
 
+/// The server behind it may know an older deadline.
+#[tokio::test(start_paused = true)]
+async fn session_is_renewed_at_once_on_a_new_connection() {
+    let store = Scripted::paused();
+    let session = store.session(TTL).await;
+    sleep(TTL / 6).await;
+    store.report(&session, SessionEvent::Reconcile);
+    sleep(TTL / 12).await;
+    assert_eq!(store.calls("renew"), 1);
+    assert!(session.remaining() > TTL - TTL / 6);
+}
+
 #[tokio::test(start_paused = true)]
 async fn holding_that_the_store_does_not_list_is_lost() {
     let store = Scripted::paused();
