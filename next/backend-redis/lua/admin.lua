@@ -7,20 +7,16 @@
 -- An item that is taken from its consumer is available again.
 local function break_claim(q)
   local claims = redis.call('HGETALL', q.claims)
-  for i = 1, #claims, 2 do
-    local session, its_nonce, token = string.match(claims[i + 1], '^([^:]+):([^:]+):(.*)$')
+  for i = 2, #claims, 2 do
+    local session, its_nonce, token = string.match(claims[i], '^([^:]+):([^:]+):(.*)$')
     if token == ARGV[7] then
-      local index, rest = root .. 'held/' .. session, {}
-      for its_token, place in string.gmatch(read_take(redis.call('HGET', index, its_nonce)) or '', '(%d+)@([^,]+)') do
-        if its_token ~= token then
-          rest[#rest + 1] = its_token .. '@' .. place
-        end
-      end
-      redis.call('HSET', index, its_nonce, #rest > 0 and 'q ' .. table.concat(rest, ',') .. ' ' .. q.path or '!')
-      if #rest == 0 then
+      local index = root .. 'held/' .. session
+      local place, others = drop_claim(index, q, its_nonce, token)
+      if others == 0 then
+        redis.call('HSET', index, its_nonce, '!')
         notify(session, '! ' .. its_nonce)
       end
-      give_back(q, '@' .. claims[i])
+      give_back(q, '@' .. place)
       serve_all()
       return {'ok', session, its_nonce, again}
     end
@@ -39,9 +35,13 @@ local function break_holding()
   end
   local session, its_nonce = parts(member)
   local _, behind = remove(q, member)
-  -- The mark tells a repeated join that the request has ended, rather than giving it a new place. A session that is gone
-  -- would leave it for ever.
-  if redis.call('EXISTS', root .. 'session/' .. session) == 1 then
+  local facts = redis.call('HMGET', root .. 'session/' .. session, 'epoch', 'detached')
+  if facts[2] then
+    -- No join is repeated over a detachment, and a mark would be swept before the session could be resumed.
+    redis.call('HDEL', root .. 'kept/' .. session, its_nonce)
+  elseif facts[1] then
+    -- The mark tells a repeated join that the request has ended, rather than giving it a new place. A session that is gone
+    -- would leave it for ever.
     redis.call('HSET', root .. 'held/' .. session, its_nonce, '!')
   end
   notify(session, '! ' .. its_nonce)

@@ -6,7 +6,10 @@
 --   nack      4 + 6 i                                                                            O((i + k) log n)
 --   leave     3 + 6 i                                                                            O((i + k) log n)
 --   depth     6, peek 5                                                                          O(log n)
---   purge     8 + 2 for each claim and each id of an item                                        O(n)
+--   purge     4 + 6 for each of about 50 items of a script, with an id 2 more, with a claim 3 more     O(n) scripts
+
+-- How many items one script of a purge removes: about 1 ms, 3 ms if all are with consumers that took 32 each.
+local purged_at_once = 50
 
 -- ARGV: 6 path, then for each item: priority, id or '', delay in microseconds, value. ok, more
 local function enqueue()
@@ -97,7 +100,10 @@ local function take()
   local rank, rest = redis.call('ZRANK', q.consumers, member), left(me)
   if rank and rank > 0 then
     local ahead = redis.call('ZRANGE', q.consumers, rank - 1, rank - 1)[1]
-    rest = math.min(rest, left((string.match(ahead, '^[^:]+'))))
+    local its_rest = left((string.match(ahead, '^[^:]+')))
+    -- A dead one that is not the first is removed by the sweep.
+    again = its_rest <= 0 and 1 or again
+    rest = math.min(rest, its_rest)
   else
     local due = first_due(q)
     if due <= 0 and again == 0 then
@@ -113,31 +119,6 @@ local function take()
   return {'waiting', math.max(0, math.ceil(rest / 1000)), again}
 end
 
--- Takes a claim out of its take. Returns the place, or nothing if there is no such claim.
-local function end_claim(q, its_nonce, token)
-  local claims, path = read_take(redis.call('HGET', held, its_nonce))
-  if path ~= q.path then
-    return
-  end
-  local rest, found = {}, nil
-  for its_token, place in string.gmatch(claims, '(%d+)@([^,]+)') do
-    if its_token == token then
-      found = place
-    else
-      rest[#rest + 1] = its_token .. '@' .. place
-    end
-  end
-  if not found then
-    return
-  elseif #rest == 0 then
-    redis.call('HDEL', held, its_nonce)
-  else
-    redis.call('HSET', held, its_nonce, 'q ' .. table.concat(rest, ',') .. ' ' .. path)
-  end
-  redis.call('HDEL', q.claims, found)
-  return found
-end
-
 -- ARGV from 6 on, for each claim: nonce, path, token, and for `nack` the delay in microseconds.
 -- ended, a 1 or 0 for each, more
 local function end_claims(width, finish)
@@ -150,7 +131,7 @@ local function end_claims(width, finish)
   local results = {}
   for i = 6, #ARGV, width do
     local q = work_queue(ARGV[i + 1])
-    local place = end_claim(q, ARGV[i], ARGV[i + 2])
+    local place = drop_claim(held, q, ARGV[i], ARGV[i + 2])
     if place then
       finish(to_serve[q.path] or q, place, tonumber(ARGV[i + 3]))
     end
@@ -214,26 +195,41 @@ local function peek()
   return {'item', tonumber(string.sub(place, 1, 5)), deliveries, id, redis.call('HGET', q.values, place)}
 end
 
--- ARGV: 6 path. ok, number of items. The takes of those that are in flight end.
+-- ARGV: 6 path. Removes the items that were there at its first script; the takes of those in flight end.
+-- ok, number of items | more (the same request again)
+--
+-- Its slot knows how far it is: number of items, cursor, and a number above those of the items that it removes.
 local function purge()
   allow_full_memory()
   local refused = enter(true)
   if refused then return refused end
-  if before then
+  local count, cursor, limit = string.match(before or '0 0 ' .. int(next_token()), '^(%d+) (%d+) (%d+)$')
+  if not count then
     return {'ok', before}
   end
   local q = work_queue(ARGV[6])
-  local count = redis.call('HLEN', q.items)
-  local claims = redis.call('HGETALL', q.claims)
-  for i = 1, #claims, 2 do
-    local session, its_nonce = string.match(claims[i + 1], '^([^:]+):([^:]+):')
-    redis.call('HDEL', root .. 'held/' .. session, its_nonce)
+  -- An item stays in the hash wherever it goes meanwhile, so the scan meets all that were there.
+  local page = redis.call('HSCAN', q.items, cursor, 'COUNT', purged_at_once)
+  for i = 1, #page[2], 2 do
+    local place = page[2][i]
+    if tonumber(string.sub(place, 7)) < tonumber(limit) then
+      local claim = redis.call('HGET', q.claims, place)
+      if claim then
+        local session, its_nonce, token = string.match(claim, '^([^:]+):([^:]+):(.*)$')
+        drop_claim(root .. 'held/' .. session, q, its_nonce, token)
+      end
+      redis.call('ZREM', q.ready, place)
+      redis.call('ZREM', q.delayed, place)
+      remove_item(q, place)
+      count = count + 1
+    end
   end
-  for _, id in ipairs(redis.call('ZRANGE', q.ids, 'inf', 'inf', 'BYSCORE')) do
-    redis.call('ZADD', q.ids, int(now() + id_window), id)
+  if page[1] ~= '0' then
+    remember(int(count) .. ' ' .. page[1] .. ' ' .. limit)
+    return {'more'}
   end
-  redis.call('UNLINK', q.values, q.items, q.ready, q.delayed, q.claims)
-  redis.call('ZREM', deadlines, 'q/' .. q.path)
+  -- The time of the next delayed item may be another one.
+  redis.call('ZADD', deadlines, int(now()), 'q/' .. q.path)
   remember(int(count))
   return {'ok', int(count)}
 end

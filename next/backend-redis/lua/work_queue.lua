@@ -13,7 +13,7 @@
 -- The entry of a take in its session's index: `q <claims or -> <path>`, the claims as `<token>@<place>,...`.
 --
 -- No step depends on the depth of the queue but by its logarithm. Costs in redis.calls: accept 4, with an id 6; claim 6, with
--- 6 for a consumer that waited; give_back 3; remove_item 3, with an id 5.
+-- 6 for a consumer that waited; give_back 3; remove_item 3, with an id 5; drop_claim 3.
 
 -- How long the id of a removed item is remembered, in microseconds, and how many are forgotten by one script at most.
 local id_window, forgotten_at_once = 600 * 1000000, 64
@@ -72,9 +72,7 @@ local function make_available(q, place, delay)
     redis.call('ZADD', q.ready, 0, place)
     return
   end
-  local due = int(now() + delay)
-  redis.call('ZADD', q.delayed, due, place)
-  redis.call('ZADD', deadlines, 'LT', due, 'q/' .. q.path)
+  redis.call('ZADD', q.delayed, int(now() + delay), place)
   -- The first consumer keeps the time, and may sleep for too long now.
   q.is_delayed = true
 end
@@ -91,8 +89,37 @@ local function remove_item(q, place)
   redis.call('HDEL', q.values, place)
   redis.call('HDEL', q.items, place)
   if id ~= '' and counts == '1' then
-    redis.call('ZADD', q.ids, int(now() + id_window), id)
+    local due = int(now() + id_window)
+    redis.call('ZADD', q.ids, due, id)
+    -- The sweep forgets the ids of a queue that is not used any more.
+    redis.call('ZADD', deadlines, 'LT', due, 'q/' .. q.path)
   end
+end
+
+-- Takes a claim out of its take, whose entry is in `index`. Returns the place and the number of the take's other claims, or
+-- nothing if there is no such claim.
+local function drop_claim(index, q, its_nonce, token)
+  local claims, path = read_take(redis.call('HGET', index, its_nonce))
+  if path ~= q.path then
+    return
+  end
+  local rest, found = {}, nil
+  for its_token, place in string.gmatch(claims, '(%d+)@([^,]+)') do
+    if its_token == token then
+      found = place
+    else
+      rest[#rest + 1] = its_token .. '@' .. place
+    end
+  end
+  if not found then
+    return
+  elseif #rest == 0 then
+    redis.call('HDEL', index, its_nonce)
+  else
+    redis.call('HSET', index, its_nonce, 'q ' .. table.concat(rest, ',') .. ' ' .. path)
+  end
+  redis.call('HDEL', q.claims, found)
+  return found, #rest
 end
 
 -- Makes the items of a take available again; with `unseen`, those deliveries do not count.
@@ -202,7 +229,7 @@ local function serve(q)
     redis.call('ZADD', deadlines, int(now()), 'q/' .. q.path)
     again = 1
   elseif first[1] then
-    redis.call('ZADD', deadlines, first[2], 'q/' .. q.path)
+    redis.call('ZADD', deadlines, 'LT', first[2], 'q/' .. q.path)
   end
   if q.is_delayed then
     wake(redis.call('ZRANGE', q.consumers, 0, 0)[1])
@@ -226,12 +253,19 @@ free.q = function(session, its_nonce, entry, touched)
   if claims == '-' then
     leave_consumers(q, session .. ':' .. its_nonce)
   else
-    give_back(q, claims, operation == 'detach')
+    give_back(q, claims)
     to_serve[path] = nil
   end
 end
 
 settle.q = function(path)
-  to_serve[path] = work_queue(path)
+  local q = work_queue(path)
+  forget_ids(q)
+  to_serve[path] = q
   serve_all()
+  local first = redis.call('ZRANGE', q.ids, '-inf', '(inf', 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2]
+  if first then
+    redis.call('ZADD', deadlines, 'LT', first, 'q/' .. path)
+    again = tonumber(first) <= now() and 1 or again
+  end
 end

@@ -281,12 +281,15 @@ impl Queue for RedisSession {
 
     async fn purge(&self, marker: Marker, name: &Name) -> Result<u64> {
         let arguments = vec![self.path_of_queue(name).into()];
-        let answer = self
-            .call(&Call::marked(&WORK_QUEUE, "purge", marker, arguments))
-            .await?;
-        match answer.word()? {
-            "ok" => answer.number(1),
-            _ => Err(answer.unexpected()),
+        // One script removes a part, and notes in the slot of `marker` how far it came.
+        let call = Call::marked(&WORK_QUEUE, "purge", marker, arguments);
+        loop {
+            let answer = self.call(&call).await?;
+            match answer.word()? {
+                "more" => {}
+                "ok" => return answer.number(1),
+                _ => return Err(answer.unexpected()),
+            }
         }
     }
 }

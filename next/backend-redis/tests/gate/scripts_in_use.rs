@@ -210,6 +210,48 @@ async fn detached_session_is_resumed_once_with_its_holdings() {
     drop(soon(resumed.lock("another")).await.unwrap());
 }
 
+/// The break leaves nothing that the resumption would have to wait for.
+#[tokio::test]
+async fn detached_session_whose_holding_was_broken_is_resumed_without_it() {
+    let scene = Scene::start("").await;
+    let (a, b) = (scene.open().await, scene.open().await);
+    let (broken, kept) = (a.lock("broken").await.unwrap(), a.lock("kept").await.unwrap());
+    let (token, kept_token) = (broken.token(), kept.token());
+    std::mem::forget((broken, kept));
+    let id = a.detach().await.unwrap();
+    let operator = RedisBackend::connect(config(&scene.server.url())).await.unwrap();
+    let name = Name::new("broken").unwrap();
+    assert!(operator.break_holding(Kind::Lock, &name, token).await.unwrap());
+    drop(soon(b.lock("broken")).await.unwrap());
+    let resumed = soon(scene.store.resume(&id)).await.unwrap();
+    let gone = resumed.locker("broken").reclaim(token).await;
+    assert_eq!(gone.err().map(|error| error.kind()), Some(ErrorKind::Lost));
+    drop(resumed.locker("kept").reclaim(kept_token).await.unwrap());
+}
+
+#[tokio::test]
+async fn purge_of_many_items_is_many_scripts() {
+    let scene = Scene::start("").await;
+    let (session, consumer) = (scene.open().await, scene.open().await);
+    let (queue, other) = (session.queue("jobs"), consumer.queue("jobs"));
+    let items = |range: std::ops::Range<u32>| range.map(|number| NewItem::new("value").id(number.to_string()));
+    for part in 0..20 {
+        queue.enqueue_many(items(32 * part..32 * (part + 1))).await.unwrap();
+    }
+    let taken = soon(other.dequeue_many(32)).await.unwrap();
+    let purging = || scene.server.admin().calls("hscan").unwrap();
+    let before = purging();
+    assert_eq!(queue.purge().await.unwrap(), 640);
+    assert!(purging() - before >= 8, "{} scripts", purging() - before);
+    assert_eq!(queue.len().await.unwrap(), 0);
+    for delivery in taken {
+        assert_eq!(delivery.ack().await.unwrap_err().kind(), ErrorKind::Lost);
+    }
+    // The ids of purged items are remembered.
+    queue.enqueue_many(items(0..10)).await.unwrap();
+    assert_eq!(queue.len().await.unwrap(), 0);
+}
+
 #[tokio::test]
 async fn dead_holder_is_replaced_after_its_lease() {
     let scene = Scene::start("ttl=500ms").await;
