@@ -136,9 +136,8 @@ impl World<'_> {
     }
 
     pub(crate) fn read_state(&mut self) -> Vec<Value> {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.scripts.state).arg(1).arg(ROOT).arg(&self.paths);
-        list(&self.server.run(&command)).to_vec()
+        let state = self.server.script(&self.scripts, "state", self.paths.iter());
+        list(&state.expect("the state")).to_vec()
     }
 
     pub(crate) fn lives(&self, session: &str) -> bool {
@@ -155,15 +154,7 @@ impl World<'_> {
     /// Runs a script and checks the rules.
     pub(crate) fn step(&mut self, script: &str, arguments: &[&str]) -> Result<Vec<String>, String> {
         self.steps += 1;
-        let script = match script {
-            "wait" => &self.scripts.wait,
-            "sweep" => &self.scripts.sweep,
-            "lease" => &self.scripts.lease,
-            _ => &self.scripts.admin,
-        };
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(script).arg(1).arg(ROOT).arg(arguments);
-        let answer = command.query::<Value>(&mut self.server.connection);
+        let answer = self.server.script(&self.scripts, script, arguments.iter());
         let answer = answer.map_err(|error| format!("{arguments:?} failed: {error}"))?;
         let answer: Vec<_> = list(&answer).iter().map(text).collect();
         self.log
