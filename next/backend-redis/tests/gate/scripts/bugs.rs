@@ -54,7 +54,7 @@ pub(crate) const KEYS: &[Bug] = &[
     ),
     Bug(
         "a version does not rise",
-        &[("found and found.version + 1 or 1", "found and found.version or 1")],
+        &[("int(found.version + 1)", "found.version")],
     ),
     Bug(
         "revisions follow the clock alone",
