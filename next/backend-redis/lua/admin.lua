@@ -25,6 +25,7 @@ local function break_claim(q)
 end
 
 local function break_holding()
+  allow_full_memory()
   if string.sub(ARGV[6], 1, 6) == 'queue/' then
     return break_claim(work_queue(ARGV[6]))
   end
@@ -61,6 +62,7 @@ local function end_session()
   if redis.call('EXISTS', record) == 0 then
     return {'gone'}
   end
+  allow_full_memory()
   redis.call('HSET', record, 'deadline', '0')
   redis.call('ZADD', deadlines, '0', 's/' .. me)
   notify(me, '!')

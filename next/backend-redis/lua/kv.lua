@@ -24,8 +24,6 @@ local function read()
   local refused = enter(false)
   if refused then return refused end
   local answer, bytes, first_end = {'ok', 0, 0, ''}, tonumber(ARGV[6]), nil
-  -- What is removed on the way needs no memory.
-  allow_full_memory()
   for i = 7, #ARGV, 2 do
     local found, known = read_key(ARGV[i]), ARGV[i + 1]
     local without_value = found and (known == '-' or known == found.modified)

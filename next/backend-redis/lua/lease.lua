@@ -7,6 +7,8 @@
 --   entries   3 + e    O(e)        ARGV: 6 cursor; e <= about 250 entries. ok, next cursor, then nonce, state, entry of each
 
 local function connect()
+  -- A connection that is replaced while the memory is full must not end the leases that it keeps.
+  allow_full_memory()
   local key = string.match(root, '^(.*/)[^/]+/$') .. 'layout'
   local known = redis.call('GET', key)
   if known and known ~= ARGV[6] then
@@ -53,6 +55,7 @@ local function resume()
     return {'lost'}
   end
   local known = facts[1]
+  allow_full_memory()
   if facts[3] then
     if redis.call('EXISTS', held) == 1 then
       return {'sweep'} -- what was not kept goes first

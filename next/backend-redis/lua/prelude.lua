@@ -106,6 +106,8 @@ local function left(session)
     local deadline = tonumber(redis.call('HGET', root .. 'session/' .. session, 'deadline') or 0) or 0
     known = deadline - now()
     if known <= 0 then
+      -- What follows frees memory.
+      allow_full_memory()
       if deadline > 0 then
         redis.call('HSET', root .. 'session/' .. session, 'deadline', '0')
       end

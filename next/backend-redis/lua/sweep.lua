@@ -42,6 +42,7 @@ end
 
 -- Frees what is due within the budget.
 local function sweep()
+  allow_full_memory()
   while budget > 0 do
     local due = redis.call('ZRANGE', deadlines, '-inf', int(now()), 'BYSCORE', 'LIMIT', 0, 1)[1]
     if not due then

@@ -219,6 +219,7 @@ end
 
 -- ARGV: 6 nonce of the holding, 7 path, 8 token. ok, more | gone
 local function downgrade()
+  allow_full_memory()
   local refused = enter(true)
   if refused then return refused end
   if before then

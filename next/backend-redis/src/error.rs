@@ -71,6 +71,9 @@ const REFUSALS: &[(&[&str], ErrorKind, bool, &str)] = {
     ]
 };
 
+/// Refusals of the server's state. Redis checks it until a script's first write, and never after it, so nothing was changed.
+const BEFORE_THE_FIRST_WRITE: &[&str] = &["OOM", "MISCONF", "NOREPLICAS", "READONLY"];
+
 const MISSING_RIGHT: &str = "the Redis user lacks a right: see \"Least privilege\" in the documentation";
 
 /// Returns the error of a server that did not answer for `silence`. The request may have taken effect.
@@ -118,7 +121,7 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
     let translated = match (known, error.kind()) {
         (Some((_, kind, retryable, message)), _) => {
             // A script fails in the middle with the code of the command that failed: earlier ones have had their effect.
-            let effect = if is_inside_script(&error) {
+            let effect = if is_inside_script(&error) && !BEFORE_THE_FIRST_WRITE.contains(&code) {
                 Effect::Unknown
             } else {
                 Effect::None
