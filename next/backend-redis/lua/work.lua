@@ -80,7 +80,9 @@ local function take()
     return {'revoked'}
   end
   local claims = read_take(entry)
-  if not claims then
+  -- A place that was deleted by hand is taken again.
+  if not claims or claims == '-' and not redis.call('ZSCORE', q.consumers, member) then
+    claims = nil
     promote(q)
     if redis.call('ZCARD', q.consumers) == 0 then
       claims = claim(q, me, nonce, ARGV[8], math.huge)

@@ -214,7 +214,9 @@ local function serve(q)
         break
       end
       local share = math.max(1, math.floor(ready / redis.call('ZCARD', q.consumers)))
-      if claim(q, session, its_nonce, redis.call('HGET', q.wants, member), share) then
+      local want = redis.call('HGET', q.wants, member)
+      -- A take whose want was deleted by hand looks, and takes its place again.
+      if not want or claim(q, session, its_nonce, want, share) then
         leave_consumers(q, member)
         notify(session, its_nonce)
       end
