@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 mod blocked;
+mod events;
 mod keys;
 mod process_ends;
 mod redis_py;

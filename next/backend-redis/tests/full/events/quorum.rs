@@ -1,0 +1,4 @@
+//! Several servers that vote: one test at a time.
+
+mod failover;
+mod slots;
