@@ -58,7 +58,7 @@ pub(crate) const KEYS: &[Bug] = &[
     ),
     Bug(
         "revisions follow the clock alone",
-        &[("return math.max(last + 1, now())", "return now()")],
+        &[("return int(math.max(last + 1, now()))", "return int(now())")],
     ),
     Bug(
         "observers of a removed key are not notified",
