@@ -3,6 +3,7 @@
 
 mod blocked;
 mod events;
+mod histories;
 mod keys;
 mod process_ends;
 mod redis_py;
