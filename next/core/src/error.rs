@@ -55,7 +55,8 @@ pub enum Effect {
 pub enum LossReason {
     /// The lease expired without a renewal: the process was paused or starved.
     Expired,
-    /// The store ended the lease or the holding early: an operator or an administrator's tool revoked it.
+    /// The store ended the lease or the holding early: an operator or an administrator's tool revoked it, or the store lost it
+    /// in a restart or a failover.
     Revoked,
     /// This process closed the session.
     Closed,
@@ -73,7 +74,9 @@ impl LossReason {
     const fn cause(self) -> &'static str {
         match self {
             Self::Expired => "the lease expired before it was renewed",
-            Self::Revoked => "the store ended it early, perhaps on an operator's command",
+            Self::Revoked => {
+                "the store ended it early (an operator revoked it, or the store lost it in a restart or a failover)"
+            }
             Self::Closed => "this process closed the session",
             Self::Detached => "this process detached the session",
             Self::Unreachable => "the lease expired while the store did not answer",
@@ -141,7 +144,7 @@ impl Error {
 
     /// Creates the `Lost` error of a waiter or a request without a holding.
     pub(crate) fn lost_waiting(reason: LossReason) -> Self {
-        Self::lost_with(reason, "retry in a new session")
+        Self::lost_with(reason, "continue in a new session")
     }
 
     fn lost_with(reason: LossReason, remedy: &str) -> Self {

@@ -91,7 +91,9 @@ impl FenceGate<()> {
 
 /// The error for a token older than the newest that the gate has seen: its sender has lost the holding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("stale fencing token {offered}: {newest} has been seen, so its holder has lost the lock")]
+#[error(
+    "stale fencing token {offered}: the resource has seen {newest}, so the sender has lost its holding and must stop"
+)]
 pub struct StaleToken {
     /// The rejected token.
     pub offered: FencingToken,

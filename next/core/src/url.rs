@@ -51,9 +51,9 @@ impl StoreUrl {
     ///
     /// `Config` if it is not the URL of a store. The message does not repeat the URL, which may contain a password.
     pub fn parse(text: &str) -> Result<Self> {
-        let (scheme, rest) = text.split_once(':').ok_or_else(|| {
-            config("a store URL begins with a scheme, like `memory:` or `etcd://host:2379/namespace`")
-        })?;
+        let (scheme, rest) = text
+            .split_once(':')
+            .ok_or_else(|| config("a store URL begins with a scheme, like `memory:` or `redis://host:6379`"))?;
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
         if scheme.is_empty() || !scheme.chars().all(is_plain) {
             return Err(config(
