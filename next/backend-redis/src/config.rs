@@ -130,7 +130,7 @@ impl RedisConfig {
         config.hosts = url.hosts().iter().map(|host| address(host)).collect::<Result<_>>()?;
         config.credentials = url.take_credentials();
         if let Some(fixed) = config.credentials.as_ref().and_then(CredentialSource::as_fixed) {
-            check_password(fixed, "the URL")?;
+            check_password(fixed, "the URL has a user but no password: write `user:password@`")?;
         }
         let (base, kind) = url.scheme().split_once('+').unwrap_or((url.scheme(), ""));
         let (is_secure, kind) = (base == "rediss", kind.to_owned());
@@ -189,9 +189,12 @@ impl RedisConfig {
                     (Some(user), None) => Some(Credentials::without_password(user)),
                     (None, None) => None,
                 };
-                credentials
-                    .iter()
-                    .try_for_each(|login| check_password(login, "`sentinel_user`"))?;
+                credentials.iter().try_for_each(|login| {
+                    check_password(
+                        login,
+                        "the URL has `sentinel_user` but no password: add `sentinel_password`",
+                    )
+                })?;
                 self.topology = Topology::Sentinel {
                     service: path,
                     credentials,
@@ -278,11 +281,9 @@ fn address(host: &str) -> Result<Address> {
         })
 }
 
-fn check_password(credentials: &Credentials, place: &str) -> Result<()> {
+fn check_password(credentials: &Credentials, missing: &str) -> Result<()> {
     match credentials.password().map(Secret::expose) {
-        None if !credentials.user().is_empty() => Err(refuse(format!(
-            "{place} has a user but no password: write `user:password@`, or `sentinel_password`"
-        ))),
+        None if !credentials.user().is_empty() => Err(refuse(missing)),
         _ => Ok(()),
     }
 }

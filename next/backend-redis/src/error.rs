@@ -30,13 +30,23 @@ const REFUSALS: &[(&[&str], ErrorKind, bool, &str)] = {
             false,
             "Redis has reached its `maxmemory`: free memory or raise the limit",
         ),
-        (&["READONLY"], Unavailable, true, "this Redis is a read-only replica"),
-        (&["LOADING"], Unavailable, true, "Redis is still loading its data"),
+        (
+            &["READONLY"],
+            Unavailable,
+            true,
+            "this Redis is a read-only replica: connect to the primary",
+        ),
+        (
+            &["LOADING"],
+            Unavailable,
+            true,
+            "Redis is still loading its data: retry when it has finished",
+        ),
         (
             &["BUSY"],
             Unavailable,
             true,
-            "Redis is busy with a script of another client",
+            "Redis is busy with a script of another client: retry when it has ended",
         ),
         (
             &["MISCONF"],
@@ -48,7 +58,7 @@ const REFUSALS: &[(&[&str], ErrorKind, bool, &str)] = {
             &["NOREPLICAS"],
             Unavailable,
             true,
-            "Redis refuses writes because too few replicas are connected",
+            "Redis refuses writes because too few replicas are connected: connect them, or lower `min-replicas-to-write`",
         ),
         (
             &["ASK", "TRYAGAIN"],
@@ -60,7 +70,7 @@ const REFUSALS: &[(&[&str], ErrorKind, bool, &str)] = {
             &["MASTERDOWN", "CLUSTERDOWN", "MOVED"],
             Unavailable,
             true,
-            "this Redis does not serve the namespace now",
+            "this Redis does not serve the namespace now: retry after the failover, or check the state of the cluster",
         ),
         (
             &["WRONGTYPE"],
@@ -128,15 +138,18 @@ pub(crate) fn from_redis(error: RedisError) -> Error {
             };
             Error::new(*kind, *message).retryable(*retryable).with_effect(effect)
         }
-        (None, Redis::AuthenticationFailed) => {
-            Error::new(ErrorKind::Unauthorized, "Redis refused the user or the password")
-        }
+        (None, Redis::AuthenticationFailed) => Error::new(
+            ErrorKind::Unauthorized,
+            "Redis refused the user or the password: correct them",
+        ),
         (None, Redis::InvalidClientConfig) => Error::new(ErrorKind::Config, "the Redis client refused its settings"),
         (None, Redis::Server(ServerErrorKind::ResponseError)) => {
-            Error::new(ErrorKind::Internal, "Redis refused the request").with_effect(Effect::Unknown)
+            Error::new(ErrorKind::Internal, "Redis refused the request (please report it)").with_effect(Effect::Unknown)
         }
         // The connection broke: the request may or may not have arrived.
-        _ => unavailable("the connection to Redis failed").with_effect(Effect::Unknown),
+        _ => {
+            unavailable("the connection to Redis failed: check the server and the network").with_effect(Effect::Unknown)
+        }
     };
     translated.with_source(ServerMessage::from(error))
 }
