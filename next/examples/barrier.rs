@@ -1,6 +1,7 @@
 //! Barriers: one that many wait at until it is released, and a double barrier that a group enters and leaves together.
 //!
-//!     cargo run --example barrier [URL]
+//!     cargo run --example barrier
+//!     cargo run --features redis --example barrier redis://127.0.0.1:6379
 
 use tenure::{SessionOptions, Store};
 

@@ -1,6 +1,7 @@
 //! Transactional memory: a counter, a conditional write, and a commit that is bound to a lock.
 //!
-//!     cargo run --example counter [URL]
+//!     cargo run --example counter
+//!     cargo run --features redis --example counter redis://127.0.0.1:6379
 
 use tenure::{Compare, Op, SessionOptions, Store};
 

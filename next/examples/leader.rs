@@ -1,6 +1,7 @@
 //! A leader for ever, and an observer that follows the leaders.
 //!
-//!     cargo run --example leader [URL]
+//!     cargo run --example leader
+//!     cargo run --features redis --example leader redis://127.0.0.1:6379
 
 use std::sync::Arc;
 

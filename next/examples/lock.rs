@@ -1,6 +1,7 @@
 //! Critical sections under a lock: one that waits, one that runs only if the lock is free, one with a time limit.
 //!
-//!     cargo run --example lock [URL]
+//!     cargo run --example lock
+//!     cargo run --features redis --example lock redis://127.0.0.1:6379
 
 use std::time::Duration;
 

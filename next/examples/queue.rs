@@ -1,6 +1,7 @@
 //! A work queue: producers with options, and a consumer that acknowledges, retries and stops gracefully.
 //!
-//!     cargo run --example queue [URL]
+//!     cargo run --example queue
+//!     cargo run --features redis --example queue redis://127.0.0.1:6379
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! A read-write lock: readers share, a writer is alone, and a writer becomes a reader without a gap.
 //!
-//!     cargo run --example rw_lock [URL]
+//!     cargo run --example rw_lock
+//!     cargo run --features redis --example rw_lock redis://127.0.0.1:6379
 
 use tenure::{SessionOptions, Store};
 
