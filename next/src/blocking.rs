@@ -19,8 +19,12 @@
 //! }
 //! ```
 //!
-//! Options, values, errors and tokens are those of the async API. `Store::lead` and `consume` exist there only: a blocking
-//! closure cannot be stopped at a loss. Check [`is_valid`](crate::Holding::is_valid) between the steps of such work.
+//! Options, values, errors and tokens are those of the async API. Calls that stop their work at a loss exist there only, because
+//! a blocking closure cannot be stopped: `Store::lead`, `consume`, `LockHandle::with`, `Holding::while_held`. Check
+//! [`is_valid`](crate::Holding::is_valid) between the steps of such work.
+//!
+//! These calls exist there only too: `Store::supervise`, `StmHandle::txn` and `try_run`, and `get_as` and `put_as` outside a
+//! transaction.
 //!
 //! The first call starts a tokio runtime with one thread, which lives until the process ends and renews the leases while the
 //! program's threads work or wait. A call inside an async runtime fails with `Config`: it would block that runtime.

@@ -126,7 +126,8 @@ impl QueueHandle {
     /// # Errors
     ///
     /// `Lost` when the session ends, and the other permanent errors of [`dequeue_many`](Self::dequeue_many). An error
-    /// of a job, or of an acknowledgement, ends nothing: the item is delivered again.
+    /// of a job, or of an acknowledgement, ends nothing: the item is delivered again. The error of a job is neither
+    /// returned nor logged, because it may contain the item's value: log it in `work`.
     ///
     /// # Cancel safety
     ///
