@@ -196,7 +196,7 @@ pub(crate) struct ServerMessage(String);
 
 impl From<RedisError> for ServerMessage {
     fn from(error: RedisError) -> Self {
-        Self(match (error.code(), error.detail()) {
+        let text = match (error.code(), error.detail()) {
             (Some(code), Some(detail)) => format!("{code} {detail}"),
             (Some(text), None) | (None, Some(text)) => text.to_owned(),
             (None, None) => {
@@ -204,7 +204,10 @@ impl From<RedisError> for ServerMessage {
                 let kind = format!(" - {:?}", error.kind());
                 text.strip_suffix(&*kind).unwrap_or(&text).to_owned()
             }
-        })
+        };
+        // A server that does not know a command repeats its arguments. Those of a login are the user and the password.
+        let (text, _) = text.split_once(", with args").unwrap_or((&text, ""));
+        Self(text.to_owned())
     }
 }
 

@@ -45,6 +45,17 @@ async fn wrong_password_is_final_and_not_shown() {
     connect(&format!("redis://:right@{address}")).await.unwrap();
 }
 
+/// A server that does not know a command repeats its arguments, and `HELLO` has the password.
+#[tokio::test]
+async fn password_is_not_shown_by_a_server_without_the_login_command() {
+    let login = RedisOptions::default().user("app", "on >canary ~* &* +@all");
+    let server = start(login.line("rename-command HELLO \"\""));
+    let error = refused(&format!("redis://app:canary@{}", server.address())).await;
+    assert_eq!(error.kind(), ErrorKind::Config, "{}", error.chain());
+    let shown = format!("{error:?} {}", error.chain());
+    assert!(!shown.contains("canary"), "{shown}");
+}
+
 /// The attempts after a final failure begin when a request asks for one: the function is called again.
 #[tokio::test]
 async fn rotated_password_is_used_for_the_next_connection() {
