@@ -5,7 +5,9 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tenure_core::backend::{Backend, Joined, LeaderUpdate, Mode, Nonce, Request, SessionEvents};
-use tenure_core::{ErrorKind, FencingToken, Kind, LossReason, Name, NewItem, Session, SessionOptions, Store};
+use tenure_core::{
+    Effect, ErrorKind, FencingToken, Kind, LossReason, Name, NewItem, Op, Session, SessionOptions, Store,
+};
 use tenure_redis::{RedisBackend, connect};
 use tenure_testbed::{RedisOptions, RedisServer};
 use tokio::time::timeout;
@@ -101,6 +103,21 @@ async fn enqueue_that_meets_a_key_of_a_wrong_type_leaves_nothing() {
     }
     soon(queue.enqueue_many(batch())).await.unwrap();
     assert_eq!(queue.len().await.unwrap(), 2);
+}
+
+/// A refusal that no repetition cures is reported once it is certain that nothing was committed.
+#[tokio::test]
+async fn commit_that_meets_a_key_of_a_wrong_type_is_refused() {
+    let scene = Scene::start("").await;
+    let session = scene.open().await;
+    let key = "{tenure/default}/2/data/k";
+    let admin = scene.server.admin();
+    admin.execute(&["RPUSH", key, "of another program"]).unwrap();
+    let put = session.stm().txn().then([Op::put("other", "v"), Op::put("k", "v")]);
+    let error = soon(put.commit()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Foreign, "{}", error.chain());
+    assert_eq!(error.effect(), Effect::None, "{}", error.chain());
+    assert_eq!(admin.keys("*/data/*").unwrap(), [key]);
 }
 
 #[tokio::test]

@@ -129,6 +129,8 @@ async fn send(
     marker: Marker,
     progress: &Progress,
 ) -> Result<Sent> {
+    // What the store would say again.
+    let mut refusal = None;
     if !progress.in_doubt.load(Ordering::SeqCst) {
         progress.begin(session)?;
         let commit = Commit {
@@ -151,6 +153,9 @@ async fn send(
             return Err(error);
         }
         tracing::debug!(error = %error.chain(), "the answer to a commit was lost");
+        if !error.is_retryable() {
+            refusal = Some(error);
+        }
     }
     match stm.resolve(marker).await {
         Ok(Resolution::Committed { succeeded, revision }) => Ok(Sent::Committed(Committed {
@@ -158,7 +163,13 @@ async fn send(
             revision,
             results: None,
         })),
-        Ok(Resolution::Aborted) => Ok(Sent::Aborted),
+        Ok(Resolution::Aborted) => match refusal {
+            Some(error) => {
+                progress.in_doubt.store(false, Ordering::SeqCst);
+                Err(error.with_effect(Effect::None))
+            }
+            None => Ok(Sent::Aborted),
+        },
         // The question is repeated. The effect of the commit is unknown, whatever that of the question was.
         Err(error) if error.is_retryable() || error.kind() == ErrorKind::Unauthorized => {
             Err(error.with_effect(Effect::Unknown))
