@@ -29,6 +29,12 @@ pub(crate) fn path(kind: Kind, name: &Name, interop: bool) -> String {
     format!("{kind}/{}", escape(name.as_str()))
 }
 
+/// Returns whether a name is the key of some namespace. A lock with that name as its key would take the place of what is there.
+pub(crate) fn is_reserved(name: &Name) -> bool {
+    let rest = name.as_str().strip_prefix("{tenure/");
+    rest.is_some_and(|rest| rest.contains("}/"))
+}
+
 /// Returns the object of a path: the inverse of [`path`].
 pub(crate) fn object(path: &str) -> Option<(Kind, Name)> {
     match path.strip_prefix(INTEROP) {

@@ -164,6 +164,10 @@ impl WaitQueue for RedisSession {
             Mode::Shared => "s",
             _ => return Err(Error::unsupported("this mode of a wait queue")),
         };
+        if self.client.config().interop && request.kind() == Kind::Lock && keys::is_reserved(request.name()) {
+            let message = "the name is a key of a namespace of tenure: use another name";
+            return Err(Error::new(ErrorKind::InvalidName, message));
+        }
         let how = if wait { "wait" } else { "try" };
         let mut arguments = vec![self.path_of(request).into(), mode.into(), how.into()];
         let operation = match request.kind() {

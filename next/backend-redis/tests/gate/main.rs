@@ -4,6 +4,7 @@
 mod config;
 mod connection;
 mod harness;
+mod interop;
 mod rights;
 mod scripts;
 mod scripts_in_use;
