@@ -3,7 +3,7 @@
 --   connect   3 to 5   O(1)        first script of each connection. ARGV: 6 layout version. ok, epoch | layout, other version
 --   open      4        O(log s)    ARGV: 6 ttl in ms, 7 label. ok | taken                 s sessions of the namespace
 --   renew     6        O(log s)    ARGV: 6 ttl in ms, 7 renewals known to the client. ok, renewals, whether work is due
---   resume    4 to 7   O(1)        ARGV: 6 identity of this resumption. ok, epoch, ttl, next nonce | conflict | lost | sweep
+--   resume    4 to 8   O(1)        ARGV: 6 identity of this resumption. ok, epoch, ttl, next nonce | conflict | lost | sweep
 --   entries   3 + e    O(e)        ARGV: 6 cursor; e <= about 250 entries. ok, next cursor, then nonce, state, entry of each
 
 local function connect()
@@ -60,6 +60,8 @@ local function resume()
     if redis.call('EXISTS', held) == 1 then
       return {'sweep'} -- what was not kept goes first
     end
+    -- Otherwise a late sweep would drop what is kept.
+    redis.call('ZREM', deadlines, 'd/' .. me)
     if redis.call('EXISTS', root .. 'kept/' .. me) == 1 then
       redis.call('RENAME', root .. 'kept/' .. me, held)
     end

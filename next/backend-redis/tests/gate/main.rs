@@ -3,6 +3,7 @@
 
 mod config;
 mod connection;
+mod detachment;
 mod harness;
 mod interop;
 mod rights;
