@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tenure_core::backend::{Nonce, Opened, SessionEvent, SessionEvents};
 use tenure_core::clock::{Clock, Moment, random};
 use tenure_core::executor::Executor;
-use tenure_core::{Error, ErrorKind, LossReason, Result, SessionId};
+use tenure_core::{Effect, Error, ErrorKind, LossReason, Result, SessionId};
 
 use super::{MOST_ATTEMPTS, RedisSession, too_many_dead};
 use crate::connection::{Client, Line, Link, Pushed, Subscription};
@@ -22,6 +22,9 @@ const LEAST_TTL: Duration = Duration::from_millis(500);
 
 /// The longest TTL.
 const MOST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often a resumption is sent again after its answer was lost.
+const REPETITIONS: u32 = 5;
 
 /// Opens and resumes the sessions of a store.
 #[derive(Clone)]
@@ -75,9 +78,25 @@ impl Sessions {
         let (id, identity) = (id.as_str().to_owned(), format!("{:016x}", random()));
         let subscription = self.subscribe(&id);
         let renewed = self.clock.now();
+        let mut unanswered = 0;
         for _ in 0..MOST_ATTEMPTS {
-            let link = self.client.link().await?;
-            let answer = lease(&link, "resume", &id, link.epoch(), [identity.as_str().into()]).await?;
+            let attempt = async {
+                let link = self.client.link().await?;
+                let answer = lease(&link, "resume", &id, link.epoch(), [identity.as_str().into()]).await?;
+                Ok::<_, Error>((link, answer))
+            };
+            let (link, answer) = match attempt.await {
+                // The detachment may be used up by now, for this identity alone.
+                Err(error)
+                    if unanswered < REPETITIONS
+                        && error.is_retryable()
+                        && (unanswered > 0 || error.effect() == Effect::Unknown) =>
+                {
+                    unanswered += 1;
+                    continue;
+                }
+                answer => answer?,
+            };
             match answer.word()? {
                 "ok" => {
                     let (epoch, next) = (answer.number(1)?, answer.number(3)?);

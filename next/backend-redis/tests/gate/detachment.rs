@@ -1,10 +1,11 @@
-//! Detachments that end in the middle.
+//! Detachments and resumptions that end in the middle.
 
 use std::time::Duration;
 
 use tenure_core::{SessionId, SessionOptions};
-use tenure_redis::RedisBackend;
-use tenure_testbed::{RedisOptions, RedisServer};
+use tenure_redis::{RedisBackend, connect};
+use tenure_testbed::{Direction, Flow, Proxy, RedisAdmin, RedisOptions, RedisServer};
+use tokio::time::{sleep, timeout};
 
 use crate::connection::config;
 
@@ -66,4 +67,40 @@ async fn sweep_of_a_detachment_spares_what_was_resumed() {
     again.release().await.unwrap();
     drop(holds);
     std::mem::forget(lock);
+}
+
+fn is_resumed(admin: &RedisAdmin, id: &str) -> bool {
+    let record = format!("{{tenure/default}}/2/session/{id}");
+    let resumed: Option<String> = admin.query(&["HGET", &record, "resumed"]).unwrap();
+    resumed.is_some()
+}
+
+/// The record of a detached session can be used once. Its holdings would stay until the end of the TTL.
+#[tokio::test]
+async fn resumption_whose_answer_is_lost_is_repeated() {
+    let server = RedisServer::start(RedisOptions::default()).unwrap();
+    let first = connect(config(&server.url())).await.unwrap();
+    let long = SessionOptions::new().ttl(Duration::from_secs(600));
+    let session = first.open(long).await.unwrap();
+    let lock = session.lock("x").await.unwrap();
+    let token = lock.token();
+    std::mem::forget(lock);
+    let id = session.detach().await.unwrap();
+
+    let proxy = Proxy::start(server.address()).unwrap();
+    let url = format!("redis://{}?timeout=400ms", proxy.address());
+    let second = connect(config(&url)).await.unwrap();
+    proxy.set(Direction::Answers, Flow::Drop);
+    let healing = async {
+        while !is_resumed(server.admin(), id.as_str()) {
+            sleep(Duration::from_millis(10)).await; // real time: looks again
+        }
+        proxy.heal();
+    };
+    let both = async { tokio::join!(second.resume(&id), healing) };
+    let (resumed, ()) = timeout(Duration::from_secs(30), both)
+        .await
+        .expect("the end of a resumption");
+    let lock = resumed.unwrap().locker("x").reclaim(token).await.unwrap();
+    lock.release().await.unwrap();
 }
