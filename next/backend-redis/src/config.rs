@@ -154,6 +154,11 @@ impl RedisConfig {
         Ok(config)
     }
 
+    /// Returns whether a step counts only once replicas or the disk have it.
+    pub(crate) const fn confirms(&self) -> bool {
+        self.wait_replicas > 0 || self.wait_aof
+    }
+
     /// Reads the parts of the URL that depend on the way to find the primary.
     fn take_topology(&mut self, url: &mut StoreUrl, kind: &str) -> Result<()> {
         let path = url.path().to_owned();

@@ -86,10 +86,7 @@ impl RedisSession {
         };
         loop {
             let grant = match waiter.next() {
-                Next::Granted(token) => {
-                    self.client.link().await?.confirm().await?;
-                    self.grant(&self.path_of(request), nonce, token)
-                }
+                Next::Granted(token) => self.grant(&self.path_of(request), nonce, token),
                 Next::Ended => return Err(revoked()),
                 Next::Look(asked) => match self.look(request, &waiter, asked).await? {
                     Joined::Granted(grant) => grant,

@@ -111,28 +111,43 @@ pub(crate) enum Message {
 }
 
 /// The waiters of a session.
-#[derive(Default)]
-pub(crate) struct Waiters(Mutex<HashMap<Nonce, Arc<Waiter>>>);
+pub(crate) struct Waiters {
+    waiters: Mutex<HashMap<Nonce, Arc<Waiter>>>,
+    /// Whether a grant counts only once replicas or the disk have it. A waiter looks after the message of a grant then: the
+    /// answer is confirmed over the connection that it came over. A confirmation over a later one may be of a server that
+    /// does not know the grant.
+    confirms: bool,
+}
 
 impl Waiters {
+    pub(crate) fn new(confirms: bool) -> Self {
+        Self {
+            waiters: Mutex::default(),
+            confirms,
+        }
+    }
+
     /// Adds a waiter, before its request is sent: the grant may overtake the answer.
     pub(crate) fn add(&self, nonce: Nonce, waiter: Arc<Waiter>) {
-        self.0.lock().insert(nonce, waiter);
+        self.waiters.lock().insert(nonce, waiter);
     }
 
     pub(crate) fn get(&self, nonce: Nonce) -> Option<Arc<Waiter>> {
-        self.0.lock().get(&nonce).cloned()
+        self.waiters.lock().get(&nonce).cloned()
     }
 
     pub(crate) fn remove(&self, nonce: Nonce) {
-        self.0.lock().remove(&nonce);
+        self.waiters.lock().remove(&nonce);
     }
 
-    /// Asks every waiter to look: messages may have been missed.
+    /// Asks every waiter to look: messages may have been missed, and a grant that was told of may be of a lost history.
     pub(crate) fn look(&self) {
-        let waiters: Vec<_> = self.0.lock().values().cloned().collect();
+        let waiters: Vec<_> = self.waiters.lock().values().cloned().collect();
         for waiter in waiters {
-            waiter.change(|state| state.asked += 1);
+            waiter.change(|state| {
+                state.granted = None;
+                state.asked += 1;
+            });
         }
     }
 
@@ -154,8 +169,8 @@ impl Waiters {
         if let Some(waiter) = nonce(first).and_then(|nonce| self.get(nonce)) {
             let token = second.and_then(|token| token.parse().ok());
             waiter.change(|state| match token {
-                Some(token) => state.granted = Some(token),
-                None => state.asked += 1,
+                Some(token) if !self.confirms => state.granted = Some(token),
+                _ => state.asked += 1,
             });
         }
         Message::Delivered

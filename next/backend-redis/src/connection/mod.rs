@@ -224,13 +224,13 @@ impl Link {
         answer.map_err(|failure| self.at(failure.translate()))
     }
 
-    /// Waits until the configured replicas and the disk have every write that the server acknowledged before: for a grant that
-    /// arrived as a message. Returns at once if the configuration asks for no confirmation.
+    /// Waits until the configured replicas and the disk have every write that the server acknowledged before. Returns at once if
+    /// the configuration asks for no confirmation.
     ///
     /// # Errors
     ///
     /// `Unavailable` with an unknown effect.
-    pub(crate) async fn confirm(&self) -> Result<()> {
+    async fn confirm(&self) -> Result<()> {
         match &self.0.replication {
             Some(replication) => replication.confirm().await.map_err(|error| self.at(error)),
             None => Ok(()),

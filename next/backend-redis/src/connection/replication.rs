@@ -31,11 +31,6 @@ pub(super) struct Replication {
 }
 
 impl Replication {
-    /// Returns whether the configuration asks for confirmations.
-    pub(super) fn is_wanted(config: &RedisConfig) -> bool {
-        config.wait_replicas > 0 || config.wait_aof
-    }
-
     /// Starts the task on the current runtime.
     pub(super) fn start(config: Arc<RedisConfig>, socket: Socket, root: &str) -> Self {
         let (rounds, requests) = mpsc::unbounded_channel();

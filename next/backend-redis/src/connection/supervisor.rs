@@ -135,7 +135,7 @@ async fn attempt(
     let subscriber = Arc::clone(&shared.subscriber);
     let receiver: OnMessage = Arc::new(move |health, push| subscriber.receive(number, health, push));
     let control = another(config, &primary, Purpose::Control(receiver), None).await?;
-    let replication = if Replication::is_wanted(config) {
+    let replication = if config.confirms() {
         let socket = another(config, &primary, Purpose::Commands, None).await?;
         Some(Replication::start(Arc::clone(config), socket, root))
     } else {

@@ -131,7 +131,7 @@ impl Sessions {
         renewed: Moment,
         next: u64,
     ) -> Arc<RedisSession> {
-        let waiters = Arc::<Waiters>::default();
+        let waiters = Arc::new(Waiters::new(self.client.config().confirms()));
         let revoked = Arc::<AtomicBool>::default();
         let listening = listen(subscription, Arc::clone(&waiters), events.clone(), Arc::clone(&revoked));
         Arc::new(RedisSession {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
+mod confirmation;
 mod connection;
 mod detachment;
 mod harness;
