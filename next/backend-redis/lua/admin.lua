@@ -11,12 +11,13 @@ local function break_claim(q)
     local session, its_nonce, token = string.match(claims[i], '^([^:]+):([^:]+):(.*)$')
     if token == ARGV[7] then
       local index = root .. 'held/' .. session
-      local place, others = drop_claim(index, q, its_nonce, token)
+      -- Without the entry of the take, which an operator has deleted, there is nothing to mark.
+      local _, others = drop_claim(index, q, its_nonce, token)
       if others == 0 then
         redis.call('HSET', index, its_nonce, '!')
         notify(session, '! ' .. its_nonce)
       end
-      give_back(q, '@' .. place)
+      give_back(q, '@' .. claims[i - 1])
       serve_all()
       return {'ok', session, its_nonce, again}
     end

@@ -1,9 +1,9 @@
 -- Connections and leases. Costs in redis.calls:
 --
---   connect   3 to 5   O(1)        first script of each connection. ARGV: 6 layout version. ok, epoch | layout, other version
+--   connect   4 to 6   O(1)        first script of each connection. ARGV: 6 layout version. ok, epoch | layout, other version
 --   open      4        O(log s)    ARGV: 6 ttl in ms, 7 label. ok | taken                 s sessions of the namespace
 --   renew     6        O(log s)    ARGV: 6 ttl in ms, 7 renewals known to the client. ok, renewals, whether work is due
---   resume    4 to 8   O(1)        ARGV: 6 identity of this resumption. ok, epoch, ttl, next nonce | conflict | lost | sweep
+--   resume    5 to 9   O(1)        ARGV: 6 identity of this resumption. ok, epoch, ttl, next nonce | conflict | lost | sweep
 --   entries   3 + e    O(e)        ARGV: 6 cursor; e <= about 250 entries. ok, next cursor, then nonce, state, entry of each
 
 local function connect()
