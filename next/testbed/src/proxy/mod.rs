@@ -1,6 +1,7 @@
 //! A faulty network: a TCP proxy whose directions can be held, dropped, cut and counted.
 
 mod relay;
+mod requests;
 
 use std::collections::VecDeque;
 use std::io::{self, PipeWriter, Write as _};
@@ -147,12 +148,14 @@ impl Proxy {
         });
     }
 
-    /// Lets both directions pass, accepts connections, and disarms all faults.
+    /// Lets both directions pass, accepts connections, and disarms all faults. What was kept is kept on.
     pub fn heal(&self) {
         self.shared.change(|state| {
             state.set(Direction::Requests, Flow::Pass);
             state.set(Direction::Answers, Flow::Pass);
             state.armed.clear();
+            state.keeps = None;
+            state.repeats = false;
         });
         self.refuse(false);
     }
@@ -195,6 +198,45 @@ impl Proxy {
         };
         self.shared.change(|state| state.armed.push(armed));
         fired
+    }
+
+    /// Keeps the next chunk with a script of Redis whose operation, its first argument behind the key, is not one of `except`,
+    /// and resets the connection. Later ones pass.
+    pub fn keep_script(&self, except: &'static [&'static str]) {
+        self.shared.change(|state| state.keeps = Some(except));
+    }
+
+    /// Returns whether a chunk was kept and not delivered.
+    pub fn has_kept(&self) -> bool {
+        self.shared.state.lock().kept.is_some()
+    }
+
+    /// Sends the kept chunk to the server, over a connection that begins with the first chunk of the one that was reset. Returns
+    /// when the server has carried it out. Nothing to do if none was kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`](crate::Error::Io) when the server does not accept it, or does not hang up within 20 seconds.
+    pub fn deliver_kept(&self) -> Result<()> {
+        let Some(Kept { opening, request }) = self.shared.state.lock().kept.take() else {
+            return Ok(());
+        };
+        let deliver = || {
+            let mut stream = TcpStream::connect(self.shared.server)?;
+            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+            stream.write_all(&opening)?;
+            stream.write_all(&request)?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            // The server reads the end of the stream when it has carried out all before it, and hangs up.
+            io::copy(&mut stream, &mut io::sink())
+        };
+        deliver().map(drop).action("deliver a kept request")
+    }
+
+    /// From now on, every script of Redis arrives twice: its copy comes right before it, and has no answer. Until
+    /// [`heal`](Self::heal).
+    pub fn repeat_scripts(&self) {
+        self.shared.change(|state| state.repeats = true);
     }
 
     /// Returns the traffic of one direction since the start.
@@ -247,9 +289,22 @@ struct State {
     connections: Vec<Connection>,
     accepted: u64,
     refuse: bool,
+    /// The next script is kept, unless its operation is one of these.
+    keeps: Option<&'static [&'static str]>,
+    kept: Option<Kept>,
+    /// Scripts are sent twice.
+    repeats: bool,
     ended: bool,
     /// A fault has changed a flow: connections that were looked at before it have to be looked at again.
     again: bool,
+}
+
+/// A request that was kept.
+#[derive(Debug)]
+struct Kept {
+    /// The first chunk of its connection.
+    opening: Vec<u8>,
+    request: Vec<u8>,
 }
 
 /// One direction, of all connections.
@@ -320,6 +375,10 @@ struct Stream {
     lost: Option<u64>,
     /// The last bytes that were read, for patterns in two chunks.
     recent: Vec<u8>,
+    /// The first chunk.
+    opening: Vec<u8>,
+    /// The beginning of a request whose rest has not arrived, while scripts are sent twice.
+    begun: Vec<u8>,
 }
 
 #[derive(Debug)]

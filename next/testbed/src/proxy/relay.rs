@@ -8,7 +8,8 @@ use std::sync::Arc;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
-use super::{Connection, Direction, Fired, Flow, Piece, Shared, State, Stream, Then, When, reset_on_close};
+use super::requests::{has_script_except, repeat_scripts};
+use super::{Connection, Direction, Fired, Flow, Kept, Piece, Shared, State, Stream, Then, When, reset_on_close};
 
 /// The bytes that one direction of a connection may keep.
 const WINDOW: usize = 16 << 20;
@@ -165,6 +166,9 @@ impl Stream {
             let piece = match source.read(buffer) {
                 Ok(0) if self.sender_gone => Piece::Reset,
                 Ok(0) => Piece::End,
+                Ok(length) if direction == Direction::Requests => {
+                    Piece::Bytes(self.take_requests(&buffer[..length], state)?)
+                }
                 Ok(length) => Piece::Bytes(buffer[..length].to_vec()),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -188,6 +192,28 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// Returns the bytes to pass on instead of a chunk of requests.
+    fn take_requests(&mut self, chunk: &[u8], state: &mut State) -> Result<Vec<u8>, Reset> {
+        if self.opening.is_empty() {
+            self.opening = chunk.to_vec();
+        } else if state.keeps.is_some_and(|except| has_script_except(chunk, except)) {
+            state.keeps = None;
+            state.kept = Some(Kept {
+                opening: self.opening.clone(),
+                request: chunk.to_vec(),
+            });
+            return Err(Reset);
+        }
+        if !state.repeats && self.begun.is_empty() {
+            return Ok(chunk.to_vec());
+        }
+        self.begun.extend_from_slice(chunk);
+        Ok(match state.repeats {
+            true => repeat_scripts(&mut self.begun),
+            false => std::mem::take(&mut self.begun),
+        })
     }
 
     /// Passes on the first piece, or a part of it.

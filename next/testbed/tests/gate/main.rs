@@ -4,5 +4,6 @@
 mod client;
 mod proxy;
 mod redis;
+mod requests;
 mod serve;
 mod watchdog;
