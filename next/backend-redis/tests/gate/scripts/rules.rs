@@ -200,10 +200,12 @@ impl World<'_> {
             (_, Some(id)) => Some((id, self.now)),
         };
         match &object.fits_since {
-            Some((id, since)) if self.now - since > LONGEST && !self.edits && !self.clock_jumps => Err(format!(
-                "{id:?} fits {path} and was not granted for {} ms",
-                (self.now - since) / 1000
-            )),
+            Some((id, since)) if self.now.saturating_sub(*since) > LONGEST && !self.edits && !self.clock_jumps => {
+                Err(format!(
+                    "{id:?} fits {path} and was not granted for {} ms",
+                    self.now.saturating_sub(*since) / 1000
+                ))
+            }
             _ => Ok(()),
         }
     }
