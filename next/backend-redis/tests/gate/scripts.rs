@@ -3,6 +3,17 @@
 mod bugs;
 #[path = "scripts/hunts.rs"]
 mod hunts;
+#[path = "../soak/bugs.rs"]
+mod soak_bugs;
+
+/// Otherwise a change of the scripts would be noticed by the soak tier alone.
+#[test]
+fn every_planted_bug_changes_a_script() {
+    let mut server = hunts::Server::start();
+    for bug in soak_bugs::WAIT_QUEUES.iter().chain(soak_bugs::WORK_QUEUES) {
+        server.load(100, Some(bug));
+    }
+}
 
 #[test]
 fn wait_queues_under_random_schedules_keep_the_rules() {

@@ -92,8 +92,8 @@ pub(crate) const WAIT_QUEUES: &[Bug] = &[
         "a removed place leaves its entry",
         &[
             (
-                "  redis.call('HDEL', root .. 'held/' .. session, its_nonce)\n  most = most - 1",
-                "  most = most - 1",
+                "  redis.call('HDEL', root .. 'held/' .. session, its_nonce)\n  -- A detached",
+                "  -- A detached",
             ),
             (
                 "    redis.call('HDEL', index, flat[i])",
@@ -153,8 +153,8 @@ pub(crate) const WAIT_QUEUES: &[Bug] = &[
     Bug(
         "a broken holding stays",
         &[(
-            "  local _, behind = remove(q, member)\n  -- The mark",
-            "  local behind\n  -- The mark",
+            "  local _, behind = remove(q, member)\n  local facts",
+            "  local behind\n  local facts",
         )],
     ),
     Bug(

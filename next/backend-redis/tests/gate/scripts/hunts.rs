@@ -13,8 +13,8 @@ pub(crate) mod work;
 mod work_rules;
 mod world;
 
-pub(crate) use server::Bug;
-use server::{Scripts, Server};
+use server::Scripts;
+pub(crate) use server::{Bug, Server};
 
 /// The schedules of one kind: runs that of a seed, and returns its number of steps or what was wrong.
 pub(crate) type Schedule = fn(&mut Server, Scripts, u64) -> Result<u64, String>;
