@@ -127,7 +127,14 @@ impl RedisConfig {
     /// `Config` for a host without a port, an unknown query key, and invalid values.
     pub fn from_url(mut url: StoreUrl) -> Result<Self> {
         let mut config = Self::new("");
-        config.hosts = url.hosts().iter().map(|host| address(host)).collect::<Result<_>>()?;
+        config.hosts.clear();
+        for host in url.hosts() {
+            let address = address(host)?;
+            // A sentinel that is written twice has one vote.
+            if !config.hosts.contains(&address) {
+                config.hosts.push(address);
+            }
+        }
         config.credentials = url.take_credentials();
         if let Some(fixed) = config.credentials.as_ref().and_then(CredentialSource::as_fixed) {
             check_password(fixed, "the URL has a user but no password: write `user:password@`")?;

@@ -58,6 +58,7 @@ async fn primary_of_a_minority_of_sentinels_is_refused() {
     for minority in [
         vec![good, absent, absent],
         vec![good, absent],
+        vec![good, good, absent],
         vec![good, sentinel(gone.address()).await],
     ] {
         let error = through(&minority, "a").await.unwrap_err();
