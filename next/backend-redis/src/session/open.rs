@@ -9,6 +9,7 @@ use tenure_core::backend::{Nonce, Opened, SessionEvent, SessionEvents};
 use tenure_core::clock::{Clock, Moment, random};
 use tenure_core::executor::Executor;
 use tenure_core::{Effect, Error, ErrorKind, LossReason, Result, SessionId};
+use tokio::time::{Instant, sleep};
 
 use super::{MOST_ATTEMPTS, RedisSession, too_many_dead};
 use crate::connection::{Client, Line, Link, Pushed, Subscription};
@@ -23,8 +24,8 @@ const LEAST_TTL: Duration = Duration::from_millis(500);
 /// The longest TTL.
 const MOST_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// How often a resumption is sent again after its answer was lost.
-const REPETITIONS: u32 = 5;
+/// For how long a resumption is sent again after its answer was lost, and the pause before each time.
+const REPEATED: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(100));
 
 /// Opens and resumes the sessions of a store.
 #[derive(Clone)]
@@ -78,7 +79,7 @@ impl Sessions {
         let (id, identity) = (id.as_str().to_owned(), format!("{:016x}", random()));
         let subscription = self.subscribe(&id);
         let renewed = self.clock.now();
-        let mut unanswered = 0;
+        let mut last = None;
         for _ in 0..MOST_ATTEMPTS {
             let attempt = async {
                 let link = self.client.link().await?;
@@ -87,12 +88,12 @@ impl Sessions {
             };
             let (link, answer) = match attempt.await {
                 // The detachment may be used up by now, for this identity alone.
-                Err(error)
-                    if unanswered < REPETITIONS
-                        && error.is_retryable()
-                        && (unanswered > 0 || error.effect() == Effect::Unknown) =>
-                {
-                    unanswered += 1;
+                Err(error) if last.is_some() || error.effect() == Effect::Unknown => {
+                    let last = *last.get_or_insert_with(|| Instant::now() + REPEATED.0);
+                    if !error.is_retryable() || Instant::now() > last {
+                        return Err(error.with_effect(Effect::Unknown));
+                    }
+                    sleep(REPEATED.1).await;
                     continue;
                 }
                 answer => answer?,
