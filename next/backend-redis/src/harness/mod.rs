@@ -32,6 +32,12 @@ const OF_NAMESPACE: &[Need] = &[
 /// Controls of a proxy between one client and the server.
 const OF_PROXY: &[Need] = &[Need::Silence, Need::Mute, Need::Hold, Need::Cut, Need::Requests];
 
+/// Controls of a proxy that reads what passes.
+const OF_REQUESTS: &[Need] = &[Need::DelayRequest, Need::Repeat];
+
+/// Requests that the library sends on its own.
+const OWN_REQUESTS: &[&str] = &["connect", "renew", "entries", "sweep"];
+
 /// Controls that every client of the server notices.
 const OF_SERVER: &[Need] = &[Need::Sessions, Need::Restart, Need::Disturb, Need::Pause, Need::Restore];
 
@@ -61,6 +67,9 @@ impl RedisHarness {
         let config = RedisConfig::from_url(StoreUrl::parse(&server.url())?)?;
         let mut harness = Self::new(config, "case")?;
         harness.offers.extend(OF_SERVER);
+        if server.has_movable_clock() {
+            harness.offers.extend([Need::ClockForward, Need::ClockBack]);
+        }
         harness.own = Some(Arc::new(server));
         Ok(harness)
     }
@@ -80,6 +89,9 @@ impl RedisHarness {
         // Sentinels and nodes name addresses that no proxy is at.
         if matches!(config.topology, Topology::Fixed) {
             offers.extend(OF_PROXY);
+            if config.tls.is_none() {
+                offers.extend(OF_REQUESTS);
+            }
         }
         Ok(Self {
             config: config.namespace(Namespace::new(namespace)?),
@@ -209,6 +221,23 @@ impl Link for ProxyLink {
 
     fn cut(&self) {
         self.0.cut();
+    }
+
+    fn delay_request(&self) {
+        self.0.keep_script(OWN_REQUESTS);
+    }
+
+    fn has_delayed_request(&self) -> bool {
+        self.0.has_kept()
+    }
+
+    fn deliver(&self) {
+        let delivered = self.0.deliver_kept();
+        assert!(delivered.is_ok(), "the late request did not arrive: {delivered:?}");
+    }
+
+    fn repeat(&self) {
+        self.0.repeat_scripts();
     }
 
     fn requests(&self) -> Option<u64> {

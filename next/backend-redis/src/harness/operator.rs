@@ -1,5 +1,7 @@
 //! The controls of an operator.
 
+use std::time::Duration;
+
 use tenure_conformance::{Operator, async_trait};
 use tenure_core::name::{escape, object_at};
 use tenure_core::{Error, ErrorKind, FencingToken, Kind, Result, SessionId};
@@ -95,6 +97,16 @@ impl Operator for RedisHarness {
 
     async fn resume(&self) -> Result<()> {
         self.act("continuing the server", |server| server.resume()).await
+    }
+
+    async fn clock_forward(&self, by: Duration) -> Result<()> {
+        self.act("moving the server's clock", move |server| server.move_clock(by))
+            .await
+    }
+
+    async fn clock_back(&self, by: Duration) -> Result<()> {
+        self.act("moving the server's clock", move |server| server.move_clock_back(by))
+            .await
     }
 
     async fn snapshot(&self) -> Result<()> {

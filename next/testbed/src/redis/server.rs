@@ -146,6 +146,11 @@ impl RedisServer {
         self.movable_clock()?.step(back, -1)
     }
 
+    /// Returns whether the clock can be moved.
+    pub fn has_movable_clock(&self) -> bool {
+        self.clock.is_some()
+    }
+
     fn movable_clock(&self) -> Result<&MovableClock> {
         self.clock
             .as_ref()
