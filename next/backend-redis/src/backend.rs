@@ -7,12 +7,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tenure_core::backend::{Backend, Opened, SessionEvents};
 use tenure_core::executor::Executor;
-use tenure_core::{FencingToken, Guarantees, Result, SessionId, Store};
+use tenure_core::{Error, ErrorKind, FencingToken, Guarantees, Result, SessionId, Store};
 
 use crate::config::RedisConfig;
 use crate::connection::Client;
 use crate::guarantees;
 use crate::session::Sessions;
+
+/// The greatest token floor. It leaves 2^52 tokens that the scripts can tell apart.
+const GREATEST_FLOOR: FencingToken = FencingToken::new(1 << 52);
 
 /// Connects to a store on Redis.
 ///
@@ -80,6 +83,10 @@ impl Backend for RedisBackend {
     }
 
     async fn raise_token_floor(&self, floor: FencingToken) -> Result<()> {
+        if floor > GREATEST_FLOOR {
+            let message = format!("a token floor of {floor}: {GREATEST_FLOOR} is the most, to leave tokens above it");
+            return Err(Error::new(ErrorKind::TooLarge, message));
+        }
         let link = self.client.link().await?;
         let answer = self.act(&link, "floor", "", vec![floor.into()]).await?;
         match answer.word()? {

@@ -120,6 +120,24 @@ async fn commit_that_meets_a_key_of_a_wrong_type_is_refused() {
     assert_eq!(admin.keys("*/data/*").unwrap(), [key]);
 }
 
+/// Numbers of Lua are exact up to 2^53: above it, one token would be granted twice.
+#[tokio::test]
+async fn token_floor_that_leaves_no_room_is_refused() {
+    let scene = Scene::start("").await;
+    let session = scene.open().await;
+    for floor in [FencingToken::MAX, FencingToken::new(u64::MAX)] {
+        let raised = scene.store.raise_token_floor(floor).await;
+        assert_eq!(raised.err().map(|error| error.kind()), Some(ErrorKind::TooLarge));
+    }
+    scene.store.raise_token_floor(FencingToken::new(1 << 52)).await.unwrap();
+    let mut last = FencingToken::new((1 << 52) - 1);
+    for _ in 0..3 {
+        let guard = session.lock("x").await.unwrap();
+        assert!(guard.token() > last);
+        last = guard.token();
+    }
+}
+
 #[tokio::test]
 async fn hundred_waiters_are_granted_one_after_the_other() {
     let scene = Scene::start("").await;
