@@ -14,12 +14,15 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::socket::{Ended, Socket};
 
-/// How long the runtime may take to run an empty task while the library's own work waits for it, such as the release of a guard
-/// that the end of `main` dropped.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// The part in which the time of a runtime is counted.
+const SLICE: Duration = Duration::from_millis(100);
+
+/// How many slices the runtime may take to run an empty task while the library's own work waits for it, such as the release of a
+/// guard that the end of `main` dropped.
+const PATIENCE: u32 = 3;
 
 /// The same while only requests of the application wait. A runtime that has much to do is not blocked.
-const LONG_PATIENCE: Duration = Duration::from_secs(1);
+const LONG_PATIENCE: u32 = 10;
 
 /// Returns the current runtime, if it is one of the application.
 pub(super) fn here(executor: &Executor) -> Option<Handle> {
@@ -29,7 +32,7 @@ pub(super) fn here(executor: &Executor) -> Option<Handle> {
 
 /// Returns whether `home` runs tasks.
 pub(super) async fn works(home: &Handle) -> bool {
-    let probe = timeout(PATIENCE, home.spawn(async {}));
+    let probe = timeout(SLICE, home.spawn(async {}));
     matches!(probe.await, Ok(Ok(())))
 }
 
@@ -40,7 +43,7 @@ pub(super) async fn watch(socket: &Socket) -> Ended {
         return pending().await;
     };
     loop {
-        sleep(PATIENCE).await;
+        sleep(SLICE).await;
         if socket.is_busy() && !runs_in_time(home, socket).await && socket.is_busy() {
             return Ended::Blocked;
         }
@@ -50,16 +53,14 @@ pub(super) async fn watch(socket: &Socket) -> Ended {
 /// Returns whether `home` runs an empty task before the patience for the requests of `socket` ends.
 async fn runs_in_time(home: &Handle, socket: &Socket) -> bool {
     let mut probe = home.spawn(async {});
-    let mut waited = Duration::ZERO;
-    while waited < LONG_PATIENCE && !(waited >= PATIENCE && socket.has_cleanups()) {
+    let mut waited = 0;
+    while waited < if socket.has_cleanups() { PATIENCE } else { LONG_PATIENCE } {
         let began = Instant::now();
-        if let Ok(ran) = timeout(PATIENCE, &mut probe).await {
+        if let Ok(ran) = timeout(SLICE, &mut probe).await {
             return ran.is_ok();
         }
         // This thread did not get the processor either: that tells nothing of the runtime.
-        if began.elapsed() < PATIENCE * 2 {
-            waited += PATIENCE;
-        }
+        waited += u32::from(began.elapsed() < SLICE * 2);
     }
     false
 }
