@@ -59,6 +59,9 @@ pub enum When {
 pub enum Then {
     /// Resets the connection that met the event.
     Cut,
+    /// Resets the client's side of the connection that met the event, and keeps what has not passed until
+    /// [`Proxy::deliver`]: it arrives late, after the client has sent other requests over a new connection. For requests.
+    Strand,
     /// Changes the flow of a direction, for all connections.
     Set(Direction, Flow),
 }
@@ -239,6 +242,25 @@ impl Proxy {
         self.shared.change(|state| state.repeats = true);
     }
 
+    /// Passes on what was [stranded](Then::Strand), as far as the server's socket has room. The server's side of these connections
+    /// stays open, as it does for a client that waits. Answers are not read.
+    pub fn deliver(&self) {
+        self.shared.change(|state| {
+            for (server, bytes) in &mut state.stranded {
+                // A server that has closed the connection, or does not read, misses them.
+                let mut server: &TcpStream = server;
+                let sent = server.write(bytes).unwrap_or_default();
+                bytes.drain(..sent);
+            }
+        });
+    }
+
+    /// Returns how many bytes are stranded.
+    pub fn stranded(&self) -> usize {
+        let state = self.shared.state.lock();
+        state.stranded.iter().map(|(_, bytes)| bytes.len()).sum()
+    }
+
     /// Returns the traffic of one direction since the start.
     pub fn traffic(&self, direction: Direction) -> Traffic {
         self.shared.state.lock().way(direction).traffic
@@ -287,6 +309,8 @@ struct State {
     answers: Way,
     armed: Vec<Armed>,
     connections: Vec<Connection>,
+    /// The server's sides of connections whose client was reset, with the bytes that were kept.
+    stranded: Vec<(Arc<TcpStream>, Vec<u8>)>,
     accepted: u64,
     refuse: bool,
     /// The next script is kept, unless its operation is one of these.

@@ -14,8 +14,15 @@ use super::{Connection, Direction, Fired, Flow, Kept, Piece, Shared, State, Stre
 /// The bytes that one direction of a connection may keep.
 const WINDOW: usize = 16 << 20;
 
-/// The connection is over, and is reset.
-struct Reset;
+/// The end of a connection.
+enum End {
+    /// Both sides are reset.
+    Reset,
+    /// The client's side is reset. What it has sent is kept for the server.
+    Strand,
+}
+
+use End::{Reset, Strand};
 
 /// Serves until the proxy is dropped.
 pub(super) fn run(shared: &Shared, mut wake: PipeReader) {
@@ -104,7 +111,7 @@ fn connect(server: SocketAddr) -> io::Result<TcpStream> {
 
 impl Connection {
     /// Returns whether the connection goes on.
-    fn step(&mut self, server: SocketAddr, state: &mut State, buffer: &mut [u8]) -> Result<bool, Reset> {
+    fn step(&mut self, server: SocketAddr, state: &mut State, buffer: &mut [u8]) -> Result<bool, End> {
         for (stream, way) in [(&self.requests, &state.requests), (&self.answers, &state.answers)] {
             if stream.lost.is_some_and(|drops| drops != way.drops) {
                 return Err(Reset);
@@ -116,7 +123,11 @@ impl Connection {
             None => Arc::clone(self.server.insert(Arc::new(connect(server).map_err(|_| Reset)?))),
         };
         let (requests, answers) = (&mut self.requests, &mut self.answers);
-        requests.step(Direction::Requests, &self.client, &server, answers, state, buffer)?;
+        let passed = requests.step(Direction::Requests, &self.client, &server, answers, state, buffer);
+        if matches!(passed, Err(Strand)) {
+            state.stranded.push((Arc::clone(&server), requests.take_bytes()));
+        }
+        passed?;
         answers.step(Direction::Answers, &server, &self.client, requests, state, buffer)?;
         let open = !(requests.passed_all && answers.passed_all);
         if !open {
@@ -157,7 +168,7 @@ impl Stream {
         back: &mut Stream,
         state: &mut State,
         buffer: &mut [u8],
-    ) -> Result<(), Reset> {
+    ) -> Result<(), End> {
         // At most a few reads, so that one connection does not starve the others.
         for _ in 0..4 {
             if self.read_all || self.queued >= WINDOW {
@@ -174,14 +185,18 @@ impl Stream {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(_) => Piece::Reset,
             };
-            match &piece {
+            let noted = match &piece {
                 Piece::Bytes(bytes) => {
                     self.queued += bytes.len();
-                    self.note_chunk(direction, bytes, state)?;
+                    self.note_chunk(direction, bytes, state)
                 }
-                Piece::End | Piece::Reset => self.read_all = true,
-            }
+                Piece::End | Piece::Reset => {
+                    self.read_all = true;
+                    Ok(())
+                }
+            };
             self.queue.push_back(piece);
+            noted?;
         }
         self.blocked = false;
         while !self.queue.is_empty() && !self.blocked {
@@ -195,7 +210,7 @@ impl Stream {
     }
 
     /// Returns the bytes to pass on instead of a chunk of requests.
-    fn take_requests(&mut self, chunk: &[u8], state: &mut State) -> Result<Vec<u8>, Reset> {
+    fn take_requests(&mut self, chunk: &[u8], state: &mut State) -> Result<Vec<u8>, End> {
         if self.opening.is_empty() {
             self.opening = chunk.to_vec();
         } else if state.keeps.is_some_and(|except| has_script_except(chunk, except)) {
@@ -223,7 +238,7 @@ impl Stream {
         mut sink: &TcpStream,
         back: &mut Stream,
         state: &mut State,
-    ) -> Result<(), Reset> {
+    ) -> Result<(), End> {
         let bytes = match self.queue.front_mut() {
             None => return Ok(()),
             Some(Piece::Reset) => return Err(Reset),
@@ -272,6 +287,16 @@ impl Stream {
         })
     }
 
+    /// Takes what was read and has not passed.
+    fn take_bytes(&mut self) -> Vec<u8> {
+        let pieces = std::mem::take(&mut self.queue).into_iter();
+        let bytes = pieces.filter_map(|piece| match piece {
+            Piece::Bytes(bytes) => Some(bytes),
+            Piece::End | Piece::Reset => None,
+        });
+        bytes.flatten().collect()
+    }
+
     fn lose(&mut self, direction: Direction, state: &State) {
         self.queue.clear();
         self.queued = 0;
@@ -279,7 +304,7 @@ impl Stream {
     }
 
     /// Fires the faults that wait for this chunk.
-    fn note_chunk(&mut self, direction: Direction, bytes: &[u8], state: &mut State) -> Result<(), Reset> {
+    fn note_chunk(&mut self, direction: Direction, bytes: &[u8], state: &mut State) -> Result<(), End> {
         let before = self.recent.len();
         self.recent.extend_from_slice(bytes);
         let (recent, mut keep) = (&self.recent, 0);
@@ -318,7 +343,7 @@ impl State {
 
     /// Fires the faults of the direction whose event has come. All of them, so that a test can arm a cut together with the flow
     /// that the next connection meets.
-    fn fire(&mut self, direction: Direction, mut comes: impl FnMut(&mut When) -> bool) -> Result<(), Reset> {
+    fn fire(&mut self, direction: Direction, mut comes: impl FnMut(&mut When) -> bool) -> Result<(), End> {
         let mut faults: Vec<(Then, Fired)> = Vec::new();
         self.armed.retain_mut(|armed| {
             let fires = armed.direction == direction && comes(&mut armed.when);
@@ -331,6 +356,7 @@ impl State {
         for (then, fired) in faults {
             match then {
                 Then::Cut => result = Err(Reset),
+                Then::Strand => result = Err(Strand),
                 Then::Set(direction, flow) => self.set(direction, flow),
             }
             fired.0.store(true, std::sync::atomic::Ordering::SeqCst);

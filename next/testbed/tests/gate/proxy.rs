@@ -224,3 +224,28 @@ fn fault_at_a_pattern_loses_the_answer_to_one_request() {
     receive(&server, "never");
     assert!(!disarmed.has_fired());
 }
+
+#[test]
+fn proxy_strands_a_request_that_arrives_late() {
+    let scene = Scene::new();
+    let (client, server) = scene.pair();
+    send(&client, "first ");
+    receive(&server, "first ");
+    let stranded = scene.proxy.arm(Requests, When::Pattern(b"second".into()), Then::Strand);
+    send(&client, "a second one");
+    assert_reset(&client);
+    assert!(stranded.has_fired());
+    assert_eq!((scene.proxy.stranded(), scene.proxy.connections()), (12, 0));
+
+    // Another connection overtakes it.
+    let (later, other) = scene.pair();
+    send(&later, "the second");
+    receive(&other, "the second");
+    assert_silent(&server);
+    scene.proxy.heal();
+    scene.proxy.deliver();
+    receive(&server, "a second one");
+    assert_eq!(scene.proxy.stranded(), 0);
+    // As a client that waits for its answer.
+    assert_silent(&server);
+}
