@@ -79,6 +79,8 @@ use_memory() {
 
 # Debian's packages for the servers that the tests start and that are missing.
 missing_packages() {
+    has "${TENURE_ETCD_SERVER:-etcd}" || echo etcd-server
+    has "${TENURE_ETCDCTL:-etcdctl}" || echo etcd-client
     has "${TENURE_REDIS_SERVER:-redis-server}" || echo redis-server
     # redis-py shares locks with ours in the full tier.
     "${TENURE_PYTHON:-/usr/bin/python3}" -I -c 'import redis' 2>/dev/null || echo python3-redis

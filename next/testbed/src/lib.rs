@@ -4,6 +4,7 @@
 //! * [`RedisServer`]: a Redis of the test's own, to be killed, paused, restarted, restored and given another time.
 //! * [`RedisPair`], [`RedisSentinels`], [`RedisCluster`]: a primary with a replica, alone or under three sentinels; three nodes
 //!   with slots that move.
+//! * [`shared_etcd`] and [`EtcdServer`]: the same for etcd, with one member.
 //! * [`Proxy`]: a TCP proxy that holds, drops, cuts, refuses and counts.
 //! * [`Certs`]: certificates, good and bad.
 //!
@@ -39,6 +40,7 @@ compile_error!("tenure-testbed needs Linux");
 
 mod certs;
 mod error;
+mod etcd;
 mod folder;
 mod port;
 mod process;
@@ -49,6 +51,7 @@ mod serve;
 mod wait;
 mod watchdog;
 
+pub use crate::etcd::{EtcdAdmin, EtcdOptions, EtcdServer, SharedEtcd, shared_etcd};
 pub use crate::redis::{
     RedisAdmin, RedisCluster, RedisOptions, RedisPair, RedisSentinels, RedisServer, SharedRedis, shared_redis,
 };

@@ -42,7 +42,10 @@ fn is_program(path: &Path) -> bool {
 
 /// Runs a command to its end and returns its output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
-    let shown = format!("{command:?}");
+    // Without its environment, in which a password may be.
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy().into_owned()).collect();
+    let shown = words.join(" ");
     let output = command.output().action(format!("run {shown}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

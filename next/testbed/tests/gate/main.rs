@@ -2,6 +2,7 @@
 //! test process ends.
 
 mod client;
+mod etcd;
 mod proxy;
 mod redis;
 mod requests;
