@@ -64,7 +64,7 @@ async fn candidate(harness: &dyn Harness, election: &ElectionHandle, value: &str
     waiter(harness, async move { election.campaign(value).await }).await
 }
 
-async fn is_led(election: &ElectionHandle, expected: &State, when: &str) -> Step<()> {
+pub(super) async fn is_led(election: &ElectionHandle, expected: &State, when: &str) -> Step<()> {
     let found = state(done("leader", election.leader()).await?.as_ref());
     ensure!(
         found == *expected,
@@ -272,7 +272,7 @@ async fn e4_observer_shows_the_end_of_a_dead_leader(harness: &dyn Harness) -> Ve
 /// The states that an observer in a task of its own has shown.
 pub(super) struct Watch {
     shown: Arc<Mutex<Vec<State>>>,
-    _task: Task<Result<()>>,
+    task: Task<Result<()>>,
 }
 
 impl Watch {
@@ -286,7 +286,7 @@ impl Watch {
             }
             Ok(())
         });
-        Self { shown, _task: task }
+        Self { shown, task }
     }
 
     pub(super) async fn comes_to(&self, last: &State, when: &str) -> Step<()> {
@@ -300,6 +300,18 @@ impl Watch {
             let seen = self.shown.lock().last().cloned();
             Outcome::violated(format!("{when}, the observer shows {seen:?} instead of {last:?}"))
         })
+    }
+
+    /// Waits until the observer has ended, as it does with its session; returns false if it shows `last` instead.
+    pub(super) async fn ends_before(&self, last: &State) -> bool {
+        let ending = async {
+            while !self.task.is_finished() && self.shown.lock().last() != Some(last) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        // The caller judges an observer that does neither.
+        let _ = tokio::time::timeout(PROMPT, ending).await;
+        self.task.is_finished()
     }
 
     /// Checks that tokens and the numbers in the values of one leader rise; returns how many states were shown.

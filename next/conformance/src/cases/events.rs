@@ -9,7 +9,7 @@ use tenure_core::guarantees::Line;
 use tenure_core::{ErrorKind, FencingToken, Leadership, LockGuard, Result, Session};
 use tokio::time::Instant;
 
-use super::election::{Watch, led};
+use super::election::{Watch, is_led, led};
 use super::{granted, still_waiting, waiter};
 use crate::case::{Attack, Case};
 use crate::harness::{Harness, Link, Need};
@@ -344,6 +344,11 @@ async fn after(harness: &dyn Harness, event: Event, question: Question) -> Verdi
                 Some(lead) if proclaimed => lead,
                 _ => done("campaign", election.campaign("9")).await?,
             };
+            // A store may end the sessions of a lost history, and their observers with them.
+            if event == Event::Restore && watch.ends_before(&led(&lead, "9")).await {
+                is_led(&election, &led(&lead, "9"), when).await?;
+                return held!("{when} the observer ended with its session; a new one shows the next proclamation");
+            }
             watch.comes_to(&led(&lead, "9"), when).await?;
             let shown = match event {
                 // Tokens may start over: what is older is not known.

@@ -13,8 +13,8 @@ use crate::case::cases;
 use crate::harness::Harness;
 use crate::outcome::{Outcome, Step, Verdict};
 use crate::tools::{
-    LONG, LOOK, PROMPT, done, ensure, expiry_bound, held, open, open_linked, open_on, promptly, refused, settle, slack,
-    spawn, within,
+    LONG, LOOK, PROMPT, done, ensure, expiry_bound, held, offered, open, open_linked, open_on, promptly, refused,
+    settle, slack, spawn, within,
 };
 
 cases! { CASES:
@@ -287,11 +287,8 @@ async fn s4_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
     let lost = &[ErrorKind::Lost];
     refused("lock", promptly("lock", session.lock("another")).await?, lost)?;
     refused("put", promptly("put", session.stm().put("key", "value")).await?, lost)?;
-    refused(
-        "enqueue",
-        promptly("enqueue", session.queue("jobs").enqueue("job")).await?,
-        lost,
-    )?;
+    let enqueued = promptly("enqueue", session.queue("jobs").enqueue("job")).await?;
+    offered(refused("enqueue", enqueued, lost))?;
     let resumed = done("resume", store.resume(&id)).await?;
     let guard = done("reclaim", resumed.locker("kept").reclaim(stale.token())).await?;
     // The end of the former session and of its guard spares the resumed one.
@@ -305,16 +302,19 @@ async fn s4_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
         done("get", resumed.stm().get("key")).await?.is_none(),
         "a write of a detached session took effect"
     );
+    let items = offered(done("len", resumed.queue("jobs").len()).await)?;
     ensure!(
-        done("len", resumed.queue("jobs").len()).await? == 0,
+        items.unwrap_or_default() == 0,
         "an item of a detached session was accepted"
     );
     held!("refused with Lost, and the end of the former session spared the resumed one")
 }
 
-async fn s4_late_request_of_a_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
+/// Lets an enqueue arrive after the detachment of its session; returns how many items were accepted before.
+async fn late_enqueue(harness: &dyn Harness) -> Step<u64> {
     let (session, link) = open_linked(harness, LONG).await?;
     let (jobs, seen) = (session.queue("jobs"), open(harness, LONG).await?.queue("jobs"));
+    done("len", seen.len()).await?;
     link.delay_request();
     let mut enqueueing = spawn(async move { jobs.enqueue("late").await });
     request_is_delayed(&*link).await?;
@@ -339,7 +339,11 @@ async fn s4_late_request_of_a_detached_session_has_no_effect(harness: &dyn Harne
         len == accepted + 1,
         "the item of the resumed session was not accepted: there are {len}"
     );
-    drop(resumed);
+    Ok(accepted)
+}
+
+async fn s4_late_request_of_a_detached_session_has_no_effect(harness: &dyn Harness) -> Verdict {
+    let accepted = offered(late_enqueue(harness).await)?.unwrap_or_default();
     // The detachment itself arrives a second time, after another client has resumed the session.
     let linked = done("a connection", harness.linked()).await?;
     let session = open_on(&linked.store, LONG).await?;

@@ -35,8 +35,9 @@ use crate::promise;
 /// The number of items in a batch of deliveries.
 pub(crate) const BATCH: usize = 4;
 
-/// How long a try lasts where the role can only be tried by a wait with a limit.
-const TRY: Duration = Duration::from_millis(50);
+/// How long a try lasts where the role can only be tried by a wait with a limit. A store whose entry takes two writes needs more
+/// than 50 ms on a busy machine.
+const TRY: Duration = Duration::from_millis(500);
 
 /// One way to hold an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
