@@ -77,10 +77,17 @@ use_memory() {
     export TMPDIR=$memory
 }
 
-# Debian's packages for the servers that the tests start and that are missing.
+# Whether there is a protoc that finds the definitions of its own package: the build of the etcd client needs both.
+protoc_works() {
+    printf 'syntax = "proto3"; import "google/protobuf/any.proto"; message X { google.protobuf.Any x = 1; }' >"$work/x.proto"
+    "${PROTOC:-protoc}" -I"$work" --descriptor_set_out=/dev/null "$work/x.proto" 2>/dev/null
+}
+
+# Debian's packages for what is missing: the servers that the tests start, and the compiler of protocol buffers.
 missing_packages() {
     has "${TENURE_ETCD_SERVER:-etcd}" || echo etcd-server
     has "${TENURE_ETCDCTL:-etcdctl}" || echo etcd-client
+    protoc_works || printf '%s\n' protobuf-compiler libprotobuf-dev
     has "${TENURE_REDIS_SERVER:-redis-server}" || echo redis-server
     # redis-py shares locks with ours in the full tier.
     "${TENURE_PYTHON:-/usr/bin/python3}" -I -c 'import redis' 2>/dev/null || echo python3-redis
