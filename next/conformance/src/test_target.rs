@@ -75,7 +75,7 @@ pub fn run_as_tests(store: &'static str, without: &'static [&'static str], make:
     let tests = trials().into_iter().map(|trial| {
         let ignored = trial.cases.iter().all(|case| subject.lacks(case));
         let name = format!("{store}::{}", trial.id);
-        let test = libtest_mimic::Trial::test(name, move || subject.test(&trial));
+        let test = libtest_mimic::Trial::test(name, move || on_a_large_stack(|| subject.test(&trial)));
         test.with_ignored_flag(ignored)
     });
     let mut arguments = Arguments::from_args();
@@ -86,6 +86,16 @@ pub fn run_as_tests(store: &'static str, without: &'static [&'static str], make:
         .and_then(|threads| threads.parse().ok());
     arguments.test_threads.get_or_insert(threads.unwrap_or(THREADS));
     libtest_mimic::run(&arguments, tests.collect()).exit_code()
+}
+
+/// Runs `test` on a thread with a stack of 16 MiB. In a build without optimisation, a case over a deep client library needs more
+/// than the 2 MiB of a usual thread.
+fn on_a_large_stack<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    let thread = std::thread::Builder::new().stack_size(16 << 20);
+    std::thread::scope(|scope| {
+        let running = thread.spawn_scoped(scope, test).expect("a thread for a test");
+        running.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// A store whose tests these are.
