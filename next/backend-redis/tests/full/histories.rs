@@ -89,7 +89,7 @@ async fn happen(operator: &dyn Operator, event: Event) -> Result<()> {
 
 /// Waits until nothing of the run is left, and returns what stays: sessions, holdings, waiters and items.
 async fn what_is_left(harness: &Patient, operator: &dyn Operator) -> Result<Vec<String>> {
-    // The renewals of one session sweep what the dead have left.
+    // The renewals of one session sweep the remains of expired ones.
     let options = SessionOptions::new().ttl(Duration::from_secs(2));
     let session = harness.connect().await?.open(options).await?;
     let mut left = Vec::new();

@@ -196,7 +196,7 @@ impl World<'_> {
     }
 
     /// Compares the items after a step with `base`, which has the step's own effect: whatever else happened is a delivery, a
-    /// move to the dead letters, or the return of what the dead had.
+    /// move to the dead letters, or the return of items of expired sessions.
     pub(crate) fn check_items(
         &mut self,
         request: &Request,
@@ -404,7 +404,7 @@ impl World<'_> {
         for queue in QUEUES {
             let waiting = self.consumers.get(queue).cloned().unwrap_or_default();
             let first = waiting.iter().find(|consumer| self.bench.lives(&consumer.session));
-            // One behind the dead looks when the lease ahead has ended, and its own look finds the item.
+            // A consumer behind an expired one looks when the lease ahead has ended, and its own look finds the item.
             let first = first.filter(|consumer| self.bench.acts(&consumer.session));
             let mut of = self
                 .items
